@@ -1,0 +1,41 @@
+# Everything a contributor needs; PYTHON chooses the interpreter (3.11 or later).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test check docs clean
+
+$(VENV)/demo.stamp: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/dev.stamp: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[dev]'
+	touch $@ $(VENV)/demo.stamp
+
+# Train, evaluate and predict on the embedded dataset of countries and their flags.
+demo: $(VENV)/demo.stamp
+	rm -rf runs/demo
+	$(BIN)/mmrns train experiments/countries/mmrns.yaml --out runs/demo
+	$(BIN)/mmrns predict runs/demo --queries experiments/countries/queries.tsv --top 5
+
+# Format, lint, spelling, types, layers, documentation, tests.
+test: check
+	$(BIN)/mkdocs build --quiet --strict --site-dir build/site
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev.stamp
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/typos
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+docs: $(VENV)/dev.stamp
+	$(BIN)/mkdocs serve
+
+clean:
+	rm -rf $(VENV) build dist site

@@ -1,0 +1,5 @@
+"""`python -m mmrns` is the command line."""
+
+from mmrns.cli import main
+
+main()

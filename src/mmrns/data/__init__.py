@@ -1,0 +1,1 @@
+"""From files to `KnowledgeGraph`, `Features` and `Batch`."""

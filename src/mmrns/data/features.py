@@ -1,0 +1,136 @@
+"""Features of entities: token vectors by modality, keyed by name, masked, memory-mapped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from mmrns.data.graph import Vocabulary
+from mmrns.data.tables import read_lines
+from mmrns.errors import DataError, UsageError, nearest
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One modality: L token vectors of width D for some of the entities.
+
+    Attributes:
+        values: [n L D] float16 or float32, mapped from the file; rows in the file's order.
+        mask: Bool[n L], True = token present.
+        row: Int[E], the row of each entity, -1 = the entity lacks the modality.
+        provenance: the file's metadata (encoder, revision, ...).
+        unmatched: names in the file that are not entities of the graph.
+    """
+
+    values: Float[Tensor, "n L D"]
+    mask: Bool[Tensor, "n L"]
+    row: Int[Tensor, " E"]
+    provenance: Mapping[str, str] = field(default_factory=dict[str, str])
+    unmatched: Sequence[str] = ()
+
+    @property
+    def tokens(self) -> int:
+        """L, tokens per entity."""
+        return self.values.shape[1]
+
+    @property
+    def width(self) -> int:
+        """D, width of a token."""
+        return self.values.shape[2]
+
+    @property
+    def covered(self) -> int:
+        """Number of entities that have a row."""
+        return int((self.row >= 0).sum())
+
+    def gather(self, ids: Int[Tensor, " n"]) -> tuple[Float[Tensor, "n L D"], Bool[Tensor, "n L"]]:
+        """Values (float32, zeros where absent) and mask of just these entities, on the device of `ids`."""
+        rows = self.row[ids.cpu()]
+        found = rows >= 0
+        rows = rows.clamp(min=0)
+        mask = self.mask[rows] & found[:, None]
+        values = self.values[rows].to(torch.float32).masked_fill_(~mask[..., None], 0.0)
+        return values.to(ids.device), mask.to(ids.device)
+
+    @classmethod
+    def open(cls, path: Path, entities: Vocabulary) -> Modality:
+        """Map `features/NAME.safetensors` and match `features/NAME.entities` with the graph by name.
+
+        Raises:
+            DataError: a missing, malformed or ill-fitting file.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                absent = {"values", "mask"} - set(file.keys())
+                if absent:
+                    raise DataError(path, f"holds no tensor {sorted(absent)[0]!r}", "write `values` and `mask`")
+                values, mask = file.get_tensor("values"), file.get_tensor("mask")
+                provenance = file.metadata() or {}
+        except (SafetensorError, OSError) as error:
+            raise DataError(path, f"is not a readable safetensors file ({error})", "write it again") from error
+        if values.ndim != 3 or values.dtype not in (torch.float16, torch.float32) or 0 in values.shape[1:]:
+            found = f"{str(values.dtype).removeprefix('torch.')} {list(values.shape)}"
+            raise DataError(path, f"values are {found}", "store float16 or float32 of shape [n, L, D]")
+        if mask.dtype != torch.bool or mask.shape != values.shape[:2]:
+            found = f"{str(mask.dtype).removeprefix('torch.')} {list(mask.shape)}"
+            raise DataError(path, f"mask is {found}", f"store bool of shape {list(values.shape[:2])}")
+        listing = path.with_suffix(".entities")
+        if not listing.exists():
+            raise DataError(listing, "is missing", f"list the entity of each row of {path.name}, one a line")
+        names = read_lines(listing)
+        if len(names) != len(values):
+            message = f"{len(names):,} lines but {path.name} has {len(values):,} rows"
+            raise DataError(listing, message, "give one entity a row", min(len(names), len(values)) + 1)
+        repeated = (~names.is_first_distinct()).arg_true()
+        if len(repeated):
+            line = int(repeated[0])
+            raise DataError(listing, f"entity {names[line]!r} is listed twice", "keep one row", line + 1)
+        ids = entities.find(names)
+        found = ids >= 0
+        if not found.any() and len(names):
+            message = f"none of its {len(names):,} entities is in the graph (first: {names[0]!r})"
+            raise DataError(listing, message, "use the entity names of the triples", 1)
+        row = torch.full((len(entities),), -1)
+        row[ids[found]] = torch.arange(len(names))[found]
+        return cls(values, mask, row, provenance, names.filter((~found).numpy()).to_list())
+
+
+class Features(Mapping[str, Modality]):
+    """The modalities of a dataset by name.
+
+    Args:
+        modalities: name to modality.
+    """
+
+    def __init__(self, modalities: Mapping[str, Modality] | None = None):
+        self._modalities = dict(modalities or {})
+
+    @classmethod
+    def open(cls, folder: Path, entities: Vocabulary) -> Features:
+        """Map every `NAME.safetensors` of a folder; no folder means no features."""
+        return cls({path.stem: Modality.open(path, entities) for path in sorted(folder.glob("*.safetensors"))})
+
+    def __getitem__(self, name: str) -> Modality:
+        if name not in self._modalities:
+            known = ", ".join(self._modalities) or "none"
+            raise UsageError(f"unknown modality {name!r}{nearest(name, self)} This dataset has: {known}")
+        return self._modalities[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._modalities
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modalities)
+
+    def __len__(self) -> int:
+        return len(self._modalities)
+
+    def gather(self, modality: str, ids: Int[Tensor, " n"]) -> tuple[Float[Tensor, "n L D"], Bool[Tensor, "n L"]]:
+        """Values and mask of just these entities in one modality."""
+        return self[modality].gather(ids)

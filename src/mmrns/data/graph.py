@@ -1,0 +1,245 @@
+"""The knowledge graph: names, triples and the index of what is known to be true."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import overload
+
+import polars as pl
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from mmrns.errors import MmrnsError, UsageError, nearest
+
+
+class Vocabulary(Sequence[str]):
+    """Names and their ids: ids count the names in code-point order.
+
+    >>> v = Vocabulary(["b", "a", "b"])
+    >>> list(v), v.id("b")
+    (['a', 'b'], 1)
+    """
+
+    def __init__(self, names: pl.Series | Sequence[str]):
+        # Polars sorts strings by their UTF-8 bytes, which is the order of code points.
+        self._names = pl.Series("name", names, dtype=pl.String).unique().sort()
+        self._categories = pl.Enum(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        return self._names[index].to_list() if isinstance(index, slice) else self._names[index]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names.to_list())
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and int(self.find(pl.Series([name]))[0]) >= 0
+
+    @property
+    def names(self) -> pl.Series:
+        """All names in id order."""
+        return self._names
+
+    def find(self, names: pl.Series) -> Int[Tensor, " n"]:
+        """Ids of many names; -1 for a name that is not in the vocabulary."""
+        codes = names.cast(pl.String).cast(self._categories, strict=False).to_physical()
+        return torch.from_numpy(codes.cast(pl.Int64).fill_null(-1).to_numpy(writable=True))
+
+    def id(self, name: str) -> int:
+        """Id of one name.
+
+        Raises:
+            UsageError: the name is not known; the message offers close ones.
+        """
+        found = int(self.find(pl.Series([name]))[0])
+        if found < 0:
+            raise UsageError(f"unknown name {name!r}{nearest(name, self, limit=3)}")
+        return found
+
+
+@dataclass(frozen=True)
+class _Side:
+    """CSR of one side: the distinct `(anchor, relation)` keys and the targets of each, all ascending.
+
+    The last key is a sentinel without targets, so that a search never runs off the end.
+    """
+
+    keys: Int[Tensor, " Q"]
+    offsets: Int[Tensor, " Q+1"]
+    targets: Int[Tensor, " M"]
+    codes: Int[Tensor, " M"]
+    """`slot * (E + 1) + target`, ascending over the whole array: for `contains`."""
+    absent: Int[Tensor, " M"]
+    """`code - rank of the target within its key`, ascending too: for `nth_absent`."""
+
+    @classmethod
+    def of(cls, key: Int[Tensor, " n"], target: Int[Tensor, " n"], n_entities: int) -> _Side:
+        pairs = torch.unique(key * n_entities + target)
+        keys, slot, counts = torch.unique_consecutive(pairs // n_entities, return_inverse=True, return_counts=True)
+        keys = torch.cat([keys, keys.new_tensor([torch.iinfo(torch.int64).max])])
+        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0), counts.sum()[None]])
+        targets = pairs % n_entities
+        codes = slot * (n_entities + 1) + targets
+        return cls(keys, offsets, targets, codes, codes - torch.arange(len(codes)) + offsets[slot])
+
+    def to(self, device: torch.device | str) -> _Side:
+        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+class TripleIndex:
+    """Which triples are true: `(h, r) -> tails` and `(r, t) -> heads` in compressed sparse rows.
+
+    Every query is vectorised and costs O(log n) an element. Duplicate triples count once.
+
+    Args:
+        triples: Int[n 3] (h, r, t).
+        n_entities, n_relations: sizes of the vocabularies.
+
+    Raises:
+        MmrnsError: `E * E * R` does not fit 63 bits.
+    """
+
+    def __init__(self, triples: Int[Tensor, "n 3"], n_entities: int, n_relations: int):
+        if n_entities * n_entities * n_relations >= 2**63:
+            raise MmrnsError(
+                f"{n_entities:,} entities and {n_relations:,} relations are too many for 64-bit triple keys"
+            )
+        self.n_entities, self.n_relations = n_entities, n_relations
+        h, r, t = triples.unbind(1)
+        self._sides = (
+            _Side.of(h * n_relations + r, t, n_entities),
+            _Side.of(t * n_relations + r, h, n_entities),
+        )
+
+    def to(self, device: torch.device | str) -> TripleIndex:
+        """The same index on another device."""
+        moved = object.__new__(type(self))
+        moved.n_entities, moved.n_relations = self.n_entities, self.n_relations
+        moved._sides = (self._sides[0].to(device), self._sides[1].to(device))
+        return moved
+
+    @property
+    def device(self) -> torch.device:
+        """Where the index lies."""
+        return self._sides[0].keys.device
+
+    def __len__(self) -> int:
+        """Number of distinct triples."""
+        return len(self._sides[0].targets)
+
+    def _slots(
+        self, anchor: Int[Tensor, " B"], r: Int[Tensor, " B"], head: bool
+    ) -> tuple[_Side, Int[Tensor, " B"], Bool[Tensor, " B"]]:
+        side = self._sides[head]
+        key = anchor * self.n_relations + r
+        slot = torch.searchsorted(side.keys, key)
+        return side, slot, side.keys[slot] == key
+
+    def counts(self, anchor: Int[Tensor, " B"], r: Int[Tensor, " B"], head: bool) -> Int[Tensor, " B"]:
+        """Number of known targets of each query."""
+        side, slot, found = self._slots(anchor, r, head)
+        return torch.where(found, side.offsets[slot + 1] - side.offsets[slot], 0)
+
+    def targets(
+        self, anchor: Int[Tensor, " B"], r: Int[Tensor, " B"], head: bool
+    ) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+        """All known targets of all queries, flat: `(row of the query, entity)`, rows ascending."""
+        side, slot, found = self._slots(anchor, r, head)
+        start = side.offsets[slot]
+        count = torch.where(found, side.offsets[slot + 1] - start, 0)
+        row = torch.repeat_interleave(torch.arange(len(slot), device=slot.device), count)
+        first = count.cumsum(0) - count
+        position = torch.arange(len(row), device=slot.device) - first[row] + start[row]
+        return row, side.targets[position]
+
+    def contains(self, h: Int[Tensor, "*n"], r: Int[Tensor, "*n"], t: Int[Tensor, "*n"]) -> Bool[Tensor, "*n"]:
+        """Whether each triple is known."""
+        side, slot, found = self._slots(h.flatten(), r.flatten(), head=False)
+        wanted = slot * (self.n_entities + 1) + t.flatten()
+        position = torch.searchsorted(side.codes, wanted)
+        # One past the end is the only place outside; it cannot match, so any inside place will do.
+        inside = position.clamp(max=max(len(side.codes) - 1, 0))
+        match = side.codes[inside] == wanted if len(side.codes) else torch.zeros_like(found)
+        return (found & match).reshape(h.shape)
+
+    def nth_absent(
+        self, n: Int[Tensor, "B K"], anchor: Int[Tensor, " B"], r: Int[Tensor, " B"], head: bool
+    ) -> Int[Tensor, "B K"]:
+        """The n-th entity (from 0) that is *not* a known target of each row's query.
+
+        With n uniform on `[0, E - counts)` this is an exact filtered uniform draw without rejection: the n-th absent
+        id is `n + j`, where j counts the known targets `v_i` (ascending, from i = 0) with `v_i - i <= n`.
+        """
+        side, slot, found = self._slots(anchor, r, head)
+        wanted = slot[:, None] * (self.n_entities + 1) + n
+        below = torch.searchsorted(side.absent, wanted, right=True) - side.offsets[slot][:, None]
+        return n + torch.where(found[:, None], below, 0)
+
+
+@dataclass(frozen=True)
+class KnowledgeGraph:
+    """Entities, relations and the three splits.
+
+    Attributes:
+        entities, relations: vocabularies.
+        train, valid, test: Int[n 3] (h, r, t).
+    """
+
+    entities: Vocabulary
+    relations: Vocabulary
+    train: Int[Tensor, "train 3"]
+    valid: Int[Tensor, "valid 3"]
+    test: Int[Tensor, "test 3"]
+
+    @classmethod
+    def from_names(
+        cls, train: pl.DataFrame, valid: pl.DataFrame, test: pl.DataFrame, entities: pl.Series | None = None
+    ) -> KnowledgeGraph:
+        """From frames with the columns head, relation, tail; `entities` adds names that no triple mentions."""
+        every = pl.concat([train, valid, test])
+        extra = [] if entities is None else [entities.cast(pl.String).alias("head")]
+        names = Vocabulary(pl.concat([every["head"], every["tail"].alias("head"), *extra]))
+        relations = Vocabulary(every["relation"])
+
+        def encode(frame: pl.DataFrame) -> Int[Tensor, "n 3"]:
+            columns = (names.find(frame["head"]), relations.find(frame["relation"]), names.find(frame["tail"]))
+            return torch.stack(columns, dim=1)
+
+        return cls(names, relations, encode(train), encode(valid), encode(test))
+
+    def _index(self, triples: Int[Tensor, "n 3"]) -> TripleIndex:
+        return TripleIndex(triples, len(self.entities), len(self.relations))
+
+    @cached_property
+    def train_index(self) -> TripleIndex:
+        """Train only: the only index that samplers, masks and contrastive terms may read."""
+        return self._index(self.train)
+
+    @cached_property
+    def known_index(self) -> TripleIndex:
+        """All splits: for ranking and prediction only."""
+        return self._index(torch.cat([self.train, self.valid, self.test]))
+
+    @cached_property
+    def seen_entities(self) -> Bool[Tensor, " E"]:
+        """True for entities that occur in train."""
+        seen = torch.zeros(len(self.entities), dtype=torch.bool)
+        seen[self.train[:, [0, 2]].flatten()] = True
+        return seen
+
+    def leaked_valid(self) -> Bool[Tensor, " n"]:
+        """True for rows of valid that are also rows of train or test."""
+        return self._index(torch.cat([self.train, self.test])).contains(*self.valid.unbind(1))
+
+    def without_leaked_valid(self) -> KnowledgeGraph:
+        """The same graph with the leaked rows of valid left out."""
+        return replace(self, valid=self.valid[~self.leaked_valid()])

@@ -1,0 +1,46 @@
+"""What the user is told when something is not fit: one line that names the place and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class MmrnsError(Exception):
+    """Base of every error that a user can mend; the command line prints it as one line."""
+
+    exit_code = 1
+
+
+class DataError(MmrnsError):
+    """A file, a dataset or a run is not fit.
+
+    Args:
+        where: the file or folder at fault.
+        message: what is wrong with it.
+        remedy: what to do about it.
+        line: 1-based line number within the file, where there is one.
+    """
+
+    def __init__(self, where: Path | str, message: str, remedy: str, line: int | None = None):
+        self.where, self.line, self.message, self.remedy = Path(where), line, message, remedy
+        place = f"{where}:{line}" if line is not None else f"{where}"
+        super().__init__(f"{place}: {message}; {remedy}")
+
+
+class UsageError(MmrnsError):
+    """An option, a configuration key or a name that does not exist or does not fit."""
+
+    exit_code = 2
+
+
+def nearest(name: str, known: Iterable[str], limit: int = 1) -> str:
+    """A hint such as `; did you mean 'TransE'?`, or nothing when no known name is close.
+
+    >>> nearest("transe", ["TransE", "RotatE"])
+    "; did you mean 'TransE'?"
+    """
+    originals = {candidate.casefold(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.casefold(), originals, n=limit, cutoff=0.6)
+    return f"; did you mean {' or '.join(repr(originals[c]) for c in close)}?" if close else ""

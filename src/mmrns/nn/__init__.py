@@ -1,0 +1,1 @@
+"""Scorers, embedders, attention, losses: everything that is differentiated."""

@@ -1,0 +1,39 @@
+"""Random streams: every random number is a function of the seed and of what it is for.
+
+Nothing draws from process-global state, and no generator has to be stored: the stream of step 700 is the same
+whether the run came there in one go or was resumed at step 699.
+"""
+
+import hashlib
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+def stream_seed(seed: int, *purpose: int | str) -> int:
+    """A 63-bit seed mixed from the run's seed and the purpose of the stream, e.g. `("uniform", step)`."""
+    digest = hashlib.blake2b(repr((seed, *purpose)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def generator(seed: int, *purpose: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A torch generator for one purpose, on the device where its numbers are needed."""
+    return torch.Generator(device=device).manual_seed(stream_seed(seed, *purpose))
+
+
+def numpy_generator(seed: int, *purpose: int | str) -> np.random.Generator:
+    """A NumPy generator for one purpose; for host-side draws that torch lacks."""
+    return np.random.Generator(np.random.Philox(stream_seed(seed, *purpose)))
+
+
+@contextmanager
+def seeded(seed: int, *purpose: int | str) -> Generator[None]:
+    """Inside, torch's global generator on the CPU is a stream of its own; afterwards it is as it was.
+
+    For the initial values of modules, whose constructors draw from the global generator.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(seed, *purpose))
+        yield

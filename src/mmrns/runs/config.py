@@ -1,0 +1,242 @@
+"""The configuration of a run: frozen, validated, complete once written down."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_type_hints
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    create_model,
+)
+
+from mmrns.data.batches import SidePolicy
+from mmrns.errors import DataError, UsageError, nearest
+from mmrns.registry import sampler_class, scorer_class
+
+_Schema = TypeVar("_Schema", bound=BaseModel)
+
+
+class Method(BaseModel):
+    """What a method's name stands for: a sampler, its objective's weights and the side policy."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sampler: str
+    alpha: float
+    sides: SidePolicy = "alternate"
+
+
+METHODS: dict[str, Method] = {
+    "uniform": Method(sampler="uniform", alpha=0.0),
+    "self-adversarial": Method(sampler="uniform", alpha=1.0),
+    "bernoulli": Method(sampler="uniform", alpha=0.0, sides="bernoulli"),
+    "mmrns": Method(sampler="mmrns", alpha=1.0),
+}
+"""Methods are named whole; `objective.alpha` and `training.sides` override what a name stands for."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataConfig(_Section):
+    """Which triples."""
+
+    dataset: str = Field("countries", description="name of a dataset, or its folder")
+    drop_leaked_valid: bool = Field(False, description="validate without the rows that are also in train or test")
+
+
+class ModelConfig(_Section):
+    """The model; further keys are options of the scorer (TransE: p)."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+    scorer: str = Field("TransE", description="name of the scorer")
+    dim: PositiveInt = Field(200, description="d, the embedding dimension")
+
+
+class ObjectiveConfig(_Section):
+    """The loss."""
+
+    gamma: PositiveFloat = Field(
+        9.0, description="margin of distance scorers; also sets the range of initial embeddings"
+    )
+    alpha: NonNegativeFloat | None = Field(
+        None, description="inverse temperature of self-adversarial weights; 0 = mean"
+    )
+    subsampling: bool = Field(True, description="weigh triples by the inverse root of their frequency")
+    l3: NonNegativeFloat = Field(0.0, description="weight of the L3 penalty on the batch's vectors")
+
+
+class SamplerConfig(_Section):
+    """The method's name; further keys are options of its sampler."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+    name: str = Field("mmrns", description="named method: uniform, self-adversarial, bernoulli, mmrns")
+
+
+class TrainingConfig(_Section):
+    """The loop; all lengths are in steps."""
+
+    steps: PositiveInt = Field(5000, description="training ends here at the latest")
+    batch_size: PositiveInt = Field(512, description="B, positives per step")
+    lr: PositiveFloat = Field(1e-3, description="learning rate of the model (Adam)")
+    sampler_lr: PositiveFloat = Field(1e-3, description="learning rate of the sampler (Adam)")
+    sides: SidePolicy | None = Field(None, description="alternate or bernoulli; the method's own by default")
+    evaluate_every: PositiveInt = Field(500, description="interval of validation")
+    log_every: PositiveInt = Field(100, description="interval of the loss in metrics.jsonl")
+    checkpoint_every: PositiveInt = Field(500, description="interval of checkpoint/last.safetensors")
+    patience: NonNegativeInt = Field(5, description="validations without improvement before training stops; 0 = never")
+
+
+class EvaluationConfig(_Section):
+    """Ranking."""
+
+    memory_mb: PositiveInt = Field(512, description="bound on the working memory of ranking, in MiB")
+
+
+class Config(_Section):
+    """Everything needed to repeat a run."""
+
+    data: DataConfig = DataConfig()  # pyright: ignore[reportCallIssue]
+    model: ModelConfig = ModelConfig()  # pyright: ignore[reportCallIssue]
+    objective: ObjectiveConfig = ObjectiveConfig()  # pyright: ignore[reportCallIssue]
+    sampler: SamplerConfig = SamplerConfig()  # pyright: ignore[reportCallIssue]
+    training: TrainingConfig = TrainingConfig()  # pyright: ignore[reportCallIssue]
+    evaluation: EvaluationConfig = EvaluationConfig()  # pyright: ignore[reportCallIssue]
+    seed: NonNegativeInt = 0
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+    @property
+    def method(self) -> Method:
+        """What the sampler's name stands for, with this configuration's overrides."""
+        method = METHODS[self.sampler.name]
+        alpha = method.alpha if self.objective.alpha is None else self.objective.alpha
+        return method.model_copy(update={"alpha": alpha, "sides": self.training.sides or method.sides})
+
+    @property
+    def default_folder(self) -> Path:
+        """`runs/DATASET-SCORER-SAMPLER-sSEED`."""
+        name = f"{Path(self.data.dataset).name}-{self.model.scorer}-{self.sampler.name}-s{self.seed}"
+        return Path("runs") / name
+
+
+def make_config(values: Mapping[str, Any]) -> Config:
+    """Validate nested values, fill in every default, the scorer's and the sampler's options among them.
+
+    Raises:
+        UsageError: an unknown key (with the nearest known one) or a value that does not fit.
+    """
+    config = _validated(Config, values, "")
+    if config.sampler.name not in METHODS:
+        hint = nearest(config.sampler.name, METHODS)
+        raise UsageError(f"unknown sampler {config.sampler.name!r}{hint}; known: {', '.join(METHODS)}")
+    sampler_options = options_of(sampler_class(config.method.sampler), reserved={"seed", "alpha"})
+    scorer_options = options_of(scorer_class(config.model.scorer))
+    sampler = _validated(sampler_options, config.sampler.model_extra or {}, "sampler.", SamplerConfig.model_fields)
+    model = _validated(scorer_options, config.model.model_extra or {}, "model.", ModelConfig.model_fields)
+    complete = config.model_dump()
+    complete["sampler"] |= sampler.model_dump()
+    complete["model"] |= model.model_dump()
+    return Config.model_validate(complete)
+
+
+def options_of(cls: type[Any], reserved: Iterable[str] = ()) -> type[BaseModel]:
+    """A schema of a class's options: its keyword-only constructor arguments, by annotation and default."""
+    hints = get_type_hints(cls.__init__)
+    fields: dict[str, Any] = {
+        p.name: (hints[p.name], p.default)
+        for p in inspect.signature(cls).parameters.values()
+        if p.kind is p.KEYWORD_ONLY and p.name not in set(reserved)
+    }
+    return create_model(f"{cls.__name__}Options", __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **fields)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The nested values of a YAML file, not yet validated.
+
+    Raises:
+        DataError: unreadable or not a mapping, with the line.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else None
+        raise DataError(path, f"is not valid YAML ({error.problem})", "mend the line", line) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(path, f"cannot be read ({error})", "give a YAML file") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise DataError(path, "holds no mapping", "write `section: {key: value}`", 1)
+    return values
+
+
+def apply_settings(values: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """Nested values with `a.b=value` settings laid over them; values are read as YAML.
+
+    >>> apply_settings({"seed": 1}, ["sampler.modalities=[text, image]"])
+    {'seed': 1, 'sampler': {'modalities': ['text', 'image']}}
+
+    Raises:
+        UsageError: a setting without `=`, or a value that is not YAML.
+    """
+    merged = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise UsageError(f"--set {setting}: write KEY=VALUE, e.g. --set training.steps=1000")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UsageError(f"--set {setting}: {text!r} is not a YAML value") from error
+        section, dot, name = key.partition(".")
+        if dot:
+            inner = merged.setdefault(section, {})
+            if not isinstance(inner, dict):
+                raise UsageError(f"--set {setting}: {section!r} is not a section")
+            inner[name] = value
+        else:
+            merged[section] = value
+    return merged
+
+
+def dump_config(config: Config) -> str:
+    """The configuration as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _validated(schema: type[_Schema], values: Mapping[str, Any], prefix: str, beside: Iterable[str] = ()) -> _Schema:
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = prefix + ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = _known_keys(schema, prefix, beside)
+            hint = nearest(key, known, limit=2) or f"; known: {', '.join(known)}"
+            raise UsageError(f"unknown configuration key {key!r}{hint}") from error
+        raise UsageError(f"{key}: {first['msg'].lower()} (got {first['input']!r})") from error
+
+
+def _known_keys(schema: type[BaseModel], prefix: str, beside: Iterable[str] = ()) -> list[str]:
+    keys = [prefix + name for name in beside]
+    for name, field in schema.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            keys += _known_keys(inner, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys

@@ -1,0 +1,133 @@
+"""What a run writes beside its weights: where it came from, its metrics, its picture."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmrns.data.datasets import Dataset
+from mmrns.errors import DataError
+from mmrns.runs.config import Config
+
+PACKAGES = ("mmrns", "torch", "numpy", "polars", "safetensors")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file under a temporary name and rename it."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON under a temporary name and rename it; values that JSON lacks (NaN) are refused."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a run.
+
+    Raises:
+        DataError: missing or malformed.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(path, f"cannot be read ({error})", "finish the run with --resume, or train again") from error
+
+
+def provenance(config: Config, dataset: Dataset, device: torch.device) -> dict[str, Any]:
+    """Code version, package versions, device, threads, seed, dataset checksums; no user or host names."""
+    return {
+        "code": _code_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "seed": config.seed,
+        "dataset": {"name": dataset.name, "sha256": dataset.checksums()},
+    }
+
+
+def _code_version() -> dict[str, Any]:
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    # An installed copy may lie inside somebody else's repository: only a checkout that tracks this file counts.
+    if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return {"version": importlib.metadata.version("mmrns"), "commit": None, "dirty": None}
+    status = git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "version": importlib.metadata.version("mmrns"),
+        "commit": git("rev-parse", "HEAD"),
+        "dirty": None if status is None else bool(status),
+    }
+
+
+class MetricsLog:
+    """`metrics.jsonl`: one JSON object a line.
+
+    Args:
+        path: the file.
+        length: bytes to keep of an earlier sitting; the rest was written after the checkpoint and is repeated.
+    """
+
+    def __init__(self, path: Path, length: int = 0):
+        self.path = path
+        path.touch()
+        os.truncate(path, min(length, path.stat().st_size))
+
+    @property
+    def length(self) -> int:
+        """Bytes written so far."""
+        return self.path.stat().st_size
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append one line."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dict(row), allow_nan=False) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def plot_curves(rows: list[dict[str, Any]], path: Path, title: str, selected: int) -> None:
+    """Training loss and validation MRR against steps, the selected step marked, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.0, 4.0), layout="constrained", dpi=120)
+    FigureCanvasAgg(figure)
+    left = figure.add_subplot()
+    right = left.twinx()
+    for axis, key, label, colour in ((left, "loss", "training loss", "0.6"), (right, "valid_mrr", "MRR", "tab:blue")):
+        points = [(row["step"], row[key]) for row in rows if key in row]
+        if points:
+            axis.plot(
+                *zip(*points, strict=True), color=colour, marker="o" if key == "valid_mrr" else None, markersize=4
+            )
+        axis.set_ylabel("validation MRR" if label == "MRR" else label, color=colour if label == "MRR" else "0.4")
+    left.set_xlabel("step")
+    right.set_ylim(bottom=0)
+    left.axvline(selected, color="tab:blue", linestyle=":", linewidth=1)
+    left.set_title(title)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    figure.savefig(temporary, format="png", metadata={"Software": None})
+    os.replace(temporary, path)

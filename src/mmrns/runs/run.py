@@ -1,0 +1,432 @@
+"""A run: training into a folder, and the folder's model in use."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from mmrns.data.datasets import Dataset, dataset_folders
+from mmrns.data.tables import read_columns
+from mmrns.errors import DataError, MmrnsError, UsageError, nearest
+from mmrns.evaluation.frequency import SlotFrequency
+from mmrns.evaluation.ranking import Ranks, ScoresAll, rank
+from mmrns.evaluation.report import policies, report
+from mmrns.nn.model import Model
+from mmrns.runs.build import build_dataset, build_device, build_model, build_plan, build_trainer
+from mmrns.runs.config import Config, apply_settings, dump_config, make_config, read_config
+from mmrns.runs.record import (
+    MetricsLog,
+    plot_curves,
+    provenance,
+    read_json,
+    read_metrics,
+    write_json,
+    write_text,
+)
+from mmrns.training.checkpoint import load_checkpoint, load_weights, read_tensors, save_checkpoint, write_tensors
+from mmrns.training.trainer import Observer, Progress, Trainer
+from mmrns.types import Batch
+
+Known = Literal["flag", "drop", "keep"]
+PREDICTION_SCHEMA = {
+    "head": pl.String,
+    "relation": pl.String,
+    "tail": pl.String,
+    "score": pl.Float64,
+    "rank": pl.Int64,
+    "known": pl.Boolean,
+}
+
+
+class Interrupted(MmrnsError):
+    """Training was interrupted; the checkpoint is written."""
+
+    exit_code = 130
+
+
+@dataclass(frozen=True)
+class Reporter:
+    """Where a training reports to; the Python interface keeps silent, the command line draws a progress bar.
+
+    Attributes:
+        note: told things worth saying once.
+        start: called with the steps already done and the steps in all.
+        advance: called after each step with the steps done and, at intervals, the mean loss.
+        evaluated: called with the step and the validation MRR.
+    """
+
+    note: Callable[[str], None] = lambda message: None
+    start: Callable[[int, int], None] = lambda done, total: None
+    advance: Callable[[int, float | None], None] = lambda done, loss: None
+    evaluated: Callable[[int, float], None] = lambda step, mrr: None
+
+
+class Run:
+    """A finished run: its configuration, results and model, ready to evaluate and predict.
+
+    Args:
+        folder: the run folder.
+
+    Raises:
+        DataError: the folder holds no finished run.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        if not (self.folder / "results.json").exists():
+            remedy = (
+                "continue it with `mmrns train --resume`" if (self.folder / "config.yaml").exists() else "train one"
+            )
+            raise DataError(self.folder, "holds no finished run", remedy)
+        self.config = make_config(read_config(self.folder / "config.yaml"))
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+    @cached_property
+    def results(self) -> dict[str, Any]:
+        """The content of `results.json`."""
+        return read_json(self.folder / "results.json")
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The dataset of the run.
+
+        Raises:
+            DataError: its names are no longer those that the model was trained with.
+        """
+        dataset = build_dataset(self.config)
+        for kind, names in (("entities", dataset.graph.entities), ("relations", dataset.graph.relations)):
+            path = self.folder / f"{kind}.txt"
+            if path.read_text(encoding="utf-8") != _listing(names.names):
+                raise DataError(path, f"is not the {kind} of {dataset.folder}", "restore the dataset or train again")
+        return dataset
+
+    @cached_property
+    def model(self) -> Model:
+        """The selected model."""
+        graph = self.dataset.graph
+        model = build_model(self.config, len(graph.entities), len(graph.relations))
+        tensors, _ = read_tensors(self.folder / "model.safetensors")
+        model.load_state_dict(tensors)
+        return model.to(self.device).eval()
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the model is put."""
+        return build_device(self.config.device)
+
+    def ranks(self, split: Literal["valid", "test"] = "test", progress: Callable[[int], None] | None = None) -> Ranks:
+        """Filtered ranks of both sides of a split."""
+        return _ranks(
+            self.model, self.model.scorer.entity_width, self.dataset, split, self.config, self.device, progress
+        )
+
+    def evaluate(self, split: Literal["valid", "test"] = "test") -> dict[str, Any]:
+        """The metrics of a split, computed anew: the object that `results.json` holds."""
+        return report(self.ranks(split), self.dataset.graph)
+
+    def predict(
+        self,
+        head: str | None = None,
+        relation: str | None = None,
+        tail: str | None = None,
+        *,
+        queries: Path | str | None = None,
+        top: int = 10,
+        known: Known = "flag",
+    ) -> pl.DataFrame:
+        """The best entities for the missing side of one query or of a file of queries.
+
+        Args:
+            head, relation, tail: names; exactly one of head and tail is left out. An entity may be given by its id
+                or, where that is unique, by its name in `entities.tsv`.
+            queries: instead, a file of rows head TAB relation TAB tail with `?` for what is asked.
+            top: answers per query.
+            known: `flag` marks triples of the dataset in the column `known`; `drop` leaves them out; `keep` lists them
+                unmarked.
+
+        Returns:
+            Columns head, relation, tail, score, rank (among the entities listed by `known`), known; best first.
+
+        Raises:
+            UsageError: unknown names (close ones are offered), or not exactly one side asked.
+        """
+        if queries is not None:
+            rows = read_columns(Path(queries), ["head", "relation", "tail"]).rows()
+            asked = [tuple(None if name == "?" else name for name in row) for row in rows]
+        else:
+            asked = [(head, relation, tail)]
+        frames = [self._predict(*query, top=top, known=known) for query in asked]
+        return pl.concat(frames) if frames else pl.DataFrame(schema=PREDICTION_SCHEMA)
+
+    def _predict(
+        self, head: str | None, relation: str | None, tail: str | None, top: int, known: Known
+    ) -> pl.DataFrame:
+        if relation is None or (head is None) == (tail is None):
+            raise UsageError("a query names a relation and one of head and tail")
+        graph = self.dataset.graph
+        anchor = self.entity_id(head if head is not None else tail or "")
+        r = torch.tensor([graph.relations.id(relation)])
+        asks_head = head is None
+        ids = torch.tensor([anchor])
+        batch = Batch.of(torch.stack([ids, r, ids], dim=1), torch.tensor([asks_head]))
+        with torch.no_grad():
+            scores = self.model.score_all(batch.to(self.device))[0].cpu()
+        true = torch.zeros(len(scores), dtype=torch.bool)
+        true[graph.known_index.targets(ids, r, asks_head)[1]] = True
+        if known == "drop":
+            scores = scores.masked_fill(true, -torch.inf)
+        count = min(top, int(torch.isfinite(scores).sum()))
+        best = torch.argsort(scores, descending=True, stable=True)[:count]
+        entity = [graph.entities[i] for i in best.tolist()]
+        fixed = [graph.entities[anchor]] * count
+        return pl.DataFrame(
+            {
+                "head": entity if asks_head else fixed,
+                "relation": [relation] * count,
+                "tail": fixed if asks_head else entity,
+                "score": scores[best].tolist(),
+                "rank": list(range(1, count + 1)),
+                "known": [None] * count if known == "keep" else true[best].tolist(),
+            },
+            schema=PREDICTION_SCHEMA,
+        )
+
+    def entity_id(self, name: str) -> int:
+        """The id of an entity given by its id or by a name in `entities.tsv` that only one entity has.
+
+        Raises:
+            UsageError: not known, or several entities have the name.
+        """
+        entities = self.dataset.graph.entities
+        if name in entities:
+            return entities.id(name)
+        named = [entity for entity, label in self.dataset.labels.items() if label == name]
+        if len(named) == 1:
+            return entities.id(named[0])
+        if named:
+            raise UsageError(f"{name!r} names {len(named)} entities: {', '.join(named[:5])}; give the id")
+        raise UsageError(f"unknown entity {name!r}{nearest(name, [*entities, *self.dataset.labels.values()], limit=3)}")
+
+
+def load_run(folder: str | Path) -> Run:
+    """Open a finished run folder."""
+    return Run(folder)
+
+
+def train(
+    config: Mapping[str, Any] | str | Path | None = None,
+    *,
+    out: str | Path | None = None,
+    settings: tuple[str, ...] | list[str] = (),
+    resume: bool = False,
+    reporter: Reporter | None = None,
+) -> Run:
+    """Train into a run folder and return the finished run.
+
+    Args:
+        config: nested values, or a YAML file of them; what is left out takes its default.
+        out: the run folder; by default `runs/DATASET-SCORER-SAMPLER-sSEED`.
+        settings: `a.b=value` laid over the configuration.
+        resume: continue the run in `out` with its own configuration; anything given here must agree with it.
+        reporter: told of the progress.
+
+    Raises:
+        UsageError, DataError: see `make_config` and `load_dataset`; also when `out` holds a run and `resume` is not
+            set.
+        Interrupted: after Ctrl-C, with the checkpoint written.
+    """
+    values = read_config(Path(config)) if isinstance(config, str | Path) else dict(config or {})
+    values = apply_settings(values, settings)
+    folder = Path(out) if out is not None else make_config(values).default_folder
+    if resume:
+        chosen = _config_of(folder, values)
+        if (folder / "results.json").exists():
+            return Run(folder)
+    else:
+        chosen = _with_folder_resolved(make_config(values))
+        if (folder / "config.yaml").exists():
+            raise DataError(folder, "holds a run already", "continue it with --resume or choose another --out")
+    _train(chosen, folder, reporter or Reporter())
+    return Run(folder)
+
+
+def _train(config: Config, folder: Path, reporter: Reporter) -> None:
+    dataset = build_dataset(config)
+    if not len(dataset.graph.valid):
+        raise DataError(dataset.files["valid"], "no triple to validate on", "move some triples from train to valid")
+    _say_what_matters(dataset, config, reporter)
+    trainer = build_trainer(config, dataset)
+    plan = build_plan(config)
+
+    (folder / "checkpoint").mkdir(parents=True, exist_ok=True)
+    last, best = folder / "checkpoint" / "last.safetensors", folder / "checkpoint" / "best.safetensors"
+    write_text(folder / "config.yaml", dump_config(config))
+    record = provenance(config, dataset, trainer.device)
+    write_json(folder / "record.json", record)
+
+    progress, extra = load_checkpoint(last, trainer) if last.exists() else (Progress(), {})
+    log = MetricsLog(folder / "metrics.jsonl", extra.get("metrics_length", 0))
+    pretrain_seconds: float = extra.get("pretrain_seconds", 0.0)
+
+    def save(is_best: bool) -> None:
+        notes = {"metrics_length": log.length, "pretrain_seconds": pretrain_seconds}
+        save_checkpoint(best if is_best else last, trainer, progress, notes)
+
+    def validate() -> float:
+        mrr = policies(_model_ranks(trainer, dataset, "valid", config))["realistic"]["mrr"]
+        reporter.evaluated(progress.step, mrr)
+        return mrr
+
+    if not extra:
+        started = time.perf_counter()
+        trainer.sampler.pretrain(trainer)
+        pretrain_seconds = time.perf_counter() - started
+        save(False)
+    reporter.start(progress.step, plan.steps)
+    with _interruptions() as interrupted:
+        trainer.fit(progress, plan, Observer(validate, log.write, save, reporter.advance, interrupted))
+    if progress.step < plan.steps and not progress.stopped:
+        raise Interrupted(f"{folder}: interrupted at step {progress.step}; continue with --resume")
+    if progress.stopped:
+        reporter.note(f"Stopped at step {progress.step}: no better validation MRR since step {progress.best_step}.")
+
+    started = time.perf_counter()
+    load_weights(best, trainer)
+    graph = dataset.graph
+    results: dict[str, Any] = {
+        split: report(_model_ranks(trainer, dataset, split, config), graph) for split in ("test", "valid")
+    }
+    baseline = policies(_ranks(SlotFrequency(graph), 1, dataset, "test", config, torch.device("cpu")))
+    seconds = {
+        "pretrain": round(pretrain_seconds, 3),
+        "train": round(progress.train_seconds, 3),
+        "evaluate": round(progress.evaluate_seconds + time.perf_counter() - started, 3),
+    }
+    results |= {
+        "selected_step": progress.best_step,
+        "seconds": seconds,
+        "baseline_mrr": baseline["realistic"]["mrr"] if baseline else None,
+        "baseline": baseline,
+    }
+    for name, part in (("model", trainer.model), ("sampler", trainer.sampler)):
+        write_tensors(folder / f"{name}.safetensors", part.state_dict())
+    write_text(folder / "entities.txt", _listing(graph.entities.names))
+    write_text(folder / "relations.txt", _listing(graph.relations.names))
+    title = f"{config.model.scorer}, {config.sampler.name}, {dataset.name}"
+    plot_curves(read_metrics(log.path), folder / "plots" / "curves.png", title, progress.best_step)
+    write_json(folder / "record.json", record | {"wall_seconds": sum(seconds.values())})
+    write_json(folder / "results.json", results)
+
+
+def _model_ranks(trainer: Trainer, dataset: Dataset, split: Literal["valid", "test"], config: Config) -> Ranks:
+    width = trainer.model.scorer.entity_width
+    return _ranks(trainer.model, width, dataset, split, config, trainer.device)
+
+
+def _ranks(
+    model: ScoresAll,
+    width: int,
+    dataset: Dataset,
+    split: Literal["valid", "test"],
+    config: Config,
+    device: torch.device,
+    progress: Callable[[int], None] | None = None,
+) -> Ranks:
+    graph = dataset.graph
+    triples: Int[Tensor, "n 3"] = graph.test if split == "test" else graph.valid
+    memory = config.evaluation.memory_mb
+    return rank(model, triples, graph.known_index, memory_mb=memory, width=width, device=device, progress=progress)
+
+
+def _say_what_matters(dataset: Dataset, config: Config, reporter: Reporter) -> None:
+    graph = dataset.graph
+    leaked = int(graph.leaked_valid().sum())
+    if leaked:
+        reporter.note(
+            f"{leaked:,} of {len(graph.valid):,} validation rows are also rows of train or test, so that validation "
+            "rewards memorising; --set data.drop_leaked_valid=true validates on the others."
+        )
+    for name, modality in dataset.features.items():
+        message = f"{name}: {modality.covered:,} of {len(graph.entities):,} entities matched"
+        if modality.unmatched:
+            message += f"; {len(modality.unmatched):,} names match none, first: {modality.unmatched[0]!r}"
+        reporter.note(message + ".")
+    if config.sampler.name == "mmrns" and not dataset.features:
+        reporter.note("No features: the mmrns sampler compares structure alone.")
+
+
+@contextmanager
+def _interruptions() -> Generator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a request to stop after the step; a second one interrupts at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def ask(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        asked.set()
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _config_of(folder: Path, values: Mapping[str, Any]) -> Config:
+    """The configuration of the run in a folder, which whatever is given must agree with."""
+    path = folder / "config.yaml"
+    if not path.exists():
+        raise DataError(folder, "holds no run to resume", "leave --resume out to start it")
+    own = make_config(read_config(path))
+    flat = _flat(own.model_dump(mode="json"))
+    given = _flat(values)
+    if "data.dataset" in given:
+        given["data.dataset"] = _resolved(str(given["data.dataset"]))
+    unknown = set(given) - set(flat)
+    if unknown:
+        key = sorted(unknown)[0]
+        raise UsageError(f"unknown configuration key {key!r}{nearest(key, flat)}")
+    conflicts = [key for key, value in given.items() if flat[key] != value]
+    if conflicts:
+        key = conflicts[0]
+        raise UsageError(
+            f"{key} is {flat[key]!r} in {path}, not {given[key]!r}; --resume keeps the run's own configuration"
+        )
+    return own
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _resolved(name: str) -> str:
+    """A dataset's name as it is; a folder as an absolute path, so that the run can be used from elsewhere."""
+    return name if name in dataset_folders() or not Path(name).is_dir() else str(Path(name).resolve())
+
+
+def _with_folder_resolved(config: Config) -> Config:
+    data = config.data.model_copy(update={"dataset": _resolved(config.data.dataset)})
+    return config.model_copy(update={"data": data})
+
+
+def _listing(names: pl.Series) -> str:
+    return "\n".join(names.to_list()) + "\n"

@@ -1,0 +1,1 @@
+"""Negative samplers, one file each; the file's name is the sampler's name."""

@@ -1,0 +1,61 @@
+"""The protocol every sampler follows.
+
+To add a sampler: one file `mmrns/samplers/NAME.py` with one subclass of `Sampler`, and one test. The keyword
+arguments of its constructor are its options (`--set sampler.OPTION=value`), checked against their annotations.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mmrns.data.features import Features
+from mmrns.data.graph import KnowledgeGraph
+from mmrns.nn.model import Model, ModelSpec
+from mmrns.types import Batch, Negatives
+
+if TYPE_CHECKING:
+    from mmrns.training.trainer import Trainer
+
+
+class Sampler(nn.Module, ABC):
+    """Draws negatives x- ~ q_phi( . | anchor, r, step) for the rows of a batch.
+
+    A sampler never stores the model and may read `graph.train` and `graph.train_index` only. Its parameters and buffers
+    are trained and stored with the model's; its random numbers are functions of (seed, step).
+
+    Args:
+        graph: the knowledge graph.
+        features: the modalities.
+        spec: widths of the model's vectors.
+        seed: of every draw.
+    """
+
+    def __init__(self, graph: KnowledgeGraph, features: Features, spec: ModelSpec, *, seed: int = 0):
+        super().__init__()
+        self.seed = seed
+
+    @abstractmethod
+    def draw(self, batch: Batch, model: Model, step: int) -> Negatives:
+        """Negatives for each row of the batch."""
+
+    def loss(
+        self,
+        batch: Batch,
+        negatives: Negatives,
+        s_pos: Float[Tensor, " B"],
+        s_neg: Float[Tensor, "B K"],
+        model: Model,
+        step: int,
+    ) -> Float[Tensor, ""] | float:
+        """The sampler's own term of the loss; default 0."""
+        return 0.0
+
+    def pretrain(self, trainer: Trainer) -> None:
+        """Called once before the first step; default nothing."""
+
+    def end_epoch(self, epoch: int) -> None:
+        """Called after the last step of each epoch (from 0); default nothing."""

@@ -1,0 +1,279 @@
+"""MMRNS: negatives drawn by knowledge-guided cross-modal attention and a masked Gumbel-softmax."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mmrns.data.features import Features
+from mmrns.data.graph import KnowledgeGraph
+from mmrns.errors import UsageError
+from mmrns.nn.attention import EntityGate, KnowledgeGuidedAttention, Tokens
+from mmrns.nn.gumbel import gumbel_top_k, straight_through
+from mmrns.nn.losses import adversarial_weights
+from mmrns.nn.model import Model, ModelSpec
+from mmrns.rng import generator, numpy_generator
+from mmrns.samplers.base import Sampler
+from mmrns.types import Batch, Negatives
+
+_LOG_MASKED = math.log(1e-38)
+"""What the authors' code adds to the logit of a true or already drawn candidate."""
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """One modality's similarities between each row's true entity and the pool.
+
+    Attributes:
+        values: Float[B P].
+        target: Bool[B], the true entity has the modality.
+        candidate: Bool[P], the candidate has it.
+    """
+
+    values: Float[Tensor, "B P"]
+    target: Bool[Tensor, " B"]
+    candidate: Bool[Tensor, " P"]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a draw leaves behind for the loss and for inspection.
+
+    Attributes:
+        pool: Int[P] candidate ids.
+        similarities: by modality, `structure` among them.
+        true: Bool[B P], True where the candidate is true in train.
+        logits: Float[B P] of the first draw, true candidates masked.
+        positions: Int[B K] of the drawn negatives in the pool.
+    """
+
+    pool: Int[Tensor, " P"]
+    similarities: Mapping[str, Similarity]
+    true: Bool[Tensor, "B P"]
+    logits: Float[Tensor, "B P"]
+    positions: Int[Tensor, "B K"]
+
+
+class Mmrns(Sampler):
+    """The learned sampler of Xu et al., "Relation-enhanced Negative Sampling for Multimodal Knowledge Graph Completion"
+    (ACM MM 2022), in its direct form: every distinct (relation, candidate) pair of the batch is evaluated once.
+
+    A pool of P candidates is drawn uniformly without replacement. With y_m(r, e) the reading of entity e in modality
+    m under relation r (`KnowledgeGuidedAttention`; `EntityGate` for the structural vector) and x the true entity of a
+    row,
+
+        sim_m(e) = <y_m(r, x), y_m(r, e)> / stopgrad(||y_m(r, x)|| ||y_m(r, e)||)
+        q(e) = sum_m softmax_e(sim_m(e) / tau),   tau = temperature / (1 + ln(step + 1))
+
+    and K negatives are drawn without replacement with the logits ln q, candidates that are true in train masked, by
+    one Gumbel noise and its top K (the Plackett-Luce law). Draws are differentiable by the straight-through softmax
+    over the candidates that are left at each draw. The loss adds, for each modality, a contrastive term over the
+    whole batch,
+
+        -ln [ sum_true e^sim / sum_other e^sim ] / (modalities * loss_rate)
+
+    Missing modalities: the term of a modality that the true entity lacks leaves the row's mixture; a candidate that
+    lacks it takes the row's mean similarity over those that have it; contrastive pairs that lack it are dropped.
+
+    Deviations from the authors' code, all undone by `reference`: the LayerNorm that their positive image term omits is
+    applied; masks are boolean instead of 1e-38; one noise serves all draws of a row instead of a fresh one each; drawn
+    negatives keep weight 1 in the contrastive term instead of their self-adversarial weight; missing features are
+    missing instead of zero vectors.
+
+    Args:
+        graph, features, spec, seed: see `Sampler`.
+        negatives: K, draws per row.
+        pool: P; at most every entity.
+        modalities: one or two names; by default all that the dataset has, which must be no more than two. Without any
+            the sampler compares structure alone.
+        width: a, width of the attention.
+        gate_width: hidden units of the entity gate.
+        temperature: tau at step 0.
+        loss_rate: divisor of the contrastive terms; 0 leaves them out.
+        alpha: inverse temperature of the objective's self-adversarial weights, which `reference` needs.
+        reference: reproduce the authors' code.
+    """
+
+    def __init__(
+        self,
+        graph: KnowledgeGraph,
+        features: Features,
+        spec: ModelSpec,
+        *,
+        seed: int = 0,
+        negatives: int = 64,
+        pool: int = 1500,
+        modalities: list[str] | None = None,
+        width: int = 50,
+        gate_width: int = 100,
+        temperature: float = 10.0,
+        loss_rate: float = 100.0,
+        alpha: float = 1.0,
+        reference: bool = False,
+    ):
+        super().__init__(graph, features, spec, seed=seed)
+        self.modalities = sorted(features) if modalities is None else list(modalities)
+        if len(self.modalities) > 2:
+            known = ", ".join(features)
+            raise UsageError(f"mmrns reads at most two modalities; choose with sampler.modalities among: {known}")
+        self.inputs = {name: features[name] for name in self.modalities}
+        self.n_entities = len(graph.entities)
+        self.index = graph.train_index
+        self.pool_size = min(pool, self.n_entities)
+        self.negatives = min(negatives, self.pool_size)
+        self.temperature, self.loss_rate, self.alpha, self.reference = temperature, loss_rate, alpha, reference
+        self.attention: KnowledgeGuidedAttention | None = None
+        if self.inputs:
+            tokens = tuple(m.tokens for m in self.inputs.values())
+            widths = tuple(m.width for m in self.inputs.values())
+            self.attention = KnowledgeGuidedAttention(tokens, widths, spec.relation_width, width)
+        self.gate = EntityGate(spec.entity_width, spec.relation_width, gate_width)
+        for parameter in self.parameters():
+            if parameter.ndim == 2:
+                torch.nn.init.xavier_normal_(parameter)
+
+    def draw(self, batch: Batch, model: Model, step: int) -> Negatives:
+        pool = self.candidates(step).to(batch.h.device)
+        true = self.true_in_train(batch, pool)
+        similarities = self.similarities(batch, pool, model)
+        mixture = log_mixture(similarities, self.temperature / (1 + math.log(step + 1)))
+        vectors = model.entities(pool)
+        if self.reference:
+            logits = mixture + true * _LOG_MASKED
+            positions, emb = self._draw_one_by_one(logits, vectors, step)
+            counts = None
+        else:
+            logits = mixture.masked_fill(true, -torch.inf)
+            perturbed = logits + self.noise(logits.shape, step, 0, logits.device)
+            positions, emb = gumbel_top_k(perturbed, vectors, self.negatives)
+            counts = torch.isfinite(logits.detach().gather(1, positions))
+        logp = torch.log_softmax(logits.detach(), dim=1).gather(1, positions)
+        trace = Trace(pool, similarities, true, logits, positions)
+        return Negatives(ids=pool[positions], emb=emb, mask=counts, logp=logp, trace=trace)
+
+    def loss(
+        self,
+        batch: Batch,
+        negatives: Negatives,
+        s_pos: Float[Tensor, " B"],
+        s_neg: Float[Tensor, "B K"],
+        model: Model,
+        step: int,
+    ) -> Float[Tensor, ""] | float:
+        """The contrastive terms."""
+        if not self.loss_rate:
+            return 0.0
+        trace: Trace = negatives.trace
+        weight = torch.ones_like(trace.logits)
+        if self.reference:
+            weight = weight.scatter(1, trace.positions, adversarial_weights(s_neg, self.alpha))
+        terms = [contrastive(s, trace.true, weight) for s in trace.similarities.values()]
+        return torch.stack(terms).sum() / (len(terms) * self.loss_rate)
+
+    def candidates(self, step: int) -> Int[Tensor, " P"]:
+        """The pool of a step: P distinct ids, uniform."""
+        stream = numpy_generator(self.seed, "pool", step)
+        return torch.from_numpy(stream.choice(self.n_entities, self.pool_size, replace=False, shuffle=False))
+
+    def noise(self, shape: torch.Size, step: int, draw: int, device: torch.device) -> Float[Tensor, "B P"]:
+        """Standard Gumbel noise: minus the logarithm of a standard exponential."""
+        stream = generator(self.seed, "gumbel", step, draw, device=device)
+        return -torch.empty(shape, device=device).exponential_(generator=stream).log()
+
+    def true_in_train(self, batch: Batch, pool: Int[Tensor, " P"]) -> Bool[Tensor, "B P"]:
+        """Which candidates are true in train for each row, scattered from the train index."""
+        if self.index.device != pool.device:
+            self.index = self.index.to(pool.device)
+        place = torch.full((self.n_entities,), len(pool), device=pool.device)
+        place[pool] = torch.arange(len(pool), device=pool.device)
+        # One column more than the pool takes the true entities that are not in it.
+        true = torch.zeros(len(batch), len(pool) + 1, dtype=torch.bool, device=pool.device)
+        for head, rows in batch.sides:
+            row, entity = self.index.targets(batch.anchor[rows], batch.r[rows], head)
+            true[row + (rows.start or 0), place[entity]] = True
+        return true[:, :-1]
+
+    def similarities(self, batch: Batch, pool: Int[Tensor, " P"], model: Model) -> dict[str, Similarity]:
+        """Similarity of each row's true entity to every candidate, by modality."""
+        relations, target = model.relations(batch.relations), batch.target
+        groups = _rows_by_relation(batch)
+        found: dict[str, Similarity] = {}
+        if self.attention is not None:
+            of_pool, of_target = self._tokens(pool), self._tokens(target)
+            y_pool = self.attention.outer(relations, of_pool)
+            y_target = self.attention.paired(relations[batch.relation_index], of_target, omit_first_norm=self.reference)
+            for m, name in enumerate(self.modalities):
+                target_has, pool_has = of_target[m].mask.any(1), of_pool[m].mask.any(1)
+                found[name] = Similarity(cosines(y_target[m], y_pool[m], groups), target_has, pool_has)
+        y_pool = self.gate(relations[:, None], model.entities(pool))
+        y_target = self.gate(relations[batch.relation_index], model.entities(target))
+        everywhere = torch.ones_like(target, dtype=torch.bool), torch.ones_like(pool, dtype=torch.bool)
+        found["structure"] = Similarity(cosines(y_target, y_pool, groups), *everywhere)
+        return found
+
+    def _tokens(self, ids: Int[Tensor, " n"]) -> list[Tokens]:
+        assert self.attention is not None
+        tokens: list[Tokens] = []
+        for m, modality in enumerate(self.inputs.values()):
+            values, mask = modality.gather(ids)
+            # The authors' code knows no missing token: its zero vectors take part.
+            tokens.append(self.attention.encode(m, values, torch.ones_like(mask) if self.reference else mask))
+        return tokens
+
+    def _draw_one_by_one(
+        self, logits: Float[Tensor, "B P"], vectors: Float[Tensor, "P width"], step: int
+    ) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K width"]]:
+        soft: list[Tensor] = []
+        positions: list[Tensor] = []
+        for k in range(self.negatives):
+            soft.append(torch.softmax(logits + self.noise(logits.shape, step, k, logits.device), dim=1))
+            positions.append(soft[-1].argmax(dim=1))
+            logits = logits + torch.zeros_like(logits).scatter_(1, positions[-1][:, None], _LOG_MASKED)
+        drawn = torch.stack(positions, dim=1)
+        return drawn, straight_through(torch.stack(soft, dim=1), drawn, vectors)
+
+
+def log_mixture(similarities: Mapping[str, Similarity], tau: float) -> Float[Tensor, "B P"]:
+    """`ln sum_m softmax_e(sim_m / tau)` over the modalities that each row's true entity has."""
+    terms: list[Tensor] = []
+    for s in similarities.values():
+        mean = (s.values * s.candidate).sum(1, keepdim=True) / s.candidate.sum().clamp(min=1)
+        values = torch.where(s.candidate, s.values, mean)
+        terms.append(torch.log_softmax(values / tau, dim=1).masked_fill(~s.target[:, None], -torch.inf))
+    return torch.stack(terms).logsumexp(0)
+
+
+def contrastive(similarity: Similarity, true: Bool[Tensor, "B P"], weight: Float[Tensor, "B P"]) -> Float[Tensor, ""]:
+    """`-ln [ sum_true w e^sim / sum_other w e^sim ]` over all pairs that have the modality; 0 where a sum is empty."""
+    present = similarity.target[:, None] & similarity.candidate
+    logits = similarity.values + weight.log()
+    lowest = torch.finfo(logits.dtype).min
+    positive = logits.masked_fill(~(present & true), lowest).flatten().logsumexp(0)
+    negative = logits.masked_fill(~(present & ~true), lowest).flatten().logsumexp(0)
+    both = (present & true).any() & (present & ~true).any()
+    return torch.where(both, negative - positive, 0.0)
+
+
+def cosines(
+    targets: Float[Tensor, "B a"], candidates: Float[Tensor, "R P a"], groups: list[Int[Tensor, " _"]]
+) -> Float[Tensor, "B P"]:
+    """Cosine of each row's target with every candidate under the row's relation; no gradient through the norms."""
+    with torch.no_grad():
+        norms = targets.norm(dim=1)[:, None], candidates.norm(dim=2)
+    parts: list[Tensor] = []
+    for u, rows in enumerate(groups):
+        products = targets[rows] @ candidates[u].T
+        parts.append(products / (norms[0][rows] * norms[1][u] + 1e-10))
+    order = torch.cat(groups)
+    return torch.cat(parts)[torch.argsort(order)]
+
+
+def _rows_by_relation(batch: Batch) -> list[Int[Tensor, " _"]]:
+    order = torch.argsort(batch.relation_index, stable=True)
+    counts = torch.bincount(batch.relation_index, minlength=len(batch.relations))
+    return list(order.split(counts.tolist()))

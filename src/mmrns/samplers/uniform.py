@@ -1,0 +1,63 @@
+"""Uniform negatives, exactly filtered without rejection."""
+
+from __future__ import annotations
+
+import torch
+
+from mmrns.data.features import Features
+from mmrns.data.graph import KnowledgeGraph
+from mmrns.nn.model import Model, ModelSpec
+from mmrns.rng import generator
+from mmrns.samplers.base import Sampler
+from mmrns.types import Batch, Negatives
+
+
+class Uniform(Sampler):
+    """x- uniform, with replacement, over the entities that are not true in train for (anchor, r).
+
+    With m true ids of E, a number uniform on [0, E - m) is mapped to the entity of that rank among the others
+    (`TripleIndex.nth_absent`): no rejection, no loop, the same cost for a hub as for a leaf. A row for which every
+    entity is true counts no negative.
+
+    Args:
+        graph, features, spec, seed: see `Sampler`.
+        negatives: K, draws per row.
+        filtered: leave the true ones out; otherwise draw from all entities.
+    """
+
+    def __init__(
+        self,
+        graph: KnowledgeGraph,
+        features: Features,
+        spec: ModelSpec,
+        *,
+        seed: int = 0,
+        negatives: int = 64,
+        filtered: bool = True,
+    ):
+        super().__init__(graph, features, spec, seed=seed)
+        self.negatives, self.filtered = negatives, filtered
+        self.n_entities = len(graph.entities)
+        self.index = graph.train_index
+
+    def draw(self, batch: Batch, model: Model, step: int) -> Negatives:
+        device = batch.h.device
+        stream = generator(self.seed, "uniform", step, device=device)
+        u = torch.rand(len(batch), self.negatives, dtype=torch.float64, generator=stream, device=device)
+        if not self.filtered:
+            return Negatives(ids=(u * self.n_entities).long(), logp=_log_uniform(u, self.n_entities))
+        if self.index.device != device:
+            self.index = self.index.to(device)
+        anchor = batch.anchor
+        true = torch.cat([self.index.counts(anchor[rows], batch.r[rows], head) for head, rows in batch.sides])
+        free = self.n_entities - true[:, None]
+        rank = (u * free).long()
+        ids = torch.cat(
+            [self.index.nth_absent(rank[rows], anchor[rows], batch.r[rows], head) for head, rows in batch.sides]
+        )
+        mask = (free > 0).expand_as(ids)
+        return Negatives(ids=ids.clamp(max=self.n_entities - 1), mask=mask, logp=_log_uniform(u, free.clamp(min=1)))
+
+
+def _log_uniform(u: torch.Tensor, n: torch.Tensor | int) -> torch.Tensor:
+    return -torch.log(torch.as_tensor(n, device=u.device, dtype=torch.float32)).expand(u.shape)

@@ -1,0 +1,98 @@
+"""Checkpoints: one safetensors file with everything that a bit-equal resume needs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mmrns.errors import DataError
+from mmrns.training.trainer import Progress, Trainer
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file under a temporary name and rename it, so that the name never holds half a file."""
+    temporary = path.with_name(path.name + ".tmp")
+    # Tables may share storage with nothing else, but views do; safetensors wants each tensor whole.
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, dict(metadata or {}))
+    os.replace(temporary, path)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors (on the CPU) and the metadata of a safetensors file.
+
+    Raises:
+        DataError: missing or not readable.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key).clone() for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise DataError(path, f"is not a readable safetensors file ({error})", "train again") from error
+
+
+def save_checkpoint(path: Path, trainer: Trainer, progress: Progress, extra: Mapping[str, Any]) -> None:
+    """Model, sampler, optimizer and progress in one file; random numbers are functions of (seed, step), so no state.
+
+    Args:
+        path: `checkpoint/last.safetensors` or `best.safetensors`.
+        trainer: what is trained.
+        progress: how far.
+        extra: JSON values of the run (length of its metrics file, ...).
+    """
+    optimizer = trainer.optimizer.state_dict()
+    tensors = {
+        **{f"model.{k}": v for k, v in trainer.model.state_dict().items()},
+        **{f"sampler.{k}": v for k, v in trainer.sampler.state_dict().items()},
+    }
+    scalars: dict[str, Any] = {}
+    for index, state in optimizer["state"].items():
+        for key, value in state.items():
+            (tensors if isinstance(value, Tensor) else scalars)[f"optimizer.{index}.{key}"] = value
+    document = {
+        "progress": asdict(progress),
+        "groups": optimizer["param_groups"],
+        "scalars": scalars,
+        "extra": dict(extra),
+    }
+    write_tensors(path, tensors, {"mmrns": json.dumps(document)})
+
+
+def load_checkpoint(path: Path, trainer: Trainer) -> tuple[Progress, dict[str, Any]]:
+    """Put a checkpoint's state into a freshly built trainer.
+
+    Raises:
+        DataError: not a checkpoint, or one of another model.
+    """
+    tensors, metadata = read_tensors(path)
+    try:
+        document = json.loads(metadata["mmrns"])
+        trainer.model.load_state_dict(_part(tensors, "model."))
+        trainer.sampler.load_state_dict(_part(tensors, "sampler."))
+        state: dict[int, dict[str, Any]] = {}
+        for name, value in [*_part(tensors, "optimizer.").items(), *_part(document["scalars"], "optimizer.").items()]:
+            index, _, key = name.partition(".")
+            state.setdefault(int(index), {})[key] = value
+        trainer.optimizer.load_state_dict({"state": state, "param_groups": document["groups"]})
+        return Progress(**document["progress"]), document["extra"]
+    except (KeyError, RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(path, f"does not fit the run's configuration ({reason})", "train again") from error
+
+
+def load_weights(path: Path, trainer: Trainer) -> None:
+    """Put only the model's and the sampler's weights of a checkpoint into place."""
+    tensors, _ = read_tensors(path)
+    trainer.model.load_state_dict(_part(tensors, "model."))
+    trainer.sampler.load_state_dict(_part(tensors, "sampler."))
+
+
+def _part(items: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {k.removeprefix(prefix): v for k, v in items.items() if k.startswith(prefix)}
