@@ -1,11 +1,20 @@
 """Shapes are checked while the tests run: every annotation of the package is enforced."""
 
+from __future__ import annotations
+
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jaxtyping
 import pytest
 
+if TYPE_CHECKING:
+    from mmrns.data.datasets import Dataset
+
 jaxtyping.install_import_hook("mmrns", "beartype.beartype")
+# So that any test may `from toy import toy`; last, so that the folders here shadow no package.
+sys.path.append(str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +24,19 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs {folder.name}/ beside the repository")
     return folder
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The toy dataset, loaded once; not to be changed."""
+    from toy import toy
+
+    return toy(tmp_path_factory.mktemp("toy") / "toy")
+
+
+@pytest.fixture
+def toy_folder(tmp_path: Path) -> Path:
+    """A toy dataset folder of the test's own, to be changed at will."""
+    from toy import write_toy
+
+    return write_toy(tmp_path / "toy")

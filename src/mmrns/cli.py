@@ -89,9 +89,20 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from mmrns import __version__
+
+        sys.stdout.write(f"mmrns {__version__}\n")
+        raise typer.Exit
+
+
 @app.callback()
 def common(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     """Options of every command."""
 
@@ -125,7 +136,11 @@ def train(
     with _training_progress() as reporter:
         run = train_run(config, out=folder, settings=[*given, *(settings or [])], resume=resume, reporter=reporter)
     results = run.results
-    _print_metrics(results["test"], results["baseline"])
+    if "test" in results:
+        _print_metrics(results["test"], results["baseline"])
+    else:
+        out.print("validation split; the test split was not read (evaluation.test=false)")
+        _print_metrics(results["valid"])
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in results["seconds"].items())
     out.print(Text(f"selected at step {results['selected_step']:,}; {seconds}"))
     out.print(Text(f"run    {run.folder}\ncurves {run.folder / 'plots' / 'curves.png'}"), soft_wrap=True)

@@ -57,8 +57,9 @@ class Dataset:
         return replace(self, graph=self.graph.without_leaked_valid())
 
     def checksums(self) -> dict[str, str]:
-        """SHA-256 of every split and feature file, by path within the folder."""
-        paths = [*self.files.values(), *sorted((self.folder / "features").glob("*.*"))]
+        """SHA-256 of every split and feature file and of `entities.tsv`, which adds ids; by path within the folder."""
+        others = [*self.folder.glob("entities.tsv"), *sorted((self.folder / "features").glob("*.*"))]
+        paths = [*self.files.values(), *others]
         return {str(path.relative_to(self.folder)): _sha256(path) for path in paths}
 
 
@@ -81,13 +82,16 @@ def load_dataset(name_or_folder: str | Path) -> Dataset:
         if "entity" not in frame.columns:
             raise DataError(table, "has no column `entity`", "name the column of entity ids `entity`", 1)
         entities = frame["entity"]
+        unnamed = (entities.str.strip_chars() == "").arg_true()
+        if len(unnamed):
+            raise DataError(table, "empty entity", "name it or delete the row", int(unnamed[0]) + 2)
         repeated = (~entities.is_first_distinct()).arg_true()
         if len(repeated):
             line = int(repeated[0])
             raise DataError(table, f"entity {entities[line]!r} is listed twice", "keep one row", line + 2)
     graph = KnowledgeGraph.from_names(**frames, entities=entities)
     features = Features.open(folder / "features", graph.entities)
-    return Dataset(Path(name_or_folder).name, folder, graph, features, files)
+    return Dataset(Path(os.path.abspath(folder)).name, folder, graph, features, files)
 
 
 def find_dataset(name_or_folder: str | Path) -> Path:

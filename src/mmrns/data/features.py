@@ -74,7 +74,7 @@ class Modality:
                 provenance = file.metadata() or {}
         except (SafetensorError, OSError) as error:
             raise DataError(path, f"is not a readable safetensors file ({error})", "write it again") from error
-        if values.ndim != 3 or values.dtype not in (torch.float16, torch.float32) or 0 in values.shape[1:]:
+        if values.ndim != 3 or values.dtype not in (torch.float16, torch.float32) or 0 in values.shape:
             found = f"{str(values.dtype).removeprefix('torch.')} {list(values.shape)}"
             raise DataError(path, f"values are {found}", "store float16 or float32 of shape [n, L, D]")
         if mask.dtype != torch.bool or mask.shape != values.shape[:2]:
@@ -93,7 +93,7 @@ class Modality:
             raise DataError(listing, f"entity {names[line]!r} is listed twice", "keep one row", line + 1)
         ids = entities.find(names)
         found = ids >= 0
-        if not found.any() and len(names):
+        if not found.any():
             message = f"none of its {len(names):,} entities is in the graph (first: {names[0]!r})"
             raise DataError(listing, message, "use the entity names of the triples", 1)
         row = torch.full((len(entities),), -1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,11 +15,12 @@ from mmrns.errors import MmrnsError
 from mmrns.types import Batch
 
 
+@runtime_checkable
 class ScoresAll(Protocol):
     """Anything that scores every entity for the rows of a batch."""
 
     def score_all(self, batch: Batch) -> Float[Tensor, "B E"]:
-        """Scores with each row's target replaced by every entity."""
+        """Scores with each row's target replaced by every entity, in a tensor that the caller may overwrite."""
         ...
 
 
@@ -51,8 +52,8 @@ class Ranks:
     def __len__(self) -> int:
         return len(self.head)
 
-    def where(self, rows: Bool[Tensor, " n"]) -> Ranks:
-        """The ranks of some of the queries."""
+    def where(self, rows: Bool[Tensor, " n"] | Int[Tensor, " m"]) -> Ranks:
+        """The ranks of some of the queries, by mask or by position."""
         return Ranks(*(x[rows] for x in (self.triples, self.head, self.optimistic, self.pessimistic, self.candidates)))
 
 
@@ -84,20 +85,17 @@ def rank(
         MmrnsError: the model gave a score that is not finite.
     """
     rows = max(1, memory_mb * 2**20 // (4 * known.n_entities * (width + 3)))
-    parts: list[Ranks] = []
+    sides: list[Ranks] = []
     for head in (False, True):
-        anchor_and_relation = triples[:, [2, 1] if head else [0, 1]]
-        key = anchor_and_relation[:, 0] * known.n_relations + anchor_and_relation[:, 1]
+        key = triples[:, 2 if head else 0] * known.n_relations + triples[:, 1]
         order = torch.argsort(key, stable=True)
+        chunks: list[Ranks] = []
         for chunk in order.split(rows):
-            parts.append(_rank_chunk(model, triples[chunk], key[chunk], known, head, device))
+            chunks.append(_rank_chunk(model, triples[chunk], key[chunk], known, head, device))
             if progress is not None:
                 progress(len(chunk))
-        if len(order):
-            restore = torch.argsort(order)
-            done = [parts.pop() for _ in range(-(-len(order) // rows))][::-1]
-            parts.append(_concatenate(done).where(restore))
-    return _concatenate(parts)
+        sides.append(_concatenate(chunks).where(torch.argsort(order)))
+    return _concatenate(sides)
 
 
 def _rank_chunk(
@@ -108,6 +106,8 @@ def _rank_chunk(
     head: bool,
     device: torch.device | str,
 ) -> Ranks:
+    if not len(triples):
+        return _concatenate([])
     _, query = torch.unique_consecutive(key, return_inverse=True)
     first = torch.searchsorted(query, torch.arange(int(query[-1]) + 1))
     distinct = triples[first]

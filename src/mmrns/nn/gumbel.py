@@ -51,9 +51,10 @@ class _StraightThrough(torch.autograd.Function):
         dL/dz_p = w_p sum_{k: p left at k} ( <G_k, V_p> - c_k ) / Z_k
         c_k = <G_k, M_k>,    M_k = sum_left w_p V_p / Z_k
 
-    For a candidate that is never drawn the sum runs over all k, so that it needs only `sum_k G_k / Z_k`; for the one
-    drawn at m it is a partial sum up to m. Sums over what is left are those over the never drawn plus those over the
-    later draws, all terms positive, so nothing cancels. Cost: two products B x P x width instead of K times as many.
+    For a candidate that is never drawn the sum runs over all k, so that it needs only `sum_k G_k / Z_k`; for those
+    drawn it is a product with the K x K weights `later_km = w_m / Z_k`, m >= k, of the draws among themselves. Every
+    ratio is formed from logarithms and is at most 1, so that nothing overflows, cancels, or vanishes because the first
+    draws outweigh what they leave. Cost: two products B x P x width instead of K times as many.
     """
 
     @staticmethod
@@ -69,22 +70,21 @@ class _StraightThrough(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             grad_vectors = torch.zeros_like(vectors).index_add_(0, positions.flatten(), g.flatten(0, 1))
         if ctx.needs_input_grad[0]:
-            w = (perturbed - perturbed.amax(1, keepdim=True)).exp_()
-            w_drawn = w.gather(1, positions)[..., None]
-            rest = w.scatter(1, positions, 0.0)
-            v_drawn = vectors[positions]
-            z = rest.sum(1)[:, None, None] + _suffix_sum(w_drawn)
-            # A row that runs out of candidates has nothing left to weigh: 1/z is taken as 0.
-            inverse = torch.where(z > 0, 1 / z.clamp(min=torch.finfo(z.dtype).tiny), 0.0)
-            mean = ((rest @ vectors)[:, None] + _suffix_sum(w_drawn * v_drawn)) * inverse
+            drawn, v_drawn = perturbed.gather(1, positions), vectors[positions]
+            rest = perturbed.scatter(1, positions, -torch.inf)
+            highest = rest.amax(1, keepdim=True).clamp(min=torch.finfo(rest.dtype).min)
+            w = rest.sub_(highest).exp_()
+            total = w.sum(1, keepdim=True)
+            w = w.div_(total.clamp(min=1))  # The highest weighs 1: a total below it is that of nothing left.
+            log_rest = highest + total.log()
+            log_z = torch.logaddexp(log_rest, drawn.flip(1).logcumsumexp(1).flip(1))
+            # A row that runs out of candidates has nothing left to weigh: its 1/Z is taken as 0.
+            log_z = log_z.masked_fill_(log_z == -torch.inf, torch.inf)
+            later = (drawn[:, None] - log_z[..., None]).exp_().triu_()
+            share = (log_rest - log_z).exp_()[..., None]
+            mean = share * (w @ vectors)[:, None] + later @ v_drawn
             c = (g * mean).sum(2, keepdim=True)
-            scaled = (g * inverse).cumsum(1)
-            offset = (c * inverse).cumsum(1)
-            grad_perturbed = rest * (scaled[:, -1] @ vectors.T - offset[:, -1])
-            grad_drawn = w_drawn * ((scaled * v_drawn).sum(2, keepdim=True) - offset)
-            grad_perturbed.scatter_(1, positions, grad_drawn.squeeze(2))
+            grad_perturbed = w * ((share * g).sum(1) @ vectors.T - (share * c).sum(1))
+            grad_drawn = ((later.mT @ g) * v_drawn).sum(2) - (later.mT @ c).squeeze(2)
+            grad_perturbed.scatter_(1, positions, grad_drawn)
         return grad_perturbed, grad_vectors, None
-
-
-def _suffix_sum(x: Tensor) -> Tensor:
-    return x.flip(1).cumsum(1).flip(1)

@@ -105,6 +105,7 @@ class EvaluationConfig(_Section):
     """Ranking."""
 
     memory_mb: PositiveInt = Field(512, description="bound on the working memory of ranking, in MiB")
+    test: bool = Field(True, description="read the test split at the end; false while hyper-parameters are chosen")
 
 
 class Config(_Section):

@@ -79,6 +79,10 @@ class Run:
     Args:
         folder: the run folder.
 
+    Attributes:
+        config: the configuration.
+        results: the content of `results.json`.
+
     Raises:
         DataError: the folder holds no finished run.
     """
@@ -91,14 +95,10 @@ class Run:
             )
             raise DataError(self.folder, "holds no finished run", remedy)
         self.config = make_config(read_config(self.folder / "config.yaml"))
+        self.results: dict[str, Any] = read_json(self.folder / "results.json")
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
-
-    @cached_property
-    def results(self) -> dict[str, Any]:
-        """The content of `results.json`."""
-        return read_json(self.folder / "results.json")
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -307,21 +307,21 @@ def _train(config: Config, folder: Path, reporter: Reporter) -> None:
     started = time.perf_counter()
     load_weights(best, trainer)
     graph = dataset.graph
-    results: dict[str, Any] = {
-        split: report(_model_ranks(trainer, dataset, split, config), graph) for split in ("test", "valid")
-    }
-    baseline = policies(_ranks(SlotFrequency(graph), 1, dataset, "test", config, torch.device("cpu")))
+    results: dict[str, Any] = {"valid": report(_model_ranks(trainer, dataset, "valid", config), graph)}
+    if config.evaluation.test:
+        baseline = policies(_ranks(SlotFrequency(graph), 1, dataset, "test", config, torch.device("cpu")))
+        results = {
+            "test": report(_model_ranks(trainer, dataset, "test", config), graph),
+            **results,
+            "baseline_mrr": baseline["realistic"]["mrr"] if baseline else None,
+            "baseline": baseline,
+        }
     seconds = {
         "pretrain": round(pretrain_seconds, 3),
         "train": round(progress.train_seconds, 3),
         "evaluate": round(progress.evaluate_seconds + time.perf_counter() - started, 3),
     }
-    results |= {
-        "selected_step": progress.best_step,
-        "seconds": seconds,
-        "baseline_mrr": baseline["realistic"]["mrr"] if baseline else None,
-        "baseline": baseline,
-    }
+    results |= {"selected_step": progress.best_step, "seconds": seconds}
     for name, part in (("model", trainer.model), ("sampler", trainer.sampler)):
         write_tensors(folder / f"{name}.safetensors", part.state_dict())
     write_text(folder / "entities.txt", _listing(graph.entities.names))

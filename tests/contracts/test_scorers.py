@@ -1,0 +1,165 @@
+"""What holds for every registered scorer."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmrns.nn.model import Model
+from mmrns.nn.scorers import Scorer
+from mmrns.registry import scorer_class, scorer_names
+from mmrns.types import Batch, Negatives
+
+E, R, DIM = 11, 4, 6
+NAMES = scorer_names()
+SIDES = pytest.mark.parametrize("head", [False, True], ids=["tail", "head"])
+
+
+def build(name: str) -> Scorer:
+    return scorer_class(name)(dim=DIM, init_range=0.5)
+
+
+def model_of(name: str) -> Model:
+    torch.manual_seed(0)
+    return Model(build(name), E, R).double()
+
+
+def batch_of(head: bool) -> Batch:
+    triples = torch.tensor([[0, 0, 1], [1, 3, 0], [2, 1, 2], [10, 2, 3], [0, 0, 10], [0, 0, 1]])
+    return Batch.of(triples, torch.full((len(triples),), head))
+
+
+def both_sides() -> Batch:
+    triples = torch.randint(4, (9, 3), generator=torch.Generator().manual_seed(1))
+    return Batch.of(triples, torch.arange(9) % 3 == 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("batch", [batch_of(False), batch_of(True), both_sides()], ids=["tail", "head", "both"])
+@torch.no_grad()
+def test_the_score_is_the_same_however_it_is_asked_for(name: str, batch: Batch) -> None:
+    model = model_of(name)
+    every = model.score_all(batch)
+    assert every.shape == (len(batch), E)
+    ids = torch.randint(E, (len(batch), 5), generator=torch.Generator().manual_seed(2))
+    ids[:, 2] = batch.target
+    pool = torch.tensor([7, 0, 10, 7])
+    one_by_one = torch.stack([score_one(model, batch, i, e) for i in range(len(batch)) for e in range(E)])
+    expected = one_by_one.view(len(batch), E)
+    asked = {
+        "all": (every, expected),
+        "true": (model.score(batch), expected.gather(1, batch.target[:, None]).squeeze(1)),
+        "ids": (model.score_against(batch, Negatives(ids=ids)), expected.gather(1, ids)),
+        "embeddings": (model.score_against(batch, Negatives(emb=model.entities(ids))), expected.gather(1, ids)),
+        "ids and embeddings": (
+            model.score_against(batch, Negatives(ids=ids * 0, emb=model.entities(ids))),
+            expected.gather(1, ids),
+        ),
+        "pool": (model.score_against(batch, Negatives(ids=pool)), expected[:, pool]),
+    }
+    for how, (found, wanted) in asked.items():
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12, msg=lambda m, how=how: f"{how}: {m}")
+    assert expected.std() > 0
+
+
+def score_one(model: Model, batch: Batch, row: int, entity: int) -> Tensor:
+    """f of one triple, straight from the scorer."""
+    head = bool(batch.head[row])
+    anchor, r = model.entities(batch.anchor[row : row + 1]), model.relations(batch.r[row : row + 1])
+    return model.scorer.compare(model.scorer.query(anchor, r, head), model.entities(torch.tensor([[entity]])))[0, 0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_both_sides_ask_for_the_same_triple(name: str) -> None:
+    model = model_of(name)
+    triples = torch.tensor(list(itertools.product(range(4), range(R), range(4))))
+    sides = [model.score(Batch.of(triples, torch.full((len(triples),), head))) for head in (False, True)]
+    torch.testing.assert_close(*sides, rtol=1e-12, atol=1e-12)
+
+
+@SIDES
+@pytest.mark.parametrize("pooled", [False, True], ids=["rows", "pool"])
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients(name: str, pooled: bool, head: bool) -> None:
+    scorer = build(name)
+    g = torch.Generator().manual_seed(3)
+
+    def vectors(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g, dtype=torch.float64).requires_grad_()
+
+    anchor, relation = vectors(3, scorer.entity_width), vectors(3, scorer.relation_width)
+    candidates = vectors(4, scorer.entity_width) if pooled else vectors(3, 4, scorer.entity_width)
+
+    def scores(anchor: Tensor, relation: Tensor, candidates: Tensor) -> Tensor:
+        return scorer.compare(scorer.query(anchor, relation, head), candidates)
+
+    assert torch.autograd.gradcheck(scores, (anchor, relation, candidates))
+    gradients = torch.autograd.grad(scores(anchor, relation, candidates).sum(), (anchor, relation, candidates))
+    assert all(gradient.abs().sum() > 0 for gradient in gradients)
+
+
+@SIDES
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_finite_where_a_candidate_equals_the_query(name: str, head: bool) -> None:
+    scorer = build(name)
+    anchor = torch.zeros(1, scorer.entity_width, requires_grad=True)
+    relation = torch.zeros(1, scorer.relation_width, requires_grad=True)
+    for shape in ((1, 2, scorer.entity_width), (2, scorer.entity_width)):
+        candidates = torch.zeros(shape, requires_grad=True)
+        score = scorer.compare(scorer.query(anchor, relation, head), candidates)
+        assert score.tolist() == [[0.0, 0.0]]
+        for gradient in torch.autograd.grad(score.sum(), (anchor, relation, candidates)):
+            assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_widths(name: str) -> None:
+    scorer, model = build(name), model_of(name)
+    assert scorer.dim == DIM
+    assert model.entities(torch.tensor([[0, 1]])).shape == (1, 2, scorer.entity_width)
+    assert model.relations(torch.tensor([0])).shape == (1, scorer.relation_width)
+    spec = (model.spec.dim, model.spec.entity_width, model.spec.relation_width)
+    assert spec == (DIM, scorer.entity_width, scorer.relation_width)
+    for head in (False, True):
+        query = scorer.query(torch.zeros(2, scorer.entity_width), torch.zeros(2, scorer.relation_width), head)
+        assert query.shape == (2, scorer.entity_width)
+        assert scorer.compare(query, torch.zeros(2, 3, scorer.entity_width)).shape == (2, 3)
+        assert scorer.compare(query, torch.zeros(5, scorer.entity_width)).shape == (2, 5)
+        assert scorer.compare(query[:0], torch.zeros(0, 3, scorer.entity_width)).shape == (0, 3)
+        assert scorer.compare(query[:0], torch.zeros(5, scorer.entity_width)).shape == (0, 5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_relabelling_entities_permutes_scores(name: str) -> None:
+    model, relabelled = model_of(name), model_of(name)
+    new = torch.randperm(E, generator=torch.Generator().manual_seed(4))
+    relabelled.entity.weight[new] = model.entity.weight
+    batch = both_sides()
+    triples = torch.stack([new[batch.h], batch.r, new[batch.t]], dim=1)
+    other = Batch.of(triples, batch.head)
+    torch.testing.assert_close(relabelled.score_all(other)[:, new], model.score_all(batch), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_distances_are_never_positive(name: str) -> None:
+    scores = model_of(name).score_all(both_sides())
+    assert (scores <= 0).all() == scorer_class(name).distance
+
+
+def test_every_scorer_has_values_worked_out_by_hand() -> None:
+    path = Path(__file__).parents[1] / "nn" / "test_scorers.py"
+    spec = importlib.util.spec_from_file_location("scorer_values", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert set(module.TABLE) == set(NAMES), "give each registered scorer an entry in TABLE of tests/nn/test_scorers.py"
+    assert all(module.TABLE.values())

@@ -1,0 +1,223 @@
+"""Feature files: matched by name, mapped, masked; and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mmrns.data.features import Features, Modality
+from mmrns.data.graph import Vocabulary
+from mmrns.errors import DataError, UsageError
+
+NAMES = ["a", "b", 'the "c"', "d", "é"]
+ENTITIES = Vocabulary(NAMES)
+
+
+def write(folder: Path, names: list[str], values: Tensor, mask: Tensor, name: str = "m") -> Path:
+    path = folder / f"{name}.safetensors"
+    save_file({"values": values, "mask": mask}, path, metadata={"encoder": "none", "revision": "1"})
+    path.with_suffix(".entities").write_text("".join(n + "\n" for n in names), encoding="utf-8")
+    return path
+
+
+def values_of(n: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Distinct non-zero values that float16 holds exactly."""
+    return torch.arange(1, n * 6 + 1).reshape(n, 2, 3).to(dtype)
+
+
+def all_true(n: int) -> Tensor:
+    return torch.ones(n, 2, dtype=torch.bool)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_rows_are_matched_by_name(tmp_path: Path, dtype: torch.dtype) -> None:
+    names = ["é", "nobody", "b", 'the "c"', "no one"]
+    values, mask = values_of(5, dtype), all_true(5)
+    mask[3, 1] = False
+    modality = Modality.open(write(tmp_path, names, values, mask), ENTITIES)
+    assert (modality.tokens, modality.width, modality.covered) == (2, 3, 3)
+    assert modality.values.dtype == dtype
+    assert modality.row.tolist() == [-1, 2, -1, 3, 0]
+    assert list(modality.unmatched) == ["nobody", "no one"]
+    assert modality.provenance == {"encoder": "none", "revision": "1"}
+    found, present = modality.gather(torch.arange(5))
+    assert found.dtype == torch.float32
+    expected = torch.zeros(5, 2, 3)
+    expected[1], expected[3, 0], expected[4] = values[2].float(), values[3, 0].float(), values[0].float()
+    assert torch.equal(found, expected)
+    assert present.tolist() == [[False, False], [True, True], [False, False], [True, False], [True, True]]
+
+
+def test_gather_takes_any_order_and_repeats(tmp_path: Path) -> None:
+    modality = Modality.open(write(tmp_path, NAMES, values_of(5), all_true(5)), ENTITIES)
+    every, _ = modality.gather(torch.arange(5))
+    ids = torch.tensor([3, 0, 3, 4])
+    found, present = modality.gather(ids)
+    assert torch.equal(found, every[ids])
+    assert present.all()
+    none, no_mask = modality.gather(torch.empty(0, dtype=torch.int64))
+    assert none.shape == (0, 2, 3)
+    assert no_mask.shape == (0, 2)
+
+
+def test_gather_gives_a_copy(tmp_path: Path) -> None:
+    modality = Modality.open(write(tmp_path, NAMES, values_of(5), all_true(5)), ENTITIES)
+    before, _ = modality.gather(torch.arange(5))
+    changed, mask = modality.gather(torch.arange(5))
+    changed.fill_(-1)
+    mask.fill_(False)
+    after, present = modality.gather(torch.arange(5))
+    assert torch.equal(before, after)
+    assert present.all()
+
+
+def test_absent_tokens_are_zero_whatever_the_file_holds(tmp_path: Path) -> None:
+    values, mask = values_of(5), all_true(5)
+    values[2, 1] = float("nan")
+    mask[2, 1] = False
+    modality = Modality.open(write(tmp_path, NAMES, values, mask), ENTITIES)
+    found, _ = modality.gather(torch.arange(5))
+    row = ENTITIES.id(NAMES[2])
+    assert torch.isfinite(found).all()
+    assert found[row, 1].tolist() == [0.0, 0.0, 0.0]
+    assert torch.equal(found[row, 0], values[2, 0])
+
+
+def test_values_that_nobody_asks_for_are_not_read() -> None:
+    class Recording(torch.Tensor):
+        asked: list[Tensor]
+
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            if func is torch.Tensor.__getitem__:
+                args[0].asked.append(args[1])
+            elif func not in (torch.Tensor.shape.__get__, torch.Tensor.dtype.__get__):  # pyright: ignore
+                raise AssertionError(f"{func} reads all values")
+            return super().__torch_function__(func, types, args, kwargs or {}).as_subclass(Tensor)  # pyright: ignore
+
+    values = values_of(5)
+    modality = Modality(values, all_true(5), torch.tensor([4, -1, 0, 1, 2]))
+    recording = values.as_subclass(Recording)
+    recording.asked = []
+    object.__setattr__(modality, "values", recording)
+    found, _ = modality.gather(torch.tensor([4, 0]))
+    assert torch.equal(found, values[[2, 4]])
+    assert [rows.tolist() for rows in recording.asked] == [[2, 4]]
+
+
+@given(st.permutations(range(5)), st.integers(0, 5))
+def test_order_of_the_file_is_irrelevant(tmp_path_factory: pytest.TempPathFactory, order: list[int], kept: int) -> None:
+    folder = tmp_path_factory.mktemp("features")
+    values, mask = values_of(5), torch.arange(10).reshape(5, 2) % 3 > 0
+    order = order[:kept] or [0]
+    names = [NAMES[i] for i in order]
+    shuffled = Modality.open(write(folder, names, values[order], mask[order], "shuffled"), ENTITIES)
+    plain = Modality.open(
+        write(folder, [NAMES[i] for i in sorted(order)], values[sorted(order)], mask[sorted(order)], "plain"), ENTITIES
+    )
+    for a, b in zip(shuffled.gather(torch.arange(5)), plain.gather(torch.arange(5)), strict=True):
+        assert torch.equal(a, b)
+    found, present = shuffled.gather(torch.tensor([ENTITIES.id(n) for n in names]))
+    assert torch.equal(present, mask[order])
+    assert torch.equal(found, values[order] * mask[order][..., None])
+    assert shuffled.covered == len(order)
+
+
+@pytest.mark.parametrize(
+    ("names", "line", "message"),
+    [
+        (["a", "b"], 3, "2 lines but m.safetensors has 3 rows; give one entity a row"),
+        (["a", "b", "d", "é"], 4, "4 lines but m.safetensors has 3 rows; give one entity a row"),
+        ([], 1, "0 lines but m.safetensors has 3 rows; give one entity a row"),
+        (["a", "b", "a"], 3, "entity 'a' is listed twice; keep one row"),
+        (
+            ["x", "y", "z"],
+            1,
+            "none of its 3 entities is in the graph (first: 'x'); use the entity names of the triples",
+        ),
+    ],
+)
+def test_listing_that_does_not_fit(tmp_path: Path, names: list[str], line: int, message: str) -> None:
+    path = write(tmp_path, names, values_of(3), all_true(3))
+    with pytest.raises(DataError) as caught:
+        Modality.open(path, ENTITIES)
+    assert str(caught.value) == f"{path.with_suffix('.entities')}:{line}: {message}"
+
+
+def test_listing_that_is_missing(tmp_path: Path) -> None:
+    path = write(tmp_path, NAMES, values_of(5), all_true(5))
+    path.with_suffix(".entities").unlink()
+    with pytest.raises(DataError, match=r"m\.entities: is missing; list the entity of each row of m\.safetensors"):
+        Modality.open(path, ENTITIES)
+
+
+@pytest.mark.parametrize(
+    ("values", "mask", "message"),
+    [
+        (torch.zeros(5, 3), all_true(5), "values are float32 [5, 3]; store float16 or float32 of shape [n, L, D]"),
+        (values_of(5, torch.float64), all_true(5), "values are float64 [5, 2, 3]; store float16 or float32 of shape"),
+        (values_of(5, torch.int64), all_true(5), "values are int64 [5, 2, 3]; store float16 or float32 of shape"),
+        (values_of(0), all_true(0), "values are float32 [0, 2, 3]; store float16 or float32 of shape [n, L, D]"),
+        (torch.zeros(5, 0, 3), torch.ones(5, 0).bool(), "values are float32 [5, 0, 3]; store float16 or float32"),
+        (values_of(5), torch.ones(5, 2), "mask is float32 [5, 2]; store bool of shape [5, 2]"),
+        (values_of(5), torch.ones(5, 3).bool(), "mask is bool [5, 3]; store bool of shape [5, 2]"),
+        (values_of(5), torch.ones(5).bool(), "mask is bool [5]; store bool of shape [5, 2]"),
+    ],
+)
+def test_tensors_that_do_not_fit(tmp_path: Path, values: Tensor, mask: Tensor, message: str) -> None:
+    path = write(tmp_path, NAMES, values, mask)
+    with pytest.raises(DataError) as caught:
+        Modality.open(path, ENTITIES)
+    assert str(caught.value).startswith(f"{path}: {message}")
+
+
+def test_files_that_are_not_feature_files(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_file({"values": values_of(5)}, path)
+    with pytest.raises(DataError, match="holds no tensor 'mask'; write `values` and `mask`"):
+        Modality.open(path, ENTITIES)
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(DataError, match="is not a readable safetensors file"):
+        Modality.open(path, ENTITIES)
+    with pytest.raises(DataError, match="is not a readable safetensors file"):
+        Modality.open(tmp_path / "absent.safetensors", ENTITIES)
+
+
+def test_features_of_a_folder(tmp_path: Path) -> None:
+    write(tmp_path, NAMES, values_of(5), all_true(5), "text")
+    write(tmp_path, NAMES[:2], values_of(2) + 100, all_true(2), "image")
+    features = Features.open(tmp_path, ENTITIES)
+    assert list(features) == ["image", "text"]
+    assert len(features) == 2
+    assert "image" in features
+    assert "sound" not in features
+    for name in features:
+        for a, b in zip(
+            features.gather(name, torch.tensor([1, 0])), features[name].gather(torch.tensor([1, 0])), strict=True
+        ):
+            assert torch.equal(a, b)
+    with pytest.raises(
+        UsageError, match=r"unknown modality 'txt'; did you mean 'text'\? This dataset has: image, text"
+    ):
+        features["txt"]
+
+
+def test_no_folder_means_no_features(tmp_path: Path) -> None:
+    features = Features.open(tmp_path / "features", ENTITIES)
+    assert not len(features)
+    with pytest.raises(UsageError, match=r"unknown modality 'image'.* This dataset has: none"):
+        features["image"]
+
+
+def test_the_mapping_given_is_copied() -> None:
+    modality = Modality(values_of(1), all_true(1), torch.tensor([0]))
+    given_mapping = {"a": modality}
+    features = Features(given_mapping)
+    given_mapping["b"] = modality
+    assert list(features) == ["a"]

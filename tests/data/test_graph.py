@@ -1,0 +1,201 @@
+"""Vocabulary, index and graph against plain Python."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from mmrns.data.graph import KnowledgeGraph, TripleIndex, Vocabulary
+from mmrns.errors import MmrnsError, UsageError
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=4)
+
+
+@given(st.lists(TEXT, max_size=30))
+@example(["\uffff", "\U00010000", "\ue000", "a", "B", "é", 'the "b"', '"', ""])
+def test_vocabulary_is_every_name_once_in_code_point_order(names: list[str]) -> None:
+    vocabulary = Vocabulary(names)
+    expected = sorted(set(names))
+    assert list(vocabulary) == expected
+    assert len(vocabulary) == len(expected)
+    assert [vocabulary[i] for i in range(len(expected))] == expected
+    assert vocabulary[1:3] == expected[1:3]
+    assert vocabulary.names.to_list() == expected
+    assert vocabulary.find(pl.Series(names, dtype=pl.String)).tolist() == [expected.index(n) for n in names]
+    assert all(vocabulary.id(n) == i and n in vocabulary for i, n in enumerate(expected))
+
+
+def test_code_point_order_is_not_utf16_order() -> None:
+    # UTF-16 would put the surrogates of U+1F600 before U+FF21.
+    names = ["\U0001f600", "\uff21"]
+    assert list(Vocabulary(names)) == ["\uff21", "\U0001f600"]
+    assert sorted(names, key=lambda s: s.encode("utf-16-be")) == names
+
+
+def test_unknown_names() -> None:
+    vocabulary = Vocabulary(["Germany", "France", 'the "b"'])
+    assert vocabulary.find(pl.Series(["France", "Spain", None, "germany"])).tolist() == [0, -1, -1, -1]
+    assert "Spain" not in vocabulary
+    assert 0 not in vocabulary
+    assert 'the "b"' in vocabulary
+    with pytest.raises(UsageError, match="unknown name 'Germny'; did you mean 'Germany'\\?"):
+        vocabulary.id("Germny")
+    with pytest.raises(UsageError, match="unknown name 'germany'; did you mean 'Germany'\\?"):
+        vocabulary.id("germany")
+    with pytest.raises(UsageError) as caught:
+        vocabulary.id("xyz")
+    assert str(caught.value) == "unknown name 'xyz'"
+
+
+E, R = 6, 3
+TRIPLES = st.lists(st.tuples(st.integers(0, E - 1), st.integers(0, R - 1), st.integers(0, E - 1)), max_size=60)
+EVERY = torch.cartesian_prod(torch.arange(E), torch.arange(R), torch.arange(E))
+QUERIES = torch.cartesian_prod(torch.arange(E), torch.arange(R))
+
+
+def index_of(triples: list[tuple[int, int, int]]) -> TripleIndex:
+    return TripleIndex(torch.tensor(triples, dtype=torch.int64).reshape(-1, 3), E, R)
+
+
+def known(triples: list[tuple[int, int, int]], anchor: int, relation: int, head: bool) -> list[int]:
+    """Targets by set comprehension."""
+    return sorted({(h if head else t) for h, r, t in triples if r == relation and (t if head else h) == anchor})
+
+
+FULL = [(0, 1, t) for t in range(E)] + [(h, 1, 0) for h in range(E)]
+
+
+@given(TRIPLES, st.booleans())
+@example([], False)
+@example([(5, 2, 5)] * 3, True)
+@example([(0, 0, 0)], False)
+@example(FULL, True)
+def test_index_equals_python_sets(triples: list[tuple[int, int, int]], head: bool) -> None:
+    index = index_of(triples)
+    assert len(index) == len(set(triples))
+    expected = [known(triples, a, r, head) for a, r in QUERIES.tolist()]
+    anchor, relation = QUERIES.unbind(1)
+    assert index.counts(anchor, relation, head).tolist() == [len(x) for x in expected]
+    row, entity = index.targets(anchor, relation, head)
+    assert list(zip(row.tolist(), entity.tolist(), strict=True)) == [
+        (i, x) for i, xs in enumerate(expected) for x in xs
+    ]
+    found = index.contains(*EVERY.unbind(1))
+    assert found.tolist() == [(h, r, t) in set(triples) for h, r, t in EVERY.tolist()]
+
+
+@given(TRIPLES, st.booleans())
+@example([], True)
+@example(FULL, False)
+def test_nth_absent_enumerates_what_is_not_known(triples: list[tuple[int, int, int]], head: bool) -> None:
+    index = index_of(triples)
+    anchor, relation = QUERIES.unbind(1)
+    n = torch.arange(E).expand(len(QUERIES), E)
+    absent = index.nth_absent(n, anchor, relation, head)
+    for found, (a, r) in zip(absent.tolist(), QUERIES.tolist(), strict=True):
+        expected = [x for x in range(E) if x not in known(triples, a, r, head)]
+        assert found[: len(expected)] == expected
+
+
+@given(TRIPLES, st.lists(st.tuples(st.integers(0, E - 1), st.integers(0, R - 1)), max_size=12), st.booleans())
+def test_queries_may_repeat_and_come_in_any_order(
+    triples: list[tuple[int, int, int]], queries: list[tuple[int, int]], head: bool
+) -> None:
+    index = index_of(triples)
+    anchor, relation = torch.tensor(queries, dtype=torch.int64).reshape(-1, 2).unbind(1)
+    row, entity = index.targets(anchor, relation, head)
+    expected = [(i, x) for i, (a, r) in enumerate(queries) for x in known(triples, a, r, head)]
+    assert list(zip(row.tolist(), entity.tolist(), strict=True)) == expected
+
+
+def test_contains_keeps_the_shape_of_the_query() -> None:
+    index = index_of([(0, 1, 2)])
+    h = torch.tensor([[0, 0], [1, 0]])
+    r = torch.ones_like(h)
+    t = torch.tensor([[2, 3], [2, 2]])
+    assert index.contains(h, r, t).tolist() == [[True, False], [False, True]]
+    empty = torch.empty(0, 3, dtype=torch.int64)
+    assert index.contains(empty, empty, empty).shape == (0, 3)
+
+
+def test_index_on_another_device_is_a_copy() -> None:
+    index = index_of([(0, 1, 2), (0, 1, 4)])
+    moved = index.to("cpu")
+    assert moved.device == index.device == torch.device("cpu")
+    assert len(moved) == 2
+    assert moved.targets(torch.tensor([0]), torch.tensor([1]), False)[1].tolist() == [2, 4]
+    assert index.to("meta").device.type == "meta"
+
+
+def test_keys_that_do_not_fit_are_refused() -> None:
+    none = torch.empty(0, 3, dtype=torch.int64)
+    TripleIndex(none, 2**31, 1)
+    with pytest.raises(MmrnsError, match="too many for 64-bit triple keys"):
+        TripleIndex(none, 2**31, 2)
+
+
+def test_index_of_large_ids() -> None:
+    n, r = 3_000_000, 900
+    triples = torch.tensor([[n - 1, r - 1, n - 1], [n - 1, r - 1, 0], [0, 0, n - 1]])
+    index = TripleIndex(triples, n, r)
+    assert index.contains(*triples.unbind(1)).all()
+    assert not index.contains(*(triples - torch.tensor([0, 0, 1])).clamp(min=0)[:1].unbind(1)).any()
+    assert index.nth_absent(torch.tensor([[0, n - 3]]), triples[:1, 0], triples[:1, 1], False).tolist() == [[1, n - 2]]
+
+
+def frame(*rows: str) -> pl.DataFrame:
+    return pl.DataFrame([row.split() for row in rows], schema=["head", "relation", "tail"], orient="row")
+
+
+@pytest.fixture
+def leaky() -> KnowledgeGraph:
+    return KnowledgeGraph.from_names(
+        train=frame("b r a", "a r b", "a r b"),
+        valid=frame("a r b", "c s a", "c s b", "a r b", "b r a", "c s a"),
+        test=frame("c s b", "d r a"),
+        entities=pl.Series(["z", "a"]),
+    )
+
+
+def test_graph_from_names(leaky: KnowledgeGraph) -> None:
+    assert list(leaky.entities) == ["a", "b", "c", "d", "z"]
+    assert list(leaky.relations) == ["r", "s"]
+    assert leaky.train.tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 1]]
+    assert leaky.valid[1].tolist() == [2, 1, 0]
+    assert leaky.test.tolist() == [[2, 1, 1], [3, 0, 0]]
+    assert leaky.seen_entities.tolist() == [True, True, False, False, False]
+
+
+def test_train_index_knows_train_only(leaky: KnowledgeGraph) -> None:
+    assert leaky.train_index.contains(*leaky.valid.unbind(1)).tolist() == [True, False, False, True, True, False]
+    assert len(leaky.train_index) == 2
+    assert not leaky.train_index.contains(*leaky.test.unbind(1)).any()
+    assert len(leaky.known_index) == 5
+    for split in (leaky.train, leaky.valid, leaky.test):
+        assert leaky.known_index.contains(*split.unbind(1)).all()
+
+
+def test_leaked_valid(leaky: KnowledgeGraph) -> None:
+    assert leaky.leaked_valid().tolist() == [True, False, True, True, True, False]
+    clean = leaky.without_leaked_valid()
+    assert clean.valid.tolist() == [[2, 1, 0], [2, 1, 0]]
+    assert not clean.leaked_valid().any()
+    assert clean.train is leaky.train
+    assert clean.test is leaky.test
+    # The index of the new graph is its own, though the old one had been used.
+    assert len(leaky.known_index) == len(clean.known_index) == 5
+    only_valid = KnowledgeGraph(leaky.entities, leaky.relations, leaky.train, leaky.valid, leaky.test[:0])
+    assert len(only_valid.known_index) == 4
+    assert len(only_valid.without_leaked_valid().known_index) == 4
+    assert only_valid.leaked_valid().tolist() == [True, False, False, True, True, False]
+
+
+def test_graph_without_valid_and_test() -> None:
+    none = pl.DataFrame(schema=dict.fromkeys(("head", "relation", "tail"), pl.String))
+    graph = KnowledgeGraph.from_names(frame("a r b"), none, none)
+    assert graph.valid.shape == graph.test.shape == (0, 3)
+    assert graph.leaked_valid().shape == (0,)
+    assert len(graph.known_index) == 1

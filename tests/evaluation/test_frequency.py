@@ -1,0 +1,43 @@
+"""The frequency baseline against a loop with counters."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmrns.data.datasets import Dataset
+from mmrns.data.graph import KnowledgeGraph, Vocabulary
+from mmrns.evaluation.frequency import SlotFrequency
+from mmrns.evaluation.ranking import rank
+from mmrns.types import Batch
+
+E, R = 5, 3
+TRIPLE = st.tuples(st.integers(0, E - 1), st.integers(0, R - 1), st.integers(0, E - 1))
+
+
+@given(st.lists(TRIPLE, max_size=30), st.lists(st.tuples(TRIPLE, st.booleans()), min_size=1, max_size=8))
+def test_counts_equal_those_of_a_loop(
+    train: list[tuple[int, int, int]], asked: list[tuple[tuple[int, int, int], bool]]
+) -> None:
+    none = torch.empty(0, 3, dtype=torch.int64)
+    names = Vocabulary([f"e{i}" for i in range(E)]), Vocabulary([f"r{i}" for i in range(R)])
+    graph = KnowledgeGraph(*names, torch.tensor(train, dtype=torch.int64).reshape(-1, 3), none, none)
+    batch = Batch.of(torch.tensor([triple for triple, _ in asked]), torch.tensor([head for _, head in asked]))
+    heads, tails = Counter((r, h) for h, r, _ in train), Counter((r, t) for _, r, t in train)
+    expected = [
+        [(heads if head else tails)[r, e] for e in range(E)]
+        for r, head in zip(batch.r.tolist(), batch.head.tolist(), strict=True)
+    ]
+    assert SlotFrequency(graph).score_all(batch).tolist() == expected
+
+
+def test_it_reads_train_only_and_beats_chance(toy: Dataset) -> None:
+    graph = toy.graph
+    scores = SlotFrequency(graph).score_all(Batch.of(graph.train, torch.zeros(len(graph.train), dtype=torch.bool)))
+    assert (scores.sum(1) == torch.bincount(graph.train[:, 1])[graph.train[:, 1]]).all()
+    ranks = rank(SlotFrequency(graph), graph.test, graph.known_index)
+    chance = (ranks.candidates + 1) / 2
+    assert ranks.realistic.mean() < 0.7 * chance.mean()

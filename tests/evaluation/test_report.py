@@ -1,0 +1,175 @@
+"""Metrics against values worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import pytest
+import torch
+
+from mmrns.data.datasets import Dataset
+from mmrns.data.graph import KnowledgeGraph, Vocabulary
+from mmrns.evaluation.ranking import Ranks, rank
+from mmrns.evaluation.report import (
+    adjusted_mean_rank_index,
+    breakdown,
+    metrics,
+    policies,
+    relation_categories,
+    report,
+)
+from mmrns.types import Batch
+
+NONE = torch.empty(0, 3, dtype=torch.int64)
+
+
+def ranks_of(
+    optimistic: list[int],
+    pessimistic: list[int] | None = None,
+    candidates: list[int] | None = None,
+    triples: list[list[int]] | None = None,
+    head: list[bool] | None = None,
+) -> Ranks:
+    n = len(optimistic)
+    columns = optimistic, pessimistic or optimistic, candidates or [20] * n
+    return Ranks(
+        torch.tensor(triples or [[0, 0, 1]] * n, dtype=torch.int64).reshape(-1, 3),
+        torch.tensor(head or [False] * n, dtype=torch.bool),
+        *(torch.tensor(column, dtype=torch.int64) for column in columns),
+    )
+
+
+def graph_of(train: list[tuple[int, int, int]], entities: int, relations: int) -> KnowledgeGraph:
+    names = Vocabulary([f"e{i:02d}" for i in range(entities)]), Vocabulary([f"r{i}" for i in range(relations)])
+    return KnowledgeGraph(*names, torch.tensor(train, dtype=torch.int64), NONE, NONE)
+
+
+class Random:
+    """Scores that have nothing to do with the triples."""
+
+    def __init__(self, n_entities: int):
+        self.n_entities, self.generator = n_entities, torch.Generator().manual_seed(0)
+
+    def score_all(self, batch: Batch) -> torch.Tensor:
+        return torch.rand(len(batch), self.n_entities, generator=self.generator)
+
+
+def test_metrics_worked_out_by_hand() -> None:
+    found = metrics(torch.tensor([1.0, 1.5, 3.0, 3.5, 10.0, 11.0]))
+    assert found["mrr"] == pytest.approx((1 + 2 / 3 + 1 / 3 + 2 / 7 + 1 / 10 + 1 / 11) / 6)
+    assert found["hits@1"] == pytest.approx(1 / 6)
+    assert found["hits@3"] == pytest.approx(3 / 6)
+    assert found["hits@10"] == pytest.approx(5 / 6)
+    assert found["mr"] == pytest.approx(30 / 6)
+    assert list(found) == ["mrr", "hits@1", "hits@3", "hits@10", "mr"]
+    assert metrics(torch.tensor([2, 4])) == {"mrr": 0.375, "hits@1": 0.0, "hits@3": 0.5, "hits@10": 1.0, "mr": 3.0}
+
+
+def test_amri_worked_out_by_hand() -> None:
+    # Candidates 11 and 21: expected ranks 6 and 11, mean 8.5; realistic ranks 2 and 4.5, mean 3.25.
+    ranks = ranks_of([1, 4], [3, 5], [11, 21])
+    assert adjusted_mean_rank_index(ranks) == pytest.approx(1 - 2.25 / 7.5)
+    assert adjusted_mean_rank_index(ranks_of([1, 1])) == 1.0
+    assert adjusted_mean_rank_index(ranks_of([20, 20])) == pytest.approx(-1.0)
+    # All tied: the realistic rank is the expected one.
+    assert adjusted_mean_rank_index(ranks_of([1, 1], [20, 20])) == pytest.approx(0.0)
+    assert adjusted_mean_rank_index(ranks_of([1], candidates=[1])) == 1.0
+
+
+def test_amri_of_random_scores_is_about_zero() -> None:
+    g = torch.Generator().manual_seed(1)
+    triples = torch.stack([torch.randint(n, (3000,), generator=g) for n in (50, 3, 50)], dim=1)
+    graph = KnowledgeGraph(
+        Vocabulary([f"e{i:02d}" for i in range(50)]), Vocabulary(["a", "b", "c"]), triples[:100], NONE, NONE
+    )
+    ranks = rank(Random(50), triples, graph.known_index)
+    # The rank of one of c candidates has standard deviation c / sqrt(12); the index's is that over the mean of c / 2.
+    deviation = 50 / math.sqrt(12) / math.sqrt(len(ranks)) / 24.5
+    assert abs(adjusted_mean_rank_index(ranks)) < 4.5 * deviation
+    assert deviation < 0.01
+
+
+def test_policies() -> None:
+    found = policies(ranks_of([1, 2], [2, 10]))
+    assert found["optimistic"]["mr"] == 1.5
+    assert found["realistic"]["mr"] == 3.75
+    assert found["pessimistic"]["mr"] == 6.0
+    assert "amri" in found["realistic"]
+    assert "amri" not in found["optimistic"]
+    assert "amri" not in found["pessimistic"]
+    assert policies(ranks_of([])) == {}
+
+
+def test_report() -> None:
+    graph = graph_of([(0, 0, 1), (1, 0, 2)], entities=4, relations=1)
+    triples = [[0, 0, 1], [0, 0, 3], [2, 0, 0], [0, 0, 1], [0, 0, 3], [2, 0, 0]]
+    head = [False] * 3 + [True] * 3
+    ranks = ranks_of([1, 2, 3, 4, 1, 2], [1, 2, 4, 4, 1, 3], triples=triples, head=head)
+    found = report(ranks, graph)
+    assert found["queries"] == 6
+    assert found["ties"] == 2
+    assert found["both"]["optimistic"]["mr"] == pytest.approx(13 / 6)
+    assert found["tail"]["optimistic"]["mr"] == pytest.approx(2.0)
+    assert found["head"]["optimistic"]["mr"] == pytest.approx(7 / 3)
+    # Entity 3 is in no train triple, so that the second triple of either side does not count.
+    assert found["seen"]["optimistic"]["mr"] == pytest.approx((1 + 3 + 4 + 2) / 4)
+    assert found["seen"]["realistic"]["mr"] == pytest.approx((1 + 3.5 + 4 + 2.5) / 4)
+    assert set(found) == {"both", "head", "tail", "seen", "queries", "ties"}
+
+
+def test_report_of_nothing() -> None:
+    found = report(ranks_of([]), graph_of([(0, 0, 1)], 2, 1))
+    assert found == {"both": {}, "head": {}, "tail": {}, "seen": {}, "queries": 0, "ties": 0}
+
+
+CATEGORIES = {
+    "1-1": [(0, 1), (2, 3), (4, 5)],
+    "1-n": [(0, t) for t in range(1, 5)],
+    "n-1": [(h, 0) for h in range(1, 5)],
+    "n-n": [(h, t) for h in range(3) for t in range(3, 6)],
+    # Tails a head: 3 / 2 = 1.5, which is many; heads a tail: 1.
+    "1-n at the limit": [(0, 1), (0, 2), (3, 4)],
+    # Tails a head: 4 / 3, which is not.
+    "1-1 below the limit": [(0, 1), (0, 2), (3, 4), (5, 6)],
+}
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_categories_of_a_graph_made_by_hand(copies: int) -> None:
+    train = [(h, r, t) for r, pairs in enumerate(CATEGORIES.values()) for h, t in pairs] * copies
+    graph = graph_of(train, entities=7, relations=len(CATEGORIES) + 1)
+    # A relation that train lacks counts as 1-1.
+    assert relation_categories(graph) == [name[:3] for name in CATEGORIES] + ["1-1"]
+
+
+@pytest.mark.parametrize("by", ["relation", "category", "side"])
+def test_breakdown_sums_to_the_whole(toy: Dataset, by: Literal["relation", "category", "side"]) -> None:
+    graph = toy.graph
+    ranks = rank(Random(40), graph.test, graph.known_index)
+    rows = breakdown(ranks, graph, by)
+    counts = [row["queries"] for row in rows]
+    assert counts == sorted(counts, reverse=True)
+    assert sum(counts) == len(ranks) == 2 * len(graph.test)
+    whole = metrics(ranks.realistic)
+    assert len(rows) > 1
+    for name, value in whole.items():
+        assert sum(row[name] * row["queries"] for row in rows) / len(ranks) == pytest.approx(value)
+    labels = {row[by] for row in rows}
+    assert len(labels) == len(rows)
+    expected = {
+        "relation": {graph.relations[r] for r in graph.test[:, 1].tolist()},
+        "category": {relation_categories(graph)[r] for r in graph.test[:, 1].tolist()},
+        "side": {"head", "tail"},
+    }
+    assert labels == expected[by]
+
+
+def test_breakdown_by_relation_and_side_worked_out_by_hand() -> None:
+    graph = graph_of([(0, 0, 1), (0, 1, 1)], entities=2, relations=2)
+    ranks = ranks_of([1, 2, 4], [1, 2, 6], triples=[[0, 0, 1], [0, 1, 1], [0, 1, 1]], head=[False, False, True])
+    by_relation = breakdown(ranks, graph, "relation")
+    assert [(row["relation"], row["queries"], row["mr"]) for row in by_relation] == [("r1", 2, 3.5), ("r0", 1, 1.0)]
+    by_side = breakdown(ranks, graph, "side")
+    assert [(row["side"], row["queries"], row["mr"]) for row in by_side] == [("tail", 2, 1.5), ("head", 1, 5.0)]
+    assert breakdown(ranks_of([]), graph, "side") == []

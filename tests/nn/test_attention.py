@@ -1,0 +1,206 @@
+"""KCA and the entity gate against loops over the formulas of their docstrings."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import leaky_relu
+
+from mmrns.nn.attention import EntityGate, KnowledgeGuidedAttention, Tokens
+
+N, R, WIDTH, RELATION = 6, 3, 5, 4
+TOKENS, WIDTHS = (4, 3), (7, 2)
+
+
+def build(modalities: int) -> KnowledgeGuidedAttention:
+    torch.manual_seed(modalities)
+    kca = KnowledgeGuidedAttention(TOKENS[:modalities], WIDTHS[:modalities], RELATION, WIDTH).double()
+    with torch.no_grad():
+        # As after training: a LayerNorm whose bias is not zero tells LN(0) from 0.
+        kca.norm.weight.uniform_(0.5, 1.5)
+        kca.norm.bias.uniform_(-1, 1)
+    return kca
+
+
+def inputs(modalities: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Relations, values and masks; entity 0 has all tokens, 1 lacks the first modality, 2 the second, 3 both."""
+    g = torch.Generator().manual_seed(0)
+    relations = torch.randn(R, RELATION, generator=g, dtype=torch.float64)
+    shapes = list(zip(TOKENS, WIDTHS, strict=True))[:modalities]
+    values = [torch.randn(N, tokens, width, generator=g, dtype=torch.float64) for tokens, width in shapes]
+    masks = [torch.rand(N, tokens, generator=g) < 0.6 for tokens, _ in shapes]
+    for m, mask in enumerate(masks):
+        mask[0], mask[1 + m], mask[3] = True, False, False
+        mask[2 - m], mask[4, 0], mask[5, 1] = True, True, True
+        if m:
+            mask[4, 1] = False
+    return relations, values, masks
+
+
+def layer_norm(kca: KnowledgeGuidedAttention, x: Tensor) -> Tensor:
+    standard = (x - x.mean()) / torch.sqrt(x.var(unbiased=False) + kca.norm.eps)
+    return standard * kca.norm.weight + kca.norm.bias
+
+
+def naive(
+    kca: KnowledgeGuidedAttention, relation: Tensor, values: list[Tensor], masks: list[Tensor], omit: bool = False
+) -> list[Tensor]:
+    """Y of one (relation, entity) pair, one a modality, by the docstring: `values[m]` is [L D]."""
+    projected = [leaky_relu(kca.project[m](v), 0.1) for m, v in enumerate(values)]
+    first, second = projected[0], projected[-1]
+    present = [m.tolist() for m in masks]
+    first_present, second_present = present[0], present[-1]
+    gates = [torch.sigmoid(linear(relation)).view(len(first), len(second)) for linear in kca.gate]
+
+    def read(m: int, tokens: Tensor, present: list[bool], guide: Tensor, guide_present: list[bool], transpose: bool):
+        gate = gates[m].T if transpose else gates[m]
+        rows: list[Tensor] = []
+        for k in range(len(guide)):
+            guided = attended = torch.zeros(WIDTH, dtype=torch.float64)
+            here = [j for j in range(len(tokens)) if present[j]]
+            affinities = [tokens[j] @ guide[k] if guide_present[k] else torch.zeros(()).double() for j in here]
+            if here:
+                attention = torch.softmax(torch.stack(affinities), 0)
+                attended = sum((a * tokens[j] for a, j in zip(attention, here, strict=True)), attended)
+                guided = sum((gate[j, k] * c * tokens[j] for c, j in zip(affinities, here, strict=True)), guided)
+            term = layer_norm(kca, guided) if guide_present[k] else torch.zeros(WIDTH, dtype=torch.float64)
+            rows.append(term + (attended if omit and m == 0 else layer_norm(kca, attended)))
+        return kca.out[m](torch.cat(rows))
+
+    ys = [read(0, first, first_present, second, second_present, False)]
+    if len(values) == 2:
+        ys.append(read(1, second, second_present, first, first_present, True))
+    return ys
+
+
+def encode(kca: KnowledgeGuidedAttention, values: list[Tensor], masks: list[Tensor]) -> list[Tokens]:
+    return [kca.encode(m, v, mask) for m, (v, mask) in enumerate(zip(values, masks, strict=True))]
+
+
+@pytest.mark.parametrize("modalities", [1, 2])
+@torch.no_grad()
+def test_outer_equals_the_formula(modalities: int) -> None:
+    kca, (relations, values, masks) = build(modalities), inputs(modalities)
+    found = kca.outer(relations, encode(kca, values, masks))
+    assert len(found) == kca.n_modalities == modalities
+    for r in range(R):
+        for n in range(N):
+            expected = naive(kca, relations[r], [v[n] for v in values], [m[n] for m in masks])
+            for y, wanted in zip(found, expected, strict=True):
+                assert y.shape == (R, N, WIDTH)
+                torch.testing.assert_close(y[r, n], wanted, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("modalities", [1, 2])
+@pytest.mark.parametrize("omit", [False, True])
+@torch.no_grad()
+def test_paired_equals_the_formula(modalities: int, omit: bool) -> None:
+    kca, (relations, values, masks) = build(modalities), inputs(modalities)
+    own = torch.tensor([2, 0, 1, 1, 0, 2])
+    found = kca.paired(relations[own], encode(kca, values, masks), omit_first_norm=omit)
+    for n in range(N):
+        expected = naive(kca, relations[own[n]], [v[n] for v in values], [m[n] for m in masks], omit)
+        for y, wanted in zip(found, expected, strict=True):
+            assert y.shape == (N, WIDTH)
+            torch.testing.assert_close(y[n], wanted, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("modalities", [1, 2])
+@torch.no_grad()
+def test_paired_is_the_diagonal_of_outer(modalities: int) -> None:
+    kca, (relations, values, masks) = build(modalities), inputs(modalities)
+    own = torch.tensor([2, 0, 1, 1, 0, 2])
+    tokens = encode(kca, values, masks)
+    for paired, outer in zip(kca.paired(relations[own], tokens), kca.outer(relations, tokens), strict=True):
+        torch.testing.assert_close(paired, outer[own, torch.arange(N)], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("modalities", [1, 2])
+def test_absent_tokens_never_matter(modalities: int) -> None:
+    kca, (relations, values, masks) = build(modalities), inputs(modalities)
+    before = kca.outer(relations, encode(kca, values, masks))
+    changed = [torch.where(m[..., None], v, 1e3 + v).requires_grad_() for v, m in zip(values, masks, strict=True)]
+    assert all(not torch.equal(a, b) for a, b in zip(values, changed, strict=True))
+    after = kca.outer(relations, encode(kca, changed, masks))
+    for a, b in zip(before, after, strict=True):
+        assert torch.equal(a, b)
+    weights = torch.randn(R, N, WIDTH, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    for gradient, mask in zip(
+        torch.autograd.grad(sum((weights * y).sum() for y in after), changed), masks, strict=True
+    ):
+        assert torch.isfinite(gradient).all()
+        assert (gradient[~mask] == 0).all()
+        assert (gradient[mask].abs().sum(-1) > 0).any()
+
+
+@pytest.mark.parametrize("side", [0, 1])
+@torch.no_grad()
+def test_guide_that_is_absent_leaves_the_mean_and_no_relation(side: int) -> None:
+    kca, (relations, values, masks) = build(2), inputs(2)
+    entity = 1 + (1 - side)  # lacks the other modality, has every token of this one
+    assert masks[side][entity].all()
+    assert not masks[1 - side][entity].any()
+    ys = kca.outer(relations, encode(kca, values, masks))[side][:, entity]
+    projected = leaky_relu(kca.project[side](values[side][entity]), 0.1)
+    mean = layer_norm(kca, projected.mean(0))
+    expected = kca.out[side](mean.repeat(TOKENS[1 - side]))
+    for y in ys:
+        torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
+    full = kca.outer(relations, encode(kca, values, masks))[side][:, 0]
+    assert (full[0] - full[1]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_encode_projects_and_zeroes() -> None:
+    kca, (_, values, masks) = build(2), inputs(2)
+    tokens = kca.encode(1, values[1], masks[1])
+    projected = leaky_relu(values[1] @ kca.project[1].weight.T + kca.project[1].bias, 0.1)
+    assert torch.equal(tokens.mask, masks[1])
+    assert (tokens.values[~masks[1]] == 0).all()
+    torch.testing.assert_close(tokens.values[masks[1]], projected[masks[1]])
+    assert (tokens.values[masks[1]] < 0).any()
+
+
+def test_gates_are_between_zero_and_one_and_differ_by_modality() -> None:
+    kca, (relations, _, _) = build(2), inputs(2)
+    first, second = kca.gates(0, relations), kca.gates(1, relations)
+    assert first.shape == second.shape == (R, *TOKENS)
+    assert ((first > 0) & (first < 1)).all()
+    assert not torch.allclose(first, second)
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    kca, (relations, values, masks) = build(2), inputs(2)
+    weights = torch.randn(R, N, WIDTH, dtype=torch.float64)
+    sum((weights * y).sum() for y in kca.outer(relations, encode(kca, values, masks))).backward()
+    for name, parameter in kca.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize(("tokens", "widths"), [((), ()), ((1, 2, 3), (1, 2, 3)), ((1, 2), (3,))])
+def test_one_or_two_modalities(tokens: tuple[int, ...], widths: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="one or two modalities"):
+        KnowledgeGuidedAttention(tokens, widths, 4, 5)
+
+
+@torch.no_grad()
+def test_entity_gate_equals_the_formula() -> None:
+    torch.manual_seed(0)
+    gate = EntityGate(entity_width=3, relation_width=RELATION, width=6).double()
+    relations = torch.randn(R, RELATION, dtype=torch.float64)
+    entities = torch.randn(N, 3, dtype=torch.float64)
+
+    def formula(e: Tensor, r: Tensor) -> Tensor:
+        hidden = leaky_relu(gate.hidden(torch.cat([e, r])), 0.1)
+        return e * torch.sigmoid(gate.gate(hidden))
+
+    outer = gate(relations[:, None], entities)
+    assert outer.shape == (R, N, 3)
+    for r in range(R):
+        for n in range(N):
+            torch.testing.assert_close(outer[r, n], formula(entities[n], relations[r]), rtol=1e-12, atol=1e-12)
+    own = torch.tensor([0, 2, 1, 1, 0, 2])
+    paired = gate(relations[own], entities)
+    torch.testing.assert_close(paired, outer[own, torch.arange(N)], rtol=1e-12, atol=1e-12)

@@ -1,0 +1,140 @@
+"""The loss against values and gradients worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mmrns.nn.losses import SelfAdversarialLoss, adversarial_weights
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def f64(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def test_value_and_gradient_worked_out_by_hand() -> None:
+    # log sigma(log 3) = log 3/4, log sigma(-log 3) = log 1/4; with alpha = 1 and s = (log 3, 0), p = (3/4, 1/4).
+    log3 = math.log(3)
+    s_pos = f64(log3, 0.0).requires_grad_()
+    s_neg = torch.stack([f64(log3, 0.0), f64(0.0, 0.0)]).requires_grad_()
+    loss = SelfAdversarialLoss(gamma=0.0, alpha=1.0)(s_pos, s_neg, None, f64(1.0, 3.0), None)
+    first = math.log(4 / 3) + 3 / 4 * math.log(4) + 1 / 4 * math.log(2)
+    second = math.log(2) + math.log(2)
+    assert loss.item() == pytest.approx((1 * first + 3 * second) / (2 * 4), rel=1e-12)
+    loss.backward()
+    assert s_pos.grad is not None
+    assert s_neg.grad is not None
+    # d/ds -log sigma(s) = -sigma(-s): 1/4 and 1/2, times w / (2 sum w).
+    assert s_pos.grad.tolist() == pytest.approx([-1 / 4 / 8, -1 / 2 * 3 / 8], rel=1e-12)
+    # d/ds -log sigma(-s) = sigma(s): 3/4 and 1/2, times p w / (2 sum w); p itself is not differentiated.
+    expected = [3 / 4 * 3 / 4 / 8, 1 / 4 * 1 / 2 / 8, 1 / 2 * 1 / 2 * 3 / 8, 1 / 2 * 1 / 2 * 3 / 8]
+    assert s_neg.grad.flatten().tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_gamma_is_added_to_every_score() -> None:
+    s_pos, s_neg, weight = f64(-5.0), f64(-7.0, -4.0)[None], f64(2.0)
+    loss = SelfAdversarialLoss(gamma=6.0, alpha=0.0)(s_pos, s_neg, None, weight, None)
+    terms = [math.log(sigmoid(6 - 5)), math.log(sigmoid(-6 + 7)) / 2 + math.log(sigmoid(-6 + 4)) / 2]
+    assert loss.item() == pytest.approx(-sum(terms) / 2, rel=1e-12)
+    shifted = SelfAdversarialLoss(gamma=0.0, alpha=0.0)(s_pos + 6, s_neg + 6, None, weight, None)
+    assert loss.item() == pytest.approx(shifted.item(), rel=1e-12)
+
+
+def test_masked_negatives_do_not_count() -> None:
+    s_pos = f64(0.0, 1.0, -1.0).requires_grad_()
+    s_neg = torch.stack([f64(1.0, 50.0, 0.0), f64(3.0, 2.0, 1.0), f64(9.0, 9.0, 9.0)]).requires_grad_()
+    mask = torch.tensor([[True, False, True], [True, True, True], [False, False, False]])
+    weight = f64(1.0, 2.0, 5.0)
+    loss = SelfAdversarialLoss(gamma=0.0, alpha=0.5)(s_pos, s_neg, mask, weight, None)
+    total = 0.0
+    rows = [(0.0, [1.0, 0.0], 1.0), (1.0, [3.0, 2.0, 1.0], 2.0), (-1.0, [], 5.0)]
+    for positive, negatives, w in rows:
+        z = sum(math.exp(0.5 * s) for s in negatives)
+        total -= w * math.log(sigmoid(positive))
+        total -= w * sum(math.exp(0.5 * s) / z * math.log(sigmoid(-s)) for s in negatives)
+    assert loss.item() == pytest.approx(total / 16, rel=1e-12)
+    loss.backward()
+    assert s_pos.grad is not None
+    assert s_neg.grad is not None
+    assert (s_neg.grad[~mask] == 0).all()
+    assert (s_neg.grad[mask] > 0).all()
+    # The row without negatives keeps its positive term: -sigma(1) * 5 / 16.
+    assert s_pos.grad[2].item() == pytest.approx(-sigmoid(1.0) * 5 / 16, rel=1e-12)
+
+
+def test_alpha_zero_is_the_plain_mean() -> None:
+    s_pos, s_neg = torch.randn(4, dtype=torch.float64), torch.randn(4, 6, dtype=torch.float64)
+    loss = SelfAdversarialLoss(gamma=1.0, alpha=0.0)(s_pos, s_neg, None, torch.ones(4), None)
+    plain = torch.nn.functional.softplus(-1 - s_pos).mean() + torch.nn.functional.softplus(1 + s_neg).mean()
+    torch.testing.assert_close(loss, plain / 2)
+    assert adversarial_weights(s_neg, 0.0).flatten().tolist() == pytest.approx([1 / 6] * 24)
+
+
+def test_only_the_ratio_of_weights_matters() -> None:
+    s_pos, s_neg = torch.randn(4, dtype=torch.float64), torch.randn(4, 6, dtype=torch.float64)
+    objective = SelfAdversarialLoss(gamma=2.0, alpha=1.0)
+    weight = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+    torch.testing.assert_close(
+        objective(s_pos, s_neg, None, weight, None), objective(s_pos, s_neg, None, 0.01 * weight, None)
+    )
+    alone = objective(s_pos, s_neg, None, torch.tensor([0.0, 1.0, 0.0, 0.0], dtype=torch.float64), None)
+    torch.testing.assert_close(objective(s_pos[1:2], s_neg[1:2], None, torch.ones(1), None), alone)
+
+
+def test_weights_are_softmax_and_detached() -> None:
+    s_neg = f64(1.0, 2.0, 3.0)[None].requires_grad_()
+    weights = adversarial_weights(s_neg, 2.0)
+    z = sum(math.exp(2 * s) for s in (1, 2, 3))
+    assert weights.flatten().tolist() == pytest.approx([math.exp(2 * s) / z for s in (1, 2, 3)], rel=1e-12)
+    assert not weights.requires_grad
+
+
+@given(st.lists(st.tuples(st.floats(-60, 60), st.booleans()), min_size=6, max_size=6), st.floats(0, 2), st.booleans())
+def test_weights_are_a_distribution_over_what_counts(
+    cells: list[tuple[float, bool]], alpha: float, in_float32: bool
+) -> None:
+    dtype = torch.float32 if in_float32 else torch.float64
+    s_neg = torch.tensor([c[0] for c in cells], dtype=dtype).view(2, 3)
+    mask = torch.tensor([c[1] for c in cells]).view(2, 3)
+    weights = adversarial_weights(s_neg, alpha, mask)
+    assert (weights[~mask] == 0).all()
+    assert torch.isfinite(weights).all()
+    torch.testing.assert_close(weights.sum(1), mask.any(1).to(dtype))
+    for row in range(2):
+        torch.testing.assert_close(
+            weights[row][mask[row]], torch.softmax(alpha * s_neg[row][mask[row]], 0), rtol=1e-4, atol=1e-6
+        )
+
+
+def test_gradient_is_that_of_finite_differences() -> None:
+    objective = SelfAdversarialLoss(gamma=1.5, alpha=0.0)
+    weight = torch.rand(3, dtype=torch.float64) + 0.5
+    mask = torch.tensor([[True, False], [True, True], [False, False]])
+    s_pos = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    s_neg = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda p, n: objective(p, n, mask, weight, None), (s_pos, s_neg))
+
+
+def test_extreme_scores_give_a_finite_loss() -> None:
+    s_pos = torch.tensor([-1e4, 1e4], requires_grad=True)
+    s_neg = torch.tensor([[1e4, -1e4], [-1e4, 1e4]], requires_grad=True)
+    loss = SelfAdversarialLoss(gamma=12.0, alpha=1.0)(s_pos, s_neg, None, torch.ones(2), None)
+    loss.backward()
+    assert torch.isfinite(loss)
+    for scores in (s_pos, s_neg):
+        assert scores.grad is not None
+        assert torch.isfinite(scores.grad).all()

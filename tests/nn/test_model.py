@@ -1,0 +1,99 @@
+"""The model: tables and a scorer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mmrns.nn.embedders import Table
+from mmrns.nn.model import Model, ModelSpec
+from mmrns.nn.scorers import DistMult, RotatE, TransE
+from mmrns.types import Batch, Negatives
+
+
+def test_table_starts_uniform_on_its_range() -> None:
+    torch.manual_seed(0)
+    weight = Table(4000, 25, 0.3).weight.detach()
+    assert weight.shape == (4000, 25)
+    assert -0.3 <= weight.min() < -0.2999
+    assert 0.2999 < weight.max() <= 0.3
+    # Ten equal bins of 100,000 numbers: 9 degrees of freedom, whose 99.99 % quantile is 33.7.
+    counts = torch.histc(weight, bins=10, min=-0.3, max=0.3)
+    assert ((counts - 1e4).square() / 1e4).sum() < 33.7
+
+
+def test_table_looks_rows_up() -> None:
+    table = Table(5, 2, 1.0)
+    ids = torch.tensor([[4, 0], [4, 4]])
+    assert torch.equal(table(ids), table.weight[ids])
+    assert torch.equal(table.all(), table(torch.arange(5)))
+    table(ids).sum().backward()
+    assert table.weight.grad is not None
+    assert table.weight.grad[:, 0].tolist() == [1.0, 0.0, 0.0, 0.0, 3.0]
+
+
+def test_model_sizes_and_spec() -> None:
+    model = Model(RotatE(3, 0.5), 7, 2)
+    assert model.spec == ModelSpec(dim=3, entity_width=6, relation_width=3)
+    assert (model.n_entities, model.n_relations) == (7, 2)
+    assert {name: tuple(p.shape) for name, p in model.named_parameters()} == {
+        "entity.weight": (7, 6),
+        "relation.weight": (2, 3),
+    }
+    assert all(p.abs().max() <= 0.5 for p in model.parameters())
+
+
+def known_model() -> Model:
+    """DistMult over numbers, so that a score is the product of three of them."""
+    model = Model(DistMult(1, 1.0), 4, 2)
+    with torch.no_grad():
+        model.entity.weight.copy_(torch.tensor([[1.0], [2.0], [3.0], [5.0]]))
+        model.relation.weight.copy_(torch.tensor([[1.0], [10.0]]))
+    return model
+
+
+BATCH = Batch.of(torch.tensor([[3, 1, 0], [1, 0, 2], [2, 1, 1]]), torch.tensor([True, False, False]))
+
+
+def test_rows_come_in_the_order_of_the_batch() -> None:
+    model = known_model()
+    # Tail side first: (1, 0, 2), (2, 1, 1), then the head side's (3, 1, 0), whose anchor is entity 0.
+    assert model.query(BATCH).tolist() == [[2.0], [30.0], [10.0]]
+    assert model.score(BATCH).tolist() == [6.0, 60.0, 50.0]
+    assert model.score_all(BATCH).tolist() == [
+        [2.0, 4.0, 6.0, 10.0],
+        [30.0, 60.0, 90.0, 150.0],
+        [10.0, 20.0, 30.0, 50.0],
+    ]
+    ids = torch.tensor([[0, 3], [1, 1], [3, 2]])
+    assert model.score_against(BATCH, Negatives(ids=ids)).tolist() == [[2.0, 10.0], [60.0, 60.0], [50.0, 30.0]]
+    assert model.score_against(BATCH, Negatives(ids=torch.tensor([3]))).tolist() == [[10.0], [150.0], [50.0]]
+    embeddings = torch.tensor([[[7.0]], [[0.5]], [[-1.0]]])
+    found = model.score_against(BATCH, Negatives(ids=ids[:, :1], emb=embeddings))
+    assert found.tolist() == [[14.0], [15.0], [-10.0]]
+
+
+def test_gradients_reach_only_the_vectors_of_the_batch() -> None:
+    model = known_model()
+    batch = Batch.of(torch.tensor([[0, 0, 1]]), torch.tensor([False]))
+    (model.score(batch).sum() + model.score_against(batch, Negatives(ids=torch.tensor([[3]]))).sum()).backward()
+    assert model.entity.weight.grad is not None
+    assert model.relation.weight.grad is not None
+    assert model.entity.weight.grad.flatten().tolist() == [7.0, 1.0, 0.0, 1.0]
+    assert model.relation.weight.grad.flatten().tolist() == [7.0, 0.0]
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_batch_with_one_empty_side(head: bool) -> None:
+    model = Model(TransE(3, 1.0), 4, 2)
+    batch = Batch.of(torch.tensor([[0, 0, 1], [2, 1, 1]]), torch.full((2,), head))
+    expected = -(model.entities(batch.h) + model.relations(batch.r) - model.entities(batch.t)).abs().sum(1)
+    torch.testing.assert_close(model.score(batch), expected)
+
+
+def test_constrain_changes_nothing_for_the_present_scorers() -> None:
+    model = known_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.constrain()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])

@@ -1,0 +1,241 @@
+"""Runs end to end on the toy graph, through the Python interface."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+
+import mmrns
+from mmrns.errors import DataError, UsageError
+from mmrns.runs.record import MetricsLog, read_metrics
+from mmrns.runs.run import Interrupted, Reporter
+from mmrns.types import Batch
+
+SMALL: dict[str, Any] = {
+    "model": {"dim": 12},
+    "objective": {"gamma": 3.0},
+    "sampler": {"name": "mmrns", "negatives": 6},
+    "training": {
+        "steps": 60,
+        "batch_size": 64,
+        "lr": 0.01,
+        "evaluate_every": 20,
+        "log_every": 7,
+        "checkpoint_every": 15,
+        "patience": 0,
+    },
+    "device": "cpu",
+}
+
+
+def _config(folder: Path, **sections: Any) -> dict[str, Any]:
+    return {**SMALL, "data": {"dataset": str(folder)}, **sections}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> mmrns.Run:
+    from toy import write_toy
+
+    folder = tmp_path_factory.mktemp("run")
+    return mmrns.train(_config(write_toy(folder / "toy")), out=folder / "run")
+
+
+def test_the_folder_holds_what_it_should(run: mmrns.Run) -> None:
+    files = {str(p.relative_to(run.folder)) for p in run.folder.rglob("*") if p.is_file()}
+    assert files == {
+        "config.yaml",
+        "record.json",
+        "metrics.jsonl",
+        "results.json",
+        "model.safetensors",
+        "sampler.safetensors",
+        "entities.txt",
+        "relations.txt",
+        "checkpoint/last.safetensors",
+        "checkpoint/best.safetensors",
+        "plots/curves.png",
+    }
+    assert (run.folder / "plots" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    record = json.loads((run.folder / "record.json").read_text())
+    assert {"code", "packages", "device", "threads", "seed", "dataset", "wall_seconds"} <= set(record)
+    assert set(record["dataset"]["sha256"]) >= {"train.tsv", "features/text.safetensors", "features/text.entities"}
+    text = (run.folder / "record.json").read_text()
+    assert not re.search(r"hostname|/home/|/root/|user", text)
+    rows = read_metrics(run.folder / "metrics.jsonl")
+    assert [row["step"] for row in rows if "valid_mrr" in row] == [20, 40, 60]
+
+
+def test_results_have_the_documented_keys(run: mmrns.Run) -> None:
+    results = json.loads((run.folder / "results.json").read_text())
+    assert {"test", "valid", "selected_step", "seconds", "baseline_mrr"} <= set(results)
+    assert set(results["seconds"]) == {"pretrain", "train", "evaluate"}
+    test = results["test"]
+    assert set(test) == {"both", "head", "tail", "seen", "queries", "ties"}
+    assert set(test["both"]) == {"realistic", "optimistic", "pessimistic"}
+    assert set(test["both"]["realistic"]) == {"mrr", "hits@1", "hits@3", "hits@10", "mr", "amri"}
+    assert set(test["both"]["optimistic"]) == {"mrr", "hits@1", "hits@3", "hits@10", "mr"}
+    assert test["queries"] == 2 * len(run.dataset.graph.test)
+    assert 0 < results["baseline_mrr"] < 1
+
+
+def test_the_best_model_is_kept(run: mmrns.Run) -> None:
+    rows = read_metrics(run.folder / "metrics.jsonl")
+    best = max((row["valid_mrr"], -row["step"]) for row in rows if "valid_mrr" in row)
+    assert run.results["selected_step"] == -best[1]
+    assert run.results["valid"]["both"]["realistic"]["mrr"] == best[0]
+
+
+def test_a_reopened_run_evaluates_to_the_same(run: mmrns.Run) -> None:
+    again = mmrns.load_run(run.folder)
+    assert again.evaluate("test") == run.results["test"]
+    assert again.evaluate("valid") == run.results["valid"]
+
+
+def test_predictions_agree_with_scores_and_known_triples(run: mmrns.Run) -> None:
+    graph = run.dataset.graph
+    frame = run.predict("e04", "likes", top=40)
+    assert frame.columns == ["head", "relation", "tail", "score", "rank", "known"]
+    assert frame["rank"].to_list() == list(range(1, 41))
+    assert frame["score"].is_sorted(descending=True)
+    every = {tuple(t) for t in torch.cat([graph.train, graph.valid, graph.test]).tolist()}
+    h, r = graph.entities.id("e04"), graph.relations.id("likes")
+    expected = [(h, r, graph.entities.id(t)) in every for t in frame["tail"]]
+    assert frame["known"].to_list() == expected
+    assert any(expected)
+    for row in frame.head(3).iter_rows(named=True):
+        triple = torch.tensor([[h, r, graph.entities.id(row["tail"])]])
+        with torch.no_grad():
+            score = run.model.score(Batch.of(triple, torch.tensor([False])))
+        assert float(score) == pytest.approx(row["score"], abs=1e-5)
+    dropped = run.predict("e04", "likes", top=40, known="drop")
+    assert dropped["tail"].to_list() == frame.filter(~pl.col("known"))["tail"].to_list()
+    kept = run.predict("e04", "likes", top=3, known="keep")
+    assert kept["known"].to_list() == [None] * 3
+    assert kept["tail"].to_list() == frame["tail"].to_list()[:3]
+
+
+def test_heads_labels_and_query_files(run: mmrns.Run, tmp_path: Path) -> None:
+    heads = run.predict(relation="part_of", tail="Entity 1", top=2)
+    assert heads["tail"].to_list() == ["e01", "e01"]
+    queries = tmp_path / "queries.tsv"
+    queries.write_text("?\tpart_of\te01\ne04\tlikes\t?\n")
+    both = run.predict(queries=queries, top=2)
+    assert both.head(2).equals(heads)
+    assert both.tail(2).equals(run.predict("e04", "likes", top=2))
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        (("e4", "likes", None), "unknown entity 'e4'; did you mean"),
+        (("e04", "like", None), "unknown name 'like'; did you mean 'likes'"),
+        (("e04", "likes", "e05"), "one of head and tail"),
+        ((None, "likes", None), "one of head and tail"),
+        (("e04", None, None), "names a relation"),
+    ],
+)
+def test_mistaken_queries_are_named(
+    run: mmrns.Run, query: tuple[str | None, str | None, str | None], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        run.predict(*query)
+
+
+class _Stop(Exception):
+    """Stands for whatever ends a process without warning."""
+
+
+@pytest.mark.parametrize("method", ["mmrns", "self-adversarial"])
+@pytest.mark.parametrize("at", [3, 20, 33, 60])
+def test_an_abandoned_run_resumes_to_the_same_bytes(toy_folder: Path, tmp_path: Path, method: str, at: int) -> None:
+    config = _config(toy_folder, sampler={"name": method, "negatives": 6})
+    whole = mmrns.train(config, out=tmp_path / "whole")
+
+    def abandon(step: int, loss: float | None) -> None:
+        if step == at:
+            raise _Stop
+
+    with pytest.raises(_Stop):
+        mmrns.train(config, out=tmp_path / "cut", reporter=Reporter(advance=abandon))
+    with pytest.raises(DataError, match="holds no finished run; continue it with"):
+        mmrns.load_run(tmp_path / "cut")
+    with pytest.raises(DataError, match="holds a run already"):
+        mmrns.train(config, out=tmp_path / "cut")
+    resumed = mmrns.train(out=tmp_path / "cut", resume=True)
+    for name in ("model", "sampler"):
+        file = f"{name}.safetensors"
+        assert (resumed.folder / file).read_bytes() == (whole.folder / file).read_bytes()
+    for split in ("valid", "test", "selected_step"):
+        assert resumed.results[split] == whole.results[split]
+    rows = [read_metrics(folder / "metrics.jsonl") for folder in (whole.folder, resumed.folder)]
+    for row in [*rows[0], *rows[1]]:
+        del row["seconds"]
+    assert rows[0] == rows[1]
+
+
+def test_resume_refuses_what_conflicts(run: mmrns.Run, tmp_path: Path) -> None:
+    assert mmrns.train(out=run.folder, resume=True).results == run.results
+    same = ["training.steps=60", f"data.dataset={run.dataset.folder}"]
+    assert mmrns.train(out=run.folder, settings=same, resume=True).results == run.results
+    with pytest.raises(UsageError, match=r"training\.steps is 60 in .*config\.yaml, not 70"):
+        mmrns.train(out=run.folder, settings=["training.steps=70"], resume=True)
+    with pytest.raises(UsageError, match="did you mean 'training.steps'"):
+        mmrns.train(out=run.folder, settings=["training.step=60"], resume=True)
+    with pytest.raises(DataError, match="holds no run to resume"):
+        mmrns.train(out=tmp_path / "none", resume=True)
+
+
+def test_validation_leak_is_said_and_can_be_dropped(toy_folder: Path, tmp_path: Path) -> None:
+    train, valid = toy_folder / "train.tsv", toy_folder / "valid.tsv"
+    valid.write_text(valid.read_text() + "".join(train.read_text().splitlines(keepends=True)[:5]))
+    notes: list[str] = []
+    config = _config(toy_folder) | {"training": SMALL["training"] | {"steps": 2}}
+    leaking = mmrns.train(config, out=tmp_path / "a", reporter=Reporter(note=notes.append))
+    assert any("5 of 30 validation rows" in note for note in notes)
+    config["data"] = {"dataset": str(toy_folder), "drop_leaked_valid": True}
+    clean = mmrns.train(config, out=tmp_path / "b")
+    assert (leaking.results["valid"]["queries"], clean.results["valid"]["queries"]) == (60, 50)
+
+
+def test_the_test_split_is_left_alone_when_asked(toy_folder: Path, tmp_path: Path) -> None:
+    config = _config(toy_folder, evaluation={"test": False}) | {"training": SMALL["training"] | {"steps": 2}}
+    results = mmrns.train(config, out=tmp_path / "run").results
+    assert "test" not in results
+    assert "baseline" not in results
+
+
+def test_a_changed_dataset_is_noticed(toy_folder: Path, tmp_path: Path) -> None:
+    config = _config(toy_folder) | {"training": SMALL["training"] | {"steps": 2}}
+    run = mmrns.train(config, out=tmp_path / "run")
+    with (toy_folder / "test.tsv").open("a") as file:
+        file.write("new\tlikes\te00\n")
+    with pytest.raises(DataError, match=r"entities\.txt: is not the entities of"):
+        mmrns.load_run(run.folder).evaluate()
+
+
+def test_nothing_to_validate_on_is_an_error(toy_folder: Path, tmp_path: Path) -> None:
+    (toy_folder / "valid.tsv").write_text("")
+    with pytest.raises(DataError, match=r"valid\.tsv: no triple to validate on"):
+        mmrns.train(_config(toy_folder), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_interrupted_is_an_error_with_the_shell_exit_code() -> None:
+    assert Interrupted("x").exit_code == 130
+
+
+def test_metrics_log_truncates_to_the_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path)
+    log.write({"step": 1})
+    length = log.length
+    log.write({"step": 2})
+    assert read_metrics(MetricsLog(path, length).path) == [{"step": 1}]
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        log.write({"loss": float("nan")})

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmrns.data.datasets import Dataset
+from mmrns.data.features import Features, Modality
+from mmrns.errors import UsageError
+from mmrns.nn.model import Model
+from mmrns.nn.scorers import TransE
+from mmrns.rng import seeded
+from mmrns.samplers.mmrns import Mmrns, Similarity, Trace, contrastive, cosines, log_mixture
+from mmrns.types import Batch, Negatives
+
+DIM = 6
+
+
+def _build(toy: Dataset, features: Features | None = None, **options: object) -> tuple[Model, Mmrns]:
+    with seeded(0, "test"):
+        model = Model(TransE(DIM, 1.0), len(toy.graph.entities), len(toy.graph.relations))
+        chosen = toy.features if features is None else features
+        settings = {"negatives": 4, "pool": 30, "width": 8, "gate_width": 9} | options
+        return model, Mmrns(toy.graph, chosen, model.spec, **settings)  # type: ignore[arg-type]
+
+
+def _batch(toy: Dataset, n: int = 24) -> Batch:
+    return Batch.of(toy.graph.train[:n], torch.arange(n) % 2 == 0)
+
+
+def _trace(negatives: Negatives) -> Trace:
+    assert isinstance(negatives.trace, Trace)
+    return negatives.trace
+
+
+def test_nothing_true_is_drawn_and_nothing_twice(toy: Dataset) -> None:
+    model, sampler = _build(toy, negatives=10)
+    batch = _batch(toy)
+    for step in range(20):
+        negatives = sampler.draw(batch, model, step)
+        assert negatives.ids is not None
+        assert negatives.mask is not None
+        assert negatives.mask.all()
+        assert all(len(set(row)) == 10 for row in negatives.ids.tolist())
+        h = torch.where(batch.head[:, None], negatives.ids, batch.h[:, None])
+        t = torch.where(batch.head[:, None], batch.t[:, None], negatives.ids)
+        assert not toy.graph.train_index.contains(h, batch.r[:, None].expand_as(h), t).any()
+
+
+def test_every_entity_is_reachable(toy: Dataset) -> None:
+    model, sampler = _build(toy, negatives=8)
+    batch = _batch(toy)
+    ids = [sampler.draw(batch, model, step).ids for step in range(30)]
+    assert torch.cat([i.flatten() for i in ids if i is not None]).unique().tolist() == list(range(40))
+
+
+def test_pool_is_distinct_uniform_and_at_most_everything(toy: Dataset) -> None:
+    _, sampler = _build(toy, pool=10)
+    pools = torch.stack([sampler.candidates(step) for step in range(4000)])
+    assert all(len(set(pool)) == 10 for pool in pools.tolist())
+    counts = torch.bincount(pools.flatten(), minlength=40).double()
+    expected, variance = 1000.0, 4000 * 0.25 * 0.75
+    assert ((counts - expected).abs() < 5 * math.sqrt(variance)).all()
+    assert sorted(_build(toy, pool=1500)[1].candidates(0).tolist()) == list(range(40))
+
+
+def test_draws_follow_plackett_luce(toy: Dataset) -> None:
+    """Ordered pairs of draws against their exact probabilities, with logits far from uniform."""
+    _, sampler = _build(toy)
+    n = 60_000
+    logits = torch.tensor([2.0, 1.0, 0.0, -torch.inf, -1.0])
+    noise = sampler.noise(torch.Size((n, 5)), 3, 0, torch.device("cpu"))
+    drawn = (logits + noise).topk(2, dim=1).indices
+    p = torch.softmax(logits, 0)
+    chi2, cells = 0.0, 0
+    for i, j in itertools.permutations([0, 1, 2, 4], 2):
+        expected = float(n * p[i] * p[j] / (1 - p[i]))
+        seen = int(((drawn[:, 0] == i) & (drawn[:, 1] == j)).sum())
+        chi2 += (seen - expected) ** 2 / expected
+        cells += 1
+    assert not (drawn == 3).any()
+    assert chi2 < cells - 1 + 5 * math.sqrt(2 * (cells - 1))
+
+
+def test_a_row_with_too_few_candidates_counts_only_those(toy: Dataset) -> None:
+    model, sampler = _build(toy, pool=40, negatives=39)
+    batch = _batch(toy)
+    negatives = sampler.draw(batch, model, 0)
+    free = (~_trace(negatives).true).sum(1)
+    assert negatives.mask is not None
+    assert (negatives.mask.sum(1) == free.clamp(max=39)).all()
+    s_neg = model.score_against(batch, negatives)
+    (s_neg * negatives.mask).sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in [*model.parameters(), *sampler.parameters()] if p.grad is not None)
+
+
+def test_temperature_falls_as_scheduled(toy: Dataset) -> None:
+    model, sampler = _build(toy, temperature=10.0)
+    batch = _batch(toy)
+    for step in (0, 1, 1000):
+        trace = _trace(sampler.draw(batch, model, step))
+        tau = 10 / (1 + math.log(step + 1))
+        total = sum(torch.softmax(s.values / tau, 1) for s in trace.similarities.values() if s.candidate.all())
+        assert isinstance(total, Tensor)
+        mixture = log_mixture({k: s for k, s in trace.similarities.items() if s.candidate.all()}, tau)
+        torch.testing.assert_close(mixture, total.log())
+
+
+def test_missing_modalities_leave_the_mixture(toy: Dataset) -> None:
+    values = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    image = Similarity(values, torch.tensor([True, False]), torch.tensor([True, False, True]))
+    structure = Similarity(torch.zeros(2, 3), torch.ones(2).bool(), torch.ones(3).bool())
+    mixture = log_mixture({"image": image, "structure": structure}, 1.0)
+    uniform = torch.full((3,), 1 / 3)
+    # The candidate without an image takes the mean of the others: (1 + 3) / 2 = 2.
+    expected = torch.softmax(torch.tensor([1.0, 2.0, 3.0]), 0) + uniform
+    torch.testing.assert_close(mixture[0], expected.log())
+    torch.testing.assert_close(mixture[1], uniform.log())
+
+
+def test_missing_equals_removed(toy: Dataset) -> None:
+    """Zeroing a mask and deleting the row of the feature file come to the same draw, losses and gradients."""
+    victims = [3, 8, 21]
+    image = toy.features["image"]
+    rows = image.row[victims]
+    assert (rows >= 0).all()
+    masked = image.mask.clone()
+    masked[rows] = False
+    removed = image.row.clone()
+    removed[victims] = -1
+    batch = _batch(toy)
+    outcomes: list[tuple[Tensor, list[Tensor]]] = []
+    for modality in (replace(image, mask=masked), replace(image, row=removed)):
+        model, sampler = _build(toy, Features({"image": modality, "text": toy.features["text"]}))
+        negatives = sampler.draw(batch, model, 5)
+        s_pos, s_neg = model.score(batch), model.score_against(batch, negatives)
+        loss = s_neg.sum() + sampler.loss(batch, negatives, s_pos, s_neg, model, 5)
+        loss.backward()
+        outcomes.append((loss.detach(), [p.grad for p in sampler.parameters() if p.grad is not None]))
+    torch.testing.assert_close(outcomes[0][0], outcomes[1][0], rtol=0, atol=0)
+    for a, b in zip(outcomes[0][1], outcomes[1][1], strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_absent_values_do_not_matter(toy: Dataset) -> None:
+    """What a file holds under a False mask is never read, except by the authors' form, which knows no masks."""
+    image = toy.features["image"]
+    noise = torch.where(image.mask[..., None], image.values, 1e3)
+    batch = _batch(toy)
+    logits: list[Tensor] = []
+    for values in (image.values, noise):
+        features = Features({"image": replace(image, values=values), "text": toy.features["text"]})
+        model, sampler = _build(toy, features)
+        logits.append(_trace(sampler.draw(batch, model, 0)).logits)
+    torch.testing.assert_close(logits[0], logits[1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("modalities", [[], ["text"], ["text", "image"]])
+def test_any_number_of_modalities_up_to_two(toy: Dataset, modalities: list[str]) -> None:
+    model, sampler = _build(toy, modalities=modalities)
+    batch = _batch(toy)
+    negatives = sampler.draw(batch, model, 0)
+    assert list(_trace(negatives).similarities) == [*modalities, "structure"]
+    s_neg = model.score_against(batch, negatives)
+    loss = s_neg.sum() + sampler.loss(batch, negatives, s_neg[:, 0], s_neg, model, 0)
+    loss.backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in sampler.parameters())
+
+
+def test_three_modalities_have_to_be_chosen(toy: Dataset) -> None:
+    third = Modality(torch.zeros(1, 1, 2), torch.ones(1, 1).bool(), torch.full((40,), -1))
+    features = Features({**toy.features, "sound": third})
+    with pytest.raises(UsageError, match=r"sampler\.modalities"):
+        _build(toy, features)
+    with pytest.raises(UsageError, match="did you mean 'image'"):
+        _build(toy, features, modalities=["imag"])
+
+
+def test_contrastive_by_hand() -> None:
+    s = Similarity(torch.tensor([[0.5, 0.1, -0.2]]), torch.tensor([True]), torch.tensor([True, True, False]))
+    true = torch.tensor([[True, False, False]])
+    weight = torch.tensor([[1.0, 2.0, 1.0]])
+    expected = -math.log(math.exp(0.5) / (2 * math.exp(0.1)))
+    assert float(contrastive(s, true, weight)) == pytest.approx(expected)
+    # Without a positive pair there is nothing to contrast.
+    assert float(contrastive(s, torch.zeros_like(true), weight)) == 0.0
+
+
+def test_contrastive_without_positives_has_no_gradient() -> None:
+    values = torch.zeros(2, 3, requires_grad=True)
+    s = Similarity(values, torch.ones(2).bool(), torch.ones(3).bool())
+    contrastive(s, torch.zeros(2, 3).bool(), torch.ones(2, 3)).backward()
+    assert values.grad is not None
+    assert (values.grad == 0).all()
+
+
+def test_cosines_by_loop_and_without_gradient_through_norms() -> None:
+    with seeded(1, "cosines"):
+        targets = torch.randn(5, 4, requires_grad=True)
+        candidates = torch.randn(2, 3, 4)
+    groups = [torch.tensor([4, 1]), torch.tensor([0, 2, 3])]
+    found = cosines(targets, candidates, groups)
+    for u, rows in enumerate(groups):
+        for b in rows.tolist():
+            for p in range(3):
+                expected = torch.cosine_similarity(targets[b], candidates[u, p], dim=0)
+                torch.testing.assert_close(found[b, p], expected)
+    found[0, 0].backward()
+    assert targets.grad is not None
+    plain = candidates[1, 0] / (targets[0].norm() * candidates[1, 0].norm())
+    torch.testing.assert_close(targets.grad[0], plain.detach())
+
+
+def test_reference_draws_the_same_law_with_fresh_noise(toy: Dataset) -> None:
+    model, sampler = _build(toy, reference=True, negatives=6)
+    batch = _batch(toy)
+    negatives = sampler.draw(batch, model, 0)
+    assert negatives.ids is not None
+    assert all(len(set(row)) == 6 for row in negatives.ids.tolist())
+    assert not _trace(negatives).true.gather(1, _trace(negatives).positions).any()

@@ -1,0 +1,177 @@
+"""The command line as a process: every command once, its mistakes, its signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+SMALL = [
+    "--set=model.dim=8",
+    "--set=training.steps=40",
+    "--set=training.batch_size=64",
+    "--set=training.evaluate_every=20",
+    "--set=sampler.negatives=5",
+    "--device=cpu",
+]
+
+
+def mmrns(*arguments: str | Path, code: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "mmrns", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "200"},
+        timeout=120,
+    )
+    assert done.returncode == code, done.stderr + done.stdout
+    return done
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from toy import write_toy
+
+    folder = tmp_path_factory.mktemp("cli")
+    dataset = write_toy(folder / "toy")
+    done = mmrns("train", "--dataset", dataset, "--scorer", "TransE", "--sampler", "mmrns", *SMALL, cwd=folder)
+    assert "relation frequency" in done.stdout
+    assert "runs/toy-TransE-mmrns-s0/plots/curves.png" in done.stdout
+    assert "image: 35 of 40 entities matched" in done.stderr
+    return folder / "runs" / "toy-TransE-mmrns-s0"
+
+
+def test_evaluate(run: Path) -> None:
+    found = json.loads(mmrns("evaluate", run, "--json").stdout)
+    assert found == json.loads((run / "results.json").read_text())["test"]
+    valid = json.loads(mmrns("evaluate", run, "--split", "valid", "--json").stdout)
+    assert valid == json.loads((run / "results.json").read_text())["valid"]
+    table = mmrns("evaluate", run).stdout
+    assert f"{found['both']['realistic']['mrr']:.4f}" in table
+    rows = json.loads(mmrns("evaluate", run, "--by", "relation", "--json").stdout)
+    assert sum(row["queries"] for row in rows) == found["queries"]
+    assert "category" in mmrns("evaluate", run, "--by", "category").stdout
+
+
+def test_predict(run: Path, tmp_path: Path) -> None:
+    query = ["--head", "e04", "--relation", "likes", "--top", "3"]
+    rows = json.loads(mmrns("predict", run, *query, "--json").stdout)
+    assert [set(row) for row in rows] == [{"head", "relation", "tail", "score", "rank", "known"}] * 3
+    for suffix, read in ((".csv", pl.read_csv), (".parquet", pl.read_parquet), (".json", pl.read_json)):
+        file = tmp_path / f"out{suffix}"
+        mmrns("predict", run, *query, "--out", file)
+        assert read(file)["tail"].to_list() == [row["tail"] for row in rows]
+    assert "e04  likes  ?" in mmrns("predict", run, *query).stdout
+    assert "?  likes  e04" in mmrns("predict", run, "--relation", "likes", "--tail", "e04").stdout
+    queries = tmp_path / "queries.tsv"
+    queries.write_text("e04\tlikes\t?\n?\tpart_of\te01\n")
+    both = json.loads(mmrns("predict", run, "--queries", queries, "--top", "3", "--json").stdout)
+    assert both[:3] == rows
+    assert {row["tail"] for row in both[3:]} == {"e01"}
+
+
+def test_data_commands(run: Path) -> None:
+    toy = run.parents[1] / "toy"
+    assert "countries" in mmrns("data", "list").stdout
+    assert json.loads(mmrns("data", "list", "--json").stdout)[0] == {"name": "countries", "where": "embedded"}
+    found = json.loads(mmrns("data", "describe", toy, "--json").stdout)
+    assert found["entities"] == 40
+    assert found["features"]["image"]["entities"] == 35
+    assert found["triples"]["test"]["with an entity unseen in train"] == 1
+    assert "40 entities, 5 relations" in mmrns("data", "describe", toy).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["train", "--dataset", "countrys"], 2, "no dataset or folder 'countrys'; did you mean 'countries'?"),
+        (["train", "--set", "trainin.steps=3"], 2, "unknown configuration key"),
+        (["train", "--sampler", "mmrn"], 2, "unknown sampler 'mmrn'; did you mean 'mmrns'?"),
+        (["train", "--nonsense"], 2, "No such option"),
+        (["evaluate", "no-such-run"], 1, "no-such-run: holds no finished run; train one"),
+        (["train", "no-such.yaml"], 1, "no-such.yaml: cannot be read"),
+        (["train", "--resume", "--out", "no-such-run"], 1, "holds no run to resume"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], code: int, message: str, tmp_path: Path) -> None:
+    done = mmrns(*arguments, code=code, cwd=tmp_path)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    if not message.startswith("No such option"):
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert "Traceback" in mmrns("--debug", *arguments, code=code, cwd=tmp_path).stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mistaken_predictions(run: Path, tmp_path: Path) -> None:
+    query = ["--head", "e04", "--relation", "likes"]
+    assert "write one of .csv" in mmrns("predict", run, *query, "--out", tmp_path / "x.xls", code=2).stderr
+    assert "did you mean" in mmrns("predict", run, "--head", "e4", "--relation", "likes", code=2).stderr
+    assert "--out" in mmrns("predict", run, *query, "--out", tmp_path / "no" / "x.csv", code=2).stderr
+    queries = tmp_path / "queries.tsv"
+    queries.write_text("e04\tlikes\n")
+    assert "queries.tsv:1: 2 columns" in mmrns("predict", run, "--queries", queries, code=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "message"),
+    [
+        ("train.tsv", "a\tb\n", r"train.tsv:1: 2 columns"),
+        ("features/text.entities", "e00\n", "lines but text.safetensors has 36 rows"),
+    ],
+)
+def test_unfit_data_is_one_line(toy_folder: Path, tmp_path: Path, file: str, line: str, message: str) -> None:
+    path = toy_folder / file
+    path.write_text(line + path.read_text())
+    done = mmrns("train", "--dataset", toy_folder, "--out", tmp_path / "run", code=1)
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_run_resumes_to_the_same_bytes(toy_folder: Path, tmp_path: Path, number: signal.Signals) -> None:
+    settings = [*SMALL, "--set=training.steps=400", "--set=training.checkpoint_every=10"]
+    train = ["train", "--dataset", str(toy_folder), *settings]
+    mmrns(*train, "--out", tmp_path / "whole")
+    cut = tmp_path / "cut"
+    command = [sys.executable, "-m", "mmrns", *train, "--out", str(cut)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (cut / "metrics.jsonl").exists() or not (cut / "metrics.jsonl").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    if number is signal.SIGINT:
+        assert process.returncode == 130
+        assert "interrupted at step" in stderr
+        assert "Traceback" not in stderr
+    else:
+        assert process.returncode == -number
+    assert not (cut / "results.json").exists()
+    mmrns("train", "--resume", "--out", cut)
+    for file in ("model.safetensors", "sampler.safetensors"):
+        assert (cut / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def test_help_has_an_example() -> None:
+    for command in (["train"], ["evaluate"], ["predict"], ["data", "list"], ["data", "describe"]):
+        assert f"Example: mmrns {' '.join(command)}" in mmrns(*command, "--help").stdout
+
+
+def test_python_and_command_line_agree_on_the_version() -> None:
+    import importlib.metadata
+
+    import mmrns as package
+
+    assert package.__version__ == importlib.metadata.version("mmrns")
+    assert mmrns("--version").stdout.strip() == f"mmrns {package.__version__}"

@@ -1,0 +1,148 @@
+"""Messages, names to classes, random streams."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import mmrns
+from mmrns.errors import DataError, MmrnsError, UsageError, nearest
+from mmrns.registry import sampler_class, sampler_names, scorer_class, scorer_names
+from mmrns.rng import generator, numpy_generator, seeded, stream_seed
+
+
+def test_data_error_is_one_line_naming_place_and_remedy() -> None:
+    error = DataError(Path("a/train.tsv"), "2 columns", "mend it", 7)
+    assert str(error) == "a/train.tsv:7: 2 columns; mend it"
+    assert (error.where, error.line, error.message, error.remedy) == (Path("a/train.tsv"), 7, "2 columns", "mend it")
+    assert str(DataError("a", "is missing", "add it")) == "a: is missing; add it"
+
+
+def test_exit_codes() -> None:
+    assert (MmrnsError.exit_code, DataError.exit_code, UsageError.exit_code) == (1, 1, 2)
+    assert issubclass(DataError, MmrnsError)
+    assert issubclass(UsageError, MmrnsError)
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "hint"),
+    [
+        ("transe", 1, "; did you mean 'TransE'?"),
+        ("TransE", 1, "; did you mean 'TransE'?"),
+        ("Trans", 2, "; did you mean 'TransE' or 'TransD'?"),
+        ("zzz", 3, ""),
+    ],
+)
+def test_nearest(name: str, limit: int, hint: str) -> None:
+    assert nearest(name, ["TransE", "TransD", "RotatE"], limit) == hint
+
+
+def test_nearest_of_nothing() -> None:
+    assert nearest("x", []) == ""
+
+
+def test_sampler_names_are_the_files_of_the_folder() -> None:
+    folder = Path(mmrns.__file__).parent / "samplers"
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__", "base"}
+    assert set(sampler_names()) == files
+    assert {"uniform", "mmrns"} <= files
+
+
+def test_listing_samplers_imports_none() -> None:
+    code = (
+        "import sys; from mmrns.registry import sampler_names; sampler_names()\n"
+        "assert not [m for m in sys.modules if m.startswith(('torch', 'mmrns.samplers', 'mmrns.nn'))]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_name_gives_its_class() -> None:
+    for name in sampler_names():
+        assert sampler_class(name).__module__ == f"mmrns.samplers.{name}"
+    for name in scorer_names():
+        assert scorer_class(name).__name__ == name
+    assert {"TransE", "DistMult", "RotatE"} <= set(scorer_names())
+    assert "Scorer" not in scorer_names()
+
+
+@pytest.mark.parametrize(
+    ("get", "names", "wrong", "meant"),
+    [(sampler_class, sampler_names, "unifrom", "uniform"), (scorer_class, scorer_names, "transe", "TransE")],
+)
+def test_an_unknown_name_gets_a_hint_and_the_known_ones(get, names, wrong: str, meant: str) -> None:
+    with pytest.raises(UsageError, match=f"did you mean '{meant}'\\?") as caught:
+        get(wrong)
+    assert all(name in str(caught.value) for name in names())
+    with pytest.raises(UsageError, match="'base'"):
+        sampler_class("base")
+
+
+def test_stream_seeds_are_63_bits_and_tell_purposes_apart() -> None:
+    purposes = [(), ("a",), ("b",), ("a", 0), ("a", 1), ("a", "1"), ("a1",), (0, "a")]
+    seeds = [stream_seed(s, *p) for s in (0, 1) for p in purposes]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= s < 2**63 for s in seeds)
+    many = [stream_seed(0, "step", i) for i in range(2000)]
+    assert len(set(many)) == 2000
+    assert max(many) > 2**62 > min(many)
+
+
+def test_stream_seed_does_not_depend_on_the_process() -> None:
+    code = "from mmrns.rng import stream_seed; print(stream_seed(3, 'order', 5, 1))"
+    output = [
+        subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": h}, check=True, capture_output=True).stdout
+        for h in ("1", "2")
+    ]
+    assert output[0] == output[1] == f"{stream_seed(3, 'order', 5, 1)}\n".encode()
+
+
+def test_generators_repeat_and_differ_by_purpose() -> None:
+    def torch_draw(*purpose: int | str) -> torch.Tensor:
+        return torch.rand(8, generator=generator(0, *purpose))
+
+    def numpy_draw(*purpose: int | str) -> np.ndarray:
+        return numpy_generator(0, *purpose).random(8)
+
+    assert torch.equal(torch_draw("a", 1), torch_draw("a", 1))
+    assert not torch.equal(torch_draw("a", 1), torch_draw("a", 2))
+    assert np.array_equal(numpy_draw("a", 1), numpy_draw("a", 1))
+    assert not np.array_equal(numpy_draw("a", 1), numpy_draw("a", 2))
+
+
+def test_generators_leave_the_global_state_alone() -> None:
+    before = torch.get_rng_state()
+    torch.rand(3, generator=generator(0, "x"))
+    numpy_generator(0, "x").random()
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_seeded_is_a_stream_of_its_own_and_restores_the_state() -> None:
+    before = torch.get_rng_state()
+    with seeded(0, "init"):
+        first = torch.rand(4)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.rand(5)
+    with seeded(0, "init"):
+        again = torch.rand(4)
+    with seeded(1, "init"):
+        other = torch.rand(4)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_seeded_restores_the_state_after_an_error() -> None:
+    before = torch.get_rng_state()
+
+    def fail() -> None:
+        with seeded(0, "init"):
+            torch.rand(1)
+            raise ValueError("inside")
+
+    with pytest.raises(ValueError, match="inside"):
+        fail()
+    assert torch.equal(before, torch.get_rng_state())

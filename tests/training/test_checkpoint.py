@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmrns.data.datasets import Dataset
+from mmrns.errors import DataError
+from mmrns.registry import sampler_names
+from mmrns.runs.build import build_trainer
+from mmrns.runs.config import METHODS, make_config
+from mmrns.training.checkpoint import load_checkpoint, save_checkpoint, write_tensors
+from mmrns.training.trainer import Progress, Trainer
+
+
+def _trainer(toy: Dataset, name: str, dim: int = 6) -> Trainer:
+    method = next(m for m, found in METHODS.items() if found.sampler == name)
+    values = {"model": {"dim": dim}, "sampler": {"name": method, "negatives": 4}, "training": {"batch_size": 50}}
+    return build_trainer(make_config({**values, "device": "cpu"}), toy)
+
+
+@pytest.mark.parametrize("name", sampler_names())
+def test_resume_is_bit_equal(toy: Dataset, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "last.safetensors"
+    whole = _trainer(toy, name)
+    for step in range(9):
+        whole.step(step)
+    first = _trainer(toy, name)
+    for step in range(4):
+        first.step(step)
+    progress = Progress(step=4, best_mrr=0.25, loss_sum=1 / 3)
+    save_checkpoint(path, first, progress, {"metrics_length": 7})
+    second = _trainer(toy, name)
+    restored, extra = load_checkpoint(path, second)
+    assert (restored, extra) == (progress, {"metrics_length": 7})
+    for step in range(restored.step, 9):
+        second.step(step)
+    for part in ("model", "sampler"):
+        expected, found = getattr(whole, part).state_dict(), getattr(second, part).state_dict()
+        assert list(expected) == list(found)
+        assert all(torch.equal(expected[k], found[k]) for k in expected)
+
+
+def test_a_checkpoint_of_another_model_is_refused(toy: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "last.safetensors"
+    save_checkpoint(path, _trainer(toy, "uniform"), Progress(), {})
+    with pytest.raises(DataError, match=r"last\.safetensors: does not fit"):
+        load_checkpoint(path, _trainer(toy, "uniform", dim=7))
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DataError, match="not a readable safetensors file"):
+        load_checkpoint(path, _trainer(toy, "uniform"))
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, {"a": torch.ones(2)})
+    before = path.read_bytes()
+
+    def fail(*arguments: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("mmrns.training.checkpoint.save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_tensors(path, {"a": torch.zeros(2)})
+    assert path.read_bytes() == before

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from mmrns.data.datasets import Dataset
+from mmrns.errors import MmrnsError
+from mmrns.runs.build import build_trainer
+from mmrns.runs.config import make_config
+from mmrns.training.trainer import Observer, Plan, Progress, Trainer
+
+
+def _trainer(toy: Dataset, **sections: dict[str, object]) -> Trainer:
+    values: dict[str, dict[str, object]] = {
+        "model": {"dim": 8},
+        "sampler": {"name": "mmrns", "negatives": 4},
+        "training": {"batch_size": 64},
+    }
+    for section, given in sections.items():
+        values[section] = values.get(section, {}) | given
+    return build_trainer(make_config({**values, "device": "cpu"}), toy)
+
+
+class _Records:
+    """An observer that remembers what it is told."""
+
+    def __init__(self, mrrs: list[float], stop_at: int | None = None):
+        self.mrrs, self.stop_at = iter(mrrs), stop_at
+        self.rows: list[dict[str, object]] = []
+        self.saves: list[tuple[int, bool]] = []
+        self.step = 0
+
+    def observer(self, progress: Progress) -> Observer:
+        return Observer(
+            validate=lambda: next(self.mrrs),
+            record=lambda row: self.rows.append(dict(row)),
+            save=lambda best: self.saves.append((progress.step, best)),
+            advance=self._advance,
+            interrupted=lambda: self.step == self.stop_at,
+        )
+
+    def _advance(self, step: int, loss: float | None) -> None:
+        self.step = step
+
+
+def test_the_step_is_the_step_of_the_design(toy: Dataset) -> None:
+    """The loss of `Trainer.step` and the parameters after it, against the six lines written out with plain SGD."""
+    trainer, other = _trainer(toy, objective={"l3": 0.01}), _trainer(toy, objective={"l3": 0.01})
+    loss = trainer.step(5)
+    model, sampler = other.model, other.sampler
+    batch = other.batches.at(5)
+    negatives = sampler.draw(batch, model, 5)
+    assert negatives.emb is not None
+    h, r, t = (model.entities(batch.h), model.relations(batch.r), model.entities(batch.t))
+    s_pos = -(h + r - t).abs().sum(1)
+    q = torch.where(batch.head[:, None], t - r, h + r)
+    s_neg = -(q[:, None] - negatives.emb).abs().sum(2)
+    p = torch.softmax(s_neg, 1).detach()
+    gamma = 9.0
+    w = batch.weight / batch.weight.sum()
+    expected = -0.5 * (w * torch.nn.functional.logsigmoid(gamma + s_pos)).sum()
+    expected -= 0.5 * (w * (p * torch.nn.functional.logsigmoid(-gamma - s_neg)).sum(1)).sum()
+    expected = expected + 0.01 * sum(x.abs().pow(3).sum() for x in (h, r, t)) / len(batch)
+    expected = expected + sampler.loss(batch, negatives, s_pos, s_neg, model, 5)
+    torch.testing.assert_close(loss, expected.detach())
+    other.optimizer.zero_grad()
+    expected.backward()
+    other.optimizer.step()
+    for a, b in zip(trainer.model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5)
+
+
+def test_training_lowers_the_loss(toy: Dataset) -> None:
+    trainer = _trainer(toy, training={"lr": 0.02})
+    losses = [float(trainer.step(step)) for step in range(120)]
+    assert sum(losses[-20:]) < 0.7 * sum(losses[:20])
+
+
+def test_intervals_early_stopping_and_best(toy: Dataset) -> None:
+    progress, records = Progress(), _Records([0.1, 0.3, 0.2, 0.3, 0.9])
+    plan = Plan(steps=50, log_every=4, evaluate_every=10, checkpoint_every=25, patience=2)
+    _trainer(toy).fit(progress, plan, records.observer(progress))
+    # 0.3 at step 20 is best; 0.2 and an equal 0.3 do not better it.
+    assert (progress.step, progress.best_step, progress.best_mrr, progress.stopped) == (40, 20, 0.3, True)
+    assert [step for step, best in records.saves if best] == [10, 20]
+    assert [step for step, best in records.saves if not best] == [25, 40]
+    logged = [row["step"] for row in records.rows if "loss" in row]
+    assert logged == list(range(4, 41, 4))
+
+
+def test_interruption_keeps_the_running_mean(toy: Dataset) -> None:
+    """Stopping in the middle of a log interval and going on gives the same record."""
+    plan = Plan(steps=12, log_every=6, evaluate_every=100, checkpoint_every=100, patience=0)
+
+    def losses(stops: list[int]) -> list[object]:
+        trainer, progress = _trainer(toy), Progress()
+        rows: list[dict[str, object]] = []
+        for stop in [*stops, None]:
+            records = _Records([0.5], stop)
+            trainer.fit(progress, plan, records.observer(progress))
+            rows += records.rows
+        return [row["loss"] for row in rows if "loss" in row]
+
+    assert losses([4, 9]) == losses([])
+
+
+def test_a_loss_that_is_not_finite_is_an_error_before_anything_is_saved(toy: Dataset) -> None:
+    trainer, progress = _trainer(toy), Progress()
+    with torch.no_grad():
+        trainer.model.entity.weight[0, 0] = math.nan
+    records = _Records([0.1])
+    plan = Plan(steps=50, log_every=50, evaluate_every=50, checkpoint_every=5, patience=0)
+    with pytest.raises(MmrnsError, match="not finite"):
+        trainer.fit(progress, plan, records.observer(progress))
+    assert records.saves == []
+
+
+def test_epoch_ends_are_told(toy: Dataset) -> None:
+    trainer = _trainer(toy)
+    ended: list[int] = []
+    trainer.sampler.end_epoch = ended.append  # type: ignore[method-assign]
+    progress, steps = Progress(), 2 * trainer.batches.per_epoch + 1
+    plan = Plan(steps=steps, log_every=steps, evaluate_every=steps, checkpoint_every=steps, patience=0)
+    trainer.fit(progress, plan, _Records([0.1]).observer(progress))
+    assert ended == [0, 1]
