@@ -1,7 +1,8 @@
 """Record small MMRNS steps: `python scripts/build_golden.py`.
 
-The steps guard the sampler against silent change on machines that lack the authors' recorded steps. They were written by the
-version whose `reference=True` reproduces those; rebuild them only together with a change that means to alter the numbers.
+The steps guard the sampler against silent change on machines that lack the authors' recorded steps. They were written
+by the version whose `reference=True` reproduces those; rebuild them only together with a change that means to alter the
+numbers.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path.append(str(TESTS))
 
 from golden_step import Step, take_step  # noqa: E402
-
 from mmrns.rng import seeded  # noqa: E402
 from mmrns.training.checkpoint import write_tensors  # noqa: E402
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -35,8 +35,8 @@ app = typer.Typer(
 data_app = typer.Typer(help="List and describe datasets.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
 
-out = Console()
-err = Console(stderr=True)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
 
 
 class Device(StrEnum):
@@ -338,30 +338,40 @@ def _training_progress() -> Generator[Reporter]:
     from mmrns.runs.run import Reporter
 
     columns = (
-        TextColumn("training"),
+        TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]}"),
-        TextColumn("valid MRR {task.fields[mrr]}"),
+        TextColumn("{task.fields[loss]}"),
+        TextColumn("{task.fields[mrr]}"),
         TextColumn("{task.fields[speed]}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task("training", total=None, loss="-", mrr="-", speed="", start=False)
+        task = bar.add_task("training", total=None, loss="", mrr="", speed="", start=False)
 
         def start(done: int, total: int) -> None:
             bar.start_task(task)
             bar.update(task, completed=done, total=total)
 
         def advance(done: int, loss: float | None) -> None:
-            fields: dict[str, Any] = {} if loss is None else {"loss": f"{loss:.4f}"}
+            fields: dict[str, Any] = {} if loss is None else {"loss": f"loss {loss:.4f}"}
             speed = bar.tasks[0].speed
             bar.update(task, completed=done, speed=f"{speed:.1f} steps/s" if speed else "", **fields)
 
         def evaluated(step: int, mrr: float) -> None:
-            bar.update(task, mrr=f"{mrr:.4f}")
+            bar.update(task, mrr=f"valid MRR {mrr:.4f}")
+
+        def ranking(what: str, queries: int) -> Callable[[int], None]:
+            ranked = bar.add_task(f"ranking {what}", total=queries, loss="", mrr="", speed="")
+
+            def done(n: int) -> None:
+                bar.advance(ranked, n)
+                if bar.tasks[bar.task_ids.index(ranked)].finished:
+                    bar.remove_task(ranked)
+
+            return done
 
         def note(message: str) -> None:
             bar.console.print(Text(message), soft_wrap=True)
 
-        yield Reporter(note, start, advance, evaluated)
+        yield Reporter(note, start, advance, evaluated, ranking)

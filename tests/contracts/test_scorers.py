@@ -15,18 +15,22 @@ from mmrns.nn.scorers import Scorer
 from mmrns.registry import scorer_class, scorer_names
 from mmrns.types import Batch, Negatives
 
+Options = dict[str, int]
 E, R, DIM = 11, 4, 6
 NAMES = scorer_names()
+# Options whose formula is another one, beside the defaults of every scorer.
+VARIANTS = [("TransE", {"p": 2})]
+EVERY = pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in NAMES), *VARIANTS])
 SIDES = pytest.mark.parametrize("head", [False, True], ids=["tail", "head"])
 
 
-def build(name: str) -> Scorer:
-    return scorer_class(name)(dim=DIM, init_range=0.5)
+def build(name: str, options: Options) -> Scorer:
+    return scorer_class(name)(dim=DIM, init_range=0.5, **options)
 
 
-def model_of(name: str) -> Model:
+def model_of(name: str, options: Options) -> Model:
     torch.manual_seed(0)
-    return Model(build(name), E, R).double()
+    return Model(build(name, options), E, R).double()
 
 
 def batch_of(head: bool) -> Batch:
@@ -39,11 +43,11 @@ def both_sides() -> Batch:
     return Batch.of(triples, torch.arange(9) % 3 == 0)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@EVERY
 @pytest.mark.parametrize("batch", [batch_of(False), batch_of(True), both_sides()], ids=["tail", "head", "both"])
 @torch.no_grad()
-def test_the_score_is_the_same_however_it_is_asked_for(name: str, batch: Batch) -> None:
-    model = model_of(name)
+def test_the_score_is_the_same_however_it_is_asked_for(name: str, options: Options, batch: Batch) -> None:
+    model = model_of(name, options)
     every = model.score_all(batch)
     assert every.shape == (len(batch), E)
     ids = torch.randint(E, (len(batch), 5), generator=torch.Generator().manual_seed(2))
@@ -74,10 +78,10 @@ def score_one(model: Model, batch: Batch, row: int, entity: int) -> Tensor:
     return model.scorer.compare(model.scorer.query(anchor, r, head), model.entities(torch.tensor([[entity]])))[0, 0]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@EVERY
 @torch.no_grad()
-def test_both_sides_ask_for_the_same_triple(name: str) -> None:
-    model = model_of(name)
+def test_both_sides_ask_for_the_same_triple(name: str, options: Options) -> None:
+    model = model_of(name, options)
     triples = torch.tensor(list(itertools.product(range(4), range(R), range(4))))
     sides = [model.score(Batch.of(triples, torch.full((len(triples),), head))) for head in (False, True)]
     torch.testing.assert_close(*sides, rtol=1e-12, atol=1e-12)
@@ -85,9 +89,9 @@ def test_both_sides_ask_for_the_same_triple(name: str) -> None:
 
 @SIDES
 @pytest.mark.parametrize("pooled", [False, True], ids=["rows", "pool"])
-@pytest.mark.parametrize("name", NAMES)
-def test_gradients(name: str, pooled: bool, head: bool) -> None:
-    scorer = build(name)
+@EVERY
+def test_gradients(name: str, options: Options, pooled: bool, head: bool) -> None:
+    scorer = build(name, options)
     g = torch.Generator().manual_seed(3)
 
     def vectors(*shape: int) -> Tensor:
@@ -105,9 +109,9 @@ def test_gradients(name: str, pooled: bool, head: bool) -> None:
 
 
 @SIDES
-@pytest.mark.parametrize("name", NAMES)
-def test_gradients_are_finite_where_a_candidate_equals_the_query(name: str, head: bool) -> None:
-    scorer = build(name)
+@EVERY
+def test_gradients_are_finite_where_a_candidate_equals_the_query(name: str, options: Options, head: bool) -> None:
+    scorer = build(name, options)
     anchor = torch.zeros(1, scorer.entity_width, requires_grad=True)
     relation = torch.zeros(1, scorer.relation_width, requires_grad=True)
     for shape in ((1, 2, scorer.entity_width), (2, scorer.entity_width)):
@@ -118,9 +122,9 @@ def test_gradients_are_finite_where_a_candidate_equals_the_query(name: str, head
             assert torch.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_widths(name: str) -> None:
-    scorer, model = build(name), model_of(name)
+@EVERY
+def test_widths(name: str, options: Options) -> None:
+    scorer, model = build(name, options), model_of(name, options)
     assert scorer.dim == DIM
     assert model.entities(torch.tensor([[0, 1]])).shape == (1, 2, scorer.entity_width)
     assert model.relations(torch.tensor([0])).shape == (1, scorer.relation_width)
@@ -135,10 +139,10 @@ def test_widths(name: str) -> None:
         assert scorer.compare(query[:0], torch.zeros(5, scorer.entity_width)).shape == (0, 5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@EVERY
 @torch.no_grad()
-def test_relabelling_entities_permutes_scores(name: str) -> None:
-    model, relabelled = model_of(name), model_of(name)
+def test_relabelling_entities_permutes_scores(name: str, options: Options) -> None:
+    model, relabelled = model_of(name, options), model_of(name, options)
     new = torch.randperm(E, generator=torch.Generator().manual_seed(4))
     relabelled.entity.weight[new] = model.entity.weight
     batch = both_sides()
@@ -147,10 +151,10 @@ def test_relabelling_entities_permutes_scores(name: str) -> None:
     torch.testing.assert_close(relabelled.score_all(other)[:, new], model.score_all(batch), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@EVERY
 @torch.no_grad()
-def test_distances_are_never_positive(name: str) -> None:
-    scores = model_of(name).score_all(both_sides())
+def test_distances_are_never_positive(name: str, options: Options) -> None:
+    scores = model_of(name, options).score_all(both_sides())
     assert (scores <= 0).all() == scorer_class(name).distance
 
 

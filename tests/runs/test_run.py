@@ -185,7 +185,7 @@ def test_resume_refuses_what_conflicts(run: mmrns.Run, tmp_path: Path) -> None:
     assert mmrns.train(out=run.folder, settings=same, resume=True).results == run.results
     with pytest.raises(UsageError, match=r"training\.steps is 60 in .*config\.yaml, not 70"):
         mmrns.train(out=run.folder, settings=["training.steps=70"], resume=True)
-    with pytest.raises(UsageError, match="did you mean 'training.steps'"):
+    with pytest.raises(UsageError, match=r"did you mean 'training\.steps'"):
         mmrns.train(out=run.folder, settings=["training.step=60"], resume=True)
     with pytest.raises(DataError, match="holds no run to resume"):
         mmrns.train(out=tmp_path / "none", resume=True)

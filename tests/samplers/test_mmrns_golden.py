@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from golden_step import Step, take_step
 from torch import Tensor
 
+from golden_step import Step, take_step
 from mmrns.training.checkpoint import read_tensors
 
 AUTHORS = ["TransE_head", "TransE_tail", "RotatE_tail", "DistMult_head"]

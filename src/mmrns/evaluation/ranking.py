@@ -120,8 +120,9 @@ def _rank_chunk(
     true = scores[query_here, target_here][:, None]
     row, entity = known.targets(distinct[:, 2 if head else 0], distinct[:, 1], head)
     scores[row.to(device), entity.to(device)] = -torch.inf
-    scores[query_here, target_here] = -torch.inf
+    # Each query has a row of its own here, since triples that share one are rivals unless they are known.
     competitors = scores[query_here]
+    competitors[torch.arange(len(triples), device=scores.device), target_here] = -torch.inf
     higher = (competitors > true).sum(1).cpu()
     equal = (competitors == true).sum(1).cpu()
     candidates = torch.isfinite(competitors).sum(1).cpu() + 1

@@ -36,10 +36,11 @@ from mmrns.runs.record import (
     write_text,
 )
 from mmrns.training.checkpoint import load_checkpoint, load_weights, read_tensors, save_checkpoint, write_tensors
-from mmrns.training.trainer import Observer, Progress, Trainer
+from mmrns.training.trainer import Observer, Progress
 from mmrns.types import Batch
 
 Known = Literal["flag", "drop", "keep"]
+Split = Literal["valid", "test"]
 PREDICTION_SCHEMA = {
     "head": pl.String,
     "relation": pl.String,
@@ -65,12 +66,14 @@ class Reporter:
         start: called with the steps already done and the steps in all.
         advance: called after each step with the steps done and, at intervals, the mean loss.
         evaluated: called with the step and the validation MRR.
+        ranking: called with what is about to be ranked and the number of queries; returns what is told of those done.
     """
 
     note: Callable[[str], None] = lambda message: None
     start: Callable[[int, int], None] = lambda done, total: None
     advance: Callable[[int, float | None], None] = lambda done, loss: None
     evaluated: Callable[[int, float], None] = lambda step, mrr: None
+    ranking: Callable[[str, int], Callable[[int], None]] = lambda what, queries: lambda done: None
 
 
 class Run:
@@ -128,13 +131,13 @@ class Run:
         """Where the model is put."""
         return build_device(self.config.device)
 
-    def ranks(self, split: Literal["valid", "test"] = "test", progress: Callable[[int], None] | None = None) -> Ranks:
+    def ranks(self, split: Split = "test", progress: Callable[[int], None] | None = None) -> Ranks:
         """Filtered ranks of both sides of a split."""
         return _ranks(
             self.model, self.model.scorer.entity_width, self.dataset, split, self.config, self.device, progress
         )
 
-    def evaluate(self, split: Literal["valid", "test"] = "test") -> dict[str, Any]:
+    def evaluate(self, split: Split = "test") -> dict[str, Any]:
         """The metrics of a split, computed anew: the object that `results.json` holds."""
         return report(self.ranks(split), self.dataset.graph)
 
@@ -286,8 +289,13 @@ def _train(config: Config, folder: Path, reporter: Reporter) -> None:
         notes = {"metrics_length": log.length, "pretrain_seconds": pretrain_seconds}
         save_checkpoint(best if is_best else last, trainer, progress, notes)
 
+    def model_ranks(split: Split) -> Ranks:
+        width = trainer.model.scorer.entity_width
+        queries = 2 * len(dataset.graph.test if split == "test" else dataset.graph.valid)
+        return _ranks(trainer.model, width, dataset, split, config, trainer.device, reporter.ranking(split, queries))
+
     def validate() -> float:
-        mrr = policies(_model_ranks(trainer, dataset, "valid", config))["realistic"]["mrr"]
+        mrr = policies(model_ranks("valid"))["realistic"]["mrr"]
         reporter.evaluated(progress.step, mrr)
         return mrr
 
@@ -307,11 +315,11 @@ def _train(config: Config, folder: Path, reporter: Reporter) -> None:
     started = time.perf_counter()
     load_weights(best, trainer)
     graph = dataset.graph
-    results: dict[str, Any] = {"valid": report(_model_ranks(trainer, dataset, "valid", config), graph)}
+    results: dict[str, Any] = {"valid": report(model_ranks("valid"), graph)}
     if config.evaluation.test:
         baseline = policies(_ranks(SlotFrequency(graph), 1, dataset, "test", config, torch.device("cpu")))
         results = {
-            "test": report(_model_ranks(trainer, dataset, "test", config), graph),
+            "test": report(model_ranks("test"), graph),
             **results,
             "baseline_mrr": baseline["realistic"]["mrr"] if baseline else None,
             "baseline": baseline,
@@ -332,16 +340,11 @@ def _train(config: Config, folder: Path, reporter: Reporter) -> None:
     write_json(folder / "results.json", results)
 
 
-def _model_ranks(trainer: Trainer, dataset: Dataset, split: Literal["valid", "test"], config: Config) -> Ranks:
-    width = trainer.model.scorer.entity_width
-    return _ranks(trainer.model, width, dataset, split, config, trainer.device)
-
-
 def _ranks(
     model: ScoresAll,
     width: int,
     dataset: Dataset,
-    split: Literal["valid", "test"],
+    split: Split,
     config: Config,
     device: torch.device,
     progress: Callable[[int], None] | None = None,

@@ -20,8 +20,11 @@ from mmrns.training.trainer import Progress, Trainer
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file under a temporary name and rename it, so that the name never holds half a file."""
     temporary = path.with_name(path.name + ".tmp")
-    # Tables may share storage with nothing else, but views do; safetensors wants each tensor whole.
+    temporary.touch()
+    mode = temporary.stat().st_mode
     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, dict(metadata or {}))
+    # safetensors makes a file of its own that only its owner can read; a run folder's files follow the umask.
+    temporary.chmod(mode)
     os.replace(temporary, path)
 
 
