@@ -72,7 +72,7 @@ def test_every_name_gives_its_class() -> None:
 
 @pytest.mark.parametrize(
     ("get", "names", "wrong", "meant"),
-    [(sampler_class, sampler_names, "unifrom", "uniform"), (scorer_class, scorer_names, "transe", "TransE")],
+    [(sampler_class, sampler_names, "unifo", "uniform"), (scorer_class, scorer_names, "transe", "TransE")],
 )
 def test_an_unknown_name_gets_a_hint_and_the_known_ones(get, names, wrong: str, meant: str) -> None:
     with pytest.raises(UsageError, match=f"did you mean '{meant}'\\?") as caught:

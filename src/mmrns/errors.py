@@ -44,3 +44,13 @@ def nearest(name: str, known: Iterable[str], limit: int = 1) -> str:
     originals = {candidate.casefold(): candidate for candidate in known}
     close = difflib.get_close_matches(name.casefold(), originals, n=limit, cutoff=0.6)
     return f"; did you mean {' or '.join(repr(originals[c]) for c in close)}?" if close else ""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for a name that is none of a few known ones; it offers the nearest and lists them all.
+
+    >>> str(unknown("scorer", "transe", ["TransE", "RotatE"]))
+    "unknown scorer 'transe'; did you mean 'TransE'? known: TransE, RotatE"
+    """
+    names = list(known)
+    return UsageError(f"unknown {kind} {name!r}{nearest(name, names) or ';'} known: {', '.join(names) or 'none'}")

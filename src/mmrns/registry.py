@@ -11,7 +11,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from mmrns.errors import UsageError, nearest
+from mmrns.errors import unknown
 
 _HERE = Path(__file__).parent
 
@@ -28,7 +28,7 @@ def sampler_class(name: str) -> type[Any]:
         UsageError: no such sampler; the message lists the known ones.
     """
     if name not in sampler_names():
-        raise UsageError(_unknown("sampler", name, sampler_names()))
+        raise unknown("sampler", name, sampler_names())
     module = importlib.import_module(f"mmrns.samplers.{name}")
     base = importlib.import_module("mmrns.samplers.base").Sampler
     (cls,) = _classes(module, base)
@@ -49,7 +49,7 @@ def scorer_class(name: str) -> type[Any]:
     for cls in _scorers():
         if cls.__name__ == name:
             return cls
-    raise UsageError(_unknown("scorer", name, scorer_names()))
+    raise unknown("scorer", name, scorer_names())
 
 
 def _scorers() -> list[type[Any]]:
@@ -63,7 +63,3 @@ def _classes(module: Any, base: type[Any]) -> list[type[Any]]:
         for _, cls in inspect.getmembers(module, inspect.isclass)
         if issubclass(cls, base) and cls is not base and cls.__module__ == module.__name__
     ]
-
-
-def _unknown(kind: str, name: str, known: list[str]) -> str:
-    return f"unknown {kind} {name!r}{nearest(name, known)} Known {kind}s: {', '.join(known)}"

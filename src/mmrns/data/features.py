@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmrns.data.graph import Vocabulary
 from mmrns.data.tables import read_lines
-from mmrns.errors import DataError, UsageError, nearest
+from mmrns.errors import DataError, unknown
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,7 @@ class Features(Mapping[str, Modality]):
 
     def __getitem__(self, name: str) -> Modality:
         if name not in self._modalities:
-            known = ", ".join(self._modalities) or "none"
-            raise UsageError(f"unknown modality {name!r}{nearest(name, self)} This dataset has: {known}")
+            raise unknown("modality", name, self)
         return self._modalities[name]
 
     def __contains__(self, name: object) -> bool:

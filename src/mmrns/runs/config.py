@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from mmrns.data.batches import SidePolicy
-from mmrns.errors import DataError, UsageError, nearest
+from mmrns.errors import DataError, UsageError, nearest, unknown
 from mmrns.registry import sampler_class, scorer_class
 
 _Schema = TypeVar("_Schema", bound=BaseModel)
@@ -142,8 +142,7 @@ def make_config(values: Mapping[str, Any]) -> Config:
     """
     config = _validated(Config, values, "")
     if config.sampler.name not in METHODS:
-        hint = nearest(config.sampler.name, METHODS)
-        raise UsageError(f"unknown sampler {config.sampler.name!r}{hint}; known: {', '.join(METHODS)}")
+        raise unknown("sampler", config.sampler.name, METHODS)
     sampler_options = options_of(sampler_class(config.method.sampler), reserved={"seed", "alpha"})
     scorer_options = options_of(scorer_class(config.model.scorer))
     sampler = _validated(sampler_options, config.sampler.model_extra or {}, "sampler.", SamplerConfig.model_fields)
