@@ -24,7 +24,7 @@ demo: $(VENV)/demo.stamp
 
 # Format, lint, spelling, types, layers, documentation, tests.
 test: check
-	$(BIN)/mkdocs build --quiet --strict --site-dir build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/site
 	$(BIN)/python -m pytest
 
 check: $(VENV)/dev.stamp

@@ -25,6 +25,7 @@ class Batch:
         n_tail: rows `[:n_tail]` have the tail replaced, rows `[n_tail:]` the head.
         relations: Int[R], the distinct relations, ascending.
         relation_index: Int[B], `relations[relation_index] == r`.
+        relation_counts: rows of each distinct relation, on the host.
     """
 
     h: Int[Tensor, " B"]
@@ -34,6 +35,7 @@ class Batch:
     n_tail: int
     relations: Int[Tensor, " R"]
     relation_index: Int[Tensor, " B"]
+    relation_counts: tuple[int, ...]
 
     @classmethod
     def of(
@@ -42,9 +44,9 @@ class Batch:
         """Build a batch on the host from triples in any order; rows are sorted (stably) tail side first."""
         order = torch.argsort(head, stable=True)
         h, r, t = triples[order].unbind(1)
-        relations, relation_index = torch.unique(r, return_inverse=True)
+        relations, relation_index, counts = torch.unique(r, return_inverse=True, return_counts=True)
         weight = torch.ones(len(order)) if weight is None else weight[order]
-        return cls(h, r, t, weight, int((~head).sum()), relations, relation_index)
+        return cls(h, r, t, weight, int((~head).sum()), relations, relation_index, tuple(counts.tolist()))
 
     def __len__(self) -> int:
         return len(self.h)

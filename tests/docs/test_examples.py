@@ -72,7 +72,7 @@ def test_command_lines_parse(page: Path) -> None:
 
 def test_commands_are_found_and_wrong_ones_refused() -> None:
     assert sum(1 for page in PAGES for _ in _commands(page)) > 20
-    for wrong in ("trian", "train --sead 1", "evaluate", "data lst", "evaluate RUN --split train"):
+    for wrong in ("teach", "train --sead 1", "evaluate", "data lst", "evaluate RUN --split train"):
         with pytest.raises(Exception, match=r"No such|Missing|not one of"):
             _parse(wrong.split())
 

@@ -11,6 +11,8 @@ from mmrns.nn.attention import EntityGate, KnowledgeGuidedAttention, Tokens
 
 N, R, WIDTH, RELATION = 6, 3, 5, 4
 TOKENS, WIDTHS = (4, 3), (7, 2)
+MANY = 10_000
+"""So many relations that folding is always cheaper."""
 
 
 def build(modalities: int) -> KnowledgeGuidedAttention:
@@ -78,11 +80,19 @@ def encode(kca: KnowledgeGuidedAttention, values: list[Tensor], masks: list[Tens
     return [kca.encode(m, v, mask) for m, (v, mask) in enumerate(zip(values, masks, strict=True))]
 
 
+def outer(kca: KnowledgeGuidedAttention, relations: Tensor, tokens: list[Tokens], folded: bool = False) -> list[Tensor]:
+    """Y of every pair, both modalities folded or none."""
+    readings = kca.readings(tokens, n_relations=MANY if folded else 0)
+    assert all((reading.folded is not None) == folded for reading in readings)
+    return kca.outer(relations, readings)
+
+
 @pytest.mark.parametrize("modalities", [1, 2])
+@pytest.mark.parametrize("folded", [False, True])
 @torch.no_grad()
-def test_outer_equals_the_formula(modalities: int) -> None:
+def test_outer_equals_the_formula(modalities: int, folded: bool) -> None:
     kca, (relations, values, masks) = build(modalities), inputs(modalities)
-    found = kca.outer(relations, encode(kca, values, masks))
+    found = outer(kca, relations, encode(kca, values, masks), folded)
     assert len(found) == kca.n_modalities == modalities
     for r in range(R):
         for n in range(N):
@@ -112,17 +122,17 @@ def test_paired_is_the_diagonal_of_outer(modalities: int) -> None:
     kca, (relations, values, masks) = build(modalities), inputs(modalities)
     own = torch.tensor([2, 0, 1, 1, 0, 2])
     tokens = encode(kca, values, masks)
-    for paired, outer in zip(kca.paired(relations[own], tokens), kca.outer(relations, tokens), strict=True):
-        torch.testing.assert_close(paired, outer[own, torch.arange(N)], rtol=1e-12, atol=1e-12)
+    for paired, every in zip(kca.paired(relations[own], tokens), outer(kca, relations, tokens), strict=True):
+        torch.testing.assert_close(paired, every[own, torch.arange(N)], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("modalities", [1, 2])
 def test_absent_tokens_never_matter(modalities: int) -> None:
     kca, (relations, values, masks) = build(modalities), inputs(modalities)
-    before = kca.outer(relations, encode(kca, values, masks))
+    before = outer(kca, relations, encode(kca, values, masks))
     changed = [torch.where(m[..., None], v, 1e3 + v).requires_grad_() for v, m in zip(values, masks, strict=True)]
     assert all(not torch.equal(a, b) for a, b in zip(values, changed, strict=True))
-    after = kca.outer(relations, encode(kca, changed, masks))
+    after = outer(kca, relations, encode(kca, changed, masks))
     for a, b in zip(before, after, strict=True):
         assert torch.equal(a, b)
     weights = torch.randn(R, N, WIDTH, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
@@ -141,13 +151,13 @@ def test_guide_that_is_absent_leaves_the_mean_and_no_relation(side: int) -> None
     entity = 1 + (1 - side)  # lacks the other modality, has every token of this one
     assert masks[side][entity].all()
     assert not masks[1 - side][entity].any()
-    ys = kca.outer(relations, encode(kca, values, masks))[side][:, entity]
+    ys = outer(kca, relations, encode(kca, values, masks))[side][:, entity]
     projected = leaky_relu(kca.project[side](values[side][entity]), 0.1)
     mean = layer_norm(kca, projected.mean(0))
     expected = kca.out[side](mean.repeat(TOKENS[1 - side]))
     for y in ys:
         torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
-    full = kca.outer(relations, encode(kca, values, masks))[side][:, 0]
+    full = outer(kca, relations, encode(kca, values, masks))[side][:, 0]
     assert (full[0] - full[1]).abs().max() > 1e-3
 
 
@@ -173,7 +183,7 @@ def test_gates_are_between_zero_and_one_and_differ_by_modality() -> None:
 def test_every_parameter_gets_a_gradient() -> None:
     kca, (relations, values, masks) = build(2), inputs(2)
     weights = torch.randn(R, N, WIDTH, dtype=torch.float64)
-    sum((weights * y).sum() for y in kca.outer(relations, encode(kca, values, masks))).backward()
+    sum((weights * y).sum() for y in outer(kca, relations, encode(kca, values, masks))).backward()
     for name, parameter in kca.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
@@ -204,3 +214,33 @@ def test_entity_gate_equals_the_formula() -> None:
     own = torch.tensor([0, 2, 1, 1, 0, 2])
     paired = gate(relations[own], entities)
     torch.testing.assert_close(paired, outer[own, torch.arange(N)], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("modalities", [1, 2])
+@pytest.mark.parametrize(("dtype", "value", "gradient"), [(torch.float64, 1e-11, 1e-9), (torch.float32, 1e-5, 1e-3)])
+def test_folded_equals_direct(modalities: int, dtype: torch.dtype, value: float, gradient: float) -> None:
+    """Values and all parameter gradients, missing tokens and modalities included."""
+    kca, (relations, values, masks) = build(modalities).to(dtype), inputs(modalities)
+    relations = relations.to(dtype).requires_grad_()
+    outcomes: list[tuple[list[Tensor], list[Tensor]]] = []
+    for folded in (False, True):
+        kca.zero_grad()
+        relations.grad = None
+        ys = outer(kca, relations, encode(kca, [v.to(dtype) for v in values], masks), folded)
+        weights = torch.randn(len(ys), R, N, WIDTH, generator=torch.Generator().manual_seed(5), dtype=dtype)
+        sum((w * torch.tanh(y)).sum() for w, y in zip(weights, ys, strict=True)).backward()
+        gradients = [p.grad.clone() for p in kca.parameters() if p.grad is not None]
+        assert relations.grad is not None
+        outcomes.append(([y.detach() for y in ys], [*gradients, relations.grad.clone()]))
+    for a, b in zip(outcomes[0][0], outcomes[1][0], strict=True):
+        torch.testing.assert_close(a, b, rtol=value, atol=value)
+    assert len(outcomes[0][1]) == len(outcomes[1][1]) == len(list(kca.parameters())) + 1
+    for a, b in zip(outcomes[0][1], outcomes[1][1], strict=True):
+        assert (a - b).abs().max() <= gradient * a.abs().max()
+
+
+def test_folding_is_chosen_by_the_number_of_products() -> None:
+    """At the authors' sizes: images from 28 relations on, texts from 5."""
+    kca = KnowledgeGuidedAttention((24, 4), (383, 384), 10, 50)
+    assert [kca.folds(0, n) for n in (1, 27, 28, 400)] == [False, False, True, True]
+    assert [kca.folds(1, n) for n in (1, 4, 5, 400)] == [False, False, True, True]

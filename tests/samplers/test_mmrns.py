@@ -11,6 +11,7 @@ from torch import Tensor
 from mmrns.data.datasets import Dataset
 from mmrns.data.features import Features, Modality
 from mmrns.errors import UsageError
+from mmrns.nn.attention import KnowledgeGuidedAttention
 from mmrns.nn.model import Model
 from mmrns.nn.scorers import TransE
 from mmrns.rng import seeded
@@ -202,16 +203,16 @@ def test_cosines_by_loop_and_without_gradient_through_norms() -> None:
     with seeded(1, "cosines"):
         targets = torch.randn(5, 4, requires_grad=True)
         candidates = torch.randn(2, 3, 4)
-    groups = [torch.tensor([4, 1]), torch.tensor([0, 2, 3])]
-    found = cosines(targets, candidates, groups)
-    for u, rows in enumerate(groups):
-        for b in rows.tolist():
+    counts = (2, 3)
+    found = cosines(targets, candidates, counts)
+    for u, rows in enumerate((range(2), range(2, 5))):
+        for b in rows:
             for p in range(3):
                 expected = torch.cosine_similarity(targets[b], candidates[u, p], dim=0)
                 torch.testing.assert_close(found[b, p], expected)
     found[0, 0].backward()
     assert targets.grad is not None
-    plain = candidates[1, 0] / (targets[0].norm() * candidates[1, 0].norm())
+    plain = candidates[0, 0] / (targets[0].norm() * candidates[0, 0].norm())
     torch.testing.assert_close(targets.grad[0], plain.detach())
 
 
@@ -222,3 +223,34 @@ def test_reference_draws_the_same_law_with_fresh_noise(toy: Dataset) -> None:
     assert negatives.ids is not None
     assert all(len(set(row)) == 6 for row in negatives.ids.tolist())
     assert not _trace(negatives).true.gather(1, _trace(negatives).positions).any()
+
+
+@pytest.mark.parametrize("relations", [1, 5])
+@pytest.mark.parametrize("memory_mb", [0, 1024])
+@pytest.mark.parametrize("reference", [False, True])
+def test_folded_and_chunked_similarities_equal_the_direct_ones(
+    toy: Dataset, monkeypatch: pytest.MonkeyPatch, relations: int, memory_mb: int, reference: bool
+) -> None:
+    """In float64, with gradients: one relation or all, in one piece or a relation at a time with recomputation."""
+    monkeypatch.setattr(KnowledgeGuidedAttention, "folds", lambda self, modality, n_relations: n_relations > 0)
+    rows = toy.graph.train[:60]
+    if relations == 1:
+        rows = rows[rows[:, 1] == rows[0, 1]]
+    batch = Batch.of(rows, torch.arange(len(rows)) % 2 == 0)
+    assert len(batch.relations) == relations
+    outcomes: list[tuple[dict[str, Similarity], list[Tensor]]] = []
+    for direct in (True, False):
+        model, sampler = _build(toy, memory_mb=1024 if direct else memory_mb, reference=reference)
+        model.double()
+        sampler.double()
+        found = sampler.similarities(batch, sampler.candidates(0), model, direct=direct)
+        total = sum((torch.sin(3 * s.values)).sum() for s in found.values())
+        assert isinstance(total, Tensor)
+        total.backward()
+        gradients = [p.grad for p in [*sampler.parameters(), *model.parameters()] if p.grad is not None]
+        outcomes.append((found, gradients))
+    for name, expected in outcomes[0][0].items():
+        torch.testing.assert_close(outcomes[1][0][name].values, expected.values, rtol=0, atol=1e-10)
+    assert len(outcomes[0][1]) == len(outcomes[1][1])
+    for a, b in zip(outcomes[0][1], outcomes[1][1], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)

@@ -29,7 +29,7 @@ def text_tokens(
     batch_size: int = 64,
     device: str | None = None,
 ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.bool_]]:
-    """One sentence embedding a string: token l of row i is e(texts[i][l]) / |e(texts[i][l])|_2.
+    """One sentence embedding a string: token l of row i is `e(texts[i][l]) / |e(texts[i][l])|_2`.
 
     Sentence-BERT (Reimers and Gurevych, EMNLP 2019, https://arxiv.org/abs/1908.10084). A string that occurs
     several times is encoded once.

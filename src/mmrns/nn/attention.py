@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,6 +16,51 @@ class Tokens:
 
     values: Float[Tensor, "n L a"]
     mask: Bool[Tensor, "n L"]
+
+
+@dataclass(frozen=True)
+class Folded:
+    """LayerNorm and output projection of the guided term, folded into blocks of the entity.
+
+    With I0_j the token I_j less its mean, W_k the k-th block of the output projection, gamma and beta those of the
+    LayerNorm,
+
+        y(r) = constant + sum_jk (g_jk / sd_k) blocks_jk        blocks_jk = C_jk W_k (gamma * I0_j)
+        sd_k^2 = sum_{j >= i} g_jk g_ik pairs_kji + eps         pairs_kji = m_ji C_jk C_ik <I0_j, I0_i> / a
+
+    where m is 1 on the diagonal and 2 off it: the LayerNorm of a linear combination of tokens is linear in the centred
+    tokens but for its standard deviation, and that is a quadratic form in the gates.
+
+    Attributes:
+        constant: Float[n a].
+        blocks: Float[n L*M a].
+        pairs: Float[M Q n], Q = L (L + 1) / 2.
+    """
+
+    constant: Float[Tensor, "n a"]
+    blocks: Float[Tensor, "n LM a"]
+    pairs: Float[Tensor, "M Q n"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one modality's y owes to the entities alone: L tokens read, guided by M tokens of the other modality.
+
+    Attributes:
+        modality: which of the attention's modalities is read.
+        affinity: Float[n L M], C.
+        values: Float[n L a], the tokens read.
+        guide_mask: Bool[n M], the guiding tokens that are present.
+        attended: Float[n M a], the attention terms.
+        folded: the folded form, where it is cheaper.
+    """
+
+    modality: int
+    affinity: Float[Tensor, "n L M"]
+    values: Float[Tensor, "n L a"]
+    guide_mask: Bool[Tensor, "n M"]
+    attended: Float[Tensor, "n M a"]
+    folded: Folded | None = None
 
 
 class KnowledgeGuidedAttention(nn.Module):
@@ -46,7 +91,7 @@ class KnowledgeGuidedAttention(nn.Module):
         if len(tokens) not in (1, 2) or len(tokens) != len(widths):
             raise ValueError(f"one or two modalities, got tokens {tokens} and widths {widths}")
         n = len(tokens)
-        self.tokens = (tokens[0], tokens[-1])
+        self.tokens, self.width = (tokens[0], tokens[-1]), width
         self.project = nn.ModuleList(nn.Linear(w, width) for w in widths)
         self.gate = nn.ModuleList(nn.Linear(relation_width, tokens[0] * tokens[-1]) for _ in range(n))
         self.out = nn.ModuleList(nn.Linear(tokens[n - 1 - m] * width, width) for m in range(n))
@@ -59,21 +104,32 @@ class KnowledgeGuidedAttention(nn.Module):
 
     def encode(self, modality: int, values: Float[Tensor, "n L D"], mask: Bool[Tensor, "n L"]) -> Tokens:
         """Project raw tokens; absent ones become exactly zero."""
-        projected = leaky_relu(self.project[modality](values), 0.1)
+        projected = leaky_relu(self.project[modality](values.to(self.norm.weight.dtype)), 0.1)
         return Tokens(projected * mask[..., None], mask)
 
     def gates(self, modality: int, relations: Float[Tensor, "*R relation_width"]) -> Float[Tensor, "*R L1 L2"]:
         """Relation gates of one modality, between 0 and 1."""
         return torch.sigmoid(self.gate[modality](relations)).unflatten(-1, self.tokens)
 
-    def outer(self, relations: Float[Tensor, "R relation_width"], tokens: list[Tokens]) -> list[Float[Tensor, "R n a"]]:
-        """Y of every (relation, entity) pair, one tensor a modality."""
-        return self._attend([self.gates(m, relations)[:, None] for m in range(self.n_modalities)], tokens)
+    def outer(
+        self,
+        relations: Float[Tensor, "R relation_width"],
+        readings: list[Reading],
+    ) -> list[Float[Tensor, "R n a"]]:
+        """The values y of every (relation, entity) pair, one tensor a modality.
+
+        A reading that is folded is combined in its folded form, any other in the direct form of the class docstring.
+        """
+        gates = [self.gates(m, relations) for m in range(self.n_modalities)]
+        return [
+            self._combine_folded(gate, reading.folded) if reading.folded else self._combine(gate[:, None], reading)
+            for gate, reading in zip(self._turned(gates), readings, strict=True)
+        ]
 
     def paired(
         self, relations: Float[Tensor, "n relation_width"], tokens: list[Tokens], *, omit_first_norm: bool = False
     ) -> list[Float[Tensor, "n a"]]:
-        """Y of each entity under its own relation.
+        """The values y of each entity under its own relation.
 
         Args:
             relations: a relation vector for each entity.
@@ -81,36 +137,101 @@ class KnowledgeGuidedAttention(nn.Module):
             omit_first_norm: leave the LayerNorm out of the first modality's attention term (a bug of the authors'
                 code).
         """
-        gates = [self.gates(m, relations)[None] for m in range(self.n_modalities)]
-        return [y.squeeze(0) for y in self._attend(gates, tokens, omit_first_norm)]
+        gates = self._turned([self.gates(m, relations) for m in range(self.n_modalities)])
+        readings = self.readings(tokens, omit_first_norm=omit_first_norm)
+        return [self._combine(g[None], reading).squeeze(0) for g, reading in zip(gates, readings, strict=True)]
 
-    def _attend(
-        self, gates: list[Float[Tensor, "R #n L1 L2"]], tokens: list[Tokens], omit_first_norm: bool = False
-    ) -> list[Float[Tensor, "R n a"]]:
+    def readings(self, tokens: list[Tokens], *, n_relations: int = 0, omit_first_norm: bool = False) -> list[Reading]:
+        """What of y depends on the entities alone, one reading a modality.
+
+        Args:
+            tokens: the entities' tokens, one a modality.
+            n_relations: relations that the readings will be combined with; where that is cheaper they are folded.
+            omit_first_norm: see `paired`.
+        """
         first, second = tokens[0], tokens[-1]
         affinity = torch.einsum("nja,nka->njk", first.values, second.values)
-        ys = [self._read(0, gates[0], affinity, first, second, omit_first_norm)]
+        readings = [self._reading(0, affinity, first, second, n_relations, omit_first_norm)]
         if self.n_modalities == 2:
-            ys.append(self._read(1, gates[1].mT, affinity.mT, second, first))
-        return ys
+            readings.append(self._reading(1, affinity.mT, second, first, n_relations))
+        return readings
 
-    def _read(
+    def folds(self, modality: int, n_relations: int) -> bool:
+        """Whether folding a modality takes fewer products than the direct form.
+
+        Per entity, with L read and M guiding tokens, the direct form takes `R M a (L + a)` products and the folded one
+        `L M a^2 + R M (L a + L (L + 1) / 2)`.
+        """
+        n_read, n_guide = self._counts(modality)
+        a = self.width
+        direct = n_relations * n_guide * a * (n_read + a)
+        folded = n_read * n_guide * a * a + n_relations * n_guide * n_read * (a + (n_read + 1) / 2)
+        return folded < direct
+
+    def reals_per_pair(self, n_relations: int) -> int:
+        """Estimate of the reals that `outer` and its backward pass hold for each (relation, entity) pair."""
+        total = 0
+        for m in range(self.n_modalities):
+            n_read, n_guide = self._counts(m)
+            # Coefficients, their gradient and product; or guided tokens, normalised, mixed, and their gradients.
+            held = 3 * n_read if self.folds(m, n_relations) else n_read + 5 * self.width
+            total += n_guide * (held + 3) + 3 * self.width
+        return total
+
+    def _counts(self, modality: int) -> tuple[int, int]:
+        """Tokens read and tokens that guide."""
+        first, second = self.tokens
+        return (first, second) if modality == 0 else (second, first)
+
+    def _turned(self, gates: list[Tensor]) -> list[Tensor]:
+        """Gates as [.. read token, guiding token]."""
+        return [gates[0], *(gate.mT for gate in gates[1:])]
+
+    def _reading(
         self,
         modality: int,
-        gate: Float[Tensor, "R #n L M"],
         affinity: Float[Tensor, "n L M"],
         read: Tokens,
         guide: Tokens,
+        n_relations: int,
         omit_norm: bool = False,
-    ) -> Float[Tensor, "R n a"]:
-        guided = torch.einsum("rnjk,nja->rnka", gate * affinity, read.values)
+    ) -> Reading:
         lowest = torch.finfo(affinity.dtype).min
         attention = torch.softmax(affinity.masked_fill(~read.mask[..., None], lowest), dim=1)
         attended = torch.einsum("njk,nja->nka", attention, read.values)
         if not omit_norm:
             attended = self.norm(attended)
-        mixed = self.norm(guided) * guide.mask[..., None] + attended
-        return self.out[modality](mixed.flatten(-2))
+        reading = Reading(modality, affinity, read.values, guide.mask, attended)
+        return replace(reading, folded=self._fold(reading)) if self.folds(modality, n_relations) else reading
+
+    def _combine(self, gate: Float[Tensor, "R #n L M"], reading: Reading) -> Float[Tensor, "R n a"]:
+        guided = torch.einsum("rnjk,nja->rnka", gate * reading.affinity, reading.values)
+        mixed = self.norm(guided) * reading.guide_mask[..., None] + reading.attended
+        return self.out[reading.modality](mixed.flatten(-2))
+
+    def _fold(self, reading: Reading) -> Folded:
+        n, n_read, n_guide = reading.affinity.shape
+        a = reading.values.shape[-1]
+        out = self.out[reading.modality]
+        assert isinstance(out, nn.Linear)
+        weight = out.weight.view(a, n_guide, a).transpose(0, 1) * self.norm.weight
+        constant = out((reading.attended + reading.guide_mask[..., None] * self.norm.bias).flatten(-2))
+        centred = reading.values - reading.values.mean(-1, keepdim=True)
+        projected = (centred.flatten(0, 1) @ weight.flatten(0, 1).T).view(n, n_read, n_guide, a)
+        blocks = (reading.affinity[..., None] * projected).flatten(1, 2)
+        j, i = torch.tril_indices(n_read, n_read, device=blocks.device)
+        twice = 2 - (i == j).to(blocks.dtype)
+        gram = (centred @ centred.mT)[:, j, i] * twice / a
+        pairs = reading.affinity[:, j] * reading.affinity[:, i] * gram[..., None]
+        return Folded(constant, blocks, pairs.permute(2, 1, 0))
+
+    def _combine_folded(self, gate: Float[Tensor, "R L M"], folded: Folded) -> Float[Tensor, "R n a"]:
+        j, i = torch.tril_indices(gate.shape[1], gate.shape[1], device=gate.device)
+        variance = (gate[:, j] * gate[:, i]).permute(2, 0, 1) @ folded.pairs
+        inverse = torch.rsqrt(variance.clamp(min=0) + self.norm.eps)
+        # [n R L M], so that the product over (L, M) is one matrix product an entity.
+        coefficient = gate * inverse.permute(2, 1, 0).contiguous()[:, :, None, :]
+        return (coefficient.flatten(2) @ folded.blocks + folded.constant[:, None]).transpose(0, 1)
 
 
 class EntityGate(nn.Module):

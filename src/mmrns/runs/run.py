@@ -270,6 +270,8 @@ def train(
 def _train(config: Config, folder: Path, reporter: Reporter) -> None:
     dataset = build_dataset(config)
     if not len(dataset.graph.valid):
+        if config.data.drop_leaked_valid:
+            raise DataError(dataset.files["valid"], "every row is also in train or test", "split the triples anew")
         raise DataError(dataset.files["valid"], "no triple to validate on", "move some triples from train to valid")
     _say_what_matters(dataset, config, reporter)
     trainer = build_trainer(config, dataset)

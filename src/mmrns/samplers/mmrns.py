@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.errors import UsageError
-from mmrns.nn.attention import EntityGate, KnowledgeGuidedAttention, Tokens
+from mmrns.nn.attention import EntityGate, KnowledgeGuidedAttention, Reading, Tokens
 from mmrns.nn.gumbel import gumbel_top_k, straight_through
 from mmrns.nn.losses import adversarial_weights
 from mmrns.nn.model import Model, ModelSpec
@@ -95,6 +96,8 @@ class Mmrns(Sampler):
         gate_width: hidden units of the entity gate.
         temperature: tau at step 0.
         loss_rate: divisor of the contrastive terms; 0 leaves them out.
+        memory_mb: bound on what the similarities of a step hold, in MiB; beyond it they are computed in chunks, and
+            again in the backward pass.
         alpha: inverse temperature of the objective's self-adversarial weights, which `reference` needs.
         reference: reproduce the authors' code.
     """
@@ -106,13 +109,14 @@ class Mmrns(Sampler):
         spec: ModelSpec,
         *,
         seed: int = 0,
-        negatives: int = 64,
-        pool: int = 1500,
+        negatives: int = 32,
+        pool: int = 500,
         modalities: list[str] | None = None,
         width: int = 50,
         gate_width: int = 100,
         temperature: float = 10.0,
         loss_rate: float = 100.0,
+        memory_mb: int = 1024,
         alpha: float = 1.0,
         reference: bool = False,
     ):
@@ -127,6 +131,7 @@ class Mmrns(Sampler):
         self.pool_size = min(pool, self.n_entities)
         self.negatives = min(negatives, self.pool_size)
         self.temperature, self.loss_rate, self.alpha, self.reference = temperature, loss_rate, alpha, reference
+        self.memory_mb = memory_mb
         self.attention: KnowledgeGuidedAttention | None = None
         if self.inputs:
             tokens = tuple(m.tokens for m in self.inputs.values())
@@ -198,23 +203,66 @@ class Mmrns(Sampler):
             true[row + (rows.start or 0), place[entity]] = True
         return true[:, :-1]
 
-    def similarities(self, batch: Batch, pool: Int[Tensor, " P"], model: Model) -> dict[str, Similarity]:
-        """Similarity of each row's true entity to every candidate, by modality."""
-        relations, target = model.relations(batch.relations), batch.target
-        groups = _rows_by_relation(batch)
-        found: dict[str, Similarity] = {}
+    def similarities(
+        self, batch: Batch, pool: Int[Tensor, " P"], model: Model, *, direct: bool = False
+    ) -> dict[str, Similarity]:
+        """Similarity of each row's true entity to every candidate, by modality.
+
+        The rows are taken relation by relation. Where all relations at once would take more than `memory_mb`, they are
+        taken in chunks, each computed again in the backward pass.
+
+        Args:
+            batch: the rows.
+            pool: the candidates.
+            model: of the relation and entity vectors.
+            direct: do not fold the attention; the oracle of the folded form.
+        """
+        order = torch.argsort(batch.relation_index, stable=True)
+        relations, target = model.relations(batch.relations), batch.target[order]
+        of_row = relations[batch.relation_index[order]]
+        vectors = model.entities(pool)
+        targets = [self.gate(of_row, model.entities(target))]
+        present = [(torch.ones_like(target, dtype=torch.bool), torch.ones_like(pool, dtype=torch.bool))]
+        readings: list[Reading] = []
         if self.attention is not None:
             of_pool, of_target = self._tokens(pool), self._tokens(target)
-            y_pool = self.attention.outer(relations, of_pool)
-            y_target = self.attention.paired(relations[batch.relation_index], of_target, omit_first_norm=self.reference)
-            for m, name in enumerate(self.modalities):
-                target_has, pool_has = of_target[m].mask.any(1), of_pool[m].mask.any(1)
-                found[name] = Similarity(cosines(y_target[m], y_pool[m], groups), target_has, pool_has)
-        y_pool = self.gate(relations[:, None], model.entities(pool))
-        y_target = self.gate(relations[batch.relation_index], model.entities(target))
-        everywhere = torch.ones_like(target, dtype=torch.bool), torch.ones_like(pool, dtype=torch.bool)
-        found["structure"] = Similarity(cosines(y_target, y_pool, groups), *everywhere)
-        return found
+            readings = self.attention.readings(of_pool, n_relations=0 if direct else len(relations))
+            paired = self.attention.paired(of_row, of_target, omit_first_norm=self.reference)
+            targets = [*paired, *targets]
+            has = [(t.mask.any(1), p.mask.any(1)) for t, p in zip(of_target, of_pool, strict=True)]
+            present = [*has, *present]
+
+        def under(chunk: Tensor, counts: tuple[int, ...], *targets: Tensor) -> Tensor:
+            candidates = [self.gate(chunk[:, None], vectors)]
+            if self.attention is not None:
+                candidates = [*self.attention.outer(chunk, readings), *candidates]
+            return torch.stack([cosines(t, c, counts) for t, c in zip(targets, candidates, strict=True)])
+
+        size = max(1, self.memory_mb * 2**20 // self.bytes_per_relation(len(pool), len(relations)))
+        if size >= len(relations):
+            found = under(relations, batch.relation_counts, *targets)
+        else:
+            parts: list[Tensor] = []
+            start = 0
+            for first in range(0, len(relations), size):
+                counts = batch.relation_counts[first : first + size]
+                rows = slice(start, start := start + sum(counts))
+                given = (relations[first : first + size], counts, *(t[rows] for t in targets))
+                parts.append(checkpoint(under, *given, use_reentrant=False, preserve_rng_state=False))
+            found = torch.cat(parts, dim=1)
+        back = torch.argsort(order)
+        names = [*self.modalities, "structure"]
+        return {
+            name: Similarity(values[back], has[back], candidate)
+            for name, values, (has, candidate) in zip(names, found, present, strict=True)
+        }
+
+    def bytes_per_relation(self, n_candidates: int, n_relations: int) -> int:
+        """Estimate of what `similarities` and its backward pass hold for each distinct relation of a batch."""
+        reals = 2 * self.gate.hidden.out_features + 5 * self.gate.entity_width
+        if self.attention is not None:
+            reals += self.attention.reals_per_pair(n_relations)
+        return 4 * n_candidates * reals
 
     def _tokens(self, ids: Int[Tensor, " n"]) -> list[Tokens]:
         assert self.attention is not None
@@ -260,20 +308,20 @@ def contrastive(similarity: Similarity, true: Bool[Tensor, "B P"], weight: Float
 
 
 def cosines(
-    targets: Float[Tensor, "B a"], candidates: Float[Tensor, "R P a"], groups: list[Int[Tensor, " _"]]
+    targets: Float[Tensor, "B a"], candidates: Float[Tensor, "R P a"], counts: tuple[int, ...]
 ) -> Float[Tensor, "B P"]:
-    """Cosine of each row's target with every candidate under the row's relation; no gradient through the norms."""
+    """Cosine of each target with every candidate under its relation; no gradient through the norms.
+
+    Args:
+        targets: grouped by relation.
+        candidates: of each relation.
+        counts: targets of each relation.
+    """
     with torch.no_grad():
-        norms = targets.norm(dim=1)[:, None], candidates.norm(dim=2)
-    parts: list[Tensor] = []
-    for u, rows in enumerate(groups):
-        products = targets[rows] @ candidates[u].T
-        parts.append(products / (norms[0][rows] * norms[1][u] + 1e-10))
-    order = torch.cat(groups)
-    return torch.cat(parts)[torch.argsort(order)]
-
-
-def _rows_by_relation(batch: Batch) -> list[Int[Tensor, " _"]]:
-    order = torch.argsort(batch.relation_index, stable=True)
-    counts = torch.bincount(batch.relation_index, minlength=len(batch.relations))
-    return list(order.split(counts.tolist()))
+        of_target = torch.linalg.vector_norm(targets, dim=1, keepdim=True)
+        of_candidate = torch.linalg.vector_norm(candidates, dim=2)
+    parts = [
+        (group @ candidates[u].T) / (norm * of_candidate[u] + 1e-10)
+        for u, (group, norm) in enumerate(zip(targets.split(counts), of_target.split(counts), strict=True))
+    ]
+    return torch.cat(parts)

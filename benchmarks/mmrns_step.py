@@ -1,0 +1,173 @@
+"""Seconds and memory of a training step with the MMRNS sampler at the authors' setting.
+
+    python benchmarks/mmrns_step.py [--json] [--steps N] [--device cpu]
+
+TransE, d 200, batch 400, pool 1,500, 20 negatives, image 24 x 383, text 4 x 384, random float32 features, 15,000
+entities; triples of MKG-W where `$MMRNS_DATA` holds them, otherwise synthetic ones with a relation histogram of the
+same shape. A step is draw, scores, losses, backward, optimizer. The machine's float32 matrix-product rate is measured
+in alternation with the steps, so that step seconds times that rate says what a step costs whatever the machine. The
+direct form is
+the oracle: nothing folded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from mmrns.data.datasets import Dataset, dataset_folders, load_dataset
+from mmrns.data.features import Features, Modality
+from mmrns.data.graph import KnowledgeGraph
+from mmrns.runs.build import build_trainer
+from mmrns.runs.config import make_config
+from mmrns.samplers.mmrns import Mmrns
+from mmrns.training.trainer import Trainer
+
+SETTING: dict[str, Any] = {
+    "scorer": "TransE",
+    "d": 200,
+    "batch": 400,
+    "pool": 1500,
+    "negatives": 20,
+    "image": [24, 383],
+    "text": [4, 384],
+}
+N_ENTITIES, N_RELATIONS, N_TRIPLES = 15_000, 169, 34_196
+
+
+class Direct(Mmrns):
+    """The sampler with nothing folded."""
+
+    def similarities(self, *arguments: Any, **options: Any) -> Any:
+        """The similarities of the direct form."""
+        return super().similarities(*arguments, **{**options, "direct": True})
+
+
+def synthetic_graph() -> KnowledgeGraph:
+    """Random triples whose relations follow a power law that gives about 57 distinct ones in a batch of 400."""
+    stream = torch.Generator().manual_seed(0)
+    frequency = 1 / (torch.arange(N_RELATIONS) + 2.0) ** 1.25
+    r = torch.multinomial(frequency, N_TRIPLES, replacement=True, generator=stream)
+    h, t = torch.randint(N_ENTITIES, (2, N_TRIPLES), generator=stream)
+    frame = pl.DataFrame({"head": h.numpy(), "relation": r.numpy(), "tail": t.numpy()}).cast(pl.String)
+    names = pl.Series([str(i) for i in range(N_ENTITIES)])
+    return KnowledgeGraph.from_names(frame, frame.clear(), frame.clear(), names)
+
+
+def build(batch: int, device: str) -> Trainer:
+    """A trainer at the setting, on random features."""
+    known = dataset_folders()
+    graph = load_dataset("MKG-W").graph if "MKG-W" in known else synthetic_graph()
+    stream = torch.Generator().manual_seed(1)
+    n = len(graph.entities)
+    modalities: dict[str, Modality] = {}
+    for name in ("image", "text"):
+        shape = (n, *SETTING[name])
+        mask = torch.ones(shape[:2], dtype=torch.bool)
+        modalities[name] = Modality(torch.randn(shape, generator=stream), mask, torch.arange(n))
+    dataset = Dataset("benchmark", Path(), graph, Features(modalities), {})
+    config = make_config(
+        {
+            "model": {"scorer": SETTING["scorer"], "dim": SETTING["d"]},
+            "sampler": {"name": "mmrns", "pool": SETTING["pool"], "negatives": SETTING["negatives"]},
+            "training": {"batch_size": batch},
+            "device": device,
+        }
+    )
+    return build_trainer(config, dataset)
+
+
+def seconds(trainer: Trainer, step: int) -> float:
+    """Wall time of one step, its result awaited."""
+    started = time.perf_counter()
+    float(trainer.step(step))
+    return time.perf_counter() - started
+
+
+def gemm_gflops(device: str, n: int = 1536) -> float:
+    """Rate of one square float32 matrix product."""
+    a, b = torch.randn(2, n, n, device=device)
+    started = time.perf_counter()
+    float((a @ b)[0, 0])
+    return 2 * n**3 / (time.perf_counter() - started) / 1e9
+
+
+def resident_gb() -> float:
+    """Peak resident memory of this process."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def child(device: str) -> dict[str, float]:
+    """In a process of its own: peak memory of the fast step above what the process holds before it."""
+    trainer = build(SETTING["batch"], device)
+    features: dict[str, Modality] = dict(trainer.sampler.inputs)  # type: ignore[arg-type]
+    size = sum(m.values.nbytes for m in features.values()) / 2**30
+    for step in range(4):
+        seconds(trainer, step)
+    return {"peak_gb": resident_gb(), "features_gb": size}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    device = arguments.device
+    if arguments.child:
+        print(json.dumps(child(device)))
+        return
+    done = subprocess.run(
+        [sys.executable, __file__, "--child", "--device", device], capture_output=True, text=True, check=True
+    )
+    memory = json.loads(done.stdout)
+
+    fast = build(SETTING["batch"], device)
+    relations = statistics.mean(len(fast.batches.at(step).relations) for step in range(20))
+    for step in range(2):
+        seconds(fast, step)
+    gemm_gflops(device)
+    rates, steps = [], []
+    for step in range(2, 2 + arguments.steps):
+        rates.append(gemm_gflops(device))
+        steps.append(seconds(fast, step))
+    del fast
+    small = build(100, device)
+    direct = build(100, device)
+    direct.sampler.__class__ = Direct
+    seconds(small, 0), seconds(direct, 0)
+    pairs = [(seconds(small, step), seconds(direct, step)) for step in range(1, 4)]
+    found = {
+        "setting": SETTING,
+        "step_seconds": statistics.median(steps),
+        "gemm_gflops": statistics.median(rates),
+        "gemm_equivalent_gflop": statistics.median(s * r for s, r in zip(steps, rates, strict=True)),
+        "rss_above_features_gb": memory["peak_gb"] - memory["features_gb"],
+        "direct_step_seconds_b100": statistics.median(p[1] for p in pairs),
+        "fast_step_seconds_b100": statistics.median(p[0] for p in pairs),
+        "relations_per_batch": relations,
+        "threads": torch.get_num_threads(),
+        "cpus": os.cpu_count(),
+    }
+    if arguments.json:
+        print(json.dumps(found))
+    else:
+        for key, value in found.items():
+            print(f"{key:28} {value:.3f}" if isinstance(value, float) else f"{key:28} {value}")
+
+
+if __name__ == "__main__":
+    main()
