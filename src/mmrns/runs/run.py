@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import polars as pl
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mmrns.data.datasets import Dataset, dataset_folders
@@ -153,6 +153,9 @@ class Run:
     ) -> pl.DataFrame:
         """The best entities for the missing side of one query or of a file of queries.
 
+        The given entity is no answer to its own query, unless the dataset holds a triple of that relation between an
+        entity and itself.
+
         Args:
             head, relation, tail: names; exactly one of head and tail is left out. An entity may be given by its id
                 or, where that is unique, by its name in `entities.tsv`.
@@ -190,6 +193,8 @@ class Run:
             scores = self.model.score_all(batch.to(self.device))[0].cpu()
         true = torch.zeros(len(scores), dtype=torch.bool)
         true[graph.known_index.targets(ids, r, asks_head)[1]] = True
+        if not self._reflexive[r]:
+            scores[anchor] = -torch.inf
         if known == "drop":
             scores = scores.masked_fill(true, -torch.inf)
         count = min(top, int(torch.isfinite(scores).sum()))
@@ -207,6 +212,15 @@ class Run:
             },
             schema=PREDICTION_SCHEMA,
         )
+
+    @cached_property
+    def _reflexive(self) -> Bool[Tensor, " R"]:
+        """True for relations that some triple of the dataset has between an entity and itself."""
+        graph = self.dataset.graph
+        h, r, t = torch.cat([graph.train, graph.valid, graph.test]).unbind(1)
+        reflexive = torch.zeros(len(graph.relations), dtype=torch.bool)
+        reflexive[r[h == t]] = True
+        return reflexive
 
     def entity_id(self, name: str) -> int:
         """The id of an entity given by its id or by a name in `entities.tsv` that only one entity has.
