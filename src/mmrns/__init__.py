@@ -21,7 +21,7 @@ __all__ = ["Run", "__version__", "load_dataset", "load_run", "train"]
 __version__ = "0.1.0"
 
 # A step makes and frees tensors of tens of megabytes; on huge pages torch spends half as long in page faults. Torch
-# reads this when it first allocates; it has no effect where the system has no huge pages, and is yours to set otherwise.
+# reads this when it first allocates. Without effect where the system has no huge pages, and yours to set otherwise.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 _HOMES = {
