@@ -60,8 +60,9 @@ def test_the_folder_holds_what_it_should(run: mmrns.Run) -> None:
         "checkpoint/last.safetensors",
         "checkpoint/best.safetensors",
         "plots/curves.png",
+        "plots/hardness.png",
     }
-    assert (run.folder / "plots" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert all(plot.read_bytes().startswith(b"\x89PNG") for plot in (run.folder / "plots").iterdir())
     record = json.loads((run.folder / "record.json").read_text())
     assert {"code", "packages", "device", "threads", "seed", "dataset", "wall_seconds"} <= set(record)
     assert set(record["dataset"]["sha256"]) >= {"train.tsv", "features/text.safetensors", "features/text.entities"}
@@ -69,6 +70,8 @@ def test_the_folder_holds_what_it_should(run: mmrns.Run) -> None:
     assert not re.search(r"hostname|/home/|/root/|user", text)
     rows = read_metrics(run.folder / "metrics.jsonl")
     assert [row["step"] for row in rows if "valid_mrr" in row] == [20, 40, 60]
+    assert [row["step"] for row in rows if "loss" in row] == [*range(7, 60, 7), 60]
+    assert all(("hardness" in row) == ("loss" in row) for row in rows)
 
 
 def test_results_have_the_documented_keys(run: mmrns.Run) -> None:
@@ -155,7 +158,7 @@ class _Stop(Exception):
 
 
 @pytest.mark.parametrize("method", ["mmrns", "self-adversarial"])
-@pytest.mark.parametrize("at", [3, 20, 33, 60])
+@pytest.mark.parametrize("at", [3, 20, 33, 55, 60])
 def test_an_abandoned_run_resumes_to_the_same_bytes(toy_folder: Path, tmp_path: Path, method: str, at: int) -> None:
     config = _config(toy_folder, sampler={"name": method, "negatives": 6})
     whole = mmrns.train(config, out=tmp_path / "whole")

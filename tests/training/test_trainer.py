@@ -10,6 +10,7 @@ from mmrns.errors import MmrnsError
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
 from mmrns.training.trainer import Observer, Plan, Progress, Trainer
+from mmrns.types import Batch
 
 
 def _trainer(toy: Dataset, **sections: dict[str, object]) -> Trainer:
@@ -31,6 +32,7 @@ class _Records:
         self.rows: list[dict[str, object]] = []
         self.saves: list[tuple[int, bool]] = []
         self.step = 0
+        self.measured: list[tuple[int, bool]] = []
 
     def observer(self, progress: Progress) -> Observer:
         return Observer(
@@ -39,7 +41,13 @@ class _Records:
             save=lambda best: self.saves.append((progress.step, best)),
             advance=self._advance,
             interrupted=lambda: self.step == self.stop_at,
+            measure=lambda batch, negatives: self._measure(progress, batch),
         )
+
+    def _measure(self, progress: Progress, batch: Batch) -> dict[str, float]:
+        # Asked for before the step counts as done.
+        self.measured.append((progress.step + 1, bool(batch.head.all())))
+        return {"at": progress.step + 1}
 
     def _advance(self, step: int, loss: float | None) -> None:
         self.step = step
@@ -90,8 +98,18 @@ def test_intervals_early_stopping_and_best(toy: Dataset) -> None:
     assert logged == list(range(4, 41, 4))
 
 
+def test_the_last_two_steps_of_a_log_interval_are_measured(toy: Dataset) -> None:
+    progress, records = Progress(), _Records([0.1])
+    plan = Plan(steps=13, log_every=6, evaluate_every=13, checkpoint_every=13, patience=0)
+    _trainer(toy).fit(progress, plan, records.observer(progress))
+    # One of each side; the last interval has a single step.
+    assert records.measured == [(5, False), (6, True), (11, False), (12, True), (13, False)]
+    assert [row["hardness"] for row in records.rows if "loss" in row] == [{"at": 5.5}, {"at": 11.5}, {"at": 13.0}]
+    assert progress.hardness == []
+
+
 def test_interruption_keeps_the_running_mean(toy: Dataset) -> None:
-    """Stopping in the middle of a log interval and going on gives the same record."""
+    """Stopping in the middle of a log interval, between its measured steps too, and going on gives the same record."""
     plan = Plan(steps=12, log_every=6, evaluate_every=100, checkpoint_every=100, patience=0)
 
     def losses(stops: list[int]) -> list[object]:
@@ -101,9 +119,9 @@ def test_interruption_keeps_the_running_mean(toy: Dataset) -> None:
             records = _Records([0.5], stop)
             trainer.fit(progress, plan, records.observer(progress))
             rows += records.rows
-        return [row["loss"] for row in rows if "loss" in row]
+        return [(row["loss"], row["hardness"]) for row in rows if "loss" in row]
 
-    assert losses([4, 9]) == losses([])
+    assert losses([4, 9]) == losses([5, 11]) == losses([])
 
 
 def test_a_loss_that_is_not_finite_is_an_error_before_anything_is_saved(toy: Dataset) -> None:

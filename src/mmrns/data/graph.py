@@ -225,6 +225,11 @@ class KnowledgeGraph:
         return self._index(self.train)
 
     @cached_property
+    def valid_index(self) -> TripleIndex:
+        """Validation only: for the record of how many negatives are true there."""
+        return self._index(self.valid)
+
+    @cached_property
     def known_index(self) -> TripleIndex:
         """All splits: for ranking and prediction only."""
         return self._index(torch.cat([self.train, self.valid, self.test]))

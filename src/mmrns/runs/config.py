@@ -97,6 +97,7 @@ class TrainingConfig(_Section):
     sides: SidePolicy | None = Field(None, description="alternate or bernoulli; the method's own by default")
     evaluate_every: PositiveInt = Field(500, description="interval of validation")
     log_every: PositiveInt = Field(100, description="interval of the loss in metrics.jsonl")
+    hardness: bool = Field(True, description="measure the drawn negatives' hardness beside each loss in metrics.jsonl")
     checkpoint_every: PositiveInt = Field(500, description="interval of checkpoint/last.safetensors")
     patience: NonNegativeInt = Field(5, description="validations without improvement before training stops; 0 = never")
 

@@ -9,13 +9,17 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mmrns.data.datasets import Dataset
 from mmrns.errors import DataError
 from mmrns.runs.config import Config
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PACKAGES = ("mmrns", "torch", "numpy", "polars", "safetensors")
 
@@ -109,12 +113,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def plot_curves(rows: list[dict[str, Any]], path: Path, title: str, selected: int) -> None:
     """Training loss and validation MRR against steps, the selected step marked, as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.0, 4.0), layout="constrained", dpi=120)
-    FigureCanvasAgg(figure)
-    left = figure.add_subplot()
+    figure, left = _figure(title)
     right = left.twinx()
     for axis, key, label, colour in ((left, "loss", "training loss", "0.6"), (right, "valid_mrr", "MRR", "tab:blue")):
         points = [(row["step"], row[key]) for row in rows if key in row]
@@ -126,7 +125,50 @@ def plot_curves(rows: list[dict[str, Any]], path: Path, title: str, selected: in
     left.set_xlabel("step")
     right.set_ylim(bottom=0)
     left.axvline(selected, color="tab:blue", linestyle=":", linewidth=1)
-    left.set_title(title)
+    _save(figure, path)
+
+
+def plot_hardness(rows: list[dict[str, Any]], path: Path, title: str) -> None:
+    """Score percentile and effective sample size of the negatives, and the model's gradient norm on a logarithmic
+    right axis, against steps, as a PNG; what a sampler does not tell is left out.
+    """
+    figure, left = _figure(title)
+    right = left.twinx()
+    measured = [(row["step"], row["hardness"]) for row in rows if "hardness" in row]
+    curves = [
+        (left, "score percentile", "tab:red", [(s, h["score_percentile"]) for s, h in measured]),
+        (left, "effective sample size", "tab:blue", [(s, h["effective_sample_size"]) for s, h in measured]),
+        (right, "gradient norm (right)", "0.5", [(s, h["gradient_norm"]["model"]) for s, h in measured]),
+    ]
+    lines: list[Any] = []
+    for axis, label, colour, points in curves:
+        points = [(step, value) for step, value in points if value is not None]
+        if points:
+            lines += axis.plot(*zip(*points, strict=True), color=colour, label=label, marker=".")
+    # The percentile of negatives drawn at random.
+    left.axhline(0.5, color="tab:red", linestyle=":", linewidth=1)
+    left.set_ylim(0, 1.04)  # A uniform sampler's line is at 1.
+    left.set_xlabel("step")
+    left.set_ylabel("score percentile, effective sample size")
+    right.set_yscale("log")
+    right.set_ylabel("gradient norm of the model", color="0.4")
+    figure.legend(handles=lines, loc="outside lower center", ncols=3, frameon=False)
+    _save(figure, path)
+
+
+def _figure(title: str) -> tuple[Figure, Axes]:
+    # Loaded here, since only the end of a training plots; drawn without a display.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.0, 4.0), layout="constrained", dpi=120)
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_title(title)
+    return figure, axes
+
+
+def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     figure.savefig(temporary, format="png", metadata={"Software": None})

@@ -21,6 +21,7 @@ from mmrns.data.datasets import Dataset, dataset_folders
 from mmrns.data.tables import read_columns
 from mmrns.errors import DataError, MmrnsError, UsageError, nearest
 from mmrns.evaluation.frequency import SlotFrequency
+from mmrns.evaluation.hardness import measure
 from mmrns.evaluation.ranking import Ranks, ScoresAll, rank
 from mmrns.evaluation.report import policies, report
 from mmrns.nn.model import Model
@@ -29,6 +30,7 @@ from mmrns.runs.config import Config, apply_settings, dump_config, make_config, 
 from mmrns.runs.record import (
     MetricsLog,
     plot_curves,
+    plot_hardness,
     provenance,
     read_json,
     read_metrics,
@@ -37,7 +39,7 @@ from mmrns.runs.record import (
 )
 from mmrns.training.checkpoint import load_checkpoint, load_weights, read_tensors, save_checkpoint, write_tensors
 from mmrns.training.trainer import Observer, Progress
-from mmrns.types import Batch
+from mmrns.types import Batch, Negatives
 
 Known = Literal["flag", "drop", "keep"]
 Split = Literal["valid", "test"]
@@ -315,6 +317,10 @@ def _train(config: Config, folder: Path, reporter: Reporter) -> None:
         reporter.evaluated(progress.step, mrr)
         return mrr
 
+    def hardness(batch: Batch, negatives: Negatives) -> dict[str, Any]:
+        graph = dataset.graph
+        return measure(trainer.model, trainer.sampler, batch, negatives, graph.train_index, graph.valid_index)
+
     if not extra:
         started = time.perf_counter()
         trainer.sampler.pretrain(trainer)
@@ -322,7 +328,8 @@ def _train(config: Config, folder: Path, reporter: Reporter) -> None:
         save(False)
     reporter.start(progress.step, plan.steps)
     with _interruptions() as interrupted:
-        trainer.fit(progress, plan, Observer(validate, log.write, save, reporter.advance, interrupted))
+        measured = hardness if config.training.hardness else None
+        trainer.fit(progress, plan, Observer(validate, log.write, save, reporter.advance, interrupted, measured))
     if progress.step < plan.steps and not progress.stopped:
         raise Interrupted(f"{folder}: interrupted at step {progress.step}; continue with --resume")
     if progress.stopped:
@@ -351,7 +358,10 @@ def _train(config: Config, folder: Path, reporter: Reporter) -> None:
     write_text(folder / "entities.txt", _listing(graph.entities.names))
     write_text(folder / "relations.txt", _listing(graph.relations.names))
     title = f"{config.model.scorer}, {config.sampler.name}, {dataset.name}"
-    plot_curves(read_metrics(log.path), folder / "plots" / "curves.png", title, progress.best_step)
+    rows = read_metrics(log.path)
+    plot_curves(rows, folder / "plots" / "curves.png", title, progress.best_step)
+    if any("hardness" in row for row in rows):
+        plot_hardness(rows, folder / "plots" / "hardness.png", title)
     write_json(folder / "record.json", record | {"wall_seconds": sum(seconds.values())})
     write_json(folder / "results.json", results)
 

@@ -55,6 +55,14 @@ class Sampler(nn.Module, ABC):
         """The sampler's own term of the loss; default 0."""
         return 0.0
 
+    def effective_sample_size(self, negatives: Negatives) -> Float[Tensor, " B"] | None:
+        """How evenly each row's negatives were drawn, for the record: `1 / (n sum_e q(e)^2)` over its n candidates.
+
+        1 = uniform, 1 / n = always the same one, NaN = nothing to draw from. Default None: the distribution is not
+        known.
+        """
+        return None
+
     def pretrain(self, trainer: Trainer) -> None:
         """Called once before the first step; default nothing."""
 

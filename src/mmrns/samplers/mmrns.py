@@ -180,6 +180,11 @@ class Mmrns(Sampler):
         terms = [contrastive(s, trace.true, weight) for s in trace.similarities.values()]
         return torch.stack(terms).sum() / (len(terms) * self.loss_rate)
 
+    def effective_sample_size(self, negatives: Negatives) -> Float[Tensor, " B"]:
+        """Of the first draw, relative to P."""
+        q = torch.softmax(negatives.trace.logits.detach(), dim=1)
+        return 1 / (q.shape[1] * q.square().sum(1))
+
     def candidates(self, step: int) -> Int[Tensor, " P"]:
         """The pool of a step: P distinct ids, uniform."""
         stream = numpy_generator(self.seed, "pool", step)
@@ -320,8 +325,10 @@ def cosines(
     with torch.no_grad():
         of_target = torch.linalg.vector_norm(targets, dim=1, keepdim=True)
         of_candidate = torch.linalg.vector_norm(candidates, dim=2)
+    # unbind, whose backward is one stack; indexing would fill a tensor of all candidates with zeros for each relation.
+    by_relation = (targets.split(counts), of_target.split(counts), candidates.unbind(), of_candidate.unbind())
     parts = [
-        (group @ candidates[u].T) / (norm * of_candidate[u] + 1e-10)
-        for u, (group, norm) in enumerate(zip(targets.split(counts), of_target.split(counts), strict=True))
+        (group @ candidate.T) / (norm * candidate_norm + 1e-10)
+        for group, norm, candidate, candidate_norm in zip(*by_relation, strict=True)
     ]
     return torch.cat(parts)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
@@ -57,6 +59,11 @@ class Uniform(Sampler):
         )
         mask = (free > 0).expand_as(ids)
         return Negatives(ids=ids.clamp(max=self.n_entities - 1), mask=mask, logp=_log_uniform(u, free.clamp(min=1)))
+
+    def effective_sample_size(self, negatives: Negatives) -> Float[Tensor, " B"]:
+        """1: every candidate is as likely as any other."""
+        assert negatives.ids is not None
+        return torch.ones(len(negatives.ids), device=negatives.ids.device)
 
 
 def _log_uniform(u: torch.Tensor, n: torch.Tensor | int) -> torch.Tensor:

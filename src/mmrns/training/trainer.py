@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,10 +14,15 @@ from torch import Tensor
 
 from mmrns.data.batches import Batches
 from mmrns.errors import MmrnsError
+from mmrns.evaluation.hardness import average
 from mmrns.nn.losses import SelfAdversarialLoss
 from mmrns.nn.model import Model
 from mmrns.nn.regularizers import LpRegularizer
 from mmrns.samplers.base import Sampler
+from mmrns.types import Batch, Negatives
+
+Watch = Callable[[Batch, Negatives], None]
+"""Looks on at the end of a step: at its batch and negatives, its gradients and the updated model."""
 
 
 @dataclass
@@ -31,6 +36,7 @@ class Progress:
         train_seconds, evaluate_seconds: elapsed, earlier sittings included.
         stopped: True once early stopping has ended the training.
         loss_sum, loss_steps: of the log interval that is under way.
+        hardness: what has been measured of it.
     """
 
     step: int = 0
@@ -42,6 +48,7 @@ class Progress:
     stopped: bool = False
     loss_sum: float = 0.0
     loss_steps: int = 0
+    hardness: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,14 @@ class Plan:
         """Whether an interval ends with this many steps done."""
         return step % interval == 0 or step == self.steps
 
+    def closes_log(self, step: int) -> bool:
+        """Whether the step that makes it this many is one of the last two of a log interval.
+
+        With alternating sides one of the two replaces tails and the other heads; the last alone would be of the same
+        side in every interval of even length.
+        """
+        return self.due(self.log_every, step) or self.due(self.log_every, step + 1)
+
 
 @dataclass(frozen=True)
 class Observer:
@@ -75,6 +90,8 @@ class Observer:
         save: write a checkpoint; True = of the best model so far.
         advance: called with the steps done and the latest loss, for a progress bar.
         interrupted: asked after each step whether to stop here.
+        measure: the hardness of a step's negatives, asked for after the last two steps of each log interval; None =
+            not measured.
     """
 
     validate: Callable[[], float]
@@ -82,6 +99,7 @@ class Observer:
     save: Callable[[bool], None]
     advance: Callable[[int, float | None], None]
     interrupted: Callable[[], bool]
+    measure: Callable[[Batch, Negatives], dict[str, Any]] | None = None
 
 
 class Trainer:
@@ -111,8 +129,8 @@ class Trainer:
         self.objective, self.regularizer = objective, regularizer
         self.optimizer, self.batches, self.device = optimizer, batches, device
 
-    def step(self, step: int) -> Float[Tensor, ""]:
-        """One training step, counted from 0. Returns the loss, still on the device."""
+    def step(self, step: int, watch: Watch | None = None) -> Float[Tensor, ""]:
+        """One training step, counted from 0, and a look at it when asked. Returns the loss, still on the device."""
         model, sampler = self.model, self.sampler
         batch = self.batches.at(step).to(self.device)
         negatives = sampler.draw(batch, model, step)  # x- ~ q_phi( . | anchor, r, step)
@@ -127,6 +145,8 @@ class Trainer:
         loss.backward()
         self.optimizer.step()
         model.constrain()
+        if watch is not None:
+            watch(batch, negatives)
         return loss.detach()
 
     def fit(self, progress: Progress, plan: Plan, observer: Observer) -> None:
@@ -137,8 +157,20 @@ class Trainer:
         """
         total = torch.tensor(progress.loss_sum, device=self.device)
         started = time.perf_counter()
+
+        def watch(batch: Batch, negatives: Negatives) -> None:
+            nonlocal started
+            assert observer.measure is not None
+            if self.device.type != "cpu":
+                torch.accelerator.synchronize(self.device)
+            since = time.perf_counter()
+            progress.hardness.append(observer.measure(batch, negatives))
+            # Measuring is no training time.
+            started += time.perf_counter() - since
+
         while progress.step < plan.steps and not progress.stopped:
-            total += self.step(progress.step)
+            watched = observer.measure is not None and plan.closes_log(progress.step + 1)
+            total += self.step(progress.step, watch if watched else None)
             progress.step += 1
             progress.loss_steps += 1
             done = progress.step
@@ -156,9 +188,12 @@ class Trainer:
             progress.train_seconds += time.perf_counter() - started
             observer.advance(done, mean)
             if log:
-                observer.record({"step": done, "loss": mean, "seconds": round(progress.train_seconds, 3)})
+                row: dict[str, Any] = {"step": done, "loss": mean, "seconds": round(progress.train_seconds, 3)}
+                if progress.hardness:
+                    row["hardness"] = average(progress.hardness)
+                observer.record(row)
                 total.zero_()
-                progress.loss_sum, progress.loss_steps = 0.0, 0
+                progress.loss_sum, progress.loss_steps, progress.hardness = 0.0, 0, []
             if evaluate:
                 self._evaluate(progress, plan, observer)
             if stop or plan.due(plan.checkpoint_every, done) or progress.stopped:

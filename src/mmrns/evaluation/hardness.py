@@ -1,0 +1,185 @@
+"""How hard the drawn negatives are: the record `hardness` of `metrics.jsonl`.
+
+Nothing here draws a random number, changes a value or reads the test split. The functions synchronise with the device,
+so they are for log intervals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from mmrns.data.graph import TripleIndex
+from mmrns.evaluation.ranking import ScoresAll
+from mmrns.nn.model import Model
+from mmrns.samplers.base import Sampler
+from mmrns.types import Batch, Negatives
+
+CELLS = 2**18
+"""Rows times entities that a measurement scores: what bounds its time. A few rows do, since each has K negatives."""
+
+
+@torch.no_grad()
+def measure(
+    model: Model, sampler: Sampler, batch: Batch, negatives: Negatives, train: TripleIndex, valid: TripleIndex
+) -> dict[str, Any]:
+    """The hardness of one step's negatives, asked for just after its update.
+
+    Scores are those of the updated model; the sampler's distribution is the one that was drawn from; gradients are
+    those of the step, which stay until the next one clears them.
+
+    Args:
+        model, sampler: after the update.
+        batch, negatives: of the step.
+        train: leaves true entities out of the comparison.
+        valid: of the validation split.
+
+    Returns:
+        `score_percentile`, `effective_sample_size`, `valid_negatives` (all within [0, 1]; see the functions below) and
+        `gradient_norm` of `model` and `sampler`; None where something is unknown or not finite.
+    """
+    return {
+        "score_percentile": mean_score_percentile(model, batch, negatives, train, width=model.scorer.entity_width),
+        "effective_sample_size": mean_effective_sample_size(sampler, negatives),
+        "valid_negatives": share_true(batch, negatives, valid),
+        "gradient_norm": {"model": gradient_norm(model), "sampler": gradient_norm(sampler)},
+    }
+
+
+def average(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean of each entry over the measurements that have it; None where none has.
+
+    >>> average([{"a": 1.0, "b": {"c": None}}, {"a": 2.0, "b": {"c": 3.0}}])
+    {'a': 1.5, 'b': {'c': 3.0}}
+    """
+    found: dict[str, Any] = {}
+    for key, first in parts[0].items():
+        column = [part[key] for part in parts]
+        if isinstance(first, Mapping):
+            found[key] = average(column)
+        else:
+            known = [value for value in column if value is not None]
+            found[key] = sum(known) / len(known) if known else None
+    return found
+
+
+def score_percentiles(
+    scores: Float[Tensor, "B E"], true: Bool[Tensor, "B E"], ids: Int[Tensor, "B K"]
+) -> Float[Tensor, "B K"]:
+    """How many of the others each negative outscores, ties counting half: 0 easiest, 1 hardest, 0.5 a random one.
+
+        ( #{c in C: s_c < s_x} + #{c in C: s_c = s_x} / 2 ) / #C
+
+    C are the entities that are not true for the row, x itself left out; NaN where there are none. One sort and one
+    search a row: nothing of shape B x K x E.
+
+    Args:
+        scores: finite, of every entity.
+        true: what takes no part in the comparison.
+        ids: x, the negatives.
+    """
+    drawn = scores.gather(1, ids)
+    ranked = scores.masked_fill(true, torch.inf).sort(dim=1).values
+    lower = torch.searchsorted(ranked, drawn)
+    itself = (~true).gather(1, ids).long()
+    equal = torch.searchsorted(ranked, drawn, right=True) - lower - itself
+    others = (~true).sum(1, keepdim=True) - itself
+    return (lower + equal / 2) / others
+
+
+@torch.no_grad()
+def mean_score_percentile(
+    model: ScoresAll,
+    batch: Batch,
+    negatives: Negatives,
+    train: TripleIndex,
+    *,
+    width: int = 1,
+    cells: int = CELLS,
+    memory_mb: int = 64,
+) -> float | None:
+    """Mean of `score_percentiles` over the counting negatives of some rows, entities true in train left out.
+
+    The rows are evenly spaced in the batch, which is sorted by side: `cells / E` of them, at least 8 and at most 500.
+
+    Args:
+        model: scores every entity.
+        batch, negatives: what was drawn.
+        train: the train index.
+        width: reals that the model holds per (row, entity) pair while it scores.
+        cells: rows times entities to score.
+        memory_mb: bound on the working memory, in MiB; the rows are taken in chunks.
+
+    Returns:
+        None where no negative counts, the sampler draws no entities or a score is not finite.
+    """
+    ids = drawn_ids(batch, negatives)
+    if ids is None or not len(batch):
+        return None
+    count = min(len(batch), 500, max(8, cells // train.n_entities))
+    spaced = torch.arange(count, device=ids.device) * len(batch) // count
+    triples, head = torch.stack([batch.h, batch.r, batch.t], dim=1), batch.head
+    train = train if train.device == ids.device else train.to(ids.device)
+    found: list[Tensor] = []
+    # Beside the scorer's own: the scores, their masked copy, the sorted copy and its positions, the mask.
+    chunk = max(1, memory_mb * 2**20 // (4 * train.n_entities * (width + 6)))
+    for rows in spaced.split(chunk):
+        part = Batch.of(triples[rows], head[rows], batch.weight[rows])
+        scores = model.score_all(part)
+        if not torch.isfinite(scores).all():
+            return None
+        true = torch.zeros_like(scores, dtype=torch.bool)
+        for side, slice_ in part.sides:
+            row, entity = train.targets(part.anchor[slice_], part.r[slice_], side)
+            true[row + (slice_.start or 0), entity] = True
+        percentiles = score_percentiles(scores, true, ids[rows])
+        counts = ~percentiles.isnan()
+        if negatives.mask is not None:
+            counts &= negatives.mask[rows]
+        found.append(percentiles[counts])
+    return _mean(torch.cat(found))
+
+
+def mean_effective_sample_size(sampler: Sampler, negatives: Negatives) -> float | None:
+    """Mean of `Sampler.effective_sample_size` over the rows that have a distribution; None where it is not known."""
+    sizes = sampler.effective_sample_size(negatives)
+    return None if sizes is None else _mean(sizes[~sizes.isnan()])
+
+
+def share_true(batch: Batch, negatives: Negatives, index: TripleIndex) -> float | None:
+    """The share of the counting negatives that are true triples of an index; None where no negative counts."""
+    ids = drawn_ids(batch, negatives)
+    if ids is None:
+        return None
+    index = index if index.device == ids.device else index.to(ids.device)
+    head = batch.head[:, None]
+    h, t = torch.where(head, ids, batch.h[:, None]), torch.where(head, batch.t[:, None], ids)
+    true = index.contains(h, batch.r[:, None].expand_as(ids), t)
+    return _mean(true if negatives.mask is None else true[negatives.mask])
+
+
+def gradient_norm(module: nn.Module) -> float | None:
+    """L2 norm of the gradients of all parameters together; None where there are none."""
+    norms = [torch.linalg.vector_norm(p.grad) for p in module.parameters() if p.grad is not None]
+    return _finite(torch.linalg.vector_norm(torch.stack(norms))) if norms else None
+
+
+def drawn_ids(batch: Batch, negatives: Negatives) -> Int[Tensor, "B K"] | None:
+    """The drawn entities row by row, a shared pool repeated; None where the sampler draws no entities."""
+    ids = negatives.ids
+    return ids if ids is None or ids.ndim == 2 else ids.expand(len(batch), -1)
+
+
+def _mean(values: Tensor) -> float | None:
+    # On the host, since not every device has 64-bit numbers.
+    return _finite(values.cpu().double().mean()) if values.numel() else None
+
+
+def _finite(value: Tensor) -> float | None:
+    number = float(value)
+    return number if math.isfinite(number) else None

@@ -1,0 +1,95 @@
+"""Every registered sampler's negatives can be measured, and measuring changes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import mmrns
+from mmrns.data.datasets import Dataset
+from mmrns.evaluation.hardness import measure
+from mmrns.registry import sampler_names
+from mmrns.runs.build import build_trainer
+from mmrns.runs.config import METHODS, make_config
+from mmrns.runs.record import read_metrics
+from mmrns.training.trainer import Trainer
+from mmrns.types import Batch, Negatives
+
+METHOD_OF = {m.sampler: name for name, m in METHODS.items()}
+
+
+def _values(name: str, **training: Any) -> dict[str, Any]:
+    return {
+        "model": {"dim": 6},
+        "sampler": {"name": METHOD_OF[name], "negatives": 5},
+        "training": {"batch_size": 32, "lr": 0.01, **training},
+        "device": "cpu",
+    }
+
+
+def _trainer(toy: Dataset, name: str) -> Trainer:
+    return build_trainer(make_config(_values(name)), toy)
+
+
+def _state(trainer: Trainer) -> dict[str, Tensor]:
+    parts = {"model": trainer.model, "sampler": trainer.sampler}
+    return {f"{part}.{k}": v.clone() for part, module in parts.items() for k, v in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", sampler_names())
+def test_a_step_looked_at_is_the_same_step(toy: Dataset, name: str) -> None:
+    plain, watched = _trainer(toy, name), _trainer(toy, name)
+    train, valid = toy.graph.train_index, toy.graph.valid_index
+    records: list[dict[str, Any]] = []
+
+    def watch(batch: Batch, negatives: Negatives) -> None:
+        state, random = _state(watched), torch.random.get_rng_state()
+        records.append(measure(watched.model, watched.sampler, batch, negatives, train, valid))
+        assert torch.equal(random, torch.random.get_rng_state())
+        assert all(torch.equal(state[k], v) for k, v in _state(watched).items())
+
+    for step in range(4):
+        assert torch.equal(plain.step(step), watched.step(step, watch))
+    found = _state(watched)
+    assert all(torch.equal(v, found[k]) for k, v in _state(plain).items())
+    for record in records:
+        json.dumps(record, allow_nan=False)
+        assert set(record) == {"score_percentile", "effective_sample_size", "valid_negatives", "gradient_norm"}
+        assert 0 <= record["score_percentile"] <= 1
+        assert 0 <= record["valid_negatives"] <= 1
+        size = record["effective_sample_size"]
+        assert size is None or 0 < size <= 1 + 1e-6
+        assert record["gradient_norm"]["model"] > 0
+        trained = any(p.requires_grad for p in watched.sampler.parameters())
+        assert (record["gradient_norm"]["sampler"] is not None) == trained
+
+
+@pytest.mark.parametrize("name", sampler_names())
+def test_effective_sample_size_is_one_of_each_row(toy: Dataset, name: str) -> None:
+    trainer = _trainer(toy, name)
+    batch = trainer.batches.at(0)
+    sizes = trainer.sampler.effective_sample_size(trainer.sampler.draw(batch, trainer.model, 0))
+    if sizes is not None:
+        assert sizes.shape == (len(batch),)
+        assert not sizes.requires_grad
+
+
+@pytest.mark.parametrize("name", sampler_names())
+def test_runs_are_bit_equal_with_and_without(toy_folder: Path, tmp_path: Path, name: str) -> None:
+    lengths = {"steps": 12, "log_every": 5, "evaluate_every": 6, "checkpoint_every": 6}
+    rows: list[list[dict[str, Any]]] = []
+    for hardness in (True, False):
+        values = _values(name, **lengths, hardness=hardness) | {"data": {"dataset": str(toy_folder)}}
+        run = mmrns.train(values, out=tmp_path / str(hardness))
+        rows.append([row for row in read_metrics(run.folder / "metrics.jsonl") if "loss" in row])
+        assert (run.folder / "plots" / "hardness.png").exists() == hardness
+    for file in ("model.safetensors", "sampler.safetensors"):
+        assert (tmp_path / "True" / file).read_bytes() == (tmp_path / "False" / file).read_bytes()
+    assert [row["step"] for row in rows[0] if "hardness" in row] == [5, 10, 12]
+    assert not any("hardness" in row for row in rows[1])
+    assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1]]

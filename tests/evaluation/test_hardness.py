@@ -1,0 +1,232 @@
+"""The hardness of drawn negatives against loops over entities, and by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from mmrns.data.datasets import Dataset
+from mmrns.data.graph import TripleIndex
+from mmrns.evaluation.hardness import (
+    average,
+    gradient_norm,
+    mean_effective_sample_size,
+    mean_score_percentile,
+    measure,
+    score_percentiles,
+    share_true,
+)
+from mmrns.nn.model import Model
+from mmrns.nn.scorers import TransE
+from mmrns.rng import seeded
+from mmrns.samplers.base import Sampler
+from mmrns.samplers.mmrns import Mmrns, Trace
+from mmrns.samplers.uniform import Uniform
+from mmrns.types import Batch, Negatives
+
+E, R = 7, 2
+TRIPLES = st.lists(st.tuples(st.integers(0, E - 1), st.integers(0, R - 1), st.integers(0, E - 1)), min_size=1)
+
+
+class Fixed:
+    """Scores from one table [anchor, relation, side, target]; remembers how many rows it is asked at a time."""
+
+    def __init__(self, table: Tensor):
+        self.table, self.asked = table, list[int]()
+
+    def score_all(self, batch: Batch) -> Tensor:
+        self.asked.append(len(batch))
+        return self.table[batch.anchor, batch.r, batch.head.long()]
+
+
+def index_of(triples: list[tuple[int, int, int]], n: int = E) -> TripleIndex:
+    return TripleIndex(torch.tensor(triples, dtype=torch.int64).reshape(-1, 3), n, R)
+
+
+def outscored(scores: list[float], true: set[int], x: int) -> float | None:
+    """The percentile of x by its definition."""
+    others = [s for e, s in enumerate(scores) if e not in true and e != x]
+    return sum((s < scores[x]) + (s == scores[x]) / 2 for s in others) / len(others) if others else None
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from([1, 2, 5, 1000]), st.floats(0, 1))
+def test_percentiles_equal_those_of_a_loop(seed: int, values: int, share: float) -> None:
+    g = torch.Generator().manual_seed(seed)
+    scores = torch.randint(values, (4, E), generator=g).float() - values / 2
+    true = torch.rand(4, E, generator=g) < share
+    ids = torch.randint(E, (4, 9), generator=g)
+    found = score_percentiles(scores, true, ids).tolist()
+    for b in range(4):
+        leave = {e for e in range(E) if true[b, e]}
+        for k, x in enumerate(ids[b].tolist()):
+            expected = outscored(scores[b].tolist(), leave, x)
+            if expected is None:
+                assert math.isnan(found[b][k])
+            else:
+                assert found[b][k] == pytest.approx(expected)
+
+
+@settings(deadline=None)
+@given(TRIPLES, TRIPLES, st.integers(0, 2**31), st.booleans(), st.booleans())
+def test_the_mean_percentile_equals_that_of_a_loop(
+    triples: list[tuple[int, int, int]], train: list[tuple[int, int, int]], seed: int, one_pool: bool, masked: bool
+) -> None:
+    g = torch.Generator().manual_seed(seed)
+    model = Fixed(torch.randint(4, (E, R, 2, E), generator=g).float())
+    batch = Batch.of(torch.tensor(triples), torch.rand(len(triples), generator=g) < 0.5)
+    ids = torch.randint(E, (3,) if one_pool else (len(batch), 3), generator=g)
+    mask = torch.rand(len(batch), 3, generator=g) < 0.5 if masked else None
+    # 1 MiB is far more than enough; the bound on the cells leaves out no row either.
+    found = mean_score_percentile(model, batch, Negatives(ids=ids, mask=mask), index_of(train))
+    expected: list[float] = []
+    rows = torch.stack([batch.h, batch.r, batch.t, batch.head.long()], dim=1).tolist()
+    for b, (h, r, t, head) in enumerate(rows):
+        scores = model.table[t if head else h, r, head].tolist()
+        leave = {e for e in range(E) if ((e, r, t) if head else (h, r, e)) in train}
+        for k, x in enumerate((ids if one_pool else ids[b]).tolist()):
+            value = outscored(scores, leave, x)
+            if value is not None and (mask is None or mask[b, k]):
+                expected.append(value)
+    if expected:
+        assert found == pytest.approx(sum(expected) / len(expected))
+    else:
+        assert found is None
+
+
+def test_rows_are_bounded_spread_over_both_sides_and_taken_in_chunks() -> None:
+    n, rows = 1000, 2000
+    g = torch.Generator().manual_seed(0)
+    triples = torch.stack([torch.randint(n, (rows,), generator=g), torch.zeros(rows).long(), torch.arange(rows) % n], 1)
+    batch = Batch.of(triples, torch.arange(rows) >= 1500)
+    # Heads are the hardest negatives there are, tails the easiest.
+    table = torch.arange(n).float().expand(1, 1, 1, n).expand(n, R, 2, n)
+    ids = torch.where(batch.head, n - 1, 0)[:, None]
+    for cells, expected in ((10**9, 500), (100 * n, 100), (1, 8)):
+        model = Fixed(table)
+        found = mean_score_percentile(model, batch, Negatives(ids=ids), index_of([], n), cells=cells, memory_mb=1)
+        assert sum(model.asked) == expected
+        assert max(model.asked) <= 2**20 // (4 * n)
+        assert found == pytest.approx(0.25)
+
+
+def test_what_is_not_finite_or_not_drawn_is_none() -> None:
+    batch = Batch.of(torch.tensor([[0, 0, 1]]), torch.tensor([False]))
+    table = torch.zeros(E, R, 2, E)
+    table[0, 0, 0, 3] = torch.nan
+    one = Negatives(ids=torch.tensor([[2]]))
+    assert mean_score_percentile(Fixed(table), batch, one, index_of([])) is None
+    assert mean_score_percentile(Fixed(table.nan_to_num()), batch, one, index_of([])) == 0.5
+    every = Negatives()
+    assert mean_score_percentile(Fixed(table), batch, every, index_of([])) is None
+    assert share_true(batch, every, index_of([])) is None
+    none = replace(one, mask=torch.tensor([[False]]))
+    assert mean_score_percentile(Fixed(table.nan_to_num()), batch, none, index_of([])) is None
+    assert share_true(batch, none, index_of([])) is None
+
+
+def test_uniform_negatives_of_a_random_model_are_in_the_middle(toy: Dataset) -> None:
+    graph = toy.graph
+    with seeded(0, "model"):
+        model = Model(TransE(8, 1.0), len(graph.entities), len(graph.relations))
+    sampler = Uniform(graph, toy.features, model.spec, negatives=500)
+    batch = Batch.of(graph.train[:100], torch.arange(100) % 2 == 0)
+    negatives = sampler.draw(batch, model, 0)
+    # 50,000 draws: five standard deviations are 0.007.
+    assert mean_score_percentile(model, batch, negatives, graph.train_index) == pytest.approx(0.5, abs=0.007)
+    # The hardest and the easiest entity of each row.
+    true = torch.zeros(100, len(graph.entities), dtype=torch.bool)
+    for head, rows in batch.sides:
+        row, entity = graph.train_index.targets(batch.anchor[rows], batch.r[rows], head)
+        true[row + rows.start, entity] = True
+    scores = model.score_all(batch).detach()
+    hardest = Negatives(ids=scores.masked_fill(true, -torch.inf).argmax(1, keepdim=True))
+    easiest = Negatives(ids=scores.masked_fill(true, torch.inf).argmin(1, keepdim=True))
+    assert mean_score_percentile(model, batch, hardest, graph.train_index) == 1
+    assert mean_score_percentile(model, batch, easiest, graph.train_index) == 0
+
+
+def _mmrns_with(toy: Dataset, logits: Tensor) -> tuple[Sampler, Negatives]:
+    model = Model(TransE(4, 1.0), len(toy.graph.entities), len(toy.graph.relations))
+    pool = torch.arange(logits.shape[1])
+    positions = torch.zeros(len(logits), 1, dtype=torch.int64)
+    trace = Trace(pool, {}, logits == -torch.inf, logits, positions)
+    return Mmrns(toy.graph, toy.features, model.spec), Negatives(ids=pool[positions], trace=trace)
+
+
+def test_effective_sample_sizes_by_hand(toy: Dataset) -> None:
+    out = -torch.inf
+    rows = {
+        (0.0, 0.0, 0.0, 0.0): 1.0,
+        (out, 5.0, out, out): 0.25,
+        (1.0, out, 1.0, out): 0.5,
+        (math.log(3), 0.0, out, out): 1 / (9 / 16 + 1 / 16) / 4,
+    }
+    for logits, expected in rows.items():
+        sampler, negatives = _mmrns_with(toy, torch.tensor([logits]))
+        assert mean_effective_sample_size(sampler, negatives) == pytest.approx(expected)
+    sampler, negatives = _mmrns_with(toy, torch.tensor([(0.0, 0.0), (out, out), (1.0, out)]))
+    # The row without candidates has no distribution.
+    assert mean_effective_sample_size(sampler, negatives) == pytest.approx(0.75)
+    model = Model(TransE(4, 1.0), len(toy.graph.entities), len(toy.graph.relations))
+    uniform = Uniform(toy.graph, toy.features, model.spec, negatives=3)
+    batch = Batch.of(toy.graph.train[:5], torch.zeros(5, dtype=torch.bool))
+    assert mean_effective_sample_size(uniform, uniform.draw(batch, model, 0)) == 1
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-30, 30), min_size=1, max_size=20))
+def test_effective_sample_size_is_within_its_bounds(logits: list[float]) -> None:
+    q = torch.tensor([logits])
+    trace = Trace(torch.arange(len(logits)), {}, torch.zeros_like(q, dtype=torch.bool), q, torch.zeros(1, 1).long())
+    share = Mmrns.effective_sample_size(object.__new__(Mmrns), Negatives(trace=trace))
+    assert 1 / len(logits) - 1e-6 <= float(share) <= 1 + 1e-6
+
+
+def test_the_share_of_valid_negatives_by_hand() -> None:
+    valid = index_of([(0, 0, 2), (0, 0, 3), (4, 1, 5)])
+    batch = Batch.of(torch.tensor([[0, 0, 1], [6, 1, 5]]), torch.tensor([False, True]))
+    negatives = Negatives(ids=torch.tensor([[2, 3, 4, 2], [4, 0, 1, 2]]))
+    assert share_true(batch, negatives, valid) == 4 / 8
+    counting = torch.tensor([[True, False, True, False], [True, False, False, False]])
+    assert share_true(batch, replace(negatives, mask=counting), valid) == 2 / 3
+    # One pool for all rows: (0, 0, 3) of the tail side, (4, 1, 5) of the head side.
+    assert share_true(batch, Negatives(ids=torch.tensor([3, 4])), valid) == 2 / 4
+
+
+def test_gradient_norms() -> None:
+    module = nn.Linear(2, 1)
+    assert gradient_norm(module) is None
+    module.weight.grad = torch.tensor([[3.0, 0.0]])
+    assert gradient_norm(module) == 3
+    module.bias.grad = torch.tensor([-4.0])
+    assert gradient_norm(module) == 5
+    module.bias.grad = torch.tensor([math.inf])
+    assert gradient_norm(module) is None
+
+
+def test_averages_leave_out_what_is_not_known() -> None:
+    parts = [{"a": 1.0, "b": None, "c": {"d": 2.0}}, {"a": None, "b": None, "c": {"d": 4.0}}]
+    assert average(parts) == {"a": 1.0, "b": None, "c": {"d": 3.0}}
+    assert average(parts[:1]) == parts[0]
+
+
+def test_nothing_of_test_is_read(toy: Dataset) -> None:
+    """Without its test split the graph gives the same record."""
+    records = []
+    for graph in (toy.graph, replace(toy.graph, test=toy.graph.test[:0])):
+        with seeded(0, "model"):
+            model = Model(TransE(8, 1.0), len(graph.entities), len(graph.relations))
+        sampler = Uniform(graph, toy.features, model.spec, negatives=9, filtered=False)
+        batch = Batch.of(graph.train[:50], torch.arange(50) % 3 == 0)
+        negatives = sampler.draw(batch, model, 0)
+        records.append(measure(model, sampler, batch, negatives, graph.train_index, graph.valid_index))
+        assert "known_index" not in vars(graph) or graph is toy.graph
+    assert records[0] == records[1]
+    assert records[0]["valid_negatives"] > 0
