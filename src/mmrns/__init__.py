@@ -10,7 +10,6 @@ run.predict(head="country/France", relation="borders")
 from __future__ import annotations
 
 import importlib
-import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,10 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "__version__", "load_dataset", "load_run", "train"]
 __version__ = "0.1.0"
-
-# A step makes and frees tensors of tens of megabytes; on huge pages torch spends half as long in page faults. Torch
-# reads this when it first allocates. Without effect where the system has no huge pages, and yours to set otherwise.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 _HOMES = {
     "load_dataset": "mmrns.data.datasets",

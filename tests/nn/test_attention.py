@@ -240,7 +240,7 @@ def test_folded_equals_direct(modalities: int, dtype: torch.dtype, value: float,
 
 
 def test_folding_is_chosen_by_the_number_of_products() -> None:
-    """At the authors' sizes: images from 28 relations on, texts from 5."""
+    """At the authors' sizes: images from 32 relations on, texts from 5."""
     kca = KnowledgeGuidedAttention((24, 4), (383, 384), 10, 50)
-    assert [kca.folds(0, n) for n in (1, 27, 28, 400)] == [False, False, True, True]
+    assert [kca.folds(0, n) for n in (1, 31, 32, 400)] == [False, False, True, True]
     assert [kca.folds(1, n) for n in (1, 4, 5, 400)] == [False, False, True, True]

@@ -15,7 +15,7 @@ from mmrns.nn.attention import KnowledgeGuidedAttention
 from mmrns.nn.model import Model
 from mmrns.nn.scorers import TransE
 from mmrns.rng import seeded
-from mmrns.samplers.mmrns import Mmrns, Similarity, Trace, contrastive, cosines, log_mixture
+from mmrns.samplers.mmrns import Mmrns, Similarity, Trace, contrastive, log_mixture
 from mmrns.types import Batch, Negatives
 
 DIM = 6
@@ -197,23 +197,6 @@ def test_contrastive_without_positives_has_no_gradient() -> None:
     contrastive(s, torch.zeros(2, 3).bool(), torch.ones(2, 3)).backward()
     assert values.grad is not None
     assert (values.grad == 0).all()
-
-
-def test_cosines_by_loop_and_without_gradient_through_norms() -> None:
-    with seeded(1, "cosines"):
-        targets = torch.randn(5, 4, requires_grad=True)
-        candidates = torch.randn(2, 3, 4)
-    counts = (2, 3)
-    found = cosines(targets, candidates, counts)
-    for u, rows in enumerate((range(2), range(2, 5))):
-        for b in rows:
-            for p in range(3):
-                expected = torch.cosine_similarity(targets[b], candidates[u, p], dim=0)
-                torch.testing.assert_close(found[b, p], expected)
-    found[0, 0].backward()
-    assert targets.grad is not None
-    plain = candidates[0, 0] / (targets[0].norm() * candidates[0, 0].norm())
-    torch.testing.assert_close(targets.grad[0], plain.detach())
 
 
 def test_reference_draws_the_same_law_with_fresh_noise(toy: Dataset) -> None:

@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
+from mmrns.nn.grouped import gated_cosine
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -26,20 +28,20 @@ class Folded:
     LayerNorm,
 
         y(r) = constant + sum_jk (g_jk / sd_k) blocks_jk        blocks_jk = C_jk W_k (gamma * I0_j)
-        sd_k^2 = sum_{j >= i} g_jk g_ik pairs_kji + eps         pairs_kji = m_ji C_jk C_ik <I0_j, I0_i> / a
+        sd_k^2 = sum_ji g_jk g_ik pairs_kji + eps               pairs_kji = C_jk C_ik <I0_j, I0_i> / a
 
-    where m is 1 on the diagonal and 2 off it: the LayerNorm of a linear combination of tokens is linear in the centred
-    tokens but for its standard deviation, and that is a quadratic form in the gates.
+    The LayerNorm of a linear combination of tokens is linear in the centred tokens but for its standard deviation, and
+    that is a quadratic form in the gates.
 
     Attributes:
         constant: Float[n a].
         blocks: Float[n L*M a].
-        pairs: Float[M Q n], Q = L (L + 1) / 2.
+        pairs: Float[M n L*L].
     """
 
     constant: Float[Tensor, "n a"]
     blocks: Float[Tensor, "n LM a"]
-    pairs: Float[Tensor, "M Q n"]
+    pairs: Float[Tensor, "M n LL"]
 
 
 @dataclass(frozen=True)
@@ -160,12 +162,12 @@ class KnowledgeGuidedAttention(nn.Module):
         """Whether folding a modality takes fewer products than the direct form.
 
         Per entity, with L read and M guiding tokens, the direct form takes `R M a (L + a)` products and the folded one
-        `L M a^2 + R M (L a + L (L + 1) / 2)`.
+        `L M a^2 + R M (L a + L^2)`.
         """
         n_read, n_guide = self._counts(modality)
         a = self.width
         direct = n_relations * n_guide * a * (n_read + a)
-        folded = n_read * n_guide * a * a + n_relations * n_guide * n_read * (a + (n_read + 1) / 2)
+        folded = n_read * n_guide * a * a + n_relations * n_guide * n_read * (a + n_read)
         return folded < direct
 
     def reals_per_pair(self, n_relations: int) -> int:
@@ -219,19 +221,19 @@ class KnowledgeGuidedAttention(nn.Module):
         centred = reading.values - reading.values.mean(-1, keepdim=True)
         projected = (centred.flatten(0, 1) @ weight.flatten(0, 1).T).view(n, n_read, n_guide, a)
         blocks = (reading.affinity[..., None] * projected).flatten(1, 2)
-        j, i = torch.tril_indices(n_read, n_read, device=blocks.device)
-        twice = 2 - (i == j).to(blocks.dtype)
-        gram = (centred @ centred.mT)[:, j, i] * twice / a
-        pairs = reading.affinity[:, j] * reading.affinity[:, i] * gram[..., None]
-        return Folded(constant, blocks, pairs.permute(2, 1, 0))
+        gram = centred @ centred.mT / a
+        guide = reading.affinity.permute(2, 0, 1)
+        pairs = guide[..., None] * guide[..., None, :] * gram
+        return Folded(constant, blocks, pairs.flatten(2))
 
     def _combine_folded(self, gate: Float[Tensor, "R L M"], folded: Folded) -> Float[Tensor, "R n a"]:
-        j, i = torch.tril_indices(gate.shape[1], gate.shape[1], device=gate.device)
-        variance = (gate[:, j] * gate[:, i]).permute(2, 0, 1) @ folded.pairs
-        inverse = torch.rsqrt(variance.clamp(min=0) + self.norm.eps)
-        # [n R L M], so that the product over (L, M) is one matrix product an entity.
-        coefficient = gate * inverse.permute(2, 1, 0).contiguous()[:, :, None, :]
-        return (coefficient.flatten(2) @ folded.blocks + folded.constant[:, None]).transpose(0, 1)
+        # Relations innermost: what is broadcast below is then whole runs of M x R numbers.
+        gate = gate.permute(1, 2, 0).contiguous()
+        by_guide = gate.transpose(0, 1)
+        variance = folded.pairs @ (by_guide[:, :, None] * by_guide[:, None]).flatten(1, 2)
+        inverse = torch.rsqrt(variance.clamp(min=0) + self.norm.eps).transpose(0, 1).contiguous()
+        coefficient = (gate * inverse[:, None]).flatten(1, 2)
+        return (coefficient.mT @ folded.blocks + folded.constant[:, None]).transpose(0, 1)
 
 
 class EntityGate(nn.Module):
@@ -241,6 +243,8 @@ class EntityGate(nn.Module):
         entity_width, relation_width: widths of e and r.
         width: hidden units.
     """
+
+    SLOPE = 0.1
 
     def __init__(self, entity_width: int, relation_width: int, width: int):
         super().__init__()
@@ -252,7 +256,25 @@ class EntityGate(nn.Module):
         self, relations: Float[Tensor, "*R relation_width"], entities: Float[Tensor, "*n width"]
     ) -> Float[Tensor, "*Rn width"]:
         """Broadcasts: relations [R 1 Dr] with entities [n D] give [R n D]; [n Dr] with [n D] give [n D]."""
-        # W1 [e; r] = W1e e + W1r r, so that no pair is ever concatenated.
+        of_entity, of_relation = self._halves(relations, entities)
+        return entities * torch.sigmoid(self.gate(leaky_relu(of_entity + of_relation, self.SLOPE)))
+
+    def cosine(
+        self,
+        targets: Float[Tensor, "B width"],
+        relations: Float[Tensor, "R relation_width"],
+        entities: Float[Tensor, "n width"],
+        counts: tuple[int, ...],
+    ) -> Float[Tensor, "B n"]:
+        """`grouped_cosine` of gated targets with all entities as each target's relation sees them."""
+        of_entity, of_relation = self._halves(relations, entities)
+        return gated_cosine(
+            targets, entities, of_entity, of_relation, self.gate.weight, self.gate.bias, counts, self.SLOPE
+        )
+
+    def _halves(
+        self, relations: Float[Tensor, "*R relation_width"], entities: Float[Tensor, "*n width"]
+    ) -> tuple[Float[Tensor, "*n hidden"], Float[Tensor, "*R hidden"]]:
+        # W1 [e; r] + b1 = W1e e + (W1r r + b1), so that no pair is ever concatenated.
         of_entity, of_relation = self.hidden.weight.split([self.entity_width, relations.shape[-1]], dim=1)
-        hidden = entities @ of_entity.T + (relations @ of_relation.T + self.hidden.bias)
-        return entities * torch.sigmoid(self.gate(leaky_relu(hidden, 0.1)))
+        return entities @ of_entity.T, relations @ of_relation.T + self.hidden.bias

@@ -24,6 +24,7 @@ from mmrns.evaluation.frequency import SlotFrequency
 from mmrns.evaluation.hardness import measure
 from mmrns.evaluation.ranking import Ranks, ScoresAll, rank
 from mmrns.evaluation.report import policies, report
+from mmrns.memory import freed_memory_kept
 from mmrns.nn.model import Model
 from mmrns.runs.build import build_dataset, build_device, build_model, build_plan, build_trainer
 from mmrns.runs.config import Config, apply_settings, dump_config, make_config, read_config
@@ -279,7 +280,8 @@ def train(
         chosen = _with_folder_resolved(make_config(values))
         if (folder / "config.yaml").exists():
             raise DataError(folder, "holds a run already", "continue it with --resume or choose another --out")
-    _train(chosen, folder, reporter or Reporter())
+    with freed_memory_kept():
+        _train(chosen, folder, reporter or Reporter())
     return Run(folder)
 
 

@@ -15,6 +15,7 @@ from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.errors import UsageError
 from mmrns.nn.attention import EntityGate, KnowledgeGuidedAttention, Reading, Tokens
+from mmrns.nn.grouped import grouped_cosine
 from mmrns.nn.gumbel import gumbel_top_k, straight_through
 from mmrns.nn.losses import adversarial_weights
 from mmrns.nn.model import Model, ModelSpec
@@ -174,9 +175,10 @@ class Mmrns(Sampler):
         if not self.loss_rate:
             return 0.0
         trace: Trace = negatives.trace
-        weight = torch.ones_like(trace.logits)
+        weight = None
         if self.reference:
-            weight = weight.scatter(1, trace.positions, adversarial_weights(s_neg, self.alpha))
+            p = adversarial_weights(s_neg, self.alpha)
+            weight = torch.ones_like(trace.logits).scatter_(1, trace.positions, p)
         terms = [contrastive(s, trace.true, weight) for s in trace.similarities.values()]
         return torch.stack(terms).sum() / (len(terms) * self.loss_rate)
 
@@ -191,9 +193,11 @@ class Mmrns(Sampler):
         return torch.from_numpy(stream.choice(self.n_entities, self.pool_size, replace=False, shuffle=False))
 
     def noise(self, shape: torch.Size, step: int, draw: int, device: torch.device) -> Float[Tensor, "B P"]:
-        """Standard Gumbel noise: minus the logarithm of a standard exponential."""
+        """Standard Gumbel noise, -ln(-ln u) with u uniform on (0, 1)."""
         stream = generator(self.seed, "gumbel", step, draw, device=device)
-        return -torch.empty(shape, device=device).exponential_(generator=stream).log()
+        u = torch.rand(shape, generator=stream, device=device)
+        # u = 0 would give -inf; the largest u below 1 is what bounds the noise from above.
+        return u.clamp_(min=torch.finfo(u.dtype).tiny).log_().neg_().log_().neg_()
 
     def true_in_train(self, batch: Batch, pool: Int[Tensor, " P"]) -> Bool[Tensor, "B P"]:
         """Which candidates are true in train for each row, scattered from the train index."""
@@ -238,10 +242,12 @@ class Mmrns(Sampler):
             present = [*has, *present]
 
         def under(chunk: Tensor, counts: tuple[int, ...], *targets: Tensor) -> Tensor:
-            candidates = [self.gate(chunk[:, None], vectors)]
+            *of_tokens, of_vector = targets
+            found = [self.gate.cosine(of_vector, chunk, vectors, counts)]
             if self.attention is not None:
-                candidates = [*self.attention.outer(chunk, readings), *candidates]
-            return torch.stack([cosines(t, c, counts) for t, c in zip(targets, candidates, strict=True)])
+                ys = self.attention.outer(chunk, readings)
+                found = [*(grouped_cosine(t, y, counts) for t, y in zip(of_tokens, ys, strict=True)), *found]
+            return torch.stack(found)
 
         size = max(1, self.memory_mb * 2**20 // self.bytes_per_relation(len(pool), len(relations)))
         if size >= len(relations):
@@ -264,10 +270,8 @@ class Mmrns(Sampler):
 
     def bytes_per_relation(self, n_candidates: int, n_relations: int) -> int:
         """Estimate of what `similarities` and its backward pass hold for each distinct relation of a batch."""
-        reals = 2 * self.gate.hidden.out_features + 5 * self.gate.entity_width
-        if self.attention is not None:
-            reals += self.attention.reals_per_pair(n_relations)
-        return 4 * n_candidates * reals
+        reals = 0 if self.attention is None else self.attention.reals_per_pair(n_relations)
+        return 4 * n_candidates * max(1, reals)
 
     def _tokens(self, ids: Int[Tensor, " n"]) -> list[Tokens]:
         assert self.attention is not None
@@ -301,34 +305,14 @@ def log_mixture(similarities: Mapping[str, Similarity], tau: float) -> Float[Ten
     return torch.stack(terms).logsumexp(0)
 
 
-def contrastive(similarity: Similarity, true: Bool[Tensor, "B P"], weight: Float[Tensor, "B P"]) -> Float[Tensor, ""]:
+def contrastive(
+    similarity: Similarity, true: Bool[Tensor, "B P"], weight: Float[Tensor, "B P"] | None = None
+) -> Float[Tensor, ""]:
     """`-ln [ sum_true w e^sim / sum_other w e^sim ]` over all pairs that have the modality; 0 where a sum is empty."""
     present = similarity.target[:, None] & similarity.candidate
-    logits = similarity.values + weight.log()
-    lowest = torch.finfo(logits.dtype).min
-    positive = logits.masked_fill(~(present & true), lowest).flatten().logsumexp(0)
-    negative = logits.masked_fill(~(present & ~true), lowest).flatten().logsumexp(0)
-    both = (present & true).any() & (present & ~true).any()
-    return torch.where(both, negative - positive, 0.0)
-
-
-def cosines(
-    targets: Float[Tensor, "B a"], candidates: Float[Tensor, "R P a"], counts: tuple[int, ...]
-) -> Float[Tensor, "B P"]:
-    """Cosine of each target with every candidate under its relation; no gradient through the norms.
-
-    Args:
-        targets: grouped by relation.
-        candidates: of each relation.
-        counts: targets of each relation.
-    """
-    with torch.no_grad():
-        of_target = torch.linalg.vector_norm(targets, dim=1, keepdim=True)
-        of_candidate = torch.linalg.vector_norm(candidates, dim=2)
-    # unbind, whose backward is one stack; indexing would fill a tensor of all candidates with zeros for each relation.
-    by_relation = (targets.split(counts), of_target.split(counts), candidates.unbind(), of_candidate.unbind())
-    parts = [
-        (group @ candidate.T) / (norm * candidate_norm + 1e-10)
-        for group, norm, candidate, candidate_norm in zip(*by_relation, strict=True)
-    ]
-    return torch.cat(parts)
+    # Cosines are at most 1, so that nothing overflows.
+    mass = similarity.values.exp() * present if weight is None else similarity.values.exp() * (weight * present)
+    positive, every = (mass * true).sum(), mass.sum()
+    both = (positive > 0) & (every > positive)
+    negative = torch.where(both, every - positive, 1.0)
+    return torch.where(both, negative.log() - torch.where(both, positive, 1.0).log(), 0.0)
