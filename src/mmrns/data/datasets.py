@@ -58,8 +58,10 @@ class Dataset:
 
     def checksums(self) -> dict[str, str]:
         """SHA-256 of every split and feature file and of `entities.tsv`, which adds ids; by path within the folder."""
-        others = [*self.folder.glob("entities.tsv"), *sorted((self.folder / "features").glob("*.*"))]
-        paths = [*self.files.values(), *others]
+        features = [
+            self.folder / "features" / f"{name}{end}" for name in self.features for end in (".safetensors", ".entities")
+        ]
+        paths = [*self.files.values(), *self.folder.glob("entities.tsv"), *features]
         return {str(path.relative_to(self.folder)): _sha256(path) for path in paths}
 
 

@@ -131,7 +131,8 @@ class Config(_Section):
     @property
     def default_folder(self) -> Path:
         """`runs/DATASET-SCORER-SAMPLER-sSEED`."""
-        name = f"{Path(self.data.dataset).name}-{self.model.scorer}-{self.sampler.name}-s{self.seed}"
+        # Resolved, so that `--dataset .` has a name too.
+        name = f"{Path(self.data.dataset).resolve().name}-{self.model.scorer}-{self.sampler.name}-s{self.seed}"
         return Path("runs") / name
 
 
