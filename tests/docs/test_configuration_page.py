@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import yaml
 
 from mmrns.data.batches import SidePolicy
 from mmrns.registry import scorer_names
-from mmrns.runs.config import METHODS, make_config
+from mmrns.runs.config import METHODS, flatten, make_config
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 ROW = re.compile(r"^\| `([\w.]+)` \| `([^`]*)` \| .+ \|$")
@@ -39,19 +38,12 @@ def _tables() -> list[tuple[set[str], dict[str, Any]]]:
     return tables
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("scorer", scorer_names())
 def test_every_key_with_its_default(method: str, scorer: str) -> None:
     config = make_config({"model": {"scorer": scorer}, "sampler": {"name": method}})
-    actual = _flat(config.model_dump(mode="json"))
-    general = _flat(make_config({}).model_dump(mode="json"))
+    actual = flatten(config.model_dump(mode="json"))
+    general = flatten(make_config({}).model_dump(mode="json"))
     actual |= {key: general[key] for key in ("model.scorer", "sampler.name")}
     page: dict[str, Any] = {}
     for owners, rows in _tables():

@@ -174,10 +174,10 @@ def test_encode_projects_and_zeroes() -> None:
 
 def test_gates_are_between_zero_and_one_and_differ_by_modality() -> None:
     kca, (relations, _, _) = build(2), inputs(2)
-    first, second = kca.gates(0, relations), kca.gates(1, relations)
-    assert first.shape == second.shape == (R, *TOKENS)
+    first, second = kca.gates(relations)
+    assert first.shape == second.mT.shape == (R, *TOKENS)
     assert ((first > 0) & (first < 1)).all()
-    assert not torch.allclose(first, second)
+    assert not torch.allclose(first, second.mT)
 
 
 def test_every_parameter_gets_a_gradient() -> None:

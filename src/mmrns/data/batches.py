@@ -88,9 +88,6 @@ def subsampling_weight(graph: KnowledgeGraph) -> Float[Tensor, " n"]:
 
 def head_probability(graph: KnowledgeGraph) -> Float[Tensor, " R"]:
     """P(replace the head) = tph / (tph + hpt) of each relation, from distinct train triples; 0.5 where unseen."""
-    n = len(graph.relations)
-    h, r, t = graph.train.unbind(1)
+    _, heads, tails = graph.relation_sizes
     # tph = triples / heads and hpt = triples / tails, so tph / (tph + hpt) = tails / (heads + tails).
-    heads = torch.bincount(torch.unique(h * n + r) % n, minlength=n)
-    tails = torch.bincount(torch.unique(t * n + r) % n, minlength=n)
     return torch.where(heads > 0, tails / (heads + tails).clamp(min=1), 0.5).to(torch.float32)

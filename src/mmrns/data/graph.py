@@ -13,6 +13,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mmrns.errors import MmrnsError, UsageError, nearest
+from mmrns.types import Batch
 
 
 class Vocabulary(Sequence[str]):
@@ -161,6 +162,12 @@ class TripleIndex:
         position = torch.arange(len(row), device=slot.device) - first[row] + start[row]
         return row, side.targets[position]
 
+    def batch_targets(self, batch: Batch) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+        """All known targets of every row of a batch, whichever side it replaces, flat: `(row, entity)`."""
+        anchor = batch.anchor
+        parts = [(rows.start, *self.targets(anchor[rows], batch.r[rows], head)) for head, rows in batch.sides]
+        return torch.cat([start + row for start, row, _ in parts]), torch.cat([entity for _, _, entity in parts])
+
     def contains(self, h: Int[Tensor, "*n"], r: Int[Tensor, "*n"], t: Int[Tensor, "*n"]) -> Bool[Tensor, "*n"]:
         """Whether each triple is known."""
         side, slot, found = self._slots(h.flatten(), r.flatten(), head=False)
@@ -240,6 +247,17 @@ class KnowledgeGraph:
         seen = torch.zeros(len(self.entities), dtype=torch.bool)
         seen[self.train[:, [0, 2]].flatten()] = True
         return seen
+
+    @cached_property
+    def relation_sizes(self) -> tuple[Int[Tensor, " R"], Int[Tensor, " R"], Int[Tensor, " R"]]:
+        """Distinct triples, heads and tails of each relation in train."""
+        h, r, t = torch.unique(self.train, dim=0).unbind(1)
+        n = len(self.relations)
+
+        def distinct(entity: Int[Tensor, " n"]) -> Int[Tensor, " R"]:
+            return torch.bincount(torch.unique(entity * n + r) % n, minlength=n)
+
+        return torch.bincount(r, minlength=n), distinct(h), distinct(t)
 
     def leaked_valid(self) -> Bool[Tensor, " n"]:
         """True for rows of valid that are also rows of train or test."""

@@ -134,9 +134,7 @@ def mean_score_percentile(
         if not torch.isfinite(scores).all():
             return None
         true = torch.zeros_like(scores, dtype=torch.bool)
-        for side, slice_ in part.sides:
-            row, entity = train.targets(part.anchor[slice_], part.r[slice_], side)
-            true[row + (slice_.start or 0), entity] = True
+        true[train.batch_targets(part)] = True
         percentiles = score_percentiles(scores, true, ids[rows])
         counts = ~percentiles.isnan()
         if negatives.mask is not None:

@@ -62,12 +62,9 @@ def report(ranks: Ranks, graph: KnowledgeGraph) -> dict[str, Any]:
 
 def relation_categories(graph: KnowledgeGraph) -> list[str]:
     """Category of each relation in train: `n` on a side with 1.5 or more entities a counterpart (Bordes 2013)."""
-    n = len(graph.relations)
-    h, r, t = graph.train.unique(dim=0).unbind(1)
-    triples = torch.bincount(r, minlength=n)
-    heads = torch.bincount(torch.unique(h * n + r) % n, minlength=n).clamp(min=1)
-    tails = torch.bincount(torch.unique(t * n + r) % n, minlength=n).clamp(min=1)
-    many_heads, many_tails = (triples / tails >= 1.5).tolist(), (triples / heads >= 1.5).tolist()
+    triples, heads, tails = graph.relation_sizes
+    many_heads = (triples / tails.clamp(min=1) >= 1.5).tolist()
+    many_tails = (triples / heads.clamp(min=1) >= 1.5).tolist()
     return [CATEGORIES[2 * a + b] for a, b in zip(many_heads, many_tails, strict=True)]
 
 

@@ -75,8 +75,7 @@ class KnowledgeGuidedAttention(nn.Module):
         second: Z_j = LN( sum_k g2_jk C_jk T_k ) + LN( sum_k softmax_k(C_jk) T_k ),   y2 = W_2 [Z_1 .. Z_L1] + b_2
 
     (Xu et al., MMRNS, ACM MM 2022, section 4.2, after the authors' code; one LayerNorm is shared.) With a single
-    modality
-    the attention is over the entity itself: I = T, and there is only y1.
+    modality the attention is over the entity itself: I = T, and there is only y1.
 
     Missing tokens: an absent token has no attention weight; where the guiding token is absent, attention is the mean of
     the present tokens and the guided term is 0.
@@ -109,9 +108,10 @@ class KnowledgeGuidedAttention(nn.Module):
         projected = leaky_relu(self.project[modality](values.to(self.norm.weight.dtype)), 0.1)
         return Tokens(projected * mask[..., None], mask)
 
-    def gates(self, modality: int, relations: Float[Tensor, "*R relation_width"]) -> Float[Tensor, "*R L1 L2"]:
-        """Relation gates of one modality, between 0 and 1."""
-        return torch.sigmoid(self.gate[modality](relations)).unflatten(-1, self.tokens)
+    def gates(self, relations: Float[Tensor, "*R relation_width"]) -> list[Float[Tensor, "*R _ _"]]:
+        """Relation gates of each modality, between 0 and 1, as [.. read token, guiding token]."""
+        gates = [torch.sigmoid(gate(relations)).unflatten(-1, self.tokens) for gate in self.gate]
+        return [gates[0], *(gate.mT for gate in gates[1:])]
 
     def outer(
         self,
@@ -122,10 +122,9 @@ class KnowledgeGuidedAttention(nn.Module):
 
         A reading that is folded is combined in its folded form, any other in the direct form of the class docstring.
         """
-        gates = [self.gates(m, relations) for m in range(self.n_modalities)]
         return [
             self._combine_folded(gate, reading.folded) if reading.folded else self._combine(gate[:, None], reading)
-            for gate, reading in zip(self._turned(gates), readings, strict=True)
+            for gate, reading in zip(self.gates(relations), readings, strict=True)
         ]
 
     def paired(
@@ -139,8 +138,8 @@ class KnowledgeGuidedAttention(nn.Module):
             omit_first_norm: leave the LayerNorm out of the first modality's attention term (a bug of the authors'
                 code).
         """
-        gates = self._turned([self.gates(m, relations) for m in range(self.n_modalities)])
         readings = self.readings(tokens, omit_first_norm=omit_first_norm)
+        gates = self.gates(relations)
         return [self._combine(g[None], reading).squeeze(0) for g, reading in zip(gates, readings, strict=True)]
 
     def readings(self, tokens: list[Tokens], *, n_relations: int = 0, omit_first_norm: bool = False) -> list[Reading]:
@@ -184,10 +183,6 @@ class KnowledgeGuidedAttention(nn.Module):
         """Tokens read and tokens that guide."""
         first, second = self.tokens
         return (first, second) if modality == 0 else (second, first)
-
-    def _turned(self, gates: list[Tensor]) -> list[Tensor]:
-        """Gates as [.. read token, guiding token]."""
-        return [gates[0], *(gate.mT for gate in gates[1:])]
 
     def _reading(
         self,

@@ -44,8 +44,7 @@ def gated_cosine(
     """`grouped_cosine` with the candidates `c_up = e_p * sigmoid(W phi(x_p + z_u) + b)`, phi a LeakyReLU.
 
     The candidates of one relation at a time are made and used while they are in the processor's cache, and made again
-    in the
-    backward pass: a third of a turn's products more, and no tensor of R x P x width.
+    in the backward pass: a third of a turn's products more, and no tensor of R x P x width.
 
     Args:
         targets: grouped by relation.

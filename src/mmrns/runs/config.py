@@ -215,6 +215,18 @@ def apply_settings(values: Mapping[str, Any], settings: Iterable[str]) -> dict[s
     return merged
 
 
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted key.
+
+    >>> flatten({"seed": 1, "model": {"dim": 5}})
+    {'seed': 1, 'model.dim': 5}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
 def dump_config(config: Config) -> str:
     """The configuration as YAML."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

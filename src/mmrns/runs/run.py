@@ -27,7 +27,7 @@ from mmrns.evaluation.report import policies, report
 from mmrns.memory import freed_memory_kept
 from mmrns.nn.model import Model
 from mmrns.runs.build import build_dataset, build_device, build_model, build_plan, build_trainer
-from mmrns.runs.config import Config, apply_settings, dump_config, make_config, read_config
+from mmrns.runs.config import Config, apply_settings, dump_config, flatten, make_config, read_config
 from mmrns.runs.record import (
     MetricsLog,
     plot_curves,
@@ -425,8 +425,8 @@ def _config_of(folder: Path, values: Mapping[str, Any]) -> Config:
     if not path.exists():
         raise DataError(folder, "holds no run to resume", "leave --resume out to start it")
     own = make_config(read_config(path))
-    flat = _flat(own.model_dump(mode="json"))
-    given = _flat(values)
+    flat = flatten(own.model_dump(mode="json"))
+    given = flatten(values)
     if "data.dataset" in given:
         given["data.dataset"] = _resolved(str(given["data.dataset"]))
     unknown = set(given) - set(flat)
@@ -440,13 +440,6 @@ def _config_of(folder: Path, values: Mapping[str, Any]) -> Config:
             f"{key} is {flat[key]!r} in {path}, not {given[key]!r}; --resume keeps the run's own configuration"
         )
     return own
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _resolved(name: str) -> str:

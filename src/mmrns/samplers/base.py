@@ -1,8 +1,8 @@
 """The protocol every sampler follows.
 
 To add a sampler: one file `mmrns/samplers/NAME.py` with one subclass of `Sampler`, one test, and the method that
-names it in `mmrns.runs.config.METHODS`. The keyword
-arguments of its constructor are its options (`--set sampler.OPTION=value`), checked against their annotations.
+names it in `mmrns.runs.config.METHODS`. The keyword arguments of its constructor are its options
+(`--set sampler.OPTION=value`), checked against their annotations.
 """
 
 from __future__ import annotations

@@ -207,9 +207,8 @@ class Mmrns(Sampler):
         place[pool] = torch.arange(len(pool), device=pool.device)
         # One column more than the pool takes the true entities that are not in it.
         true = torch.zeros(len(batch), len(pool) + 1, dtype=torch.bool, device=pool.device)
-        for head, rows in batch.sides:
-            row, entity = self.index.targets(batch.anchor[rows], batch.r[rows], head)
-            true[row + (rows.start or 0), place[entity]] = True
+        row, entity = self.index.batch_targets(batch)
+        true[row, place[entity]] = True
         return true[:, :-1]
 
     def similarities(
@@ -249,7 +248,8 @@ class Mmrns(Sampler):
                 found = [*(grouped_cosine(t, y, counts) for t, y in zip(of_tokens, ys, strict=True)), *found]
             return torch.stack(found)
 
-        size = max(1, self.memory_mb * 2**20 // self.bytes_per_relation(len(pool), len(relations)))
+        reals = 1 if self.attention is None else self.attention.reals_per_pair(len(relations))
+        size = max(1, self.memory_mb * 2**20 // (4 * len(pool) * reals))
         if size >= len(relations):
             found = under(relations, batch.relation_counts, *targets)
         else:
@@ -267,11 +267,6 @@ class Mmrns(Sampler):
             name: Similarity(values[back], has[back], candidate)
             for name, values, (has, candidate) in zip(names, found, present, strict=True)
         }
-
-    def bytes_per_relation(self, n_candidates: int, n_relations: int) -> int:
-        """Estimate of what `similarities` and its backward pass hold for each distinct relation of a batch."""
-        reals = 0 if self.attention is None else self.attention.reals_per_pair(n_relations)
-        return 4 * n_candidates * max(1, reals)
 
     def _tokens(self, ids: Int[Tensor, " n"]) -> list[Tokens]:
         assert self.attention is not None
