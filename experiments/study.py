@@ -3,13 +3,15 @@
 For each method, TRIALS settings are drawn from its space (the same number for each, seed fixed) and trained with seed
 0; the best validation MRR chooses one, which is then trained with every seed and read on the test split. Each finished
 training is written to the folder beside the study at once, under the study's name; what is there is not repeated.
-When all methods are done, the table goes to `STUDY.md`.
+A method's space may name another method's sampler (`sampler.name: [NAME]`). When all methods are done, the table goes
+to `STUDY.md`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import tempfile
 from pathlib import Path
@@ -48,7 +50,7 @@ def search(study: dict[str, Any], method: str, folder: Path) -> dict[str, Any]:
     space: dict[str, list[Any]] = study["space"] | study["methods"][method]
     stream = random.Random(f"{method} {study['trials']}")
     trials: list[dict[str, Any]] = []
-    while len(trials) < study["trials"]:
+    while len(trials) < min(study["trials"], math.prod(len(values) for values in space.values())):
         settings = {key: stream.choice(values) for key, values in space.items()}
         if settings not in trials:
             trials.append(settings)
@@ -65,7 +67,7 @@ def train(
     """Train once and record the outcome, unless it is recorded already."""
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))
-    given = study["common"] | settings | {"sampler.name": method, "seed": seed, "evaluation.test": test}
+    given = study["common"] | {"sampler.name": method} | settings | {"seed": seed, "evaluation.test": test}
     with tempfile.TemporaryDirectory() as scratch:
         pairs = [f"{key}={json.dumps(value)}" for key, value in given.items()]
         run = mmrns.train(out=Path(scratch) / "run", settings=pairs)

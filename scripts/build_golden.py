@@ -52,6 +52,9 @@ def main() -> None:
     for name, reference in (("reference", True), ("default", False)):
         with seeded(0, "golden"):
             given = inputs()
+            if not reference:
+                # Of two fillers of each of the three slots.
+                given["own_noise"] = -torch.empty(len(given["positives_hrt"]), 2).exponential_().log()
             step = Step("TransE", dim=6, gamma=6.0, init_range=8 / 6, head=False, reference=reference, width=5)
             found = take_step(step, given)
         tensors = {f"in.{k}": v for k, v in given.items()} | {f"out.{k}": v for k, v in found.items()}

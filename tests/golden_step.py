@@ -37,12 +37,13 @@ class Recorded(Mmrns):
 
     recorded_pool: Tensor
     recorded_noise: Tensor
+    own_noise: Tensor
 
     def candidates(self, step: int) -> Tensor:
         return self.recorded_pool
 
     def noise(self, shape: torch.Size, step: int, draw: int, device: torch.device) -> Tensor:
-        return self.recorded_noise[draw]
+        return torch.cat([self.recorded_noise[draw], self.own_noise], dim=1)[:, : shape[1]]
 
 
 def take_step(
@@ -52,8 +53,8 @@ def take_step(
 
     Args:
         step: the settings.
-        given: image, text, pool, gumbel_noise, positives_hrt, true_mask, subsampling_weight; optionally image_mask and
-            text_mask.
+        given: image, text, pool, gumbel_noise, positives_hrt, true_mask, subsampling_weight; optionally image_mask,
+            text_mask and own_noise.
         parameters: values by `model.NAME` and `sampler.NAME`; otherwise the initial ones.
     """
     positives = given["positives_hrt"]
@@ -89,10 +90,14 @@ def take_step(
         modalities=["image", "text"],
         width=step.width,
         loss_rate=100.0,
+        slots=6,
+        refresh=1,
         alpha=0.5,
         reference=step.reference,
     )
     sampler.recorded_pool, sampler.recorded_noise = given["pool"], given["gumbel_noise"]
+    # Of the slots' fillers, which the authors' form does not have.
+    sampler.own_noise = given.get("own_noise", torch.empty(len(positives), 0))
     everything = {f"model.{n}": p for n, p in model.named_parameters()}
     everything |= {f"sampler.{n}": p for n, p in sampler.named_parameters()}
     if parameters is not None:
@@ -112,6 +117,8 @@ def take_step(
     loss = score_loss + sampler.loss(batch, negatives, s_pos, s_neg, model, STEP)
     loss.backward()
     found = {f"sim_{name}": s.values for name, s in trace.similarities.items()}
+    if trace.likeness is not None:
+        found["likeness"] = trace.likeness
     found |= {
         "logits_masked": trace.logits,
         "drawn_positions": trace.positions,

@@ -90,7 +90,8 @@ class Negatives:
         emb: Float[B K width], scored instead of the table's rows when given; `ids` then serve records. With both
             None every entity is a candidate (1-vs-all).
         mask: True = counts; None = all count.
-        logp: log of the probability with which each negative is proposed, where the sampler knows it.
+        logp: log of how often each negative is expected among the draws, up to a constant of the row; weights are
+            divided by it. None = every negative as it comes.
         trace: what `Sampler.draw` hands to `Sampler.loss`; nobody else reads it.
     """
 

@@ -65,8 +65,9 @@ def test_a_step_looked_at_is_the_same_step(toy: Dataset, name: str) -> None:
         size = record["effective_sample_size"]
         assert size is None or 0 < size <= 1 + 1e-6
         assert record["gradient_norm"]["model"] > 0
-        trained = any(p.requires_grad for p in watched.sampler.parameters())
-        assert (record["gradient_norm"]["sampler"] is not None) == trained
+    # A sampler may be trained in some of the steps only.
+    trained = any(p.requires_grad for p in watched.sampler.parameters())
+    assert any(record["gradient_norm"]["sampler"] is not None for record in records) == trained
 
 
 @pytest.mark.parametrize("name", sampler_names())

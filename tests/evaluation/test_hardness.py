@@ -26,7 +26,7 @@ from mmrns.nn.model import Model
 from mmrns.nn.scorers import TransE
 from mmrns.rng import seeded
 from mmrns.samplers.base import Sampler
-from mmrns.samplers.mmrns import Mmrns, Trace
+from mmrns.samplers.mmrns import Candidates, Mmrns, Trace
 from mmrns.samplers.uniform import Uniform
 from mmrns.types import Batch, Negatives
 
@@ -154,26 +154,31 @@ def test_uniform_negatives_of_a_random_model_are_in_the_middle(toy: Dataset) -> 
 
 def _mmrns_with(toy: Dataset, logits: Tensor) -> tuple[Sampler, Negatives]:
     model = Model(TransE(4, 1.0), len(toy.graph.entities), len(toy.graph.relations))
+    trace = _trace(logits)
+    return Mmrns(toy.graph, toy.features, model.spec), Negatives(ids=trace.positions, trace=trace)
+
+
+def _trace(logits: Tensor) -> Trace:
+    none, rows = torch.empty(0, 0, dtype=torch.int64), torch.zeros(len(logits), dtype=torch.int64)
     pool = torch.arange(logits.shape[1])
-    positions = torch.zeros(len(logits), 1, dtype=torch.int64)
-    trace = Trace(pool, {}, logits == -torch.inf, logits, positions)
-    return Mmrns(toy.graph, toy.features, model.spec), Negatives(ids=pool[positions], trace=trace)
+    candidates = Candidates(pool, none, rows, logits == -torch.inf, torch.zeros_like(logits))
+    return Trace(candidates, logits, rows[:, None], {})
 
 
 def test_effective_sample_sizes_by_hand(toy: Dataset) -> None:
     out = -torch.inf
     rows = {
         (0.0, 0.0, 0.0, 0.0): 1.0,
-        (out, 5.0, out, out): 0.25,
-        (1.0, out, 1.0, out): 0.5,
-        (math.log(3), 0.0, out, out): 1 / (9 / 16 + 1 / 16) / 4,
+        (out, 5.0, out, out): 1.0,
+        (1.0, out, 1.0, out): 1.0,
+        (math.log(3), 0.0, out, out): 1 / (9 / 16 + 1 / 16) / 2,
     }
     for logits, expected in rows.items():
         sampler, negatives = _mmrns_with(toy, torch.tensor([logits]))
         assert mean_effective_sample_size(sampler, negatives) == pytest.approx(expected)
-    sampler, negatives = _mmrns_with(toy, torch.tensor([(0.0, 0.0), (out, out), (1.0, out)]))
+    sampler, negatives = _mmrns_with(toy, torch.tensor([(0.0, math.log(3)), (out, out), (1.0, out)]))
     # The row without candidates has no distribution.
-    assert mean_effective_sample_size(sampler, negatives) == pytest.approx(0.75)
+    assert mean_effective_sample_size(sampler, negatives) == pytest.approx((0.8 + 1) / 2)
     model = Model(TransE(4, 1.0), len(toy.graph.entities), len(toy.graph.relations))
     uniform = Uniform(toy.graph, toy.features, model.spec, negatives=3)
     batch = Batch.of(toy.graph.train[:5], torch.zeros(5, dtype=torch.bool))
@@ -184,7 +189,7 @@ def test_effective_sample_sizes_by_hand(toy: Dataset) -> None:
 @given(st.lists(st.floats(-30, 30), min_size=1, max_size=20))
 def test_effective_sample_size_is_within_its_bounds(logits: list[float]) -> None:
     q = torch.tensor([logits])
-    trace = Trace(torch.arange(len(logits)), {}, torch.zeros_like(q, dtype=torch.bool), q, torch.zeros(1, 1).long())
+    trace = _trace(q)
     share = Mmrns.effective_sample_size(object.__new__(Mmrns), Negatives(trace=trace))
     assert 1 / len(logits) - 1e-6 <= float(share) <= 1 + 1e-6
 

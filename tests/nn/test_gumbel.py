@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mmrns.nn.gumbel import gumbel_top_k, straight_through
+from mmrns.nn.gumbel import gumbel_top_k, log_inclusion, straight_through
 
 INF = math.inf
 
@@ -32,18 +32,57 @@ def sequential_softmaxes(perturbed: Tensor, positions: Tensor) -> Tensor:
 def gradients(perturbed: Tensor, vectors: Tensor, k: int, weight: Tensor, explicit: bool) -> tuple[Tensor, Tensor]:
     """Of `sum(weight * drawn)` with respect to the perturbed logits and the vectors."""
     perturbed, vectors = perturbed.detach().requires_grad_(), vectors.detach().requires_grad_()
-    positions, drawn = gumbel_top_k(perturbed, vectors, k)
+    positions = perturbed.detach().topk(k, dim=1).indices
+    drawn = gumbel_top_k(vectors[positions], perturbed, positions, vectors)
     if explicit:
         drawn = straight_through(sequential_softmaxes(perturbed, positions), positions, vectors)
     return torch.autograd.grad((weight * drawn).sum(), (perturbed, vectors))
 
 
-def test_draws_are_the_largest_in_falling_order() -> None:
-    perturbed = torch.tensor([[0.5, 3.0, -1.0, 2.0], [-INF, -2.0, 7.0, -INF]])
-    vectors = torch.arange(8.0).view(4, 2)
-    positions, drawn = gumbel_top_k(perturbed, vectors, 2)
-    assert positions.tolist() == [[1, 3], [2, 1]]
+def test_what_was_drawn_is_handed_on_and_the_pool_has_no_gradient() -> None:
+    perturbed = torch.tensor([[0.5, 3.0, -1.0, 2.0], [-INF, -2.0, 7.0, -INF]], requires_grad=True)
+    vectors = torch.arange(8.0).view(4, 2).requires_grad_()
+    positions = perturbed.detach().topk(2, dim=1).indices
+    drawn = gumbel_top_k(vectors.detach()[positions], perturbed, positions, vectors)
     assert torch.equal(drawn, vectors[positions])
+    drawn.sum().backward()
+    assert vectors.grad is None
+    assert perturbed.grad is not None
+
+
+@pytest.mark.parametrize("n_own", [1, 3])
+def test_own_candidates_count_as_the_shared_ones_do(n_own: int) -> None:
+    """The last columns as candidates of each row's own, where all rows have the same ones."""
+    g = torch.Generator().manual_seed(n_own)
+    perturbed = torch.randn(5, 8, generator=g, dtype=torch.float64, requires_grad=True)
+    vectors, weight = torch.randn(8, 3, generator=g).double(), torch.randn(5, 4, 3, generator=g).double()
+    positions = perturbed.detach().topk(4, dim=1).indices
+    shared, own = vectors[:-n_own], vectors[-n_own:].expand(5, n_own, 3)
+    found = [gumbel_top_k(vectors[positions], perturbed, positions, *v) for v in ((vectors,), (shared, own))]
+    gradient = [torch.autograd.grad((weight * f).sum(), perturbed)[0] for f in found]
+    torch.testing.assert_close(gradient[1], gradient[0], rtol=1e-12, atol=1e-14)
+
+
+def test_draws_divided_by_their_inclusion_are_unbiased() -> None:
+    """Horvitz-Thompson: the mean over many noises of sum f / P(drawn) is the sum of f over all candidates."""
+    logits = torch.tensor([2.0, 0.0, -1.0, 1.0, -3.0, -INF], dtype=torch.float64)
+    f = torch.tensor([1.0, -2.0, 5.0, 0.5, 3.0, 1e6], dtype=torch.float64)
+    n = 200_000
+    u = torch.rand(n, 6, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    perturbed = logits - torch.log(-torch.log(u))
+    positions = perturbed.topk(3, dim=1).indices
+    sums = (f[positions] / log_inclusion(logits.expand(n, 6), perturbed, positions).exp()).sum(1)
+    error = float(sums.std()) / math.sqrt(n)
+    assert abs(float(sums.mean()) - float(f[:5].sum())) < 5 * error
+    assert error < 0.1
+
+
+def test_inclusion_is_certain_where_nothing_is_left_out() -> None:
+    logits = torch.tensor([[0.0, -50.0, -INF], [0.0, 1.0, 2.0]])
+    positions = torch.tensor([[0, 1, 2], [2, 1, 0]])
+    assert (log_inclusion(logits, logits, positions) == 0).all()
+    # One that is masked but had to be drawn.
+    assert float(log_inclusion(logits, logits, torch.tensor([[0, 2], [2, 1]]))[0, 1]) == 0
 
 
 @pytest.mark.parametrize(("p", "k"), [(1, 1), (5, 1), (7, 3), (6, 6), (40, 20)])
@@ -125,9 +164,7 @@ def test_ordered_draws_follow_plackett_luce() -> None:
     n = 200_000
     g = torch.Generator().manual_seed(2)
     noise = -torch.log(-torch.log(torch.rand(n, 4, generator=g, dtype=torch.float64)))
-    positions, _ = gumbel_top_k(
-        torch.tensor(probability, dtype=torch.float64).log() + noise, torch.zeros(4, 1).double(), 2
-    )
+    positions = (torch.tensor(probability, dtype=torch.float64).log() + noise).topk(2, dim=1).indices
     observed = torch.bincount(positions[:, 0] * 4 + positions[:, 1], minlength=16)
     chi_squared = 0.0
     for i, j in permutations(range(4), 2):
@@ -136,14 +173,6 @@ def test_ordered_draws_follow_plackett_luce() -> None:
     assert int(observed[[0, 5, 10, 15]].sum()) == 0
     # Twelve ordered pairs: 11 degrees of freedom, whose 99.99 % quantile is 37.4.
     assert chi_squared < 37.4
-
-
-def test_a_candidate_at_minus_infinity_is_not_drawn_while_others_are_left() -> None:
-    g = torch.Generator().manual_seed(3)
-    perturbed = torch.randn(1000, 6, generator=g)
-    perturbed[:, [1, 4]] = -INF
-    positions, _ = gumbel_top_k(perturbed, torch.zeros(6, 1), 4)
-    assert set(positions.flatten().tolist()) == {0, 2, 3, 5}
 
 
 def test_straight_through_has_the_value_of_the_draw_and_the_gradient_of_the_expectation() -> None:

@@ -76,5 +76,6 @@ def test_shipped_experiment_configurations_are_valid() -> None:
         for method, space in study["methods"].items():
             for key, values in (study["space"] | space).items():
                 for value in values:
-                    settings = [f"{k}={yaml.safe_dump(v)}" for k, v in (study["common"] | {key: value}).items()]
-                    make_config(apply_settings({}, [*settings, f"sampler.name={method}"]))
+                    named = {"sampler.name": space.get("sampler.name", [method])[0]}
+                    given = study["common"] | named | {key: value}
+                    make_config(apply_settings({}, [f"{k}={yaml.safe_dump(v)}" for k, v in given.items()]))

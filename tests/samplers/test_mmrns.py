@@ -15,7 +15,7 @@ from mmrns.nn.attention import KnowledgeGuidedAttention
 from mmrns.nn.model import Model
 from mmrns.nn.scorers import TransE
 from mmrns.rng import seeded
-from mmrns.samplers.mmrns import Mmrns, Similarity, Trace, contrastive, log_mixture
+from mmrns.samplers.mmrns import Candidates, Mmrns, Similarity, Trace, contrastive, info_nce
 from mmrns.types import Batch, Negatives
 
 DIM = 6
@@ -25,7 +25,7 @@ def _build(toy: Dataset, features: Features | None = None, **options: object) ->
     with seeded(0, "test"):
         model = Model(TransE(DIM, 1.0), len(toy.graph.entities), len(toy.graph.relations))
         chosen = toy.features if features is None else features
-        settings = {"negatives": 4, "pool": 30, "width": 8, "gate_width": 9} | options
+        settings = {"negatives": 4, "pool": 30, "slots": 20, "width": 8, "gate_width": 9} | options
         return model, Mmrns(toy.graph, chosen, model.spec, **settings)  # type: ignore[arg-type]
 
 
@@ -91,36 +91,165 @@ def test_a_row_with_too_few_candidates_counts_only_those(toy: Dataset) -> None:
     model, sampler = _build(toy, pool=40, negatives=39)
     batch = _batch(toy)
     negatives = sampler.draw(batch, model, 0)
-    free = (~_trace(negatives).true).sum(1)
+    free = (~_trace(negatives).candidates.excluded).sum(1)
     assert negatives.mask is not None
     assert (negatives.mask.sum(1) == free.clamp(max=39)).all()
+    assert (free < 39).any()
+    assert negatives.logp is not None
+    assert torch.isfinite(negatives.logp).all()
     s_neg = model.score_against(batch, negatives)
     (s_neg * negatives.mask).sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in [*model.parameters(), *sampler.parameters()] if p.grad is not None)
 
 
 def test_temperature_falls_as_scheduled(toy: Dataset) -> None:
-    model, sampler = _build(toy, temperature=10.0)
+    model, sampler = _build(toy, temperature=10.0, reference=True)
     batch = _batch(toy)
     for step in (0, 1, 1000):
         trace = _trace(sampler.draw(batch, model, step))
         tau = 10 / (1 + math.log(step + 1))
-        total = sum(torch.softmax(s.values / tau, 1) for s in trace.similarities.values() if s.candidate.all())
+        total = sum(torch.softmax(s.values / tau, 1) for s in trace.similarities.values())
         assert isinstance(total, Tensor)
-        mixture = log_mixture({k: s for k, s in trace.similarities.items() if s.candidate.all()}, tau)
-        torch.testing.assert_close(mixture, total.log())
+        free = ~trace.candidates.excluded
+        torch.testing.assert_close(trace.logits[free], total.log()[free])
 
 
-def test_missing_modalities_leave_the_mixture(toy: Dataset) -> None:
-    values = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
-    image = Similarity(values, torch.tensor([True, False]), torch.tensor([True, False, True]))
-    structure = Similarity(torch.zeros(2, 3), torch.ones(2).bool(), torch.ones(3).bool())
-    mixture = log_mixture({"image": image, "structure": structure}, 1.0)
-    uniform = torch.full((3,), 1 / 3)
-    # The candidate without an image takes the mean of the others: (1 + 3) / 2 = 2.
-    expected = torch.softmax(torch.tensor([1.0, 2.0, 3.0]), 0) + uniform
-    torch.testing.assert_close(mixture[0], expected.log())
-    torch.testing.assert_close(mixture[1], uniform.log())
+@pytest.mark.parametrize("sides", ["tail", "head", "both"])
+def test_fillers_fill_the_slot_and_are_distinct(toy: Dataset, sides: str) -> None:
+    _, sampler = _build(toy, pool=5, slots=20)
+    batch = Batch.of(toy.graph.train[:24], {"tail": torch.zeros, "head": torch.ones}.get(sides, torch.rand)(24) > 0.5)
+    train = toy.graph.train
+    for step in range(5):
+        c = sampler.propose(batch, step)
+        for row in range(len(batch)):
+            head = bool(batch.head[row])
+            slot = set(train[train[:, 1] == batch.r[row]][:, 0 if head else 2].tolist())
+            free = (~c.excluded[row, 5:]).nonzero().flatten()
+            ids = c.fillers[c.slot[row], free].tolist()
+            assert set(ids) <= slot
+            assert len(set(ids)) == len(ids)
+            assert not set(ids) & set(c.pool.tolist())
+
+
+def test_density_is_the_probability_of_being_a_candidate(toy: Dataset) -> None:
+    """Counted over many steps: once in the pool or among the fillers, each entity as often as its density says."""
+    _, sampler = _build(toy, pool=8, slots=10)
+    batch = _batch(toy)
+    n, e = 600, len(toy.graph.entities)
+    seen, expected = torch.zeros(len(batch), e), torch.full((len(batch), e), torch.nan)
+    true = torch.zeros(len(batch), e, dtype=torch.bool)
+    true[toy.graph.train_index.batch_targets(batch)] = True
+    for step in range(n):
+        c = sampler.propose(batch, step)
+        columns = torch.arange(c.excluded.shape[1]).expand_as(c.excluded)
+        ids = c.ids(columns)
+        free = ~c.excluded
+        row = torch.arange(len(batch))[:, None].expand_as(ids)
+        seen.index_put_((row[free], ids[free]), torch.ones(int(free.sum())), accumulate=True)
+        expected[row[free], ids[free]] = c.log_density.exp()[free]
+    assert torch.equal(expected.isnan(), true)
+    p = expected.nan_to_num(0.0)
+    assert ((seen - n * p).abs() <= 5 * (n * p * (1 - p)).sqrt() + 1e-3).all()
+    assert p.unique().numel() > 2
+
+
+def test_weighted_draws_estimate_the_softmax_over_all_entities(toy: Dataset) -> None:
+    """Sum over the draws of e^(alpha s) / e^logp, averaged over steps, is the sum over all entities not true."""
+    model, sampler = _build(toy, pool=10, slots=10, negatives=5, discount=0.0)
+    batch = _batch(toy, 12)
+    with torch.no_grad():
+        scores = model.score_all(batch)
+        true = torch.zeros_like(scores, dtype=torch.bool)
+        true[toy.graph.train_index.batch_targets(batch)] = True
+        expected = scores.exp().masked_fill(true, 0).sum(1)
+        sums: list[Tensor] = []
+        for step in range(500):
+            drawn = sampler.draw(batch, model, step)
+            assert drawn.logp is not None
+            assert drawn.mask is not None
+            sums.append(((model.score_against(batch, drawn) - drawn.logp).exp() * drawn.mask).sum(1))
+    found = torch.stack(sums).double()
+    error = found.std(0) / math.sqrt(len(found))
+    assert ((found.mean(0) - expected).abs() < 5 * error).all()
+    assert (error < 0.2 * expected).all()
+
+
+def test_without_a_discount_there_is_nothing_to_train(toy: Dataset) -> None:
+    model, sampler = _build(toy, discount=0.0)
+    assert not list(sampler.parameters())
+    negatives = sampler.draw(_batch(toy), model, 0)
+    assert _trace(negatives).likeness is None
+    assert negatives.emb is None
+
+
+def test_attention_is_trained_in_two_steps_of_each_refresh(toy: Dataset) -> None:
+    model, sampler = _build(toy, refresh=5)
+    batch = _batch(toy)
+    trained: list[bool] = []
+    for step in range(10):
+        negatives = sampler.draw(batch, model, step)
+        s_neg = model.score_against(batch, negatives)
+        loss = sampler.loss(batch, negatives, s_neg[:, 0], s_neg, model, step)
+        trained.append(isinstance(loss, Tensor) and loss.requires_grad)
+        assert (negatives.emb is not None) == trained[-1]
+    assert trained == [True, True, False, False, False] * 2
+
+
+def test_the_samplers_loss_does_not_reach_the_model(toy: Dataset) -> None:
+    for modalities in (["text", "image"], []):
+        model, sampler = _build(toy, modalities=modalities)
+        batch = _batch(toy)
+        negatives = sampler.draw(batch, model, 0)
+        s_neg = model.score_against(batch, negatives)
+        loss = sampler.loss(batch, negatives, s_neg[:, 0], s_neg, model, 0)
+        assert isinstance(loss, Tensor)
+        loss.backward()
+        assert all(p.grad is None for p in model.parameters())
+        assert all(p.grad is not None and p.grad.abs().max() > 0 for p in sampler.parameters())
+
+
+def test_fellows_are_other_true_answers(toy: Dataset) -> None:
+    _, sampler = _build(toy)
+    batch = Batch.of(toy.graph.train, torch.arange(len(toy.graph.train)) % 2 == 0)
+    fellow, has = sampler.fellows(batch, 3)
+    row, entity = toy.graph.train_index.batch_targets(batch)
+    answers = [set(entity[row == i].tolist()) for i in range(len(batch))]
+    for i, (x, f, known) in enumerate(zip(batch.target.tolist(), fellow.tolist(), has.tolist(), strict=True)):
+        assert known == (len(answers[i]) > 1)
+        assert f in answers[i]
+        assert (f == x) != known
+    assert has.any()
+    assert not has.all()
+
+
+def test_info_nce_by_hand() -> None:
+    likeness, fellow = torch.tensor([[0.5, -1.0, 2.0], [1.0, 1.0, 1.0]]), torch.tensor([1.5, 3.0])
+    none = torch.empty(0, 0, dtype=torch.int64)
+    excluded = torch.tensor([[False, False, True], [False, False, False]])
+    density = torch.tensor([[0.5, 0.25, 1.0], [1.0, 1.0, 1.0]])
+    candidates = Candidates(torch.arange(3), none, torch.zeros(2).long(), excluded, density.log())
+    others = math.exp(0.5) / 0.5 + math.exp(-1.0) / 0.25
+    expected = -math.log(math.exp(1.5) / (math.exp(1.5) + others))
+    assert float(info_nce(likeness, candidates, fellow, torch.tensor([True, False]))) == pytest.approx(expected)
+    assert float(info_nce(likeness, candidates, fellow, torch.tensor([False, False]))) == 0
+
+
+def test_a_candidate_without_a_modality_is_as_likely_as_the_rows_mean(toy: Dataset) -> None:
+    model, sampler = _build(toy, modalities=["image"])
+    batch = _batch(toy)
+    c = sampler.propose(batch, 0)
+    similarities, likeness, _ = sampler.likeness(batch, c, None, model)
+    image = similarities["image"]
+    assert not image.candidate.all()
+    assert not image.target.all()
+    ids = c.ids(torch.arange(likeness.shape[1]).expand_as(likeness))
+    has = toy.features["image"].gather(ids.flatten())[1].any(1).view_as(ids)
+    for row in range(len(batch)):
+        if not image.target[row]:
+            assert (likeness[row] == 0).all()
+        elif not has[row].all():
+            mean = likeness[row][has[row]].mean()
+            torch.testing.assert_close(likeness[row][~has[row]], mean.expand(int((~has[row]).sum())))
 
 
 def test_missing_equals_removed(toy: Dataset) -> None:
@@ -165,7 +294,7 @@ def test_any_number_of_modalities_up_to_two(toy: Dataset, modalities: list[str])
     model, sampler = _build(toy, modalities=modalities)
     batch = _batch(toy)
     negatives = sampler.draw(batch, model, 0)
-    assert list(_trace(negatives).similarities) == [*modalities, "structure"]
+    assert list(_trace(negatives).similarities) == (modalities or ["structure"])
     s_neg = model.score_against(batch, negatives)
     loss = s_neg.sum() + sampler.loss(batch, negatives, s_neg[:, 0], s_neg, model, 0)
     loss.backward()
@@ -182,19 +311,17 @@ def test_three_modalities_have_to_be_chosen(toy: Dataset) -> None:
 
 
 def test_contrastive_by_hand() -> None:
-    s = Similarity(torch.tensor([[0.5, 0.1, -0.2]]), torch.tensor([True]), torch.tensor([True, True, False]))
+    similarity, weight = torch.tensor([[0.5, 0.1, -0.2]]), torch.tensor([[1.0, 2.0, 0.0]])
     true = torch.tensor([[True, False, False]])
-    weight = torch.tensor([[1.0, 2.0, 1.0]])
     expected = -math.log(math.exp(0.5) / (2 * math.exp(0.1)))
-    assert float(contrastive(s, true, weight)) == pytest.approx(expected)
+    assert float(contrastive(similarity, true, weight)) == pytest.approx(expected)
     # Without a positive pair there is nothing to contrast.
-    assert float(contrastive(s, torch.zeros_like(true), weight)) == 0.0
+    assert float(contrastive(similarity, torch.zeros_like(true), weight)) == 0.0
 
 
 def test_contrastive_without_positives_has_no_gradient() -> None:
     values = torch.zeros(2, 3, requires_grad=True)
-    s = Similarity(values, torch.ones(2).bool(), torch.ones(3).bool())
-    contrastive(s, torch.zeros(2, 3).bool(), torch.ones(2, 3)).backward()
+    contrastive(values, torch.zeros(2, 3).bool(), torch.ones(2, 3)).backward()
     assert values.grad is not None
     assert (values.grad == 0).all()
 
@@ -205,7 +332,7 @@ def test_reference_draws_the_same_law_with_fresh_noise(toy: Dataset) -> None:
     negatives = sampler.draw(batch, model, 0)
     assert negatives.ids is not None
     assert all(len(set(row)) == 6 for row in negatives.ids.tolist())
-    assert not _trace(negatives).true.gather(1, _trace(negatives).positions).any()
+    assert not _trace(negatives).candidates.excluded.gather(1, _trace(negatives).positions).any()
 
 
 @pytest.mark.parametrize("relations", [1, 5])

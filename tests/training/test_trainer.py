@@ -56,22 +56,26 @@ class _Records:
 def test_the_step_is_the_step_of_the_design(toy: Dataset) -> None:
     """The loss of `Trainer.step` and the parameters after it, against the six lines written out with plain SGD."""
     trainer, other = _trainer(toy, objective={"l3": 0.01}), _trainer(toy, objective={"l3": 0.01})
-    loss = trainer.step(5)
+    loss = trainer.step(11)
     model, sampler = other.model, other.sampler
-    batch = other.batches.at(5)
-    negatives = sampler.draw(batch, model, 5)
+    batch = other.batches.at(11)
+    negatives = sampler.draw(batch, model, 11)
+    # The twelfth step is one of those that train the attention.
     assert negatives.emb is not None
+    assert negatives.logp is not None
+    assert negatives.mask is not None
+    assert negatives.mask.all()
     h, r, t = (model.entities(batch.h), model.relations(batch.r), model.entities(batch.t))
     s_pos = -(h + r - t).abs().sum(1)
     q = torch.where(batch.head[:, None], t - r, h + r)
     s_neg = -(q[:, None] - negatives.emb).abs().sum(2)
-    p = torch.softmax(s_neg, 1).detach()
+    p = torch.softmax(s_neg - negatives.logp, 1).detach()
     gamma = 9.0
     w = batch.weight / batch.weight.sum()
     expected = -0.5 * (w * torch.nn.functional.logsigmoid(gamma + s_pos)).sum()
     expected -= 0.5 * (w * (p * torch.nn.functional.logsigmoid(-gamma - s_neg)).sum(1)).sum()
     expected = expected + 0.01 * sum(x.abs().pow(3).sum() for x in (h, r, t)) / len(batch)
-    expected = expected + sampler.loss(batch, negatives, s_pos, s_neg, model, 5)
+    expected = expected + sampler.loss(batch, negatives, s_pos, s_neg, model, 11)
     torch.testing.assert_close(loss, expected.detach())
     other.optimizer.zero_grad()
     expected.backward()

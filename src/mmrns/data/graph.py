@@ -95,6 +95,70 @@ class _Side:
     def to(self, device: torch.device | str) -> _Side:
         return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
+    def find(self, key: Int[Tensor, " B"]) -> tuple[Int[Tensor, " B"], Bool[Tensor, " B"]]:
+        """The slot of each key, and whether the key is there."""
+        slot = torch.searchsorted(self.keys, key.contiguous())
+        return slot, self.keys[slot] == key
+
+    def counts(self, key: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
+        """Number of targets of each key."""
+        slot, found = self.find(key)
+        return torch.where(found, self.offsets[slot + 1] - self.offsets[slot], 0)
+
+    def contains(self, key: Int[Tensor, " B"], target: Int[Tensor, " B"], n_entities: int) -> Bool[Tensor, " B"]:
+        """Whether each target belongs to its key."""
+        slot, found = self.find(key)
+        if not len(self.codes):
+            return torch.zeros_like(found)
+        wanted = slot * (n_entities + 1) + target
+        # One past the end is the only place outside; it cannot match, so any inside place will do.
+        inside = torch.searchsorted(self.codes, wanted.contiguous()).clamp(max=len(self.codes) - 1)
+        return found & (self.codes[inside] == wanted)
+
+
+class SlotIndex:
+    """Which entities fill a slot: for a relation, its heads and its tails, in compressed sparse rows.
+
+    Args:
+        triples: Int[n 3] (h, r, t).
+        n_entities: size of the vocabulary.
+    """
+
+    def __init__(self, triples: Int[Tensor, "n 3"], n_entities: int):
+        h, r, t = triples.unbind(1)
+        self.n_entities = n_entities
+        self._sides = (_Side.of(r, t, n_entities), _Side.of(r, h, n_entities))
+
+    def to(self, device: torch.device | str) -> SlotIndex:
+        """The same index on another device."""
+        moved = object.__new__(type(self))
+        moved.n_entities = self.n_entities
+        moved._sides = (self._sides[0].to(device), self._sides[1].to(device))
+        return moved
+
+    @property
+    def device(self) -> torch.device:
+        """Where the index lies."""
+        return self._sides[0].keys.device
+
+    def counts(self, r: Int[Tensor, " R"], head: bool) -> Int[Tensor, " R"]:
+        """Number of entities that fill each slot."""
+        return self._sides[head].counts(r)
+
+    def nth(self, n: Int[Tensor, "R M"], r: Int[Tensor, " R"], head: bool) -> Int[Tensor, "R M"]:
+        """The n-th filler (from 0) of each slot, ascending by id; 0 for an empty slot, the last for an n beyond it."""
+        side = self._sides[head]
+        slot, found = side.find(r)
+        first, end = side.offsets[slot][:, None], side.offsets[slot + 1][:, None]
+        position = torch.minimum(first + n, end - 1)
+        return torch.where(found[:, None], side.targets[position.clamp(min=0)], 0)
+
+    def contains(self, entities: Int[Tensor, " P"], r: Int[Tensor, " R"], head: bool) -> Bool[Tensor, "R P"]:
+        """Whether each entity fills each slot."""
+        key = r[:, None].expand(len(r), len(entities)).flatten()
+        inside = self._sides[head].contains(key, entities.repeat(len(r)), self.n_entities)
+        return inside.view(len(r), len(entities))
+
 
 class TripleIndex:
     """Which triples are true: `(h, r) -> tails` and `(r, t) -> heads` in compressed sparse rows.
@@ -137,24 +201,19 @@ class TripleIndex:
         """Number of distinct triples."""
         return len(self._sides[0].targets)
 
-    def _slots(
-        self, anchor: Int[Tensor, " B"], r: Int[Tensor, " B"], head: bool
-    ) -> tuple[_Side, Int[Tensor, " B"], Bool[Tensor, " B"]]:
-        side = self._sides[head]
-        key = anchor * self.n_relations + r
-        slot = torch.searchsorted(side.keys, key)
-        return side, slot, side.keys[slot] == key
+    def _key(self, anchor: Int[Tensor, " B"], r: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
+        return anchor * self.n_relations + r
 
     def counts(self, anchor: Int[Tensor, " B"], r: Int[Tensor, " B"], head: bool) -> Int[Tensor, " B"]:
         """Number of known targets of each query."""
-        side, slot, found = self._slots(anchor, r, head)
-        return torch.where(found, side.offsets[slot + 1] - side.offsets[slot], 0)
+        return self._sides[head].counts(self._key(anchor, r))
 
     def targets(
         self, anchor: Int[Tensor, " B"], r: Int[Tensor, " B"], head: bool
     ) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
         """All known targets of all queries, flat: `(row of the query, entity)`, rows ascending."""
-        side, slot, found = self._slots(anchor, r, head)
+        side = self._sides[head]
+        slot, found = side.find(self._key(anchor, r))
         start = side.offsets[slot]
         count = torch.where(found, side.offsets[slot + 1] - start, 0)
         row = torch.repeat_interleave(torch.arange(len(slot), device=slot.device), count)
@@ -170,13 +229,8 @@ class TripleIndex:
 
     def contains(self, h: Int[Tensor, "*n"], r: Int[Tensor, "*n"], t: Int[Tensor, "*n"]) -> Bool[Tensor, "*n"]:
         """Whether each triple is known."""
-        side, slot, found = self._slots(h.flatten(), r.flatten(), head=False)
-        wanted = slot * (self.n_entities + 1) + t.flatten()
-        position = torch.searchsorted(side.codes, wanted)
-        # One past the end is the only place outside; it cannot match, so any inside place will do.
-        inside = position.clamp(max=max(len(side.codes) - 1, 0))
-        match = side.codes[inside] == wanted if len(side.codes) else torch.zeros_like(found)
-        return (found & match).reshape(h.shape)
+        key = self._key(h.flatten(), r.flatten())
+        return self._sides[0].contains(key, t.flatten(), self.n_entities).view(h.shape)
 
     def nth_absent(
         self, n: Int[Tensor, "B K"], anchor: Int[Tensor, " B"], r: Int[Tensor, " B"], head: bool
@@ -186,7 +240,8 @@ class TripleIndex:
         With n uniform on `[0, E - counts)` this is an exact filtered uniform draw without rejection: the n-th absent
         id is `n + j`, where j counts the known targets `v_i` (ascending, from i = 0) with `v_i - i <= n`.
         """
-        side, slot, found = self._slots(anchor, r, head)
+        side = self._sides[head]
+        slot, found = side.find(self._key(anchor, r))
         wanted = slot[:, None] * (self.n_entities + 1) + n
         below = torch.searchsorted(side.absent, wanted, right=True) - side.offsets[slot][:, None]
         return n + torch.where(found[:, None], below, 0)
@@ -230,6 +285,11 @@ class KnowledgeGraph:
     def train_index(self) -> TripleIndex:
         """Train only: the only index that samplers, masks and contrastive terms may read."""
         return self._index(self.train)
+
+    @cached_property
+    def slot_index(self) -> SlotIndex:
+        """The heads and tails of each relation in train."""
+        return SlotIndex(self.train, len(self.entities))
 
     @cached_property
     def valid_index(self) -> TripleIndex:

@@ -9,30 +9,61 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def gumbel_top_k(
-    perturbed: Float[Tensor, "B P"], vectors: Float[Tensor, "P width"], k: int
-) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K width"]]:
-    """K draws without replacement from softmax(logits), given `perturbed = logits + Gumbel noise`.
+def log_inclusion(
+    logits: Float[Tensor, "B C"], perturbed: Float[Tensor, "B C"], positions: Int[Tensor, "B K"]
+) -> Float[Tensor, "B K"]:
+    """Log of the probability with which each of the K largest perturbed logits is among them.
 
-    The K largest perturbed logits, in falling order, follow the Plackett-Luce law: each draw is from the softmax over
-    the candidates that are left (Kool et al., "Stochastic Beams and Where to Find Them", 2019). The drawn vectors'
-    gradient reaches the vectors as drawn, and the logits as if draw k had been the expectation under
+    Given the largest perturbed logit that is left out, kappa, candidate e is among the K where its Gumbel noise lifts
+    it above kappa:
+
+        ln P(e drawn | kappa) = ln( 1 - exp(-exp(logit_e - kappa)) )
+
+    A sum over the draws, each divided by its probability, is an unbiased estimate of the sum over all candidates (Kool
+    et al., "Stochastic Beams and Where to Find Them", 2019, section 4.2).
+
+    Args:
+        logits: -inf for candidates that must not be drawn.
+        perturbed: `logits + Gumbel noise`.
+        positions: of its K largest entries.
+
+    Returns:
+        0 where nothing is left out, and for draws that must not be.
+    """
+    left_out = perturbed.scatter(1, positions, -torch.inf).amax(1, keepdim=True)
+    excess = logits.gather(1, positions) - left_out
+    found = torch.log(-torch.expm1(-torch.exp(excess)))
+    return torch.where(torch.isfinite(excess), found, 0.0)
+
+
+def gumbel_top_k(
+    drawn: Float[Tensor, "B K width"],
+    perturbed: Float[Tensor, "B C"],
+    positions: Int[Tensor, "B K"],
+    pool: Float[Tensor, "P width"],
+    own: Float[Tensor, "B M width"] | None = None,
+) -> Float[Tensor, "B K width"]:
+    """The vectors of K draws without replacement from softmax(logits), with a gradient for the logits.
+
+    The K largest entries of `perturbed = logits + Gumbel noise`, in falling order, follow the Plackett-Luce law: each
+    draw is from the softmax over the candidates that are left (Kool et al., "Stochastic Beams and Where to Find Them",
+    2019). The gradient reaches the drawn vectors as they are, and the logits as if draw k had been the expectation
+    under
 
         s_k = softmax of perturbed over the candidates left at draw k
 
     (the straight-through Gumbel-softmax of Jang et al., 2017, at temperature 1).
 
     Args:
-        perturbed: -inf marks candidates that must not be drawn; a row with fewer than K others draws some all the
-            same, and the caller masks them.
-        vectors: of the pool.
-        k: K <= P.
-
-    Returns:
-        Positions in the pool, in the order drawn, and their vectors.
+        drawn: the vectors of the draws; what is returned.
+        perturbed: over P candidates that all rows share, then M of each row's own; -inf marks candidates that must not
+            be drawn. A row with fewer than K others draws some all the same, and the caller masks them.
+        positions: of the K largest, in falling order.
+        pool: vectors of the shared candidates.
+        own: vectors of each row's own.
     """
-    positions = perturbed.detach().topk(k, dim=1).indices
-    return positions, _StraightThrough.apply(perturbed, vectors, positions)  # pyright: ignore[reportReturnType]
+    fixed = pool.detach(), None if own is None else own.detach()
+    return _StraightThrough.apply(drawn, perturbed, positions, *fixed)  # pyright: ignore[reportReturnType]
 
 
 def straight_through(
@@ -58,33 +89,39 @@ class _StraightThrough(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, perturbed: Tensor, vectors: Tensor, positions: Tensor) -> Tensor:
-        ctx.save_for_backward(perturbed, vectors, positions)
-        return vectors[positions]
+    def forward(
+        ctx: Any, drawn: Tensor, perturbed: Tensor, positions: Tensor, pool: Tensor, own: Tensor | None
+    ) -> Tensor:
+        ctx.save_for_backward(drawn, perturbed, positions, pool, own)
+        return drawn.clone()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (g,) = gradients
-        perturbed, vectors, positions = ctx.saved_tensors
-        grad_vectors = grad_perturbed = None
-        if ctx.needs_input_grad[1]:
-            grad_vectors = torch.zeros_like(vectors).index_add_(0, positions.flatten(), g.flatten(0, 1))
-        if ctx.needs_input_grad[0]:
-            drawn, v_drawn = perturbed.gather(1, positions), vectors[positions]
-            rest = perturbed.scatter(1, positions, -torch.inf)
-            highest = rest.amax(1, keepdim=True).clamp(min=torch.finfo(rest.dtype).min)
-            w = rest.sub_(highest).exp_()
-            total = w.sum(1, keepdim=True)
-            w = w.div_(total.clamp(min=1))  # The highest weighs 1: a total below it is that of nothing left.
-            log_rest = highest + total.log()
-            log_z = torch.logaddexp(log_rest, drawn.flip(1).logcumsumexp(1).flip(1))
-            # A row that runs out of candidates has nothing left to weigh: its 1/Z is taken as 0.
-            log_z = log_z.masked_fill_(log_z == -torch.inf, torch.inf)
-            later = (drawn[:, None] - log_z[..., None]).exp_().triu_()
-            share = (log_rest - log_z).exp_()[..., None]
-            mean = share * (w @ vectors)[:, None] + later @ v_drawn
-            c = (g * mean).sum(2, keepdim=True)
-            grad_perturbed = w * ((share * g).sum(1) @ vectors.T - (share * c).sum(1))
-            grad_drawn = ((later.mT @ g) * v_drawn).sum(2) - (later.mT @ c).squeeze(2)
-            grad_perturbed.scatter_(1, positions, grad_drawn)
-        return grad_perturbed, grad_vectors, None
+        vectors, perturbed, positions, pool, own = ctx.saved_tensors
+        if not ctx.needs_input_grad[1]:
+            return g, None, None, None, None
+        drawn = perturbed.gather(1, positions)
+        rest = perturbed.scatter(1, positions, -torch.inf)
+        highest = rest.amax(1, keepdim=True).clamp(min=torch.finfo(rest.dtype).min)
+        w = rest.sub_(highest).exp_()
+        total = w.sum(1, keepdim=True)
+        w = w.div_(total.clamp(min=1))  # The highest weighs 1: a total below it is that of nothing left.
+        log_rest = highest + total.log()
+        log_z = torch.logaddexp(log_rest, drawn.flip(1).logcumsumexp(1).flip(1))
+        # A row that runs out of candidates has nothing left to weigh: its 1/Z is taken as 0.
+        log_z = log_z.masked_fill_(log_z == -torch.inf, torch.inf)
+        later = (drawn[:, None] - log_z[..., None]).exp_().triu_()
+        share = (log_rest - log_z).exp_()[..., None]
+        expected = w[:, : len(pool)] @ pool
+        if own is not None:
+            expected += (w[:, None, len(pool) :] @ own).squeeze(1)
+        mean = share * expected[:, None] + later @ vectors
+        c = (g * mean).sum(2, keepdim=True)
+        shared = (share * g).sum(1)
+        along = shared @ pool.T
+        if own is not None:
+            along = torch.cat([along, (own @ shared[..., None]).squeeze(2)], dim=1)
+        grad_perturbed = w * (along - (share * c).sum(1))
+        grad_drawn = ((later.mT @ g) * vectors).sum(2) - (later.mT @ c).squeeze(2)
+        return g, grad_perturbed.scatter_(1, positions, grad_drawn), None, None, None

@@ -9,10 +9,19 @@ from torch.nn.functional import logsigmoid
 
 
 def adversarial_weights(
-    s_neg: Float[Tensor, "B K"], alpha: float, mask: Bool[Tensor, "B K"] | None = None
+    s_neg: Float[Tensor, "B K"],
+    alpha: float,
+    mask: Bool[Tensor, "B K"] | None = None,
+    logp: Float[Tensor, "B K"] | None = None,
 ) -> Float[Tensor, "B K"]:
-    """`p_k = softmax_k(alpha s_k)` over the negatives that count, detached; rows without any are all zero."""
+    """`p_k = softmax_k(alpha s_k - logp_k)` over the negatives that count, detached; rows without any are all zero.
+
+    Divided by how often it is drawn, each negative stands for its share of all entities, so that the weights estimate
+    the same softmax over all of them whatever the law of the draw.
+    """
     logits = alpha * s_neg.detach()
+    if logp is not None:
+        logits = logits - logp
     if mask is None:
         return torch.softmax(logits, dim=1)
     weights = torch.softmax(logits.masked_fill(~mask, torch.finfo(logits.dtype).min), dim=1)
@@ -23,9 +32,10 @@ class SelfAdversarialLoss(nn.Module):
     """The negative-sampling loss with self-adversarial weights (Sun et al., RotatE, 2019, eq. 5 and 6).
 
         L = 1/2 [ -sum_b w_b log sigma(gamma + s+_b) - sum_b w_b sum_k p_bk log sigma(-gamma - s_bk) ] / sum_b w_b
-        p_bk = softmax_k(alpha s_bk), without gradient
+        p_bk = softmax_k(alpha s_bk - logp_bk), without gradient
 
-    With alpha = 0 this is the plain mean over the negatives. A row with no counting negative keeps its positive term.
+    With alpha = 0 and draws that are all as likely this is the plain mean over the negatives. A row with no counting
+    negative keeps its positive term.
 
     Args:
         gamma: margin added to bare distance scores; 0 for the other scorers.
@@ -44,8 +54,8 @@ class SelfAdversarialLoss(nn.Module):
         weight: Float[Tensor, " B"],
         logp: Float[Tensor, "B K"] | None,
     ) -> Float[Tensor, ""]:
-        """Scalar loss; `logp` is not used by this loss."""
-        p = adversarial_weights(s_neg, self.alpha, mask)
+        """Scalar loss; see `Negatives` for `mask` and `logp`."""
+        p = adversarial_weights(s_neg, self.alpha, mask, logp)
         positive = -logsigmoid(self.gamma + s_pos)
         negative = -(p * logsigmoid(-self.gamma - s_neg)).sum(1)
         return (weight * (positive + negative)).sum() / (2 * weight.sum())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmrns.data.features import Features
@@ -16,7 +16,7 @@ from mmrns.data.graph import KnowledgeGraph
 from mmrns.errors import UsageError
 from mmrns.nn.attention import EntityGate, KnowledgeGuidedAttention, Reading, Tokens
 from mmrns.nn.grouped import grouped_cosine
-from mmrns.nn.gumbel import gumbel_top_k, straight_through
+from mmrns.nn.gumbel import gumbel_top_k, log_inclusion, straight_through
 from mmrns.nn.losses import adversarial_weights
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.rng import generator, numpy_generator
@@ -25,6 +25,9 @@ from mmrns.types import Batch, Negatives
 
 _LOG_MASKED = math.log(1e-38)
 """What the authors' code adds to the logit of a true or already drawn candidate."""
+
+_SCALE = 10.0
+"""Inverse temperature of the likeness at first."""
 
 
 @dataclass(frozen=True)
@@ -43,63 +46,122 @@ class Similarity:
 
 
 @dataclass(frozen=True)
+class View:
+    """Entities as their relations see them, in one modality.
+
+    Attributes:
+        values: Float[n width], y.
+        present: Bool[n], the entity has the modality.
+    """
+
+    values: Float[Tensor, "n width"]
+    present: Bool[Tensor, " n"]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What the rows of a batch may draw: one pool for all, then M fillers of each row's own slot; C = P + M columns.
+
+    Attributes:
+        pool: Int[P].
+        fillers: Int[G M], of each slot (relation and side) of the batch.
+        slot: Int[B], each row's slot.
+        excluded: Bool[B C]: true in train, or a filler that is in the pool already, or past the end of a small slot.
+        log_density: Float[B C], log of the probability with which a candidate is one.
+    """
+
+    pool: Int[Tensor, " P"]
+    fillers: Int[Tensor, "G M"]
+    slot: Int[Tensor, " B"]
+    excluded: Bool[Tensor, "B C"]
+    log_density: Float[Tensor, "B C"]
+
+    def ids(self, columns: Int[Tensor, "B K"]) -> Int[Tensor, "B K"]:
+        """The entities in some columns of each row."""
+        n = len(self.pool)
+        pool = self.pool[columns.clamp(max=n - 1)]
+        if not self.fillers.shape[1]:
+            return pool
+        return torch.where(columns < n, pool, self.fillers[self.slot[:, None], (columns - n).clamp(min=0)])
+
+
+@dataclass(frozen=True)
 class Trace:
     """What a draw leaves behind for the loss and for inspection.
 
     Attributes:
-        pool: Int[P] candidate ids.
-        similarities: by modality, `structure` among them.
-        true: Bool[B P], True where the candidate is true in train.
-        logits: Float[B P] of the first draw, true candidates masked.
-        positions: Int[B K] of the drawn negatives in the pool.
+        candidates: what was drawn from.
+        logits: Float[B C] of the first draw, excluded candidates masked.
+        positions: Int[B K], the columns drawn.
+        similarities: by modality, of the pool; empty where the attention is not used.
+        likeness: Float[B C], ln p(candidate | true entity, relation) / p(candidate) + constant; None where not used.
+        fellow: Float[B], the same of another true answer; None where the attention is not being trained.
+        has_fellow: Bool[B], whether the row has another true answer.
     """
 
-    pool: Int[Tensor, " P"]
-    similarities: Mapping[str, Similarity]
-    true: Bool[Tensor, "B P"]
-    logits: Float[Tensor, "B P"]
+    candidates: Candidates
+    logits: Float[Tensor, "B C"]
     positions: Int[Tensor, "B K"]
+    similarities: Mapping[str, Similarity]
+    likeness: Float[Tensor, "B C"] | None = None
+    fellow: Float[Tensor, " B"] | None = None
+    has_fellow: Bool[Tensor, " B"] | None = None
 
 
 class Mmrns(Sampler):
-    """The learned sampler of Xu et al., "Relation-enhanced Negative Sampling for Multimodal Knowledge Graph Completion"
-    (ACM MM 2022), in its direct form: every distinct (relation, candidate) pair of the batch is evaluated once.
+    """Relation-enhanced negative sampling: hard negatives from a pool and from the relation's slot, corrected for how
+    they were drawn and for how likely they are true.
 
-    A pool of P candidates is drawn uniformly without replacement. With y_m(r, e) the reading of entity e in modality
-    m under relation r (`KnowledgeGuidedAttention`; `EntityGate` for the structural vector) and x the true entity of a
-    row,
+    After Xu et al., "Relation-enhanced Negative Sampling for Multimodal Knowledge Graph Completion" (ACM MM 2022),
+    whose sampler `reference` reproduces. A step has a pool of P entities, uniform without replacement, which all rows
+    share, and for every row up to M entities of its slot: those that fill the same side of the same relation somewhere
+    in train, by systematic sampling. With pi(e) the probability that e is a candidate, x the row's true entity and s(e)
+    the model's own score,
 
-        sim_m(e) = <y_m(r, x), y_m(r, e)> / stopgrad(||y_m(r, x)|| ||y_m(r, e)||)
-        q(e) = sum_m softmax_e(sim_m(e) / tau),   tau = temperature / (1 + ln(step + 1))
+        q(e) ~ exp(alpha s(e)) / ( pi(e) exp(likeness(e))^discount )
 
-    and K negatives are drawn without replacement with the logits ln q, candidates that are true in train masked, by
-    one Gumbel noise and its top K (the Plackett-Luce law). Draws are differentiable by the straight-through softmax
-    over the candidates that are left at each draw. The loss adds, for each modality, a contrastive term over the
-    whole batch,
+    and K negatives are drawn without replacement by one Gumbel noise and its top K (the Plackett-Luce law), candidates
+    that are true in train left out. The weights of the loss are divided by what the law of the draw puts in (`logp`):
+    they estimate the self-adversarial softmax over all entities, each divided by exp(likeness)^discount.
 
-        -ln [ sum_true e^sim / sum_other e^sim ] / (modalities * loss_rate)
+    The likeness says how probable it is that e answers too, given that x does:
 
-    Missing modalities: the term of a modality that the true entity lacks leaves the row's mixture; a candidate that
-    lacks it takes the row's mean similarity over those that have it; contrastive pairs that lack it are dropped.
+        likeness(e) = sum_m t_m(r) <y_m(r, x), y_m(r, e)> / stopgrad(||y_m(r, x)|| ||y_m(r, e)||)
 
-    Deviations from the authors' code, all undone by `reference`: the LayerNorm that their positive image term omits is
-    applied; masks are boolean instead of 1e-38; one noise serves all draws of a row instead of a fresh one each; drawn
-    negatives keep weight 1 in the contrastive term instead of their self-adversarial weight; missing features are
-    missing instead of zero vectors.
+    with y_m(r, e) the reading of e in modality m under the relation (`KnowledgeGuidedAttention`; without any modality
+    the structural vector through `EntityGate`) and t_m = softplus(W r + b) > 0. It is trained to tell another true
+    answer x' of the row's query from all other entities (InfoNCE, over the rows that have one),
+
+        -ln [ e^likeness(x') / ( e^likeness(x') + sum_e e^likeness(e) / pi(e) ) ]
+
+    so that it tends to the log of a ratio of probabilities, and by the straight-through gradient of the draw. It is
+    trained in two of every `refresh` steps, one a side, and used in all; the model's vectors get no gradient from it.
+
+    Missing modalities: one that the true entity lacks adds nothing to its row; a candidate that lacks one takes the
+    row's mean over those that have it.
+
+    `reference`: q(e) = sum_m softmax_e(sim_m(e) / tau) with tau = temperature / (1 + ln(step + 1)), over the pool
+    alone, sim_m the cosines (of the structural vector too), a fresh noise for each draw and no correction; and for each
+    modality the contrastive term over the whole batch, -ln [ sum_true e^sim / sum_other e^sim ] / (modalities *
+    loss_rate), with gradients to the model's vectors; in the authors' arithmetic, whose peculiarities docs/mmrns.md
+    lists.
 
     Args:
         graph, features, spec, seed: see `Sampler`.
         negatives: K, draws per row.
         pool: P; at most every entity.
+        slots: candidates from the slots of a batch, as many from each: M = slots // G of them, at least one; 0 = none.
+        discount: how strongly likely true answers are discounted; 0 does without the attention.
+        refresh: the attention is trained in two of this many steps.
         modalities: one or two names; by default all that the dataset has, which must be no more than two. Without any
             the sampler compares structure alone.
         width: a, width of the attention.
         gate_width: hidden units of the entity gate.
-        temperature: tau at step 0.
-        loss_rate: divisor of the contrastive terms; 0 leaves them out.
         memory_mb: bound on what the similarities of a step hold, in MiB; beyond it they are computed in chunks, and
             again in the backward pass.
-        alpha: inverse temperature of the objective's self-adversarial weights, which `reference` needs.
+        temperature: of `reference`, tau at step 0.
+        loss_rate: of `reference`, divisor of the contrastive terms; 0 leaves them out.
+        alpha: inverse temperature of the objective's self-adversarial weights.
         reference: reproduce the authors' code.
     """
 
@@ -111,56 +173,91 @@ class Mmrns(Sampler):
         *,
         seed: int = 0,
         negatives: int = 32,
-        pool: int = 500,
+        pool: int = 512,
+        slots: int = 512,
+        discount: float = 0.25,
+        refresh: int = 10,
         modalities: list[str] | None = None,
         width: int = 50,
         gate_width: int = 100,
+        memory_mb: int = 1024,
         temperature: float = 10.0,
         loss_rate: float = 100.0,
-        memory_mb: int = 1024,
         alpha: float = 1.0,
         reference: bool = False,
     ):
         super().__init__(graph, features, spec, seed=seed)
-        self.modalities = sorted(features) if modalities is None else list(modalities)
-        if len(self.modalities) > 2:
+        chosen = sorted(features) if modalities is None else list(modalities)
+        if len(chosen) > 2:
             known = ", ".join(features)
             raise UsageError(f"mmrns reads at most two modalities; choose with sampler.modalities among: {known}")
-        self.inputs = {name: features[name] for name in self.modalities}
+        self.inputs = {name: features[name] for name in chosen}
         self.n_entities = len(graph.entities)
-        self.index = graph.train_index
+        self.index, self.slot_index = graph.train_index, graph.slot_index
         self.pool_size = min(pool, self.n_entities)
         self.negatives = min(negatives, self.pool_size)
+        self.slots, self.discount, self.refresh = 0 if reference else slots, discount, refresh
         self.temperature, self.loss_rate, self.alpha, self.reference = temperature, loss_rate, alpha, reference
         self.memory_mb = memory_mb
         self.attention: KnowledgeGuidedAttention | None = None
+        self.gate: EntityGate | None = None
+        self.scale: nn.Linear | None = None
+        if not reference and not discount:
+            return
         if self.inputs:
             tokens = tuple(m.tokens for m in self.inputs.values())
             widths = tuple(m.width for m in self.inputs.values())
             self.attention = KnowledgeGuidedAttention(tokens, widths, spec.relation_width, width)
-        self.gate = EntityGate(spec.entity_width, spec.relation_width, gate_width)
+        if reference or not self.inputs:
+            self.gate = EntityGate(spec.entity_width, spec.relation_width, gate_width)
+        if not reference:
+            self.scale = nn.Linear(spec.relation_width, max(len(self.inputs), 1))
         for parameter in self.parameters():
             if parameter.ndim == 2:
-                torch.nn.init.xavier_normal_(parameter)
+                nn.init.xavier_normal_(parameter)
+        if self.scale is not None:
+            nn.init.zeros_(self.scale.weight)
+            nn.init.constant_(self.scale.bias, _SCALE)
+
+    @property
+    def terms(self) -> list[str]:
+        """Names of what is compared: the modalities, and `structure` where the gate reads it."""
+        return [*(self.inputs if self.attention else ()), *(["structure"] if self.gate else ())]
 
     def draw(self, batch: Batch, model: Model, step: int) -> Negatives:
-        pool = self.candidates(step).to(batch.h.device)
-        true = self.true_in_train(batch, pool)
-        similarities = self.similarities(batch, pool, model)
-        mixture = log_mixture(similarities, self.temperature / (1 + math.log(step + 1)))
-        vectors = model.entities(pool)
         if self.reference:
-            logits = mixture + true * _LOG_MASKED
-            positions, emb = self._draw_one_by_one(logits, vectors, step)
-            counts = None
-        else:
-            logits = mixture.masked_fill(true, -torch.inf)
-            perturbed = logits + self.noise(logits.shape, step, 0, logits.device)
-            positions, emb = gumbel_top_k(perturbed, vectors, self.negatives)
-            counts = torch.isfinite(logits.detach().gather(1, positions))
-        logp = torch.log_softmax(logits.detach(), dim=1).gather(1, positions)
-        trace = Trace(pool, similarities, true, logits, positions)
-        return Negatives(ids=pool[positions], emb=emb, mask=counts, logp=logp, trace=trace)
+            return self._draw_as_published(batch, model, step)
+        candidates = self.propose(batch, step)
+        similarities: Mapping[str, Similarity] = {}
+        likeness = fellow = has_fellow = None
+        if self.terms:
+            trains = step % self.refresh < 2 and torch.is_grad_enabled()
+            fellows, has_fellow = self.fellows(batch, step) if trains else (None, None)
+            with torch.set_grad_enabled(trains):
+                similarities, likeness, fellow = self.likeness(batch, candidates, fellows, model)
+        with torch.no_grad():
+            query, pool = model.query(batch), model.entities(candidates.pool)
+            scores = model.scorer.compare(query, pool)
+            own = None
+            if self.slots:
+                own = model.entities(candidates.fillers)[candidates.slot]
+                scores = torch.cat([scores, model.scorer.compare(query, own)], dim=1)
+            logits = self.alpha * scores - candidates.log_density
+        divisor = candidates.log_density
+        if likeness is not None:
+            logits = logits - self.discount * likeness
+            divisor = divisor + self.discount * likeness.detach()
+        logits = logits.masked_fill(candidates.excluded, -torch.inf)
+        perturbed = logits + self.noise(logits.shape, step, 0, logits.device)
+        positions = perturbed.detach().topk(self.negatives, dim=1).indices
+        logp = log_inclusion(logits.detach(), perturbed.detach(), positions) + divisor.gather(1, positions)
+        ids = candidates.ids(positions)
+        emb = None
+        if perturbed.requires_grad:
+            emb = gumbel_top_k(model.entities(ids), perturbed, positions, pool, own)
+        counts = ~candidates.excluded.gather(1, positions)
+        trace = Trace(candidates, logits, positions, similarities, likeness, fellow, has_fellow)
+        return Negatives(ids=ids, emb=emb, mask=counts, logp=logp, trace=trace)
 
     def loss(
         self,
@@ -172,27 +269,85 @@ class Mmrns(Sampler):
         step: int,
     ) -> Float[Tensor, ""] | float:
         """The contrastive terms."""
-        if not self.loss_rate:
-            return 0.0
         trace: Trace = negatives.trace
-        weight = None
         if self.reference:
+            if not self.loss_rate:
+                return 0.0
             p = adversarial_weights(s_neg, self.alpha)
             weight = torch.ones_like(trace.logits).scatter_(1, trace.positions, p)
-        terms = [contrastive(s, trace.true, weight) for s in trace.similarities.values()]
-        return torch.stack(terms).sum() / (len(terms) * self.loss_rate)
+            terms = [contrastive(s.values, trace.candidates.excluded, weight) for s in trace.similarities.values()]
+            return torch.stack(terms).sum() / (len(terms) * self.loss_rate)
+        if trace.likeness is None or trace.fellow is None or trace.has_fellow is None:
+            return 0.0
+        return info_nce(trace.likeness, trace.candidates, trace.fellow, trace.has_fellow)
 
     def effective_sample_size(self, negatives: Negatives) -> Float[Tensor, " B"]:
-        """Of the first draw, relative to P."""
-        q = torch.softmax(negatives.trace.logits.detach(), dim=1)
-        return 1 / (q.shape[1] * q.square().sum(1))
+        """Of the first draw, relative to the candidates that are not excluded."""
+        logits = negatives.trace.logits.detach()
+        q = torch.softmax(logits, dim=1)
+        return 1 / (torch.isfinite(logits).sum(1) * q.square().sum(1))
 
     def candidates(self, step: int) -> Int[Tensor, " P"]:
         """The pool of a step: P distinct ids, uniform."""
         stream = numpy_generator(self.seed, "pool", step)
         return torch.from_numpy(stream.choice(self.n_entities, self.pool_size, replace=False, shuffle=False))
 
-    def noise(self, shape: torch.Size, step: int, draw: int, device: torch.device) -> Float[Tensor, "B P"]:
+    def propose(self, batch: Batch, step: int) -> Candidates:
+        """The candidates of a batch."""
+        pool = self.candidates(step).to(batch.h.device)
+        excluded = self.true_in_train(batch, pool)
+        share = len(pool) / self.n_entities
+        if not self.slots:
+            none, zero = torch.empty(0, 0, dtype=torch.int64), torch.zeros_like(batch.r)
+            density = torch.full(excluded.shape, math.log(share), device=pool.device)
+            return Candidates(pool, none.to(pool.device), zero, excluded, density)
+        if self.slot_index.device != pool.device:
+            self.slot_index = self.slot_index.to(pool.device)
+        width = max(1, self.slots // (len(batch.relations) * sum(rows.stop > rows.start for _, rows in batch.sides)))
+        columns = torch.arange(width, device=pool.device)
+        fillers, drawn, inside, slot = [], [], [], []
+        for head, rows in batch.sides:
+            if rows.start == rows.stop:
+                continue
+            slot.append(batch.relation_index[rows] + len(fillers) * len(batch.relations))
+            size = self.slot_index.counts(batch.relations, head)
+            taken = size.clamp(max=width)
+            stream = generator(self.seed, "fillers", step, int(head), device=pool.device)
+            start = torch.rand(len(size), 1, dtype=torch.float64, generator=stream, device=pool.device)
+            # Every (size / taken)-th filler from a random start: distinct, each with probability taken / size.
+            every = (size / taken.clamp(min=1)).to(torch.float64)[:, None]
+            fillers.append(self.slot_index.nth(((start + columns) * every).long(), batch.relations, head))
+            drawn.append((columns < taken[:, None], taken / size.clamp(min=1)))
+            inside.append(self.slot_index.contains(pool, batch.relations, head))
+        filler, of_row = torch.cat(fillers), torch.cat(slot)
+        there, rate = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+        # In the slot, an entity is a candidate unless both the pool and the slot's sample miss it.
+        within = 1 - (1 - share) * (1 - rate)
+        density = torch.where(torch.cat(inside), within[:, None], share)
+        density = torch.cat([density, within[:, None].expand_as(filler)], dim=1).log()
+        usable = there & (self._place(pool, filler) == len(pool))
+        ids = filler[of_row]
+        head = batch.head[:, None]
+        known = self.index.contains(
+            torch.where(head, ids, batch.h[:, None]),
+            batch.r[:, None].expand_as(ids),
+            torch.where(head, batch.t[:, None], ids),
+        )
+        excluded = torch.cat([excluded, known | ~usable[of_row]], dim=1)
+        return Candidates(pool, filler, of_row, excluded, density[of_row].to(torch.float32))
+
+    def fellows(self, batch: Batch, step: int) -> tuple[Int[Tensor, " B"], Bool[Tensor, " B"]]:
+        """Another true answer of each row's query, uniform; the answer itself where there is none, and False."""
+        row, entity = self.index.batch_targets(batch)
+        other = entity != batch.target[row]
+        row, entity = row[other], entity[other]
+        count = torch.bincount(row, minlength=len(batch))
+        u = torch.rand(len(batch), generator=generator(self.seed, "fellow", step, device=row.device), device=row.device)
+        position = count.cumsum(0) - count + (u * count).long()
+        found = torch.cat([entity, batch.target[:1]])[position.clamp(max=len(entity))]
+        return torch.where(count > 0, found, batch.target), count > 0
+
+    def noise(self, shape: torch.Size, step: int, draw: int, device: torch.device) -> Float[Tensor, "B C"]:
         """Standard Gumbel noise, -ln(-ln u) with u uniform on (0, 1)."""
         stream = generator(self.seed, "gumbel", step, draw, device=device)
         u = torch.rand(shape, generator=stream, device=device)
@@ -203,70 +358,139 @@ class Mmrns(Sampler):
         """Which candidates are true in train for each row, scattered from the train index."""
         if self.index.device != pool.device:
             self.index = self.index.to(pool.device)
-        place = torch.full((self.n_entities,), len(pool), device=pool.device)
-        place[pool] = torch.arange(len(pool), device=pool.device)
         # One column more than the pool takes the true entities that are not in it.
         true = torch.zeros(len(batch), len(pool) + 1, dtype=torch.bool, device=pool.device)
         row, entity = self.index.batch_targets(batch)
-        true[row, place[entity]] = True
+        true[row, self._place(pool, entity)] = True
         return true[:, :-1]
 
+    @staticmethod
+    def _place(pool: Int[Tensor, " P"], entities: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+        """Position of each entity in the pool; P where it is not in it."""
+        ordered, order = pool.sort()
+        found = torch.searchsorted(ordered, entities).clamp(max=len(pool) - 1)
+        return torch.where(ordered[found] == entities, order[found], len(pool))
+
+    def likeness(
+        self, batch: Batch, candidates: Candidates, fellows: Int[Tensor, " B"] | None, model: Model
+    ) -> tuple[dict[str, Similarity], Float[Tensor, "B C"], Float[Tensor, " B"] | None]:
+        """Similarities of the pool, and the likeness of all candidates and of one more entity for each row."""
+        assert self.scale is not None
+        relations = self._relations(batch, model)
+        of_row = relations[batch.relation_index]
+        targets = self.view(of_row, batch.target, model)
+        similarities = self.similarities(batch, candidates.pool, model, targets=targets)
+        own: list[list[View]] = []
+        if self.slots:
+            fillers = candidates.fillers
+            n_slots, n_fillers = fillers.shape
+            under = relations.repeat(n_slots // len(relations), 1).repeat_interleave(n_fillers, dim=0)
+            own.append(self.view(under, fillers.flatten(), model))
+        further = None if fellows is None else self.view(of_row, fellows, model)
+        scale = nn.functional.softplus(self.scale(of_row))
+        total: Tensor | None = None
+        for m, (name, target) in enumerate(zip(self.terms, targets, strict=True)):
+            pool = similarities[name]
+            values, present = [pool.values], [pool.candidate.expand_as(pool.values)]
+            if own:
+                # index_select, since the gradient of indexing adds up in no fixed order.
+                of_slot = own[0][m].values.unflatten(0, candidates.fillers.shape).index_select(0, candidates.slot)
+                values.append(_cosine(target.values[:, None], of_slot))
+                present.append(own[0][m].present.view_as(candidates.fillers)[candidates.slot])
+            if further is not None:
+                values.append(_cosine(target.values, further[m].values)[:, None])
+                present.append(further[m].present[:, None])
+            cosines, has = torch.cat(values, dim=1), torch.cat(present, dim=1)
+            mean = (cosines * has).sum(1, keepdim=True) / has.sum(1, keepdim=True).clamp(min=1)
+            term = torch.where(has, cosines, mean) * (scale[:, m] * target.present)[:, None]
+            total = term if total is None else total + term
+        assert total is not None
+        return (similarities, total, None) if fellows is None else (similarities, total[:, :-1], total[:, -1])
+
+    def view(
+        self, relations: Float[Tensor, "n relation_width"], entities: Int[Tensor, " n"], model: Model
+    ) -> list[View]:
+        """Each entity under its own relation, in every term."""
+        found: list[View] = []
+        if self.attention is not None:
+            tokens = self._tokens(entities)
+            values = self.attention.paired(relations, tokens, omit_first_norm=self.reference)
+            found += [View(y, t.mask.any(1)) for y, t in zip(values, tokens, strict=True)]
+        if self.gate is not None:
+            found.append(View(self.gate(relations, self._vectors(entities, model)), torch.ones_like(entities).bool()))
+        return found
+
     def similarities(
-        self, batch: Batch, pool: Int[Tensor, " P"], model: Model, *, direct: bool = False
+        self,
+        batch: Batch,
+        pool: Int[Tensor, " P"],
+        model: Model,
+        *,
+        targets: list[View] | None = None,
+        direct: bool = False,
     ) -> dict[str, Similarity]:
-        """Similarity of each row's true entity to every candidate, by modality.
+        """Similarity of each row's true entity to every entity of a pool, by modality.
 
         The rows are taken relation by relation. Where all relations at once would take more than `memory_mb`, they are
         taken in chunks, each computed again in the backward pass.
 
         Args:
             batch: the rows.
-            pool: the candidates.
+            pool: the entities.
             model: of the relation and entity vectors.
+            targets: the rows' true entities under their relations, if they are at hand.
             direct: do not fold the attention; the oracle of the folded form.
         """
         order = torch.argsort(batch.relation_index, stable=True)
-        relations, target = model.relations(batch.relations), batch.target[order]
-        of_row = relations[batch.relation_index[order]]
-        vectors = model.entities(pool)
-        targets = [self.gate(of_row, model.entities(target))]
-        present = [(torch.ones_like(target, dtype=torch.bool), torch.ones_like(pool, dtype=torch.bool))]
+        relations = self._relations(batch, model)
+        if targets is None:
+            targets = self.view(relations[batch.relation_index], batch.target, model)
+        in_order = [target.values[order] for target in targets]
+        vectors = self._vectors(pool, model) if self.gate is not None else None
+        present: list[Tensor] = []
         readings: list[Reading] = []
         if self.attention is not None:
-            of_pool, of_target = self._tokens(pool), self._tokens(target)
+            of_pool = self._tokens(pool)
             readings = self.attention.readings(of_pool, n_relations=0 if direct else len(relations))
-            paired = self.attention.paired(of_row, of_target, omit_first_norm=self.reference)
-            targets = [*paired, *targets]
-            has = [(t.mask.any(1), p.mask.any(1)) for t, p in zip(of_target, of_pool, strict=True)]
-            present = [*has, *present]
+            present += [tokens.mask.any(1) for tokens in of_pool]
+        if vectors is not None:
+            present.append(torch.ones_like(pool, dtype=torch.bool))
 
-        def under(chunk: Tensor, counts: tuple[int, ...], *targets: Tensor) -> Tensor:
-            *of_tokens, of_vector = targets
-            found = [self.gate.cosine(of_vector, chunk, vectors, counts)]
+        def under(chunk: Tensor, counts: tuple[int, ...], *views: Tensor) -> Tensor:
+            found: list[Tensor] = []
             if self.attention is not None:
                 ys = self.attention.outer(chunk, readings)
-                found = [*(grouped_cosine(t, y, counts) for t, y in zip(of_tokens, ys, strict=True)), *found]
+                found += [grouped_cosine(t, y, counts) for t, y in zip(views, ys, strict=False)]
+            if self.gate is not None and vectors is not None:
+                found.append(self.gate.cosine(views[-1], chunk, vectors, counts))
             return torch.stack(found)
 
         reals = 1 if self.attention is None else self.attention.reals_per_pair(len(relations))
         size = max(1, self.memory_mb * 2**20 // (4 * len(pool) * reals))
         if size >= len(relations):
-            found = under(relations, batch.relation_counts, *targets)
+            found = under(relations, batch.relation_counts, *in_order)
         else:
             parts: list[Tensor] = []
             start = 0
             for first in range(0, len(relations), size):
                 counts = batch.relation_counts[first : first + size]
                 rows = slice(start, start := start + sum(counts))
-                given = (relations[first : first + size], counts, *(t[rows] for t in targets))
+                given = (relations[first : first + size], counts, *(t[rows] for t in in_order))
                 parts.append(checkpoint(under, *given, use_reentrant=False, preserve_rng_state=False))
             found = torch.cat(parts, dim=1)
         back = torch.argsort(order)
-        names = [*self.modalities, "structure"]
         return {
-            name: Similarity(values[back], has[back], candidate)
-            for name, values, (has, candidate) in zip(names, found, present, strict=True)
+            name: Similarity(values[back], target.present, candidate)
+            for name, values, target, candidate in zip(self.terms, found, targets, present, strict=True)
         }
+
+    def _relations(self, batch: Batch, model: Model) -> Float[Tensor, "R relation_width"]:
+        vectors = model.relations(batch.relations)
+        return vectors if self.reference else vectors.detach()
+
+    def _vectors(self, ids: Int[Tensor, " n"], model: Model) -> Float[Tensor, "n width"]:
+        vectors = model.entities(ids)
+        return vectors if self.reference else vectors.detach()
 
     def _tokens(self, ids: Int[Tensor, " n"]) -> list[Tokens]:
         assert self.attention is not None
@@ -277,36 +501,52 @@ class Mmrns(Sampler):
             tokens.append(self.attention.encode(m, values, torch.ones_like(mask) if self.reference else mask))
         return tokens
 
-    def _draw_one_by_one(
-        self, logits: Float[Tensor, "B P"], vectors: Float[Tensor, "P width"], step: int
-    ) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K width"]]:
-        soft: list[Tensor] = []
-        positions: list[Tensor] = []
+    def _draw_as_published(self, batch: Batch, model: Model, step: int) -> Negatives:
+        candidates = self.propose(batch, step)
+        similarities = self.similarities(batch, candidates.pool, model)
+        mixture = log_mixture(similarities, self.temperature / (1 + math.log(step + 1)))
+        first = mixture + candidates.excluded * _LOG_MASKED
+        logits, soft, positions = first, [], []
         for k in range(self.negatives):
             soft.append(torch.softmax(logits + self.noise(logits.shape, step, k, logits.device), dim=1))
             positions.append(soft[-1].argmax(dim=1))
             logits = logits + torch.zeros_like(logits).scatter_(1, positions[-1][:, None], _LOG_MASKED)
         drawn = torch.stack(positions, dim=1)
-        return drawn, straight_through(torch.stack(soft, dim=1), drawn, vectors)
+        emb = straight_through(torch.stack(soft, dim=1), drawn, model.entities(candidates.pool))
+        trace = Trace(candidates, first, drawn, similarities)
+        return Negatives(ids=candidates.ids(drawn), emb=emb, trace=trace)
+
+
+def info_nce(
+    likeness: Float[Tensor, "B C"],
+    candidates: Candidates,
+    fellow: Float[Tensor, " B"],
+    has_fellow: Bool[Tensor, " B"],
+) -> Float[Tensor, ""]:
+    """Mean of `-ln [ e^fellow / (e^fellow + sum_e e^likeness(e) / pi(e)) ]` over the rows that have a fellow."""
+    lowest = torch.finfo(likeness.dtype).min
+    others = (likeness - candidates.log_density).masked_fill(candidates.excluded, lowest).logsumexp(1)
+    rows = torch.logaddexp(others, fellow) - fellow
+    return torch.where(has_fellow, rows, 0.0).sum() / has_fellow.sum().clamp(min=1)
+
+
+def _cosine(a: Float[Tensor, "*#n a"], b: Float[Tensor, "*#n a"]) -> Float[Tensor, "*n"]:
+    """As `grouped_cosine`: without gradient through the norms."""
+    norms = torch.linalg.vector_norm(a.detach(), dim=-1) * torch.linalg.vector_norm(b.detach(), dim=-1)
+    return (a * b).sum(-1) / (norms + 1e-10)
 
 
 def log_mixture(similarities: Mapping[str, Similarity], tau: float) -> Float[Tensor, "B P"]:
-    """`ln sum_m softmax_e(sim_m / tau)` over the modalities that each row's true entity has."""
-    terms: list[Tensor] = []
-    for s in similarities.values():
-        mean = (s.values * s.candidate).sum(1, keepdim=True) / s.candidate.sum().clamp(min=1)
-        values = torch.where(s.candidate, s.values, mean)
-        terms.append(torch.log_softmax(values / tau, dim=1).masked_fill(~s.target[:, None], -torch.inf))
-    return torch.stack(terms).logsumexp(0)
+    """`ln sum_m softmax_e(sim_m / tau)`."""
+    return torch.stack([torch.log_softmax(s.values / tau, dim=1) for s in similarities.values()]).logsumexp(0)
 
 
 def contrastive(
-    similarity: Similarity, true: Bool[Tensor, "B P"], weight: Float[Tensor, "B P"] | None = None
+    similarity: Float[Tensor, "B P"], true: Bool[Tensor, "B P"], weight: Float[Tensor, "B P"]
 ) -> Float[Tensor, ""]:
-    """`-ln [ sum_true w e^sim / sum_other w e^sim ]` over all pairs that have the modality; 0 where a sum is empty."""
-    present = similarity.target[:, None] & similarity.candidate
+    """`-ln [ sum_true w e^sim / sum_other w e^sim ]` over all pairs of the batch; 0 where a sum is empty."""
     # Cosines are at most 1, so that nothing overflows.
-    mass = similarity.values.exp() * present if weight is None else similarity.values.exp() * (weight * present)
+    mass = similarity.exp() * weight
     positive, every = (mass * true).sum(), mass.sum()
     both = (positive > 0) & (every > positive)
     negative = torch.where(both, every - positive, 1.0)

@@ -1,0 +1,58 @@
+"""Datasets of the studies: `python experiments/resplit.py FOLDER` writes them to a folder for `$MMRNS_DATA`.
+
+DB15K-resplit     DB15K's train and valid without what is in test, 4,000 random rows of it as valid; test as published.
+                  (Of the 9,904 published valid rows all but 80 are in train or test.)
+FB15k-237-fifth   a random fifth of FB15k-237's train, 4,000 random rows each of valid and test.
+
+Both are read from `$MMRNS_DATA`; features and descriptions are linked, not copied.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import polars as pl
+
+from mmrns.data.datasets import dataset_folders
+from mmrns.data.tables import read_columns
+
+COLUMNS = ["head", "relation", "tail"]
+HELD_OUT = 4_000
+
+
+def main() -> None:
+    """Write both."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    folder: Path = parser.parse_args().folder
+    known = dataset_folders()
+
+    train, valid, test = splits(known["DB15K"])
+    rest = pl.concat([train, valid]).unique(maintain_order=True).join(test, on=COLUMNS, how="anti")
+    rest = rest.sample(fraction=1.0, shuffle=True, seed=0)
+    write(folder / "DB15K-resplit", known["DB15K"], rest[HELD_OUT:], rest[:HELD_OUT], test)
+
+    train, valid, test = splits(known["FB15k-237"])
+    parts = [part.sample(HELD_OUT, shuffle=True, seed=0) for part in (valid, test)]
+    write(folder / "FB15k-237-fifth", known["FB15k-237"], train.sample(fraction=0.2, shuffle=True, seed=0), *parts)
+
+
+def splits(source: Path) -> list[pl.DataFrame]:
+    """Train, valid and test of a folder."""
+    return [read_columns(source / f"{name}.tsv", COLUMNS) for name in ("train", "valid", "test")]
+
+
+def write(target: Path, source: Path, train: pl.DataFrame, valid: pl.DataFrame, test: pl.DataFrame) -> None:
+    """A dataset folder with other triples and the same features."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name, frame in (("train", train), ("valid", valid), ("test", test)):
+        frame.write_csv(target / f"{name}.tsv", separator="\t", include_header=False, quote_style="never")
+    for name in ("entities.tsv", "features"):
+        link = target / name
+        if not link.exists():
+            link.symlink_to((source / name).resolve())
+
+
+if __name__ == "__main__":
+    main()
