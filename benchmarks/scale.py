@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from mmrns_step import resident_gb
 from safetensors.torch import save_file
 
 from mmrns.data.datasets import load_dataset
@@ -74,13 +74,12 @@ def measure(folder: Path, method: str, steps: int) -> dict[str, Any]:
         started = time.perf_counter()
         float(trainer.step(step))
         taken.append(time.perf_counter() - started)
-    return {"step_seconds": statistics.median(taken), "mean_step_seconds": statistics.mean(taken), "before_gb": before,
-            "peak_gb": resident_gb()}  # fmt: skip
-
-
-def resident_gb() -> float:
-    """Peak resident memory of this process."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {
+        "step_seconds": statistics.median(taken),
+        "mean_step_seconds": statistics.mean(taken),
+        "before_gb": before,
+        "peak_gb": resident_gb(),
+    }
 
 
 def main() -> None:

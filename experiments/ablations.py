@@ -1,8 +1,9 @@
 """Ablations of the MMRNS sampler: `python experiments/ablations.py STUDY.yaml [--only NAME ...]`.
 
-Takes the settings that the study chose for `mmrns` (its recorded seed 0), with the discount of ABLATED, and leaves one
-part out at a time. What is not an option of the sampler is replaced in this process only. Each finished training is
-written to `STUDY/../ablations/` at once; what is there is not repeated. The table goes to `ablations.md` beside it.
+Takes the settings that the study chose for `mmrns` (its recorded seed 0), with DISCOUNT so that there is an attention
+to ablate, and leaves one part out at a time. What is not an option of the sampler is replaced in this process only.
+Each finished training is written to the folder `ablations` beside the study at once; what is there is not repeated.
+The table goes to `ablations.md`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def without_contrast(patch: pytest.MonkeyPatch) -> None:
 
 def without_gumbel_gradient(patch: pytest.MonkeyPatch) -> None:
     """Plain sampling: draws of the same law, without a gradient."""
-    patch.setattr(module, "gumbel_top_k", lambda drawn, *arguments: drawn)
+    patch.setattr(module, "straight_through_top_k", lambda drawn, *arguments: drawn)
 
 
 def without_correction(patch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mmrns.data.graph import KnowledgeGraph, TripleIndex, Vocabulary
+from mmrns.data.graph import KnowledgeGraph, SlotIndex, TripleIndex, Vocabulary
 from mmrns.errors import MmrnsError, UsageError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=4)
@@ -199,3 +199,23 @@ def test_graph_without_valid_and_test() -> None:
     assert graph.valid.shape == graph.test.shape == (0, 3)
     assert graph.leaked_valid().shape == (0,)
     assert len(graph.known_index) == 1
+
+
+def test_slots_are_sampled_evenly_and_without_repeats() -> None:
+    triples = torch.tensor([[0, 0, t] for t in (1, 3, 4, 6, 8)] + [[h, 1, 2] for h in (5, 7)] + [[0, 0, 3]])
+    index = SlotIndex(triples, 9)
+    relations = torch.tensor([0, 1, 2])
+    counts = torch.zeros(9)
+    n = 300
+    for start in (torch.arange(n, dtype=torch.float64) / n).tolist():
+        fillers, there, rate = index.sample(relations, False, torch.full((3,), start, dtype=torch.float64), 3)
+        row = fillers[0][there[0]].tolist()
+        assert len(set(row)) == 3
+        counts[row] += 1
+        assert fillers[1][there[1]].tolist() == [2]
+        # Relation 2 has no triples.
+        assert not there[2].any()
+    assert rate.tolist() == pytest.approx([3 / 5, 1, 0])
+    assert counts[[1, 3, 4, 6, 8]].tolist() == pytest.approx([n * 3 / 5] * 5, abs=1.5)
+    inside = index.contains(torch.arange(9), relations, True)
+    assert inside.nonzero().tolist() == [[0, 0], [1, 5], [1, 7]]

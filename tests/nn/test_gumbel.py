@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mmrns.nn.gumbel import gumbel_top_k, log_inclusion, straight_through
+from mmrns.nn.gumbel import log_inclusion, straight_through, straight_through_top_k
 
 INF = math.inf
 
@@ -33,7 +33,7 @@ def gradients(perturbed: Tensor, vectors: Tensor, k: int, weight: Tensor, explic
     """Of `sum(weight * drawn)` with respect to the perturbed logits and the vectors."""
     perturbed, vectors = perturbed.detach().requires_grad_(), vectors.detach().requires_grad_()
     positions = perturbed.detach().topk(k, dim=1).indices
-    drawn = gumbel_top_k(vectors[positions], perturbed, positions, vectors)
+    drawn = straight_through_top_k(vectors[positions], perturbed, positions, vectors)
     if explicit:
         drawn = straight_through(sequential_softmaxes(perturbed, positions), positions, vectors)
     return torch.autograd.grad((weight * drawn).sum(), (perturbed, vectors))
@@ -43,7 +43,7 @@ def test_what_was_drawn_is_handed_on_and_the_pool_has_no_gradient() -> None:
     perturbed = torch.tensor([[0.5, 3.0, -1.0, 2.0], [-INF, -2.0, 7.0, -INF]], requires_grad=True)
     vectors = torch.arange(8.0).view(4, 2).requires_grad_()
     positions = perturbed.detach().topk(2, dim=1).indices
-    drawn = gumbel_top_k(vectors.detach()[positions], perturbed, positions, vectors)
+    drawn = straight_through_top_k(vectors.detach()[positions], perturbed, positions, vectors)
     assert torch.equal(drawn, vectors[positions])
     drawn.sum().backward()
     assert vectors.grad is None
@@ -58,7 +58,7 @@ def test_own_candidates_count_as_the_shared_ones_do(n_own: int) -> None:
     vectors, weight = torch.randn(8, 3, generator=g).double(), torch.randn(5, 4, 3, generator=g).double()
     positions = perturbed.detach().topk(4, dim=1).indices
     shared, own = vectors[:-n_own], vectors[-n_own:].expand(5, n_own, 3)
-    found = [gumbel_top_k(vectors[positions], perturbed, positions, *v) for v in ((vectors,), (shared, own))]
+    found = [straight_through_top_k(vectors[positions], perturbed, positions, *v) for v in ((vectors,), (shared, own))]
     gradient = [torch.autograd.grad((weight * f).sum(), perturbed)[0] for f in found]
     torch.testing.assert_close(gradient[1], gradient[0], rtol=1e-12, atol=1e-14)
 

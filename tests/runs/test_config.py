@@ -79,3 +79,12 @@ def test_shipped_experiment_configurations_are_valid() -> None:
                     named = {"sampler.name": space.get("sampler.name", [method])[0]}
                     given = study["common"] | named | {key: value}
                     make_config(apply_settings({}, [f"{k}={yaml.safe_dump(v)}" for k, v in given.items()]))
+
+
+@pytest.mark.parametrize(
+    "setting", ["refresh=0", "pool=0", "negatives=0", "slots=-1", "discount=-0.5", "temperature=0"]
+)
+def test_sampler_options_out_of_range_are_refused(setting: str) -> None:
+    key = setting.partition("=")[0]
+    with pytest.raises(UsageError, match=rf"sampler\.{key}: input should be greater than"):
+        make_config(apply_settings({}, ["sampler.name=mmrns", f"sampler.{setting}"]))

@@ -15,7 +15,7 @@ from mmrns.nn.attention import KnowledgeGuidedAttention
 from mmrns.nn.model import Model
 from mmrns.nn.scorers import TransE
 from mmrns.rng import seeded
-from mmrns.samplers.mmrns import Candidates, Mmrns, Similarity, Trace, contrastive, info_nce
+from mmrns.samplers.mmrns import Mmrns, Similarity, Trace
 from mmrns.types import Batch, Negatives
 
 DIM = 6
@@ -222,18 +222,6 @@ def test_fellows_are_other_true_answers(toy: Dataset) -> None:
     assert not has.all()
 
 
-def test_info_nce_by_hand() -> None:
-    likeness, fellow = torch.tensor([[0.5, -1.0, 2.0], [1.0, 1.0, 1.0]]), torch.tensor([1.5, 3.0])
-    none = torch.empty(0, 0, dtype=torch.int64)
-    excluded = torch.tensor([[False, False, True], [False, False, False]])
-    density = torch.tensor([[0.5, 0.25, 1.0], [1.0, 1.0, 1.0]])
-    candidates = Candidates(torch.arange(3), none, torch.zeros(2).long(), excluded, density.log())
-    others = math.exp(0.5) / 0.5 + math.exp(-1.0) / 0.25
-    expected = -math.log(math.exp(1.5) / (math.exp(1.5) + others))
-    assert float(info_nce(likeness, candidates, fellow, torch.tensor([True, False]))) == pytest.approx(expected)
-    assert float(info_nce(likeness, candidates, fellow, torch.tensor([False, False]))) == 0
-
-
 def test_a_candidate_without_a_modality_is_as_likely_as_the_rows_mean(toy: Dataset) -> None:
     model, sampler = _build(toy, modalities=["image"])
     batch = _batch(toy)
@@ -308,22 +296,6 @@ def test_three_modalities_have_to_be_chosen(toy: Dataset) -> None:
         _build(toy, features)
     with pytest.raises(UsageError, match="did you mean 'image'"):
         _build(toy, features, modalities=["imag"])
-
-
-def test_contrastive_by_hand() -> None:
-    similarity, weight = torch.tensor([[0.5, 0.1, -0.2]]), torch.tensor([[1.0, 2.0, 0.0]])
-    true = torch.tensor([[True, False, False]])
-    expected = -math.log(math.exp(0.5) / (2 * math.exp(0.1)))
-    assert float(contrastive(similarity, true, weight)) == pytest.approx(expected)
-    # Without a positive pair there is nothing to contrast.
-    assert float(contrastive(similarity, torch.zeros_like(true), weight)) == 0.0
-
-
-def test_contrastive_without_positives_has_no_gradient() -> None:
-    values = torch.zeros(2, 3, requires_grad=True)
-    contrastive(values, torch.zeros(2, 3).bool(), torch.ones(2, 3)).backward()
-    assert values.grad is not None
-    assert (values.grad == 0).all()
 
 
 def test_reference_draws_the_same_law_with_fresh_noise(toy: Dataset) -> None:

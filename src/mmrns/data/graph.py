@@ -9,7 +9,7 @@ from typing import overload
 
 import polars as pl
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mmrns.errors import MmrnsError, UsageError, nearest
@@ -141,17 +141,31 @@ class SlotIndex:
         """Where the index lies."""
         return self._sides[0].keys.device
 
-    def counts(self, r: Int[Tensor, " R"], head: bool) -> Int[Tensor, " R"]:
-        """Number of entities that fill each slot."""
-        return self._sides[head].counts(r)
+    def sample(
+        self, r: Int[Tensor, " R"], head: bool, start: Float[Tensor, " R"], width: int
+    ) -> tuple[Int[Tensor, "R M"], Bool[Tensor, "R M"], Float[Tensor, " R"]]:
+        """M distinct fillers of each slot by systematic sampling: every (size / M)-th from a random start.
 
-    def nth(self, n: Int[Tensor, "R M"], r: Int[Tensor, " R"], head: bool) -> Int[Tensor, "R M"]:
-        """The n-th filler (from 0) of each slot, ascending by id; 0 for an empty slot, the last for an n beyond it."""
+        Args:
+            r, head: the slots.
+            start: uniform on [0, 1), float64.
+            width: M.
+
+        Returns:
+            The fillers; which of them count (a slot of fewer than M gives all that it has); the probability with which
+            each entity of a slot is among them.
+        """
         side = self._sides[head]
         slot, found = side.find(r)
-        first, end = side.offsets[slot][:, None], side.offsets[slot + 1][:, None]
-        position = torch.minimum(first + n, end - 1)
-        return torch.where(found[:, None], side.targets[position.clamp(min=0)], 0)
+        first = side.offsets[slot][:, None]
+        size = torch.where(found, side.offsets[slot + 1] - side.offsets[slot], 0)
+        taken = size.clamp(max=width)
+        column = torch.arange(width, device=r.device)
+        every = (size / taken.clamp(min=1)).to(torch.float64)[:, None]
+        last = (size - 1).clamp(min=0)[:, None]
+        nth = torch.minimum(((start[:, None] + column) * every).long(), last)
+        fillers = side.targets[(first + nth).clamp(max=len(side.targets) - 1)]
+        return fillers, column < taken[:, None], taken / size.clamp(min=1)
 
     def contains(self, entities: Int[Tensor, " P"], r: Int[Tensor, " R"], head: bool) -> Bool[Tensor, "R P"]:
         """Whether each entity fills each slot."""

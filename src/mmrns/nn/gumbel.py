@@ -36,7 +36,7 @@ def log_inclusion(
     return torch.where(torch.isfinite(excess), found, 0.0)
 
 
-def gumbel_top_k(
+def straight_through_top_k(
     drawn: Float[Tensor, "B K width"],
     perturbed: Float[Tensor, "B C"],
     positions: Int[Tensor, "B K"],

@@ -1,4 +1,4 @@
-"""Losses over one positive and K negatives a row."""
+"""Losses: of scores, over one positive and K negatives a row; of similarities, over candidates."""
 
 from __future__ import annotations
 
@@ -59,3 +59,40 @@ class SelfAdversarialLoss(nn.Module):
         positive = -logsigmoid(self.gamma + s_pos)
         negative = -(p * logsigmoid(-self.gamma - s_neg)).sum(1)
         return (weight * (positive + negative)).sum() / (2 * weight.sum())
+
+
+def info_nce(
+    likeness: Float[Tensor, "B C"],
+    log_density: Float[Tensor, "B C"],
+    excluded: Bool[Tensor, "B C"],
+    fellow: Float[Tensor, " B"],
+    has_fellow: Bool[Tensor, " B"],
+) -> Float[Tensor, ""]:
+    """Mean of `-ln [ e^fellow / (e^fellow + sum_e e^likeness(e) / pi(e)) ]` over the rows that have a fellow.
+
+    InfoNCE (van den Oord et al., "Representation Learning with Contrastive Predictive Coding", 2018) with candidates of
+    unequal probability.
+
+    Args:
+        likeness: of each candidate to the row's true entity.
+        log_density: ln pi, of the probability with which each came to be a candidate.
+        excluded: candidates that are left out.
+        fellow: likeness of another true entity.
+        has_fellow: rows that have one; without any the loss is 0.
+    """
+    lowest = torch.finfo(likeness.dtype).min
+    others = (likeness - log_density).masked_fill(excluded, lowest).logsumexp(1)
+    rows = torch.logaddexp(others, fellow) - fellow
+    return torch.where(has_fellow, rows, 0.0).sum() / has_fellow.sum().clamp(min=1)
+
+
+def contrastive(
+    similarity: Float[Tensor, "B P"], true: Bool[Tensor, "B P"], weight: Float[Tensor, "B P"]
+) -> Float[Tensor, ""]:
+    """`-ln [ sum_true w e^sim / sum_other w e^sim ]` over all pairs of the batch; 0 where a sum is empty."""
+    # Cosines are at most 1, so that nothing overflows.
+    mass = similarity.exp() * weight
+    positive, every = (mass * true).sum(), mass.sum()
+    both = (positive > 0) & (every > positive)
+    negative = torch.where(both, every - positive, 1.0)
+    return torch.where(both, negative.log() - torch.where(both, positive, 1.0).log(), 0.0)

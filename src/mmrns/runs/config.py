@@ -157,7 +157,7 @@ def make_config(values: Mapping[str, Any]) -> Config:
 
 def options_of(cls: type[Any], reserved: Iterable[str] = ()) -> type[BaseModel]:
     """A schema of a class's options: its keyword-only constructor arguments, by annotation and default."""
-    hints = get_type_hints(cls.__init__)
+    hints = get_type_hints(cls.__init__, include_extras=True)
     fields: dict[str, Any] = {
         p.name: (hints[p.name], p.default)
         for p in inspect.signature(cls).parameters.values()

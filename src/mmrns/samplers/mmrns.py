@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -16,8 +17,8 @@ from mmrns.data.graph import KnowledgeGraph
 from mmrns.errors import UsageError
 from mmrns.nn.attention import EntityGate, KnowledgeGuidedAttention, Reading, Tokens
 from mmrns.nn.grouped import grouped_cosine
-from mmrns.nn.gumbel import gumbel_top_k, log_inclusion, straight_through
-from mmrns.nn.losses import adversarial_weights
+from mmrns.nn.gumbel import log_inclusion, straight_through, straight_through_top_k
+from mmrns.nn.losses import adversarial_weights, contrastive, info_nce
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.rng import generator, numpy_generator
 from mmrns.samplers.base import Sampler
@@ -172,17 +173,17 @@ class Mmrns(Sampler):
         spec: ModelSpec,
         *,
         seed: int = 0,
-        negatives: int = 32,
-        pool: int = 512,
-        slots: int = 512,
-        discount: float = 0.25,
-        refresh: int = 10,
+        negatives: PositiveInt = 32,
+        pool: PositiveInt = 512,
+        slots: NonNegativeInt = 512,
+        discount: NonNegativeFloat = 0.25,
+        refresh: PositiveInt = 10,
         modalities: list[str] | None = None,
-        width: int = 50,
-        gate_width: int = 100,
-        memory_mb: int = 1024,
-        temperature: float = 10.0,
-        loss_rate: float = 100.0,
+        width: PositiveInt = 50,
+        gate_width: PositiveInt = 100,
+        memory_mb: NonNegativeInt = 1024,
+        temperature: PositiveFloat = 10.0,
+        loss_rate: NonNegativeFloat = 100.0,
         alpha: float = 1.0,
         reference: bool = False,
     ):
@@ -254,7 +255,7 @@ class Mmrns(Sampler):
         ids = candidates.ids(positions)
         emb = None
         if perturbed.requires_grad:
-            emb = gumbel_top_k(model.entities(ids), perturbed, positions, pool, own)
+            emb = straight_through_top_k(model.entities(ids), perturbed, positions, pool, own)
         counts = ~candidates.excluded.gather(1, positions)
         trace = Trace(candidates, logits, positions, similarities, likeness, fellow, has_fellow)
         return Negatives(ids=ids, emb=emb, mask=counts, logp=logp, trace=trace)
@@ -279,7 +280,8 @@ class Mmrns(Sampler):
             return torch.stack(terms).sum() / (len(terms) * self.loss_rate)
         if trace.likeness is None or trace.fellow is None or trace.has_fellow is None:
             return 0.0
-        return info_nce(trace.likeness, trace.candidates, trace.fellow, trace.has_fellow)
+        c = trace.candidates
+        return info_nce(trace.likeness, c.log_density, c.excluded, trace.fellow, trace.has_fellow)
 
     def effective_sample_size(self, negatives: Negatives) -> Float[Tensor, " B"]:
         """Of the first draw, relative to the candidates that are not excluded."""
@@ -304,23 +306,17 @@ class Mmrns(Sampler):
         if self.slot_index.device != pool.device:
             self.slot_index = self.slot_index.to(pool.device)
         width = max(1, self.slots // (len(batch.relations) * sum(rows.stop > rows.start for _, rows in batch.sides)))
-        columns = torch.arange(width, device=pool.device)
-        fillers, drawn, inside, slot = [], [], [], []
+        fillers, inside, slot = [], [], []
         for head, rows in batch.sides:
             if rows.start == rows.stop:
                 continue
             slot.append(batch.relation_index[rows] + len(fillers) * len(batch.relations))
-            size = self.slot_index.counts(batch.relations, head)
-            taken = size.clamp(max=width)
             stream = generator(self.seed, "fillers", step, int(head), device=pool.device)
-            start = torch.rand(len(size), 1, dtype=torch.float64, generator=stream, device=pool.device)
-            # Every (size / taken)-th filler from a random start: distinct, each with probability taken / size.
-            every = (size / taken.clamp(min=1)).to(torch.float64)[:, None]
-            fillers.append(self.slot_index.nth(((start + columns) * every).long(), batch.relations, head))
-            drawn.append((columns < taken[:, None], taken / size.clamp(min=1)))
+            start = torch.rand(len(batch.relations), dtype=torch.float64, generator=stream, device=pool.device)
+            fillers.append(self.slot_index.sample(batch.relations, head, start, width))
             inside.append(self.slot_index.contains(pool, batch.relations, head))
-        filler, of_row = torch.cat(fillers), torch.cat(slot)
-        there, rate = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+        of_row = torch.cat(slot)
+        filler, there, rate = (torch.cat(parts) for parts in zip(*fillers, strict=True))
         # In the slot, an entity is a candidate unless both the pool and the slot's sample miss it.
         within = 1 - (1 - share) * (1 - rate)
         density = torch.where(torch.cat(inside), within[:, None], share)
@@ -380,12 +376,12 @@ class Mmrns(Sampler):
         of_row = relations[batch.relation_index]
         targets = self.view(of_row, batch.target, model)
         similarities = self.similarities(batch, candidates.pool, model, targets=targets)
-        own: list[list[View]] = []
+        own: list[View] = []
         if self.slots:
             fillers = candidates.fillers
             n_slots, n_fillers = fillers.shape
             under = relations.repeat(n_slots // len(relations), 1).repeat_interleave(n_fillers, dim=0)
-            own.append(self.view(under, fillers.flatten(), model))
+            own = self.view(under, fillers.flatten(), model)
         further = None if fellows is None else self.view(of_row, fellows, model)
         scale = nn.functional.softplus(self.scale(of_row))
         total: Tensor | None = None
@@ -394,9 +390,9 @@ class Mmrns(Sampler):
             values, present = [pool.values], [pool.candidate.expand_as(pool.values)]
             if own:
                 # index_select, since the gradient of indexing adds up in no fixed order.
-                of_slot = own[0][m].values.unflatten(0, candidates.fillers.shape).index_select(0, candidates.slot)
+                of_slot = own[m].values.unflatten(0, candidates.fillers.shape).index_select(0, candidates.slot)
                 values.append(_cosine(target.values[:, None], of_slot))
-                present.append(own[0][m].present.view_as(candidates.fillers)[candidates.slot])
+                present.append(own[m].present.view_as(candidates.fillers)[candidates.slot])
             if further is not None:
                 values.append(_cosine(target.values, further[m].values)[:, None])
                 present.append(further[m].present[:, None])
@@ -517,19 +513,6 @@ class Mmrns(Sampler):
         return Negatives(ids=candidates.ids(drawn), emb=emb, trace=trace)
 
 
-def info_nce(
-    likeness: Float[Tensor, "B C"],
-    candidates: Candidates,
-    fellow: Float[Tensor, " B"],
-    has_fellow: Bool[Tensor, " B"],
-) -> Float[Tensor, ""]:
-    """Mean of `-ln [ e^fellow / (e^fellow + sum_e e^likeness(e) / pi(e)) ]` over the rows that have a fellow."""
-    lowest = torch.finfo(likeness.dtype).min
-    others = (likeness - candidates.log_density).masked_fill(candidates.excluded, lowest).logsumexp(1)
-    rows = torch.logaddexp(others, fellow) - fellow
-    return torch.where(has_fellow, rows, 0.0).sum() / has_fellow.sum().clamp(min=1)
-
-
 def _cosine(a: Float[Tensor, "*#n a"], b: Float[Tensor, "*#n a"]) -> Float[Tensor, "*n"]:
     """As `grouped_cosine`: without gradient through the norms."""
     norms = torch.linalg.vector_norm(a.detach(), dim=-1) * torch.linalg.vector_norm(b.detach(), dim=-1)
@@ -539,15 +522,3 @@ def _cosine(a: Float[Tensor, "*#n a"], b: Float[Tensor, "*#n a"]) -> Float[Tenso
 def log_mixture(similarities: Mapping[str, Similarity], tau: float) -> Float[Tensor, "B P"]:
     """`ln sum_m softmax_e(sim_m / tau)`."""
     return torch.stack([torch.log_softmax(s.values / tau, dim=1) for s in similarities.values()]).logsumexp(0)
-
-
-def contrastive(
-    similarity: Float[Tensor, "B P"], true: Bool[Tensor, "B P"], weight: Float[Tensor, "B P"]
-) -> Float[Tensor, ""]:
-    """`-ln [ sum_true w e^sim / sum_other w e^sim ]` over all pairs of the batch; 0 where a sum is empty."""
-    # Cosines are at most 1, so that nothing overflows.
-    mass = similarity.exp() * weight
-    positive, every = (mass * true).sum(), mass.sum()
-    both = (positive > 0) & (every > positive)
-    negative = torch.where(both, every - positive, 1.0)
-    return torch.where(both, negative.log() - torch.where(both, positive, 1.0).log(), 0.0)

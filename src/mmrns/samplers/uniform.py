@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
+from pydantic import PositiveInt
 from torch import Tensor
 
 from mmrns.data.features import Features
@@ -34,7 +35,7 @@ class Uniform(Sampler):
         spec: ModelSpec,
         *,
         seed: int = 0,
-        negatives: int = 64,
+        negatives: PositiveInt = 64,
         filtered: bool = True,
     ):
         super().__init__(graph, features, spec, seed=seed)
