@@ -108,12 +108,16 @@ class _Side:
     def contains(self, key: Int[Tensor, " B"], target: Int[Tensor, " B"], n_entities: int) -> Bool[Tensor, " B"]:
         """Whether each target belongs to its key."""
         slot, found = self.find(key)
-        if not len(self.codes):
-            return torch.zeros_like(found)
+        return found & self.holds(slot, target, n_entities)
+
+    def holds(self, slot: Int[Tensor, "*n"], target: Int[Tensor, "*n"], n_entities: int) -> Bool[Tensor, "*n"]:
+        """Whether each target belongs to the key at its slot; a search costs less where the targets ascend."""
         wanted = slot * (n_entities + 1) + target
+        if not len(self.codes):
+            return torch.zeros_like(wanted, dtype=torch.bool)
         # One past the end is the only place outside; it cannot match, so any inside place will do.
         inside = torch.searchsorted(self.codes, wanted.contiguous()).clamp(max=len(self.codes) - 1)
-        return found & (self.codes[inside] == wanted)
+        return self.codes[inside] == wanted
 
 
 class SlotIndex:
@@ -169,9 +173,10 @@ class SlotIndex:
 
     def contains(self, entities: Int[Tensor, " P"], r: Int[Tensor, " R"], head: bool) -> Bool[Tensor, "R P"]:
         """Whether each entity fills each slot."""
-        key = r[:, None].expand(len(r), len(entities)).flatten()
-        inside = self._sides[head].contains(key, entities.repeat(len(r)), self.n_entities)
-        return inside.view(len(r), len(entities))
+        side = self._sides[head]
+        slot, found = side.find(r)
+        shape = (len(r), len(entities))
+        return found[:, None] & side.holds(slot[:, None].expand(shape), entities.expand(shape), self.n_entities)
 
 
 class TripleIndex:

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mmrns.nn import distances
+
 Queries = Float[Tensor, "B width"]
 Candidates = Float[Tensor, "B K width"] | Float[Tensor, "P width"]
 Scores = Float[Tensor, "B K"]
@@ -71,12 +73,12 @@ class TransE(Scorer):
         return anchor - relation if head else anchor + relation
 
     def compare(self, query: Queries, candidates: Candidates) -> Scores:
+        if self.p == 1:
+            return -distances.l1(query, candidates)
         if candidates.ndim == 2:
             # "donot_use_mm": the matrix-product form of the Euclidean distance loses half of the digits.
-            return -torch.cdist(query, candidates, p=self.p, compute_mode="donot_use_mm_for_euclid_dist")
-        difference = query[:, None] - candidates
-        # The same number as vector_norm(ord=1), in two thirds of its time.
-        return -(difference.abs().sum(-1) if self.p == 1 else torch.linalg.vector_norm(difference, dim=-1))
+            return -torch.cdist(query, candidates, p=2.0, compute_mode="donot_use_mm_for_euclid_dist")
+        return -torch.linalg.vector_norm(query[:, None] - candidates, dim=-1)
 
 
 class DistMult(Scorer):
@@ -109,8 +111,7 @@ class RotatE(Scorer):
         return torch.cat([re * cos - im * sin, re * sin + im * cos], dim=-1)
 
     def compare(self, query: Queries, candidates: Candidates) -> Scores:
-        difference = query[:, None] - candidates
-        return -torch.linalg.vector_norm(difference.unflatten(-1, (2, self.dim)), dim=-2).sum(-1)
+        return -distances.modulus(query, candidates)
 
 
 def _dot(query: Queries, candidates: Candidates) -> Scores:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -241,7 +242,7 @@ class Mmrns(Sampler):
             scores = model.scorer.compare(query, pool)
             own = None
             if self.slots:
-                own = model.entities(candidates.fillers)[candidates.slot]
+                own = model.entities(candidates.fillers).index_select(0, candidates.slot)
                 scores = torch.cat([scores, model.scorer.compare(query, own)], dim=1)
             logits = self.alpha * scores - candidates.log_density
         divisor = candidates.log_density
@@ -290,9 +291,9 @@ class Mmrns(Sampler):
         return 1 / (torch.isfinite(logits).sum(1) * q.square().sum(1))
 
     def candidates(self, step: int) -> Int[Tensor, " P"]:
-        """The pool of a step: P distinct ids, uniform."""
+        """The pool of a step: P distinct ids, uniform, ascending, so that searches for them touch memory in order."""
         stream = numpy_generator(self.seed, "pool", step)
-        return torch.from_numpy(stream.choice(self.n_entities, self.pool_size, replace=False, shuffle=False))
+        return torch.from_numpy(np.sort(stream.choice(self.n_entities, self.pool_size, replace=False, shuffle=False)))
 
     def propose(self, batch: Batch, step: int) -> Candidates:
         """The candidates of a batch."""
@@ -322,15 +323,15 @@ class Mmrns(Sampler):
         density = torch.where(torch.cat(inside), within[:, None], share)
         density = torch.cat([density, within[:, None].expand_as(filler)], dim=1).log()
         usable = there & (self._place(pool, filler) == len(pool))
-        ids = filler[of_row]
+        ids = filler.index_select(0, of_row)
         head = batch.head[:, None]
         known = self.index.contains(
             torch.where(head, ids, batch.h[:, None]),
             batch.r[:, None].expand_as(ids),
             torch.where(head, batch.t[:, None], ids),
         )
-        excluded = torch.cat([excluded, known | ~usable[of_row]], dim=1)
-        return Candidates(pool, filler, of_row, excluded, density[of_row].to(torch.float32))
+        excluded = torch.cat([excluded, known | ~usable.index_select(0, of_row)], dim=1)
+        return Candidates(pool, filler, of_row, excluded, density.to(torch.float32).index_select(0, of_row))
 
     def fellows(self, batch: Batch, step: int) -> tuple[Int[Tensor, " B"], Bool[Tensor, " B"]]:
         """Another true answer of each row's query, uniform; the answer itself where there is none, and False."""
