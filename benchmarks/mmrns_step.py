@@ -86,6 +86,7 @@ def build(batch: int, device: str, refresh: int = 1) -> Trainer:
                 "name": "mmrns",
                 "pool": SETTING["pool"],
                 "negatives": SETTING["negatives"],
+                "discount": 0.25,
                 "refresh": refresh,
             },
             "training": {"batch_size": batch},

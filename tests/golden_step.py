@@ -91,6 +91,7 @@ def take_step(
         width=step.width,
         loss_rate=100.0,
         slots=6,
+        discount=0.25,
         refresh=1,
         alpha=0.5,
         reference=step.reference,

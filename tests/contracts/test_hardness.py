@@ -11,22 +11,20 @@ import torch
 from torch import Tensor
 
 import mmrns
+from forms import FORMS
 from mmrns.data.datasets import Dataset
 from mmrns.evaluation.hardness import measure
-from mmrns.registry import sampler_names
 from mmrns.runs.build import build_trainer
-from mmrns.runs.config import METHODS, make_config
+from mmrns.runs.config import make_config
 from mmrns.runs.record import read_metrics
 from mmrns.training.trainer import Trainer
 from mmrns.types import Batch, Negatives
-
-METHOD_OF = {m.sampler: name for name, m in METHODS.items()}
 
 
 def _values(name: str, **training: Any) -> dict[str, Any]:
     return {
         "model": {"dim": 6},
-        "sampler": {"name": METHOD_OF[name], "negatives": 5},
+        "sampler": {**FORMS[name], "negatives": 5},
         "training": {"batch_size": 32, "lr": 0.01, **training},
         "device": "cpu",
     }
@@ -41,7 +39,7 @@ def _state(trainer: Trainer) -> dict[str, Tensor]:
     return {f"{part}.{k}": v.clone() for part, module in parts.items() for k, v in module.state_dict().items()}
 
 
-@pytest.mark.parametrize("name", sampler_names())
+@pytest.mark.parametrize("name", FORMS)
 def test_a_step_looked_at_is_the_same_step(toy: Dataset, name: str) -> None:
     plain, watched = _trainer(toy, name), _trainer(toy, name)
     train, valid = toy.graph.train_index, toy.graph.valid_index
@@ -70,7 +68,7 @@ def test_a_step_looked_at_is_the_same_step(toy: Dataset, name: str) -> None:
     assert any(record["gradient_norm"]["sampler"] is not None for record in records) == trained
 
 
-@pytest.mark.parametrize("name", sampler_names())
+@pytest.mark.parametrize("name", FORMS)
 def test_effective_sample_size_is_one_of_each_row(toy: Dataset, name: str) -> None:
     trainer = _trainer(toy, name)
     batch = trainer.batches.at(0)
@@ -80,7 +78,7 @@ def test_effective_sample_size_is_one_of_each_row(toy: Dataset, name: str) -> No
         assert not sizes.requires_grad
 
 
-@pytest.mark.parametrize("name", sampler_names())
+@pytest.mark.parametrize("name", FORMS)
 def test_runs_are_bit_equal_with_and_without(toy_folder: Path, tmp_path: Path, name: str) -> None:
     lengths = {"steps": 12, "log_every": 5, "evaluate_every": 6, "checkpoint_every": 6}
     rows: list[list[dict[str, Any]]] = []

@@ -8,21 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from forms import FORMS, METHOD_OF
 from mmrns.data.datasets import Dataset
 from mmrns.nn.model import Model
 from mmrns.registry import sampler_class, sampler_names
 from mmrns.runs.build import build_trainer
-from mmrns.runs.config import METHODS, make_config
+from mmrns.runs.config import make_config
 from mmrns.training.trainer import Trainer
-
-METHOD_OF = {sampler: name for name, m in METHODS.items() for sampler in [m.sampler]}
 
 
 def _trainer(toy: Dataset, name: str, sides: str = "alternate", **options: object) -> Trainer:
     config = make_config(
         {
             "model": {"dim": 6},
-            "sampler": {"name": METHOD_OF[name], "negatives": 5, **options},
+            "sampler": {**FORMS[name], "negatives": 5, **options},
             "training": {"batch_size": 32, "sides": sides, "lr": 0.01},
             "device": "cpu",
         }
@@ -39,7 +38,7 @@ def test_every_sampler_has_a_test_a_method_and_a_line_in_the_docs() -> None:
         assert f"`{METHOD_OF[name]}`" in overview, name
 
 
-@pytest.mark.parametrize("name", sampler_names())
+@pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize("sides", ["alternate", "bernoulli"])
 def test_shapes_and_range(toy: Dataset, name: str, sides: str) -> None:
     trainer = _trainer(toy, name, sides)
@@ -60,7 +59,7 @@ def test_shapes_and_range(toy: Dataset, name: str, sides: str) -> None:
             torch.testing.assert_close(negatives.emb[negatives.mask], drawn[negatives.mask])
 
 
-@pytest.mark.parametrize("name", sampler_names())
+@pytest.mark.parametrize("name", FORMS)
 def test_filtered_samplers_draw_nothing_true(toy: Dataset, name: str) -> None:
     trainer = _trainer(toy, name)
     for step in range(20):
@@ -74,7 +73,7 @@ def test_filtered_samplers_draw_nothing_true(toy: Dataset, name: str) -> None:
         assert not (true if mask is None else true & mask).any()
 
 
-@pytest.mark.parametrize("name", sampler_names())
+@pytest.mark.parametrize("name", FORMS)
 def test_draws_are_a_function_of_seed_and_step(toy: Dataset, name: str) -> None:
     first, second = _trainer(toy, name), _trainer(toy, name)
     batch = first.batches.at(0)
@@ -87,7 +86,7 @@ def test_draws_are_a_function_of_seed_and_step(toy: Dataset, name: str) -> None:
     assert not torch.equal(ids[0], ids[1])
 
 
-@pytest.mark.parametrize("name", sampler_names())
+@pytest.mark.parametrize("name", FORMS)
 def test_what_must_move_moves_and_what_must_not_does_not(toy: Dataset, name: str) -> None:
     trainer = _trainer(toy, name)
     before = {n: p.detach().clone() for n, p in _parameters(trainer.model, trainer.sampler)}
@@ -99,7 +98,7 @@ def test_what_must_move_moves_and_what_must_not_does_not(toy: Dataset, name: str
     assert moved == set(before)
 
 
-@pytest.mark.parametrize("name", sampler_names())
+@pytest.mark.parametrize("name", FORMS)
 def test_neither_model_nor_valid_nor_test_is_held(toy: Dataset, name: str) -> None:
     trainer = _trainer(toy, name)
     assert not any(isinstance(m, Model) for m in trainer.sampler.modules())

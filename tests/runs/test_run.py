@@ -20,7 +20,7 @@ from mmrns.types import Batch
 SMALL: dict[str, Any] = {
     "model": {"dim": 12},
     "objective": {"gamma": 3.0},
-    "sampler": {"name": "mmrns", "negatives": 6},
+    "sampler": {"name": "mmrns", "negatives": 6, "discount": 0.25},
     "training": {
         "steps": 60,
         "batch_size": 64,

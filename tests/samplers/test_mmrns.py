@@ -25,7 +25,7 @@ def _build(toy: Dataset, features: Features | None = None, **options: object) ->
     with seeded(0, "test"):
         model = Model(TransE(DIM, 1.0), len(toy.graph.entities), len(toy.graph.relations))
         chosen = toy.features if features is None else features
-        settings = {"negatives": 4, "pool": 30, "slots": 20, "width": 8, "gate_width": 9} | options
+        settings = {"negatives": 4, "pool": 30, "slots": 20, "discount": 0.25, "width": 8, "gate_width": 9} | options
         return model, Mmrns(toy.graph, chosen, model.spec, **settings)  # type: ignore[arg-type]
 
 
@@ -336,3 +336,14 @@ def test_folded_and_chunked_similarities_equal_the_direct_ones(
     assert len(outcomes[0][1]) == len(outcomes[1][1])
     for a, b in zip(outcomes[0][1], outcomes[1][1], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
+
+
+def test_it_says_before_training_what_a_step_holds(toy: Dataset) -> None:
+    batch = _batch(toy)
+    assert _build(toy, discount=0.0)[1].notes(batch) == []
+    (line,) = _build(toy)[1].notes(batch)
+    assert f"({len(batch.relations)} relations, 30 candidates)" in line
+    assert "chunks" not in line
+    (line,) = _build(toy, memory_mb=0)[1].notes(batch)
+    assert "more than sampler.memory_mb=0" in line
+    assert _build(toy, modalities=[])[1].notes(batch)[0] == "No modality: the mmrns sampler compares structure alone."

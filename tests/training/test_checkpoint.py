@@ -5,33 +5,41 @@ from pathlib import Path
 import pytest
 import torch
 
+from forms import FORMS
 from mmrns.data.datasets import Dataset
 from mmrns.errors import DataError
-from mmrns.registry import sampler_names
 from mmrns.runs.build import build_trainer
-from mmrns.runs.config import METHODS, make_config
+from mmrns.runs.config import make_config
 from mmrns.training.checkpoint import load_checkpoint, save_checkpoint, write_tensors
 from mmrns.training.trainer import Progress, Trainer
 
 
-def _trainer(toy: Dataset, name: str, dim: int = 6) -> Trainer:
-    method = next(m for m, found in METHODS.items() if found.sampler == name)
-    values = {"model": {"dim": dim}, "sampler": {"name": method, "negatives": 4}, "training": {"batch_size": 50}}
+def _trainer(toy: Dataset, name: str, dim: int = 6, **training: object) -> Trainer:
+    values = {
+        "model": {"dim": dim},
+        "sampler": {**FORMS[name], "negatives": 4},
+        "training": {"batch_size": 50, "steps": 9, **training},
+    }
     return build_trainer(make_config({**values, "device": "cpu"}), toy)
 
 
-@pytest.mark.parametrize("name", sampler_names())
-def test_resume_is_bit_equal(toy: Dataset, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize(
+    "training",
+    [{}, {"sparse": True, "schedule": "cosine", "warmup": 3}, {"optimizer": "adagrad"}],
+    ids=["adam", "sparse adam, scheduled", "adagrad"],
+)
+def test_resume_is_bit_equal(toy: Dataset, tmp_path: Path, name: str, training: dict[str, object]) -> None:
     path = tmp_path / "last.safetensors"
-    whole = _trainer(toy, name)
+    whole = _trainer(toy, name, **training)
     for step in range(9):
         whole.step(step)
-    first = _trainer(toy, name)
+    first = _trainer(toy, name, **training)
     for step in range(4):
         first.step(step)
     progress = Progress(step=4, best_mrr=0.25, loss_sum=1 / 3)
     save_checkpoint(path, first, progress, {"metrics_length": 7})
-    second = _trainer(toy, name)
+    second = _trainer(toy, name, **training)
     restored, extra = load_checkpoint(path, second)
     assert (restored, extra) == (progress, {"metrics_length": 7})
     for step in range(restored.step, 9):
@@ -47,6 +55,10 @@ def test_a_checkpoint_of_another_model_is_refused(toy: Dataset, tmp_path: Path) 
     save_checkpoint(path, _trainer(toy, "uniform"), Progress(), {})
     with pytest.raises(DataError, match=r"last\.safetensors: does not fit"):
         load_checkpoint(path, _trainer(toy, "uniform", dim=7))
+    attention = "mmrns with attention"
+    save_checkpoint(path, _trainer(toy, attention), Progress(), {})
+    with pytest.raises(DataError, match="1 optimizers where there are 2"):
+        load_checkpoint(path, _trainer(toy, attention, sparse=True))
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(DataError, match="not a readable safetensors file"):
         load_checkpoint(path, _trainer(toy, "uniform"))

@@ -16,7 +16,7 @@ from mmrns.types import Batch
 def _trainer(toy: Dataset, **sections: dict[str, object]) -> Trainer:
     values: dict[str, dict[str, object]] = {
         "model": {"dim": 8},
-        "sampler": {"name": "mmrns", "negatives": 4},
+        "sampler": {"name": "mmrns", "negatives": 4, "discount": 0.25},
         "training": {"batch_size": 64},
     }
     for section, given in sections.items():
@@ -79,7 +79,7 @@ def test_the_step_is_the_step_of_the_design(toy: Dataset) -> None:
     torch.testing.assert_close(loss, expected.detach())
     other.optimizer.zero_grad()
     expected.backward()
-    other.optimizer.step()
+    other.optimizer.step(11)
     for a, b in zip(trainer.model.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5)
 

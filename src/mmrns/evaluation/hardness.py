@@ -163,7 +163,8 @@ def share_true(batch: Batch, negatives: Negatives, index: TripleIndex) -> float 
 
 def gradient_norm(module: nn.Module) -> float | None:
     """L2 norm of the gradients of all parameters together; None where there are none."""
-    norms = [torch.linalg.vector_norm(p.grad) for p in module.parameters() if p.grad is not None]
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    norms = [torch.linalg.vector_norm(g.coalesce().values() if g.is_sparse else g) for g in gradients]
     return _finite(torch.linalg.vector_norm(torch.stack(norms))) if norms else None
 
 

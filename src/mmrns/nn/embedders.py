@@ -14,14 +14,16 @@ class Table(nn.Module):
         n: number of ids.
         width: reals per vector.
         init_range: half-width of the initial distribution.
+        sparse: gradients hold only the rows that were looked up, for a row-wise optimizer.
     """
 
-    def __init__(self, n: int, width: int, init_range: float):
+    def __init__(self, n: int, width: int, init_range: float, *, sparse: bool = False):
         super().__init__()
+        self.sparse = sparse
         self.weight = nn.Parameter(torch.empty(n, width).uniform_(-init_range, init_range))
 
     def forward(self, ids: Int[Tensor, "*n"]) -> Float[Tensor, "*n width"]:
-        return nn.functional.embedding(ids, self.weight)
+        return nn.functional.embedding(ids, self.weight, sparse=self.sparse)
 
     def all(self) -> Float[Tensor, "E width"]:
         """The vectors of every id, in id order."""

@@ -33,14 +33,15 @@ class Model(nn.Module):
     Args:
         scorer: the formula.
         n_entities, n_relations: sizes of the vocabularies.
+        sparse: the tables' gradients hold only the rows of the step.
     """
 
-    def __init__(self, scorer: Scorer, n_entities: int, n_relations: int):
+    def __init__(self, scorer: Scorer, n_entities: int, n_relations: int, *, sparse: bool = False):
         super().__init__()
         self.scorer = scorer
         self.n_entities, self.n_relations = n_entities, n_relations
-        self.entity = Table(n_entities, scorer.entity_width, scorer.init_range)
-        self.relation = Table(n_relations, scorer.relation_width, scorer.init_range)
+        self.entity = Table(n_entities, scorer.entity_width, scorer.init_range, sparse=sparse)
+        self.relation = Table(n_relations, scorer.relation_width, scorer.init_range, sparse=sparse)
 
     @property
     def spec(self) -> ModelSpec:

@@ -17,6 +17,7 @@ from mmrns.registry import sampler_class, scorer_class
 from mmrns.rng import seeded
 from mmrns.runs.config import Config
 from mmrns.samplers.base import Sampler
+from mmrns.training.optimizer import Group, Optimizer, schedule_of, sparse_tables
 from mmrns.training.trainer import Plan, Trainer
 
 
@@ -46,7 +47,7 @@ def build_model(config: Config, n_entities: int, n_relations: int) -> Model:
     dim = config.model.dim
     with seeded(config.seed, "model"):
         scorer = scorer_class(config.model.scorer)(dim, (config.objective.gamma + 2) / dim, **options)
-        return Model(scorer, n_entities, n_relations)
+        return Model(scorer, n_entities, n_relations, sparse=config.training.sparse)
 
 
 def build_sampler(config: Config, dataset: Dataset, model: Model) -> Sampler:
@@ -68,11 +69,7 @@ def build_trainer(config: Config, dataset: Dataset) -> Trainer:
     model.to(device)
     sampler.to(device)
     objective = SelfAdversarialLoss(gamma=config.objective.gamma if model.scorer.distance else 0.0, alpha=method.alpha)
-    groups: list[dict[str, Any]] = [
-        {"name": "model", "params": list(model.parameters()), "lr": config.training.lr},
-        {"name": "sampler", "params": list(sampler.parameters()), "lr": config.training.sampler_lr},
-    ]
-    optimizer = torch.optim.Adam([group for group in groups if group["params"]])
+    optimizer = build_optimizer(config, model, sampler)
     batches = Batches(
         graph,
         size=config.training.batch_size,
@@ -82,6 +79,19 @@ def build_trainer(config: Config, dataset: Dataset) -> Trainer:
     )
     regularizer = LpRegularizer(weight=config.objective.l3)
     return Trainer(model, sampler, objective, regularizer, optimizer, batches, device)
+
+
+def build_optimizer(config: Config, model: Model, sampler: Sampler) -> Optimizer:
+    """The groups `model`, `tables` (those with sparse gradients) and `sampler`, and their schedule."""
+    t = config.training
+    tables = sparse_tables(model)
+    within = {id(table) for table in tables}
+    groups = [
+        Group("model", [p for p in model.parameters() if id(p) not in within], t.lr),
+        Group("tables", tables, t.lr, sparse=True),
+        Group("sampler", list(sampler.parameters()), t.sampler_lr),
+    ]
+    return Optimizer(groups, kind=t.optimizer, schedule=schedule_of(t.schedule, t.steps, t.warmup))
 
 
 def build_plan(config: Config) -> Plan:

@@ -92,8 +92,16 @@ class TrainingConfig(_Section):
 
     steps: PositiveInt = Field(5000, description="training ends here at the latest")
     batch_size: PositiveInt = Field(512, description="B, positives per step")
-    lr: PositiveFloat = Field(1e-3, description="learning rate of the model (Adam)")
-    sampler_lr: PositiveFloat = Field(1e-3, description="learning rate of the sampler (Adam)")
+    optimizer: Literal["adam", "adagrad"] = Field("adam", description="the rule of the updates")
+    sparse: bool = Field(
+        False, description="update only the rows of the step: for many entities; rows not touched keep their moments"
+    )
+    lr: PositiveFloat = Field(1e-3, description="learning rate of the model")
+    sampler_lr: PositiveFloat = Field(1e-3, description="learning rate of the sampler")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="of both learning rates; linear and cosine fall to 0 at `steps`"
+    )
+    warmup: NonNegativeInt = Field(0, description="steps in which they first rise from 0")
     sides: SidePolicy | None = Field(None, description="alternate or bernoulli; the method's own by default")
     evaluate_every: PositiveInt = Field(500, description="interval of validation")
     log_every: PositiveInt = Field(100, description="interval of the loss in metrics.jsonl")

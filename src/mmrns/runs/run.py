@@ -291,8 +291,10 @@ def _train(config: Config, folder: Path, reporter: Reporter) -> None:
         if config.data.drop_leaked_valid:
             raise DataError(dataset.files["valid"], "every row is also in train or test", "split the triples anew")
         raise DataError(dataset.files["valid"], "no triple to validate on", "move some triples from train to valid")
-    _say_what_matters(dataset, config, reporter)
+    _say_what_matters(dataset, reporter)
     trainer = build_trainer(config, dataset)
+    for line in trainer.sampler.notes(trainer.batches.at(0)):
+        reporter.note(line)
     plan = build_plan(config)
 
     (folder / "checkpoint").mkdir(parents=True, exist_ok=True)
@@ -383,7 +385,7 @@ def _ranks(
     return rank(model, triples, graph.known_index, memory_mb=memory, width=width, device=device, progress=progress)
 
 
-def _say_what_matters(dataset: Dataset, config: Config, reporter: Reporter) -> None:
+def _say_what_matters(dataset: Dataset, reporter: Reporter) -> None:
     graph = dataset.graph
     leaked = int(graph.leaked_valid().sum())
     if leaked:
@@ -396,8 +398,6 @@ def _say_what_matters(dataset: Dataset, config: Config, reporter: Reporter) -> N
         if modality.unmatched:
             message += f"; {len(modality.unmatched):,} names match none, first: {modality.unmatched[0]!r}"
         reporter.note(message + ".")
-    if config.sampler.name == "mmrns" and not dataset.features:
-        reporter.note("No features: the mmrns sampler compares structure alone.")
 
 
 @contextmanager

@@ -63,6 +63,10 @@ class Sampler(nn.Module, ABC):
         """
         return None
 
+    def notes(self, batch: Batch) -> list[str]:
+        """What to know before a training whose batches are like this one; default nothing."""
+        return []
+
     def pretrain(self, trainer: Trainer) -> None:
         """Called once before the first step; default nothing."""
 

@@ -153,7 +153,7 @@ class Mmrns(Sampler):
         negatives: K, draws per row.
         pool: P; at most every entity.
         slots: candidates from the slots of a batch, as many from each: M = slots // G of them, at least one; 0 = none.
-        discount: how strongly likely true answers are discounted; 0 does without the attention.
+        discount: how strongly likely true answers are discounted; 0 does without the attention and reads no modality.
         refresh: the attention is trained in two of this many steps.
         modalities: one or two names; by default all that the dataset has, which must be no more than two. Without any
             the sampler compares structure alone.
@@ -177,7 +177,7 @@ class Mmrns(Sampler):
         negatives: PositiveInt = 32,
         pool: PositiveInt = 512,
         slots: NonNegativeInt = 512,
-        discount: NonNegativeFloat = 0.25,
+        discount: NonNegativeFloat = 0.0,
         refresh: PositiveInt = 10,
         modalities: list[str] | None = None,
         width: PositiveInt = 50,
@@ -189,11 +189,12 @@ class Mmrns(Sampler):
         reference: bool = False,
     ):
         super().__init__(graph, features, spec, seed=seed)
+        attends = reference or discount > 0
         chosen = sorted(features) if modalities is None else list(modalities)
-        if len(chosen) > 2:
+        if attends and len(chosen) > 2:
             known = ", ".join(features)
             raise UsageError(f"mmrns reads at most two modalities; choose with sampler.modalities among: {known}")
-        self.inputs = {name: features[name] for name in chosen}
+        self.inputs = {name: features[name] for name in chosen} if attends else {}
         self.n_entities = len(graph.entities)
         self.index, self.slot_index = graph.train_index, graph.slot_index
         self.pool_size = min(pool, self.n_entities)
@@ -204,7 +205,7 @@ class Mmrns(Sampler):
         self.attention: KnowledgeGuidedAttention | None = None
         self.gate: EntityGate | None = None
         self.scale: nn.Linear | None = None
-        if not reference and not discount:
+        if not attends:
             return
         if self.inputs:
             tokens = tuple(m.tokens for m in self.inputs.values())
@@ -462,8 +463,7 @@ class Mmrns(Sampler):
                 found.append(self.gate.cosine(views[-1], chunk, vectors, counts))
             return torch.stack(found)
 
-        reals = 1 if self.attention is None else self.attention.reals_per_pair(len(relations))
-        size = max(1, self.memory_mb * 2**20 // (4 * len(pool) * reals))
+        size = max(1, self.memory_mb * 2**20 // self._bytes_per_relation(len(pool), len(relations)))
         if size >= len(relations):
             found = under(relations, batch.relation_counts, *in_order)
         else:
@@ -480,6 +480,22 @@ class Mmrns(Sampler):
             name: Similarity(values[back], target.present, candidate)
             for name, values, target, candidate in zip(self.terms, found, targets, present, strict=True)
         }
+
+    def notes(self, batch: Batch) -> list[str]:
+        if not self.terms:
+            return []
+        none = [] if self.inputs else ["No modality: the mmrns sampler compares structure alone."]
+        n, each = len(batch.relations), self._bytes_per_relation(self.pool_size, len(batch.relations)) / 2**20
+        found = (
+            f"The similarities of a step hold about {n * each:,.0f} MiB ({n} relations, {self.pool_size:,} candidates)"
+        )
+        if n * each > self.memory_mb:
+            found += f", more than sampler.memory_mb={self.memory_mb}, so that they are computed in chunks, twice"
+        return [*none, found + "."]
+
+    def _bytes_per_relation(self, n_candidates: int, n_relations: int) -> int:
+        reals = 1 if self.attention is None else self.attention.reals_per_pair(n_relations)
+        return 4 * n_candidates * reals
 
     def _relations(self, batch: Batch, model: Model) -> Float[Tensor, "R relation_width"]:
         vectors = model.relations(batch.relations)

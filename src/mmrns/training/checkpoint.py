@@ -56,12 +56,13 @@ def save_checkpoint(path: Path, trainer: Trainer, progress: Progress, extra: Map
         **{f"sampler.{k}": v for k, v in trainer.sampler.state_dict().items()},
     }
     scalars: dict[str, Any] = {}
-    for index, state in optimizer["state"].items():
-        for key, value in state.items():
-            (tensors if isinstance(value, Tensor) else scalars)[f"optimizer.{index}.{key}"] = value
+    for n, part in enumerate(optimizer):
+        for index, state in part["state"].items():
+            for key, value in state.items():
+                (tensors if isinstance(value, Tensor) else scalars)[f"optimizer.{n}.{index}.{key}"] = value
     document = {
         "progress": asdict(progress),
-        "groups": optimizer["param_groups"],
+        "groups": [part["param_groups"] for part in optimizer],
         "scalars": scalars,
         "extra": dict(extra),
     }
@@ -79,13 +80,13 @@ def load_checkpoint(path: Path, trainer: Trainer) -> tuple[Progress, dict[str, A
         document = json.loads(metadata["mmrns"])
         trainer.model.load_state_dict(_part(tensors, "model."))
         trainer.sampler.load_state_dict(_part(tensors, "sampler."))
-        state: dict[int, dict[str, Any]] = {}
+        parts: list[dict[str, Any]] = [{"state": {}, "param_groups": groups} for groups in document["groups"]]
         for name, value in [*_part(tensors, "optimizer.").items(), *_part(document["scalars"], "optimizer.").items()]:
-            index, _, key = name.partition(".")
-            state.setdefault(int(index), {})[key] = value
-        trainer.optimizer.load_state_dict({"state": state, "param_groups": document["groups"]})
+            n, index, key = name.split(".")
+            parts[int(n)]["state"].setdefault(int(index), {})[key] = value
+        trainer.optimizer.load_state_dict(parts)
         return Progress(**document["progress"]), document["extra"]
-    except (KeyError, RuntimeError, ValueError, TypeError) as error:
+    except (KeyError, IndexError, RuntimeError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(path, f"does not fit the run's configuration ({reason})", "train again") from error
 

@@ -19,6 +19,7 @@ from mmrns.nn.losses import SelfAdversarialLoss
 from mmrns.nn.model import Model
 from mmrns.nn.regularizers import LpRegularizer
 from mmrns.samplers.base import Sampler
+from mmrns.training.optimizer import Optimizer
 from mmrns.types import Batch, Negatives
 
 Watch = Callable[[Batch, Negatives], None]
@@ -110,7 +111,7 @@ class Trainer:
         sampler: q_phi.
         objective: the loss of the scores.
         regularizer: of the model.
-        optimizer: over the parameter groups `model` and `sampler`.
+        optimizer: over the parameter groups `model`, `tables` and `sampler`.
         batches: the stream of positives.
         device: where model and sampler are.
     """
@@ -121,7 +122,7 @@ class Trainer:
         sampler: Sampler,
         objective: SelfAdversarialLoss,
         regularizer: LpRegularizer,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Optimizer,
         batches: Batches,
         device: torch.device,
     ):
@@ -143,7 +144,7 @@ class Trainer:
         )
         self.optimizer.zero_grad()
         loss.backward()
-        self.optimizer.step()
+        self.optimizer.step(step)
         model.constrain()
         if watch is not None:
             watch(batch, negatives)

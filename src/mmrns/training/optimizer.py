@@ -1,0 +1,122 @@
+"""The optimizer of a training: named groups, dense or row by row, with a schedule of their learning rates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from mmrns.nn.embedders import Table
+
+Kind = Literal["adam", "adagrad"]
+Schedule = Callable[[int], float]
+"""What a step (from 0) multiplies the learning rates with."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that share a learning rate.
+
+    Attributes:
+        name: `model`, `tables` or `sampler`.
+        parameters: all with dense gradients or, where `sparse`, all with sparse ones.
+        lr: the learning rate before the schedule.
+        sparse: gradients hold the rows of the step only.
+    """
+
+    name: str
+    parameters: list[nn.Parameter]
+    lr: float
+    sparse: bool = False
+
+
+class Optimizer:
+    """Adam (Kingma and Ba, 2015) or Adagrad (Duchi et al., 2011).
+
+    Sparse groups are updated row by row: a row that the step does not touch keeps its value and its moments (lazy
+    Adam), so that a step costs what it touches and not what there is.
+
+    Args:
+        groups: the parameters; empty groups are left out.
+        kind: the rule.
+        schedule: of all learning rates.
+    """
+
+    def __init__(self, groups: Sequence[Group], *, kind: Kind = "adam", schedule: Schedule | None = None):
+        self.schedule = schedule or schedule_of("constant", 1)
+        self.parts: list[torch.optim.Optimizer] = []
+        for sparse in (False, True):
+            chosen = [
+                {"name": group.name, "params": group.parameters, "lr": group.lr, "base_lr": group.lr}
+                for group in groups
+                if group.parameters and group.sparse is sparse
+            ]
+            if not chosen:
+                continue
+            if kind == "adagrad":
+                self.parts.append(torch.optim.Adagrad(chosen))
+            elif sparse:
+                self.parts.append(torch.optim.SparseAdam(chosen))
+            else:
+                # One pass over each table instead of one for each of its moments.
+                self.parts.append(torch.optim.Adam(chosen, fused=True))
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """The groups as torch keeps them: `name`, `params`, `lr` (of the last step), `base_lr`, ..."""
+        return [group for part in self.parts for group in part.param_groups]
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for part in self.parts:
+            part.zero_grad()
+
+    def step(self, step: int) -> None:
+        """Update all parameters, at the learning rates of this step."""
+        factor = self.schedule(step)
+        for group in self.groups:
+            group["lr"] = group["base_lr"] * factor
+        # Without a word on these checks Adagrad's sparse tensors make torch warn.
+        with torch.sparse.check_sparse_tensor_invariants(False):
+            for part in self.parts:
+                part.step()
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """What a resume needs, part by part."""
+        return [part.state_dict() for part in self.parts]
+
+    def load_state_dict(self, parts: Sequence[dict[str, Any]]) -> None:
+        """Put back what `state_dict` gave.
+
+        Raises:
+            ValueError: it is of other groups.
+        """
+        if len(parts) != len(self.parts):
+            raise ValueError(f"{len(parts)} optimizers where there are {len(self.parts)}")
+        for part, state in zip(self.parts, parts, strict=True):
+            part.load_state_dict(state)
+
+
+def sparse_tables(module: nn.Module) -> list[nn.Parameter]:
+    """The weights whose gradients are sparse."""
+    return [table.weight for table in module.modules() if isinstance(table, Table) and table.sparse]
+
+
+def schedule_of(name: Literal["constant", "linear", "cosine"], steps: int, warmup: int = 0) -> Schedule:
+    """A schedule: a linear rise over the first `warmup` steps, then constant, or a fall to 0 after the last step.
+
+    >>> [round(schedule_of("linear", 4, 1)(i), 3) for i in range(4)]
+    [1.0, 0.75, 0.5, 0.25]
+    """
+
+    def factor(step: int) -> float:
+        rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
+        done = step / steps
+        fall = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[name]
+        return rise * fall
+
+    return factor
