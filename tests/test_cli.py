@@ -61,6 +61,28 @@ def test_evaluate(run: Path) -> None:
     assert "category" in mmrns("evaluate", run, "--by", "category").stdout
 
 
+def test_evaluate_with_intervals_and_candidates(run: Path, tmp_path: Path) -> None:
+    options = ["--bootstrap", "50", "--candidates", "train"]
+    found = json.loads(mmrns("evaluate", run, *options, "--json").stdout)
+    low, high = found["both"]["realistic"]["interval"]["hits@10"]
+    assert low <= found["both"]["realistic"]["hits@10"] <= high
+    table = mmrns("evaluate", run, *options).stdout
+    assert f"{low:.4f}" in table
+    assert f"{high:.4f}" in table
+    assert table.count("  95% from ") == table.count("  95% to ") == 4
+    assert f"{found['outside']} true answers are not among the candidates" in table
+    by = mmrns("evaluate", run, "--by", "side", *options).stdout
+    assert by.count("  95% from ") == by.count("  95% to ") == 2
+    types = tmp_path / "types.tsv"
+    types.write_text("part_of\ttail\te01\n")
+    query = ["--head", "e04", "--relation", "part_of"]
+    rows = json.loads(mmrns("predict", run, *query, "--candidates", types, "--json").stdout)
+    assert [row["tail"] for row in rows] == ["e01"]
+    types.write_text("part_of\tleft\te01\n")
+    assert "types.tsv:1: unknown side 'left'" in mmrns("evaluate", run, "--candidates", types, code=1).stderr
+    assert "missing.tsv: cannot be read" in mmrns("evaluate", run, "--candidates", "missing.tsv", code=1).stderr
+
+
 def test_predict(run: Path, tmp_path: Path) -> None:
     query = ["--head", "e04", "--relation", "likes", "--top", "3"]
     rows = json.loads(mmrns("predict", run, *query, "--json").stdout)

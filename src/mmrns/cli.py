@@ -146,11 +146,25 @@ def train(
     out.print(Text(f"run    {run.folder}\ncurves {run.folder / 'plots' / 'curves.png'}"), soft_wrap=True)
 
 
+CandidatesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--candidates",
+        metavar="train|FILE",
+        help="Only entities that fill that side of the relation in train, or in a file: relation TAB side TAB entity.",
+    ),
+]
+
+
 @app.command(epilog="Example: mmrns evaluate runs/countries-TransE-mmrns-s0 --by relation")
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     split: Annotated[Split, typer.Option(help="Which split to rank.")] = Split.test,
     by: Annotated[By | None, typer.Option(help="Break the metrics down.")] = None,
+    bootstrap: Annotated[
+        int, typer.Option(min=0, metavar="SAMPLES", help="95% confidence intervals from this many samples; 0 = none.")
+    ] = 0,
+    candidates: CandidatesOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Rank a split with a run's model and print the metrics."""
@@ -160,17 +174,19 @@ def evaluate(
     opened = Run(run)
     graph = opened.dataset.graph
     with _bar("ranking", 2 * len(graph.test if split is Split.test else graph.valid)) as advance:
-        ranks = opened.ranks(split.value, advance)
+        ranks = opened.ranks(split.value, advance, candidates=candidates)
     if by is not None:
-        rows = breakdown(ranks, graph, by.value)
+        rows = breakdown(ranks, graph, by.value, bootstrap)
         if as_json:
             _print_json(rows)
         else:
-            _print_rows(rows)
-    elif as_json:
-        _print_json(report(ranks, graph))
+            _print_rows(_with_intervals(rows))
+        return
+    found = report(ranks, graph, bootstrap)
+    if as_json:
+        _print_json(found)
     else:
-        _print_metrics(report(ranks, graph))
+        _print_metrics(found)
 
 
 @app.command(epilog="Example: mmrns predict runs/countries-TransE-mmrns-s0 --head country/France --relation borders")
@@ -186,6 +202,7 @@ def predict(
     known: Annotated[
         Known, typer.Option(help="Known triples: flag them, drop them, or keep them unmarked.")
     ] = Known.flag,
+    candidates: CandidatesOption = None,
     file: Annotated[Path | None, typer.Option("--out", help="Write .csv, .parquet or .json.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -197,7 +214,7 @@ def predict(
     if file is not None and file.suffix not in WRITERS:
         raise UsageError(f"--out {file}: write one of {', '.join(WRITERS)}")
     opened = Run(run)
-    frame = opened.predict(head, relation, tail, queries=queries, top=top, known=known.value)
+    frame = opened.predict(head, relation, tail, queries=queries, top=top, known=known.value, candidates=candidates)
     if file is not None:
         _write_frame(frame, file)
         err.print(Text(f"{len(frame):,} predictions in {file}"), soft_wrap=True)
@@ -285,7 +302,7 @@ def _print_metrics(split: dict[str, Any], baseline: dict[str, Any] | None = None
     names = ["mrr", "hits@1", "hits@3", "hits@10", "mr", "amri"]
 
     def row(label: str, policy: str, found: dict[str, Any]) -> dict[str, Any]:
-        return {"ranking": label, "ties": policy} | {name: found.get(name) for name in names}
+        return {"ranking": label, "ties": policy} | {name: found.get(name) for name in [*names, "interval"]}
 
     rows = [row("model", policy, found) for policy, found in split["both"].items()]
     for side in ("head", "tail", "seen"):
@@ -293,8 +310,23 @@ def _print_metrics(split: dict[str, Any], baseline: dict[str, Any] | None = None
             rows.append(row(f"model, {side}", "realistic", split[side]["realistic"]))
     if baseline:
         rows.append(row("relation frequency", "realistic", baseline["realistic"]))
-    _print_rows(rows)
+    _print_rows(_with_intervals(rows))
     out.print(f"{split['queries']:,} queries, {split['ties']:,} of them tied with another candidate")
+    if split.get("outside"):
+        out.print(f"{split['outside']:,} true answers are not among the candidates; they took part all the same")
+
+
+def _with_intervals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with the ends of their `interval`, where they have one, in two rows below."""
+    found: list[dict[str, Any]] = []
+    for row in rows:
+        interval = row.pop("interval", None)
+        found.append(row)
+        if interval:
+            for i, end in enumerate(("  95% from", "  95% to")):
+                ends = {name: ends[i] for name, ends in interval.items()}
+                found.append({**dict.fromkeys(row), next(iter(row)): end, **ends})
+    return found
 
 
 def _print_predictions(frame: pl.DataFrame) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import itertools
 from pathlib import Path
@@ -19,7 +20,7 @@ Options = dict[str, int]
 E, R, DIM = 11, 4, 6
 NAMES = scorer_names()
 # Options whose formula is another one, beside the defaults of every scorer.
-VARIANTS = [("TransE", {"p": 2})]
+VARIANTS = [("TransE", {"p": 2}), ("TuckER", {"relation_dim": 4})]
 EVERY = pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in NAMES), *VARIANTS])
 SIDES = pytest.mark.parametrize("head", [False, True], ids=["tail", "head"])
 
@@ -91,7 +92,9 @@ def test_both_sides_ask_for_the_same_triple(name: str, options: Options) -> None
 @pytest.mark.parametrize("pooled", [False, True], ids=["rows", "pool"])
 @EVERY
 def test_gradients(name: str, options: Options, pooled: bool, head: bool) -> None:
-    scorer = build(name, options)
+    torch.manual_seed(3)
+    scorer = build(name, options).double()
+    parameters = tuple(scorer.parameters())
     g = torch.Generator().manual_seed(3)
 
     def vectors(*shape: int) -> Tensor:
@@ -100,11 +103,13 @@ def test_gradients(name: str, options: Options, pooled: bool, head: bool) -> Non
     anchor, relation = vectors(3, scorer.entity_width), vectors(3, scorer.relation_width)
     candidates = vectors(4, scorer.entity_width) if pooled else vectors(3, 4, scorer.entity_width)
 
-    def scores(anchor: Tensor, relation: Tensor, candidates: Tensor) -> Tensor:
+    def scores(anchor: Tensor, relation: Tensor, candidates: Tensor, *_: Tensor) -> Tensor:
         return scorer.compare(scorer.query(anchor, relation, head), candidates)
 
-    assert torch.autograd.gradcheck(scores, (anchor, relation, candidates))
-    gradients = torch.autograd.grad(scores(anchor, relation, candidates).sum(), (anchor, relation, candidates))
+    # The scorer's parameters are varied in place.
+    inputs = (anchor, relation, candidates, *parameters)
+    assert torch.autograd.gradcheck(scores, inputs)
+    gradients = torch.autograd.grad(scores(*inputs).sum(), inputs)
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
 
 
@@ -132,11 +137,35 @@ def test_widths(name: str, options: Options) -> None:
     assert spec == (DIM, scorer.entity_width, scorer.relation_width)
     for head in (False, True):
         query = scorer.query(torch.zeros(2, scorer.entity_width), torch.zeros(2, scorer.relation_width), head)
-        assert query.shape == (2, scorer.entity_width)
+        assert len(query) == 2
         assert scorer.compare(query, torch.zeros(2, 3, scorer.entity_width)).shape == (2, 3)
         assert scorer.compare(query, torch.zeros(5, scorer.entity_width)).shape == (2, 5)
         assert scorer.compare(query[:0], torch.zeros(0, 3, scorer.entity_width)).shape == (0, 3)
         assert scorer.compare(query[:0], torch.zeros(5, scorer.entity_width)).shape == (0, 5)
+
+
+@EVERY
+@torch.no_grad()
+def test_the_score_is_the_same_in_single_precision(name: str, options: Options) -> None:
+    # Vectors longer than most: a formula that multiplies squares out must not lose what tells candidates apart.
+    exact = model_of(name, options)
+    for table in (exact.entity, exact.relation):
+        table.weight *= 4
+    rough = copy.deepcopy(exact).float()
+    ids = torch.arange(E).expand(9, E)
+    for negatives in (Negatives(), Negatives(ids=ids)):
+        expected = exact.score_against(both_sides(), negatives)
+        found = rough.score_against(both_sides(), negatives).double()
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
+
+
+@EVERY
+def test_every_parameter_is_the_models(name: str, options: Options) -> None:
+    model = model_of(name, options)
+    scorers = {f"scorer.{key}" for key, _ in build(name, options).named_parameters()}
+    assert set(model.state_dict()) == {"entity.weight", "relation.weight"} | scorers
+    model.score_against(both_sides(), Negatives()).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 
 
 @EVERY

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mmrns.data.batches import Batches, SidePolicy, head_probability, subsampling_weight
 from mmrns.data.datasets import Dataset
 from mmrns.data.graph import KnowledgeGraph, Vocabulary
+from mmrns.errors import UsageError
 from mmrns.types import Batch
 
 E, R = 8, 4
@@ -166,3 +167,28 @@ def test_relations_of_a_batch(toy: Dataset) -> None:
     batch = Batches(toy.graph, size=7, sides="bernoulli").at(2)
     assert batch.relations.tolist() == sorted(set(batch.r.tolist()))
     assert torch.equal(batch.relations[batch.relation_index], batch.r)
+
+
+@given(TRIPLES, st.integers(1, 50), st.integers(0, 3))
+def test_batches_of_queries_serve_every_query(triples: list[tuple[int, int, int]], size: int, epoch: int) -> None:
+    batches = Batches(graph_of(triples), size=size, queries=True)
+    asked = {False: {(h, r) for h, r, _ in triples}, True: {(t, r) for _, r, t in triples}}
+    longest = max(len(queries) for queries in asked.values())
+    assert batches.per_epoch == 2 * math.ceil(longest / size)
+    for head, queries in asked.items():
+        served: Counter[tuple[int, int]] = Counter()
+        for step in range(epoch * batches.per_epoch, (epoch + 1) * batches.per_epoch):
+            if step % 2 == head:
+                batch = batches.at(step)
+                assert batch.head.tolist() == [head] * len(batch)
+                assert set(rows(batch)) <= set(triples)
+                assert batch.weight.tolist() == [1.0] * len(batch)
+                served.update(zip(batch.anchor.tolist(), batch.r.tolist(), strict=True))
+        assert set(served) == queries
+        assert served.total() == longest
+        assert max(served.values()) - min(served.values()) <= 1
+
+
+def test_batches_of_queries_have_their_sides_in_turn(toy: Dataset) -> None:
+    with pytest.raises(UsageError, match=r"training\.sides=bernoulli does not fit"):
+        Batches(toy.graph, size=8, sides="bernoulli", queries=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from mmrns.data.datasets import Dataset
 from mmrns.data.graph import TripleIndex
 from mmrns.errors import MmrnsError
+from mmrns.evaluation.candidates import Candidates
 from mmrns.evaluation.ranking import Ranks, rank
-from mmrns.evaluation.report import adjusted_mean_rank_index, metrics
+from mmrns.evaluation.report import metrics, policies
+from mmrns.nn.model import Model
+from mmrns.nn.scorers import DistMult, RotatE, Scorer, TransE
+from mmrns.rng import seeded
 from mmrns.types import Batch
 
 E, R = 7, 3
@@ -37,22 +43,40 @@ def fixed(seed: int, values: int, dtype: torch.dtype = torch.float32, n: int = E
     return Fixed(*torch.randint(values, (2, n, relations, n), generator=g).to(dtype))
 
 
-def naive(model: Fixed, triples: list[tuple[int, int, int]], known: set[tuple[int, int, int]]) -> list[tuple[int, ...]]:
-    """(h, r, t, head, optimistic, pessimistic, candidates), tail side first."""
+def naive(
+    model: Fixed,
+    triples: list[tuple[int, int, int]],
+    known: set[tuple[int, int, int]],
+    listed: set[tuple[int, bool, int]] | None = None,
+) -> list[tuple[int, ...]]:
+    """(h, r, t, head, optimistic, pessimistic, candidates, outside), tail side first.
+
+    `listed` holds (relation, head, entity); None = every entity is a candidate.
+    """
+    listed = listed or set()
+    restricted = {(r, head) for r, head, _ in listed}
     found: list[tuple[int, ...]] = []
     for head in (False, True):
         for h, r, t in triples:
             table = (model.head[t, r] if head else model.tail[h, r]).tolist()
             true, others = (h, [(e, r, t) for e in range(E)]) if head else (t, [(h, r, e) for e in range(E)])
-            rivals = [table[e] for e, triple in enumerate(others) if e != true and triple not in known]
+            among = {e for e in range(E) if (r, head) not in restricted or (r, head, e) in listed}
+            rivals = [table[e] for e, triple in enumerate(others) if e in among - {true} and triple not in known]
             higher = sum(s > table[true] for s in rivals)
             equal = sum(s == table[true] for s in rivals)
-            found.append((h, r, t, head, higher + 1, higher + equal + 1, len(rivals) + 1))
+            found.append((h, r, t, head, higher + 1, higher + equal + 1, len(rivals) + 1, true not in among))
     return found
 
 
 def rows_of(ranks: Ranks) -> list[tuple[int, ...]]:
-    columns = (*ranks.triples.unbind(1), ranks.head, ranks.optimistic, ranks.pessimistic, ranks.candidates)
+    columns = (
+        *ranks.triples.unbind(1),
+        ranks.head,
+        ranks.optimistic,
+        ranks.pessimistic,
+        ranks.candidates,
+        ranks.outside,
+    )
     return list(zip(*(c.tolist() for c in columns), strict=True))
 
 
@@ -65,13 +89,20 @@ def tensor(triples: list[tuple[int, int, int]]) -> Tensor:
 
 
 TRIPLES = st.lists(st.tuples(st.integers(0, E - 1), st.integers(0, R - 1), st.integers(0, E - 1)), max_size=25)
+LISTED = st.none() | st.sets(st.tuples(st.integers(0, R - 1), st.booleans(), st.integers(0, E - 1)), max_size=25)
 
 
-@settings(deadline=None, max_examples=60)
-@given(TRIPLES, TRIPLES, st.integers(0, 2**31), st.sampled_from([1, 2, 4, 100]), st.booleans(), st.booleans())
+def candidates_of(listed: set[tuple[int, bool, int]]) -> Candidates:
+    r, head, entity = torch.tensor(sorted(listed), dtype=torch.int64).reshape(-1, 3).unbind(1)
+    return Candidates(r, head.bool(), entity, E, R)
+
+
+@settings(deadline=None, max_examples=100)
+@given(TRIPLES, TRIPLES, LISTED, st.integers(0, 2**31), st.sampled_from([1, 2, 4, 100]), st.booleans(), st.booleans())
 def test_ranks_equal_those_of_a_loop(
     triples: list[tuple[int, int, int]],
     others: list[tuple[int, int, int]],
+    listed: set[tuple[int, bool, int]] | None,
     seed: int,
     values: int,
     themselves_known: bool,
@@ -81,8 +112,9 @@ def test_ranks_equal_those_of_a_loop(
     known = others + triples if themselves_known else others
     # One MiB at this width is two queries a chunk.
     width = 2**20 // (8 * E) - 3 if in_small_chunks else 1
-    ranks = rank(model, tensor(triples), index_of(known), memory_mb=1, width=width)
-    assert rows_of(ranks) == naive(model, triples, set(known))
+    among = None if listed is None else candidates_of(listed)
+    ranks = rank(model, tensor(triples), index_of(known), candidates=among, memory_mb=1, width=width)
+    assert rows_of(ranks) == naive(model, triples, set(known), listed)
     assert len(ranks) == 2 * len(triples)
     assert ((ranks.optimistic <= ranks.realistic) & (ranks.realistic <= ranks.pessimistic)).all()
     assert (ranks.optimistic >= 1).all()
@@ -105,7 +137,9 @@ def test_chunks_change_nothing_but_the_number_of_calls(per_chunk: int) -> None:
     ranks = rank(Sized(model.tail, model.head), tensor(triples), index, memory_mb=1, width=width)
     assert rows_of(ranks) == naive(model, triples, set(triples))
     assert max(sizes) <= per_chunk
-    assert len(sizes) >= 2 * (len({(h, r) for h, r, _ in triples}) // per_chunk)
+    tails, heads = len({(h, r) for h, r, _ in triples}), len({(r, t) for _, r, t in triples})
+    assert sum(sizes) == tails + heads
+    assert len(sizes) == math.ceil(tails / per_chunk) + math.ceil(heads / per_chunk)
 
 
 def test_memory_bounds_the_chunk() -> None:
@@ -123,6 +157,30 @@ def test_memory_bounds_the_chunk() -> None:
     assert max(sizes) == 65
     whole = rank(model, tensor(triples), index_of([], n, 1))
     assert rows_of(whole) == rows_of(ranks)
+
+
+@pytest.mark.parametrize("scorer", [TransE(8, 1.0), DistMult(8, 1.0), RotatE(8, 1.0)], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 0.0), (torch.float32, 1e-4)], ids=str)
+def test_metrics_do_not_depend_on_the_chunks(
+    toy: Dataset, scorer: Scorer, dtype: torch.dtype, tolerance: float
+) -> None:
+    graph = toy.graph
+    with seeded(0, "model"):
+        model = Model(scorer, len(graph.entities), len(graph.relations)).to(dtype)
+    whole = rank(model, graph.test, graph.known_index)
+    for per_chunk in (1, 2, 3, 11):
+        width = 2**20 // (4 * len(graph.entities) * per_chunk) - 3
+        ranks = rank(model, graph.test, graph.known_index, memory_mb=1, width=width)
+        assert metrics(ranks.realistic) == pytest.approx(metrics(whole.realistic), rel=0, abs=tolerance)
+        if not tolerance:
+            assert rows_of(ranks) == rows_of(whole)
+
+
+def test_finite_scores_whose_sum_overflows_are_fine() -> None:
+    model = fixed(0, 9)
+    model.tail *= torch.finfo(torch.float32).max / 9
+    triples = [(0, 0, 1), (2, 1, 3)]
+    assert rows_of(rank(model, tensor(triples), index_of([]))) == naive(model, triples, set())
 
 
 def test_a_query_is_scored_once_however_many_triples_share_it() -> None:
@@ -149,11 +207,11 @@ def test_what_is_known_is_filtered_on_its_own_side() -> None:
     model = Fixed(tail, torch.zeros(E, R, E))
     triples = tensor([(0, 0, 1)])
     plain = rank(model, triples, index_of([(0, 0, 1)]))
-    assert rows_of(plain)[0][4:] == (4, 5, 7)
+    assert rows_of(plain)[0][4:7] == (4, 5, 7)
     filtered = rank(model, triples, index_of([(0, 0, 1), (0, 0, 0), (0, 0, 4), (0, 1, 2), (3, 0, 2), (2, 0, 0)]))
-    assert rows_of(filtered)[0][4:] == (3, 3, 5)
+    assert rows_of(filtered)[0][4:7] == (3, 3, 5)
     # On the head side (3, 0, 1) would be filtered; it is not known, but (0, 0, 1) itself never is a rival.
-    assert rows_of(filtered)[1][4:] == (1, 7, 7)
+    assert rows_of(filtered)[1][4:7] == (1, 7, 7)
 
 
 def test_realistic_is_the_expectation_under_random_ties() -> None:
@@ -202,49 +260,51 @@ def test_no_gradient_is_kept() -> None:
     assert not ranks.realistic.requires_grad
 
 
-@pytest.mark.parametrize("values", [3, 10**6], ids=["many ties", "few ties"])
-def test_metrics_equal_those_of_pykeen(values: int) -> None:
+@pytest.mark.parametrize(("name", "scorer"), [("DistMult", DistMult(8, 1.0)), ("TransE", TransE(8, 1.0))])
+@pytest.mark.parametrize("steps", [1, 10**6], ids=["many ties", "few ties"])
+def test_metrics_equal_those_of_pykeen_on_the_same_weights(toy: Dataset, name: str, scorer: Scorer, steps: int) -> None:
     from pykeen.evaluation import RankBasedEvaluator
-    from pykeen.evaluation.evaluator import create_sparse_positive_filter_, filter_scores_
+    from pykeen.models import model_resolver
+    from pykeen.triples import CoreTriplesFactory
 
-    n, relations = 30, 4
-    g = torch.Generator().manual_seed(values)
-    every = torch.stack([torch.randint(m, (400,), generator=g) for m in (n, relations, n)], dim=1).unique(dim=0)
-    every = every[torch.randperm(len(every), generator=g)]
-    test = every[:60]
-    model = fixed(7, values, torch.float64, n, relations)
-    ranks = rank(model, test, TripleIndex(every, n, relations))
+    graph = toy.graph
+    sizes = len(graph.entities), len(graph.relations)
+    with seeded(0, "model"):
+        ours = Model(scorer, *sizes).double()
+    factory = CoreTriplesFactory(graph.train, *sizes)
+    theirs: Any = model_resolver.make(name, triples_factory=factory, embedding_dim=8, random_seed=0).double().eval()
+    with torch.no_grad():
+        for table, representations in (
+            (ours.entity, theirs.entity_representations),
+            (ours.relation, theirs.relation_representations),
+        ):
+            (weight,) = table.parameters()
+            # Few distinct weights make for scores that are equal in every arithmetic.
+            weight.copy_((weight * steps).round() / steps)
+            representations[0]._embeddings.weight.copy_(weight)
+    ranks = rank(ours, graph.test, graph.known_index)
+    expected = RankBasedEvaluator(filtered=True).evaluate(
+        model=theirs,
+        mapped_triples=graph.test,
+        additional_filter_triples=[graph.train, graph.valid],
+        batch_size=7,
+        use_tqdm=False,
+    )
+    assert bool((ranks.pessimistic > ranks.optimistic).any()) == (steps == 1)
+    for side, part in (("both", ranks), ("tail", ranks.where(~ranks.head)), ("head", ranks.where(ranks.head))):
+        for policy, found in policies(part).items():
+            for mine, their in PYKEEN.items():
+                if mine in found:
+                    value = expected.get_metric(f"{side}.{policy}.{their}")
+                    assert found[mine] == pytest.approx(value, abs=1e-6), (side, policy, mine)
+    assert (ranks.candidates < sizes[0]).any()
 
-    evaluator = RankBasedEvaluator(filtered=True)
-    for target, head in (("tail", False), ("head", True)):
-        batch = Batch.of(test, torch.full((len(test),), head))
-        scores = model.score_all(batch)
-        true = scores.gather(1, batch.target[:, None])
-        positives, _ = create_sparse_positive_filter_(
-            hrt_batch=test, all_pos_triples=every, relation_filter=None, filter_col=0 if head else 2
-        )
-        filtered = filter_scores_(scores=scores.clone(), filter_batch=positives)
-        filtered.scatter_(1, batch.target[:, None], true)
-        evaluator.process_scores_(hrt_batch=test, target=target, scores=filtered, true_scores=true)
-    theirs = evaluator.finalize()
-    ours = metrics(ranks.realistic) | {"amri": adjusted_mean_rank_index(ranks)}
-    names = {
-        "mrr": "inverse_harmonic_mean_rank",
-        "hits@1": "hits_at_1",
-        "hits@3": "hits_at_3",
-        "hits@10": "hits_at_10",
-        "mr": "arithmetic_mean_rank",
-        "amri": "adjusted_arithmetic_mean_rank_index",
-    }
-    for mine, their in names.items():
-        assert ours[mine] == pytest.approx(theirs.get_metric(f"both.realistic.{their}"), abs=1e-6), mine
-    for head, side in ((False, "tail"), (True, "head")):
-        part = ranks.where(ranks.head == head)
-        assert metrics(part.realistic)["mr"] == pytest.approx(
-            theirs.get_metric(f"{side}.realistic.arithmetic_mean_rank"), abs=1e-6
-        )
-        for policy in ("optimistic", "pessimistic"):
-            assert metrics(getattr(part, policy))["mrr"] == pytest.approx(
-                theirs.get_metric(f"{side}.{policy}.inverse_harmonic_mean_rank"), abs=1e-6
-            )
-    assert (ranks.candidates < n).any()
+
+PYKEEN = {
+    "mrr": "inverse_harmonic_mean_rank",
+    "hits@1": "hits_at_1",
+    "hits@3": "hits_at_3",
+    "hits@10": "hits_at_10",
+    "mr": "arithmetic_mean_rank",
+    "amri": "adjusted_arithmetic_mean_rank_index",
+}

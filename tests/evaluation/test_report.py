@@ -14,6 +14,7 @@ from mmrns.evaluation.ranking import Ranks, rank
 from mmrns.evaluation.report import (
     adjusted_mean_rank_index,
     breakdown,
+    intervals,
     metrics,
     policies,
     relation_categories,
@@ -30,13 +31,16 @@ def ranks_of(
     candidates: list[int] | None = None,
     triples: list[list[int]] | None = None,
     head: list[bool] | None = None,
+    outside: list[bool] | None = None,
 ) -> Ranks:
     n = len(optimistic)
-    columns = optimistic, pessimistic or optimistic, candidates or [20] * n
     return Ranks(
         torch.tensor(triples or [[0, 0, 1]] * n, dtype=torch.int64).reshape(-1, 3),
         torch.tensor(head or [False] * n, dtype=torch.bool),
-        *(torch.tensor(column, dtype=torch.int64) for column in columns),
+        torch.tensor(optimistic, dtype=torch.int64),
+        torch.tensor(pessimistic or optimistic, dtype=torch.int64),
+        torch.tensor(candidates or [20] * n, dtype=torch.int64),
+        torch.tensor(outside or [False] * n, dtype=torch.bool),
     )
 
 
@@ -105,22 +109,94 @@ def test_report() -> None:
     graph = graph_of([(0, 0, 1), (1, 0, 2)], entities=4, relations=1)
     triples = [[0, 0, 1], [0, 0, 3], [2, 0, 0], [0, 0, 1], [0, 0, 3], [2, 0, 0]]
     head = [False] * 3 + [True] * 3
-    ranks = ranks_of([1, 2, 3, 4, 1, 2], [1, 2, 4, 4, 1, 3], triples=triples, head=head)
+    outside = [False] * 5 + [True]
+    ranks = ranks_of([1, 2, 3, 4, 1, 2], [1, 2, 4, 4, 1, 3], triples=triples, head=head, outside=outside)
     found = report(ranks, graph)
     assert found["queries"] == 6
     assert found["ties"] == 2
+    assert found["outside"] == 1
     assert found["both"]["optimistic"]["mr"] == pytest.approx(13 / 6)
     assert found["tail"]["optimistic"]["mr"] == pytest.approx(2.0)
     assert found["head"]["optimistic"]["mr"] == pytest.approx(7 / 3)
     # Entity 3 is in no train triple, so that the second triple of either side does not count.
     assert found["seen"]["optimistic"]["mr"] == pytest.approx((1 + 3 + 4 + 2) / 4)
     assert found["seen"]["realistic"]["mr"] == pytest.approx((1 + 3.5 + 4 + 2.5) / 4)
-    assert set(found) == {"both", "head", "tail", "seen", "queries", "ties"}
+    assert set(found) == {"both", "head", "tail", "seen", "queries", "ties", "outside"}
 
 
 def test_report_of_nothing() -> None:
     found = report(ranks_of([]), graph_of([(0, 0, 1)], 2, 1))
-    assert found == {"both": {}, "head": {}, "tail": {}, "seen": {}, "queries": 0, "ties": 0}
+    assert found == {"both": {}, "head": {}, "tail": {}, "seen": {}, "queries": 0, "ties": 0, "outside": 0}
+
+
+def naive_intervals(ranks: Ranks, samples: int) -> dict[str, list[float]]:
+    """By a loop over samples and triples, with another generator."""
+    g = torch.Generator().manual_seed(99)
+    of_triple: dict[tuple[int, ...], list[float]] = {}
+    for triple, value in zip(ranks.triples.tolist(), ranks.realistic.tolist(), strict=True):
+        of_triple.setdefault(tuple(triple), []).append(value)
+    groups = list(of_triple.values())
+    drawn = [
+        metrics(torch.tensor([v for u in torch.randint(len(groups), (len(groups),), generator=g) for v in groups[u]]))
+        for _ in range(samples)
+    ]
+    found = {name: sorted(sample[name] for sample in drawn) for name in drawn[0]}
+    return {name: [v[int(0.025 * samples)], v[int(0.975 * samples)]] for name, v in found.items()}
+
+
+def test_intervals_agree_with_a_loop() -> None:
+    g = torch.Generator().manual_seed(0)
+    n = 60
+    triples = torch.stack([torch.arange(n), torch.zeros(n).long(), torch.arange(n) + 1], dim=1)
+    # Both sides of each triple, and the first five triples twice.
+    triples = torch.cat([triples, triples[:5], triples]).tolist()
+    values = (torch.rand(len(triples), generator=g) ** 3 * 30).long() + 1
+    ranks = ranks_of(values.tolist(), triples=triples, candidates=[50] * len(triples))
+    found, expected = intervals(ranks, 4000), naive_intervals(ranks, 2000)
+    assert list(found) == list(metrics(ranks.realistic)) == list(expected)
+    for name, (low, high) in found.items():
+        width = expected[name][1] - expected[name][0]
+        assert low < metrics(ranks.realistic)[name] < high
+        assert [low, high] == pytest.approx(expected[name], abs=0.12 * width), name
+
+
+def test_the_two_queries_of_a_triple_are_resampled_together() -> None:
+    # Each triple has one query at rank 1 and one at rank 2, so that no resample changes the mean.
+    n = 40
+    triples = [[i, 0, i + 1] for i in range(n)] * 2
+    together = intervals(ranks_of([1] * n + [2] * n, triples=triples), 200)
+    assert together["mrr"] == pytest.approx([0.75, 0.75])
+    alone = [[i, 0, i + 1] for i in range(2 * n)]
+    low, high = intervals(ranks_of([1] * n + [2] * n, triples=alone), 200)["mrr"]
+    assert low < 0.73 < 0.77 < high
+
+
+def test_intervals_are_those_of_the_seed_whatever_is_held_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = ranks_of(list(range(1, 31)), triples=[[i, 0, 0] for i in range(30)], candidates=[50] * 30)
+    found = intervals(ranks, 100)
+    assert intervals(ranks, 100) == found
+    assert intervals(ranks, 100, seed=1) != found
+    narrow = intervals(ranks, 100, level=0.5)
+    assert found["mr"][0] < narrow["mr"][0] < narrow["mr"][1] < found["mr"][1]
+    monkeypatch.setattr("mmrns.evaluation.report.DRAWS", 70)
+    assert intervals(ranks, 100) == found
+
+
+def test_reports_hold_intervals_where_asked(toy: Dataset) -> None:
+    graph = toy.graph
+    ranks = rank(Random(40), graph.test, graph.known_index)
+    plain, found = report(ranks, graph), report(ranks, graph, bootstrap=50)
+    for side in ("both", "head", "tail", "seen"):
+        interval = found[side]["realistic"].pop("interval")
+        for name, (low, high) in interval.items():
+            assert low <= found[side]["realistic"][name] <= high
+    assert found == plain
+    rows = breakdown(ranks, graph, "side", bootstrap=50)
+    assert [row.pop("interval") for row in rows] == [
+        intervals(ranks.where(ranks.head == (row["side"] == "head")), 50) for row in rows
+    ]
+    assert rows == breakdown(ranks, graph, "side")
+    assert report(ranks_of([]), graph, bootstrap=50)["both"] == {}
 
 
 CATEGORIES = {

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -103,3 +107,14 @@ def test_what_is_not_finite_stays_so(kind: str, pooled: bool, bad: float) -> Non
     found = getattr(distances, kind)(query, candidates)
     assert not torch.isfinite(found[:, 1]).any()
     assert torch.isfinite(found[:, [0, 2]]).all()
+
+
+def test_loading_the_kernels_leaves_the_number_of_threads_alone() -> None:
+    code = (
+        "import torch; torch.set_num_threads(1)\n"
+        "from mmrns.nn import distances\n"
+        "x = torch.randn(8, 4)\n"
+        "for _ in range(2): distances.l1(x, x); distances.modulus(x, x[:, None])\n"
+        "assert torch.get_num_threads() == 1, torch.get_num_threads()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"NUMBA_NUM_THREADS": "2"})

@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mmrns.nn.losses import SelfAdversarialLoss, adversarial_weights, contrastive, info_nce
+from mmrns.nn.losses import (
+    LOSSES,
+    CrossEntropyLoss,
+    KvsAllLoss,
+    MarginLoss,
+    SelfAdversarialLoss,
+    SoftplusLoss,
+    adversarial_weights,
+    contrastive,
+    info_nce,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -165,3 +175,69 @@ def test_contrastive_without_positives_has_no_gradient() -> None:
     contrastive(values, torch.zeros(2, 3).bool(), torch.ones(2, 3)).backward()
     assert values.grad is not None
     assert (values.grad == 0).all()
+
+
+def test_softplus_by_hand() -> None:
+    s_pos, s_neg = f64(math.log(3), 0.0), torch.stack([f64(0.0, math.log(3)), f64(7.0, 0.0)])
+    mask = torch.tensor([[True, True], [False, True]])
+    loss = SoftplusLoss(gamma=0.0, alpha=1.0)(s_pos, s_neg, mask, f64(1.0, 1.0), None)
+    first = (math.log(4 / 3) + math.log(2) + math.log(4)) / 3
+    assert loss.item() == pytest.approx((first + math.log(2)) / 2, rel=1e-12)
+
+
+def test_margin_by_hand() -> None:
+    s_pos, s_neg = f64(-2.0), f64(-1.0, -3.5, -9.0)[None]
+    # Hinges 1 + 2 - 1, 1 + 2 - 3.5 and less: 2, 0, 0.
+    assert MarginLoss(gamma=1.0, alpha=0.0)(s_pos, s_neg, None, f64(5.0), None).item() == pytest.approx(2 / 3)
+    p = 1 / (1 + math.exp(-2.5) + math.exp(-8))
+    assert MarginLoss(gamma=1.0, alpha=1.0)(s_pos, s_neg, None, f64(5.0), None).item() == pytest.approx(2 * p)
+
+
+def test_cross_entropy_is_that_of_torch_and_corrects_for_the_draw() -> None:
+    s = torch.randn(4, 6, dtype=torch.float64)
+    objective, weight = CrossEntropyLoss(gamma=0.0, alpha=0.0), torch.ones(4, dtype=torch.float64)
+    expected = torch.nn.functional.cross_entropy(s, torch.zeros(4, dtype=torch.int64))
+    torch.testing.assert_close(objective(s[:, 0], s[:, 1:], None, weight, None), expected)
+    # What is drawn twice as often and listed twice weighs the same as what is listed once; a row's constant is nothing.
+    doubled = torch.cat([s[:, 1:], s[:, 1:2]], dim=1)
+    logp = torch.zeros(4, 6, dtype=torch.float64) + torch.tensor([[0.1], [5.0], [-3.0], [0.0]], dtype=torch.float64)
+    logp[:, [0, 5]] += math.log(2)
+    found = objective(s[:, 0], doubled, None, weight, logp) - torch.logaddexp(s[:, 0], (s[:, 1:]).logsumexp(1)).mean()
+    # Six draws whose mean weight is one stand for 6/5 times the five.
+    shift = torch.logaddexp(s[:, 0], s[:, 1:].logsumexp(1) + math.log(6 / 5)) - torch.logaddexp(
+        s[:, 0], s[:, 1:].logsumexp(1)
+    )
+    torch.testing.assert_close(found, shift.mean() - s[:, 0].mean())
+
+
+def test_k_vs_all_by_hand() -> None:
+    s = f64(1.0, 2.0, 3.0)[None]
+    z = math.log(sum(math.exp(x) for x in (1, 2, 3)))
+    mask = torch.tensor([[False, True, False]])
+    assert KvsAllLoss(gamma=0.0, alpha=0.0)(f64(9.0), s, mask, f64(1.0), None).item() == pytest.approx(z - 2)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_is_lowered_by_better_scores_and_stays_finite(name: str) -> None:
+    objective = LOSSES[name](gamma=2.0, alpha=0.5)
+    mask = torch.tensor([[True, False, True], [True, True, True], [False, False, False]])
+    s_pos = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    s_neg = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
+    weight = f64(1.0, 2.0, 0.5)
+    if name == "k-vs-all":
+        # The positives are among the scores of all entities.
+        (gradient,) = torch.autograd.grad(objective(s_pos, s_neg, mask, weight, None), s_neg)
+        assert (gradient[mask] > 0).all()
+        assert (gradient[~mask] < 0).any()
+    else:
+        gradients = torch.autograd.grad(objective(s_pos, s_neg, mask, weight, torch.zeros(3, 3)), (s_pos, s_neg))
+        assert (gradients[0] <= 0).all()
+        assert (gradients[1][mask] >= 0).all()
+        assert (gradients[1][mask] > 0).any()
+        assert (gradients[1][~mask] == 0).all()
+    for scale in (1e4, -1e4):
+        far = [(scale * s.detach().float()).requires_grad_() for s in (s_pos, s_neg)]
+        loss = objective(far[0], far[1], mask, weight.float(), None)
+        assert torch.isfinite(loss)
+        found = torch.autograd.grad(loss, far, allow_unused=True)
+        assert all(torch.isfinite(g).all() for g in found if g is not None)

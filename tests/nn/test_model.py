@@ -7,7 +7,7 @@ import torch
 
 from mmrns.nn.embedders import Table
 from mmrns.nn.model import Model, ModelSpec
-from mmrns.nn.scorers import DistMult, RotatE, TransE
+from mmrns.nn.scorers import DistMult, RotatE, TransE, TuckER
 from mmrns.types import Batch, Negatives
 
 
@@ -41,6 +41,19 @@ def test_model_sizes_and_spec() -> None:
         "relation.weight": (2, 3),
     }
     assert all(p.abs().max() <= 0.5 for p in model.parameters())
+
+
+def test_the_scorers_parameters_are_the_models() -> None:
+    model = Model(TuckER(3, 0.5, relation_dim=2), 7, 4)
+    assert model.spec == ModelSpec(dim=3, entity_width=3, relation_width=2)
+    assert {name: tuple(p.shape) for name, p in model.named_parameters()} == {
+        "scorer.core": (3, 2, 3),
+        "entity.weight": (7, 3),
+        "relation.weight": (4, 2),
+    }
+    other = Model(TuckER(3, 0.5, relation_dim=2), 7, 4)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other.score_all(BATCH), model.score_all(BATCH))
 
 
 def known_model() -> Model:

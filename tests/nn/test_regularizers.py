@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mmrns.nn.model import Model
-from mmrns.nn.regularizers import LpRegularizer
-from mmrns.nn.scorers import DistMult
+from mmrns.nn.regularizers import Regularizer
+from mmrns.nn.scorers import ComplEx, DistMult
 from mmrns.types import Batch
 
 
@@ -25,7 +25,7 @@ BATCH = Batch.of(torch.tensor([[0, 0, 1], [0, 0, 0]]), torch.tensor([False, True
 
 def test_value_and_gradient(model: Model) -> None:
     # Cubes: e0 1 + 8, e1 27, r0 2; rows e0 + r0 + e1 = 38 and e0 + r0 + e0 = 20; their mean times 0.1.
-    penalty = LpRegularizer(weight=0.1)(model, BATCH)
+    penalty = Regularizer(l3=0.1)(model, BATCH)
     assert isinstance(penalty, torch.Tensor)
     assert penalty.item() == pytest.approx(2.9)
     penalty.backward()
@@ -36,12 +36,27 @@ def test_value_and_gradient(model: Model) -> None:
     assert model.relation.weight.grad.flatten().tolist() == pytest.approx([-0.3, 0.3, 0.0, 0.0])
 
 
-def test_the_power_is_an_option(model: Model) -> None:
+def test_squares(model: Model) -> None:
     # Squares: e0 5, e1 9, r0 2; rows 16 and 12.
-    penalty = LpRegularizer(weight=1.0, p=2)(model, BATCH)
+    penalty = Regularizer(l2=1.0)(model, BATCH)
     assert isinstance(penalty, torch.Tensor)
     assert penalty.item() == pytest.approx(14.0)
 
 
 def test_weight_zero_switches_it_off(model: Model) -> None:
-    assert LpRegularizer(weight=0.0)(model, BATCH) == 0.0
+    assert Regularizer()(model, BATCH) == 0.0
+
+
+def test_n3_is_l3_of_real_vectors_and_cubes_the_moduli_of_complex_ones(model: Model) -> None:
+    penalties = [Regularizer(l3=0.1)(model, BATCH), Regularizer(n3=0.1)(model, BATCH)]
+    assert penalties[0].item() == pytest.approx(penalties[1].item())  # type: ignore[union-attr]
+    complex_model = Model(ComplEx(1, 1.0), 3, 2)
+    complex_model.load_state_dict(model.state_dict())
+    penalty = Regularizer(n3=1.0)(complex_model, BATCH)
+    # |e0| = sqrt 5, |e1| = 3, |r0| = sqrt 2.
+    rows = 5**1.5 + 27 + 2**1.5, 2 * 5**1.5 + 2**1.5
+    assert penalty.item() == pytest.approx(sum(rows) / 2)  # type: ignore[union-attr]
+    with torch.no_grad():
+        complex_model.entity.weight.zero_()
+    Regularizer(n3=1.0)(complex_model, BATCH).backward()  # type: ignore[union-attr]
+    assert torch.isfinite(complex_model.entity.weight.grad).all()  # type: ignore[arg-type]

@@ -1,25 +1,39 @@
-"""Each scorer against values worked out by hand: (h, r, t) and f(h, r, t)."""
+"""Each scorer against values worked out by hand, (h, r, t) and f(h, r, t), and against PyKEEN's formulas."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from mmrns.nn.scorers import Scorer, TransE
+from mmrns.nn.scorers import Scorer, TransD, TransE, TuckER
 from mmrns.registry import scorer_class
 
-# By class name: constructor's keywords and rows of h, r, t, f(h, r, t). Every registered scorer has an entry, which
-# tests/contracts/test_scorers.py checks.
-TABLE: dict[str, list[tuple[dict[str, float], list[float], list[float], list[float], float]]] = {
+# By class name: constructor's keywords (`core` and `modulus` are parameters) and rows of h, r, t, f(h, r, t). Every
+# registered scorer has an entry, which tests/contracts/test_scorers.py checks.
+TABLE: dict[str, list[tuple[dict[str, Any], list[float], list[float], list[float], float]]] = {
     "TransE": [
         # |1 + 3 - 2| + |2 - 1 - 5| = 2 + 4
         ({"dim": 2, "init_range": 1.0}, [1.0, 2.0], [3.0, -1.0], [2.0, 5.0], -6.0),
         ({"dim": 2, "init_range": 1.0, "p": 1}, [1.0, 2.0], [1.0, -1.0], [2.0, 1.0], 0.0),
         # sqrt(3^2 + 4^2)
         ({"dim": 2, "init_range": 1.0, "p": 2}, [1.0, 2.0], [3.0, -1.0], [1.0, 5.0], -5.0),
+    ],
+    "TransD": [
+        # <h_p, h> = 3 * 1 - 2 = 1, h_r = (1, 2) + (1, -1) = (2, 1); <t_p, t> = 2, t_r = (0, 4) + 2 (1, -1) = (2, 2);
+        # h_r + r - t_r = (3, -2)
+        (
+            {"dim": 2, "init_range": 1.0},
+            [1.0, 2.0, 3.0, -1.0],
+            [3.0, -1.0, 1.0, -1.0],
+            [0.0, 4.0, 7.0, 0.5],
+            -13.0,
+        ),
+        # Without projections it is TransE: -(1 + 3 - 2)^2 - (2 - 1 - 5)^2
+        ({"dim": 2, "init_range": 1.0}, [1.0, 2.0, 0.0, 0.0], [3.0, -1.0, 9.0, 9.0], [2.0, 5.0, 0.0, 0.0], -20.0),
     ],
     "DistMult": [
         # 1 * 3 * 2 - 2 * 1 * 5
@@ -33,8 +47,49 @@ TABLE: dict[str, list[tuple[dict[str, float], list[float], list[float], list[flo
         # A rotation by -pi / 2 takes i to 1.
         ({"dim": 1, "init_range": 2.0}, [0.0, 1.0], [-1.0], [1.0, 0.0], 0.0),
     ],
+    "ComplEx": [
+        # Re (1 + 2i)(3 - i)(2 - 5i) = Re (5 + 5i)(2 - 5i)
+        ({"dim": 1, "init_range": 1.0}, [1.0, 2.0], [3.0, -1.0], [2.0, 5.0], 35.0),
+        # The same and Re 1 * i * conj(-i) = -1
+        ({"dim": 2, "init_range": 1.0}, [1.0, 1.0, 2.0, 0.0], [3.0, 0.0, -1.0, 1.0], [2.0, 0.0, 5.0, -1.0], 34.0),
+    ],
+    "pRotatE": [
+        # Phases pi / 2 * (1 + 0.5 - 2.5) = -pi / 2 and pi / 2 * (0 - 1 - 1) = -pi; C = 1:
+        # 2 sin(pi / 4) + 2 sin(pi / 2)
+        ({"dim": 2, "init_range": 2.0}, [1.0, 0.0], [0.5, -1.0], [2.5, 1.0], -math.sqrt(2) - 2),
+        # A whole turn is none.
+        ({"dim": 1, "init_range": 0.5}, [0.5], [0.25], [-0.25], 0.0),
+        ({"dim": 1, "init_range": 0.5, "modulus": 3.0}, [0.5], [0.5], [0.5], -6.0),
+    ],
+    "PairRE": [
+        # h / |h| = (0.6, 0.8), t / |t| = (0.8, -0.6): |0.6 * 5 - 0.8 * 2.5| + |0.8 * 10 + 0.6 * 5|
+        ({"dim": 2, "init_range": 1.0}, [3.0, 4.0], [5.0, 10.0, 2.5, 5.0], [8.0, -6.0], -12.0),
+        # The length of an entity vector does not matter.
+        ({"dim": 2, "init_range": 1.0}, [0.3, 0.4], [5.0, 10.0, 2.5, 5.0], [16.0, -12.0], -12.0),
+    ],
+    "TuckER": [
+        # h = (1, 2) on the left of 3 [[1, 2], [0, -1]] gives 3 (1, 0), whose product with t = (2, 5) is 6.
+        (
+            {"dim": 2, "init_range": 1.0, "relation_dim": 1, "core": [[[1.0, 2.0]], [[0.0, -1.0]]]},
+            [1.0, 2.0],
+            [3.0],
+            [2.0, 5.0],
+            6.0,
+        ),
+        # 2 (3 * 4 + 7 * 5) * 0.5
+        ({"dim": 1, "init_range": 1.0, "relation_dim": 2, "core": [[[3.0], [7.0]]]}, [2.0], [4.0, 5.0], [0.5], 47.0),
+    ],
 }
 CASES = [(name, *row) for name, rows in TABLE.items() for row in rows]
+
+
+def make(name: str, settings: dict[str, Any]) -> Scorer:
+    """A scorer in double precision, those of its parameters that are among the settings set to them."""
+    cls = scorer_class(name)
+    parameters = {key: torch.tensor(settings[key]) for key in ("core", "modulus") if key in settings}
+    scorer = cls(**{key: value for key, value in settings.items() if key not in parameters})
+    scorer.load_state_dict(parameters, strict=False)
+    return scorer.double()
 
 
 def score(scorer: Scorer, h: Tensor, r: Tensor, t: Tensor, head: bool) -> float:
@@ -45,9 +100,9 @@ def score(scorer: Scorer, h: Tensor, r: Tensor, t: Tensor, head: bool) -> float:
 @pytest.mark.parametrize("head", [False, True], ids=["tail", "head"])
 @pytest.mark.parametrize(("name", "options", "h", "r", "t", "expected"), CASES)
 def test_score_worked_out_by_hand(
-    name: str, options: dict[str, float], h: list[float], r: list[float], t: list[float], expected: float, head: bool
+    name: str, options: dict[str, Any], h: list[float], r: list[float], t: list[float], expected: float, head: bool
 ) -> None:
-    scorer = scorer_class(name)(**options)
+    scorer = make(name, options)
     vectors = [torch.tensor(x, dtype=torch.float64) for x in (h, r, t)]
     assert score(scorer, *vectors, head) == pytest.approx(expected, abs=1e-12)
 
@@ -70,5 +125,115 @@ def test_rotate_phases_are_scaled_by_the_range() -> None:
 
 
 def test_only_distances_take_a_margin() -> None:
-    assert {name for name in TABLE if scorer_class(name).distance} >= {"TransE", "RotatE"}
-    assert not scorer_class("DistMult").distance
+    assert {name for name in TABLE if scorer_class(name).distance} == {
+        "TransE",
+        "TransD",
+        "RotatE",
+        "pRotatE",
+        "PairRE",
+    }
+
+
+def test_transd_keeps_its_digits_in_a_pool() -> None:
+    # The square is multiplied out for a pool: what that loses is small beside the squared lengths, also where a
+    # candidate is as good as equal to the query, and no distance turns negative.
+    g = torch.Generator().manual_seed(0)
+    scorer, vectors = TransD(50, 1.0), torch.randn(200, 100, generator=g)
+    relation = torch.cat([torch.full((200, 50), 1e-4), torch.randn(200, 50, generator=g)], dim=1)
+    query = scorer.query(vectors, relation, False)
+    found, exact = scorer.compare(query, vectors), scorer.compare(query.double(), vectors.double().expand(200, -1, -1))
+    assert exact.diagonal().abs().max() < 1e-6
+    squares = query[:, :50].square().sum(1, keepdim=True) - exact
+    assert ((found - exact).abs() <= 2e-6 * squares).all()
+    assert (found <= 0).all()
+
+
+def test_tucker_relations_are_as_wide_as_entities_unless_told() -> None:
+    assert TuckER(3, 1.0).core.shape == (3, 3, 3)
+    assert TuckER(3, 1.0, relation_dim=2).core.shape == (3, 2, 3)
+    core = TuckER(40, 1.0).core.detach()
+    assert -1 <= core.min() < -0.99
+    assert 0.99 < core.max() <= 1
+
+
+def scores(scorer: Scorer, h: Tensor, r: Tensor, t: Tensor, head: bool) -> Tensor:
+    """f of n triples."""
+    anchor, target = (t, h) if head else (h, t)
+    return scorer.compare(scorer.query(anchor, r, head), target[:, None]).squeeze(1)
+
+
+@pytest.mark.parametrize("head", [False, True], ids=["tail", "head"])
+def test_protate_is_rotate_on_a_circle(head: bool) -> None:
+    scorer = make("pRotatE", {"dim": 7, "init_range": 0.3, "modulus": 0.75})
+    h, r, t = 0.3 * (2 * torch.rand(3, 20, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 1)
+    found = scores(scorer, h, r, t, head)
+    turned = [torch.polar(torch.full_like(x, c), x * math.pi / 0.3) for x, c in ((h, 0.75), (r, 1.0), (t, 0.75))]
+    torch.testing.assert_close(found, -(turned[0] * turned[1] - turned[2]).abs().sum(1), rtol=1e-12, atol=1e-12)
+    sines = torch.sin((h + r - t) * (math.pi / 0.3) / 2)
+    torch.testing.assert_close(found, -2 * 0.75 * sines.abs().sum(1), rtol=1e-12, atol=1e-12)
+
+
+def pykeen_scores(scorer: Any, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
+    """PyKEEN's f of the same triples."""
+    from pykeen.nn import modules
+
+    def complex_(x: Tensor) -> Tensor:
+        return torch.complex(*x.chunk(2, dim=-1))
+
+    match type(scorer).__name__:
+        case "TransE":
+            return modules.TransEInteraction(p=scorer.p)(h, r, t)
+        case "TransD":
+            return modules.TransDInteraction()(*(x.chunk(2, dim=-1) for x in (h, r, t)))
+        case "DistMult":
+            return modules.DistMultInteraction()(h, r, t)
+        case "ComplEx":
+            return modules.ComplExInteraction()(complex_(h), complex_(r), complex_(t))
+        case "RotatE":
+            turn = torch.polar(torch.ones_like(r), r * math.pi / scorer.init_range)
+            # Its norm is Euclidean over the d complex numbers; one by one there is no difference.
+            one_by_one = [x[..., None] for x in (complex_(h), turn, complex_(t))]
+            return modules.RotatEInteraction()(*one_by_one).sum(-1)
+        case "PairRE":
+            h, t = (x / x.norm(dim=-1, keepdim=True) for x in (h, t))
+            return modules.PairREInteraction(p=1)(h, r.chunk(2, dim=-1), t)
+        case "TuckER":
+            interaction = modules.TuckERInteraction(
+                scorer.dim,
+                scorer.relation_width,
+                head_dropout=0,
+                relation_dropout=0,
+                head_relation_dropout=0,
+                apply_batch_normalization=False,
+            )
+            interaction.core_tensor = scorer.core
+            return interaction(h, r, t)
+        case name:
+            raise KeyError(name)
+
+
+@pytest.mark.parametrize("head", [False, True], ids=["tail", "head"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("TransE", {}),
+        ("TransE", {"p": 2}),
+        ("TransD", {}),
+        ("DistMult", {}),
+        ("ComplEx", {}),
+        ("RotatE", {}),
+        ("PairRE", {}),
+        ("TuckER", {}),
+        ("TuckER", {"relation_dim": 5}),
+    ],
+)
+@torch.no_grad()
+def test_scores_equal_those_of_pykeen(name: str, options: dict[str, int], head: bool) -> None:
+    scorer = make(name, {"dim": 8, "init_range": 0.5, **options})
+    g = torch.Generator().manual_seed(0)
+    # Entities so short that PyKEEN's bound of 1 on the length of TransD's projections takes no effect.
+    h, t = 0.2 * torch.randn(2, 30, scorer.entity_width, generator=g, dtype=torch.float64)
+    r = 0.5 * torch.randn(30, scorer.relation_width, generator=g, dtype=torch.float64)
+    found = scores(scorer, h, r, t, head)
+    assert found.std() > 1e-3
+    torch.testing.assert_close(found, pykeen_scores(scorer, h, r, t), rtol=1e-9, atol=1e-9)

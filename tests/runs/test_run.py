@@ -80,7 +80,7 @@ def test_results_have_the_documented_keys(run: mmrns.Run) -> None:
     assert {"test", "valid", "selected_step", "seconds", "baseline_mrr"} <= set(results)
     assert set(results["seconds"]) == {"pretrain", "train", "evaluate"}
     test = results["test"]
-    assert set(test) == {"both", "head", "tail", "seen", "queries", "ties"}
+    assert set(test) == {"both", "head", "tail", "seen", "queries", "ties", "outside"}
     assert set(test["both"]) == {"realistic", "optimistic", "pessimistic"}
     assert set(test["both"]["realistic"]) == {"mrr", "hits@1", "hits@3", "hits@10", "mr", "amri"}
     assert set(test["both"]["optimistic"]) == {"mrr", "hits@1", "hits@3", "hits@10", "mr"}
@@ -99,6 +99,35 @@ def test_a_reopened_run_evaluates_to_the_same(run: mmrns.Run) -> None:
     again = mmrns.load_run(run.folder)
     assert again.evaluate("test") == run.results["test"]
     assert again.evaluate("valid") == run.results["valid"]
+
+
+def test_candidates_restrict_ranking_and_prediction(run: mmrns.Run, tmp_path: Path) -> None:
+    graph = run.dataset.graph
+    among = run.evaluate(candidates="train")
+    assert among["outside"] > 0
+    assert run.results["test"]["outside"] == 0
+    for policy, found in among["both"].items():
+        assert found["mr"] < run.results["test"]["both"][policy]["mr"]
+    # Every tail of the relation is one of three hubs.
+    hubs = run.predict("e04", "part_of", top=40, candidates="train")
+    assert sorted(hubs["tail"]) == ["e00", "e01", "e02"]
+    everyone = run.predict("e04", "part_of", top=40).filter(pl.col("tail").is_in(["e00", "e01", "e02"]))
+    assert hubs.drop("rank").equals(everyone.drop("rank"))
+    assert hubs["rank"].to_list() == [1, 2, 3]
+    path = tmp_path / "types.tsv"
+    path.write_text("part_of\ttail\te00\npart_of\ttail\te01\n")
+    assert len(run.predict("e04", "part_of", top=40, candidates=path)) == 2
+    assert len(run.predict("e04", "likes", top=40, candidates=path)) == 39
+    ranks = run.ranks(candidates=path)
+    left_out = (graph.test == torch.tensor([-1, graph.relations.id("part_of"), 2])).sum(1) == 2
+    assert ranks.outside.tolist() == [*left_out.tolist(), *[False] * len(graph.test)]
+
+
+def test_intervals_are_given_where_asked(run: mmrns.Run) -> None:
+    found = run.evaluate(bootstrap=100)
+    low, high = found["both"]["realistic"].pop("interval")["mrr"]
+    assert low < found["both"]["realistic"]["mrr"] < high
+    assert found["both"] == run.results["test"]["both"]
 
 
 def test_predictions_agree_with_scores_and_known_triples(run: mmrns.Run) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from forms import FORMS
+from forms import FORMS, form_of
 from mmrns.data.datasets import Dataset
 from mmrns.errors import DataError
 from mmrns.runs.build import build_trainer
@@ -17,7 +17,7 @@ from mmrns.training.trainer import Progress, Trainer
 def _trainer(toy: Dataset, name: str, dim: int = 6, **training: object) -> Trainer:
     values = {
         "model": {"dim": dim},
-        "sampler": {**FORMS[name], "negatives": 4},
+        "sampler": form_of(name, 4),
         "training": {"batch_size": 50, "steps": 9, **training},
     }
     return build_trainer(make_config({**values, "device": "cpu"}), toy)
@@ -30,6 +30,8 @@ def _trainer(toy: Dataset, name: str, dim: int = 6, **training: object) -> Train
     ids=["adam", "sparse adam, scheduled", "adagrad"],
 )
 def test_resume_is_bit_equal(toy: Dataset, tmp_path: Path, name: str, training: dict[str, object]) -> None:
+    if name == "all" and training.get("sparse"):
+        pytest.skip("refused")
     path = tmp_path / "last.safetensors"
     whole = _trainer(toy, name, **training)
     for step in range(9):

@@ -44,7 +44,9 @@ def measure(
         `gradient_norm` of `model` and `sampler`; None where something is unknown or not finite.
     """
     return {
-        "score_percentile": mean_score_percentile(model, batch, negatives, train, width=model.scorer.entity_width),
+        "score_percentile": mean_score_percentile(
+            model, batch, negatives, train, width=model.scorer.pair_width(batch.h.device)
+        ),
         "effective_sample_size": mean_effective_sample_size(sampler, negatives),
         "valid_negatives": share_true(batch, negatives, valid),
         "gradient_norm": {"model": gradient_norm(model), "sampler": gradient_norm(sampler)},

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -12,7 +12,11 @@ from torch import Tensor
 
 from mmrns.data.graph import TripleIndex
 from mmrns.errors import MmrnsError
+from mmrns.evaluation.candidates import Candidates
 from mmrns.types import Batch
+
+CACHE = 2**23
+"""Bytes of scores that are worked on at a time: the passes over them are fast while they stay in the cache."""
 
 
 @runtime_checkable
@@ -36,6 +40,8 @@ class Ranks:
         head: Bool[n], True where the head was asked for.
         optimistic, pessimistic: Int[n], from 1.
         candidates: Int[n], how many entities took part, the true one included.
+        outside: Bool[n], True where the true one took part although it is not among the candidates that it was to be
+            ranked among.
     """
 
     triples: Int[Tensor, "n 3"]
@@ -43,6 +49,7 @@ class Ranks:
     optimistic: Int[Tensor, " n"]
     pessimistic: Int[Tensor, " n"]
     candidates: Int[Tensor, " n"]
+    outside: Bool[Tensor, " n"]
 
     @property
     def realistic(self) -> Float[Tensor, " n"]:
@@ -54,7 +61,12 @@ class Ranks:
 
     def where(self, rows: Bool[Tensor, " n"] | Int[Tensor, " m"]) -> Ranks:
         """The ranks of some of the queries, by mask or by position."""
-        return Ranks(*(x[rows] for x in (self.triples, self.head, self.optimistic, self.pessimistic, self.candidates)))
+        return Ranks(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+    @staticmethod
+    def concatenate(parts: Sequence[Ranks]) -> Ranks:
+        """All queries of at least one part."""
+        return Ranks(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Ranks)))
 
 
 @torch.no_grad()
@@ -63,6 +75,7 @@ def rank(
     triples: Int[Tensor, "n 3"],
     known: TripleIndex,
     *,
+    candidates: Candidates | None = None,
     memory_mb: int = 512,
     width: int = 1,
     device: torch.device | str = "cpu",
@@ -70,13 +83,15 @@ def rank(
 ) -> Ranks:
     """Rank the true entity of both sides of each triple among all entities that are not otherwise known to be true.
 
-    Each distinct (anchor, relation) is scored once. The true score is read from the same row as its competitors'.
+    Each distinct (anchor, relation) is scored once a side. The true score is read from its competitors' row.
 
     Args:
         model: scores every entity.
         triples: what to rank; rows are ranked as given, duplicates included.
         known: all true triples; the others of a query are filtered out.
-        memory_mb: bound on the working memory, in MiB.
+        candidates: what to rank among; a true entity outside them takes part all the same. None = every entity.
+        memory_mb: bound on the working memory, in MiB. Queries are taken in chunks, of one query at least:
+            `4 E (width + 3)` bytes.
         width: reals that the model holds per (query, entity) pair while it scores.
         device: where the model is.
         progress: called with the number of queries done since the last call.
@@ -84,18 +99,24 @@ def rank(
     Raises:
         MmrnsError: the model gave a score that is not finite.
     """
-    rows = max(1, memory_mb * 2**20 // (4 * known.n_entities * (width + 3)))
+    if not len(triples):
+        none = torch.empty(0, dtype=torch.int64)
+        return Ranks(triples, none.bool(), none, none, none, none.bool())
+    # Beside the model's own: the scores, a copy where triples share a query, what they compare to.
+    size = max(1, min(memory_mb * 2**20 // (width + 3), CACHE) // (4 * known.n_entities))
     sides: list[Ranks] = []
     for head in (False, True):
-        key = triples[:, 2 if head else 0] * known.n_relations + triples[:, 1]
+        # Sorted by relation, so that a chunk holds few of them.
+        key = triples[:, 1] * known.n_entities + triples[:, 2 if head else 0]
         order = torch.argsort(key, stable=True)
+        _, sharing = torch.unique_consecutive(key[order], return_counts=True)
         chunks: list[Ranks] = []
-        for chunk in order.split(rows):
-            chunks.append(_rank_chunk(model, triples[chunk], key[chunk], known, head, device))
+        for chunk in order.split([int(part.sum()) for part in sharing.split(size)]):
+            chunks.append(_rank_chunk(model, triples[chunk], key[chunk], known, head, candidates, size, device))
             if progress is not None:
                 progress(len(chunk))
-        sides.append(_concatenate(chunks).where(torch.argsort(order)))
-    return _concatenate(sides)
+        sides.append(Ranks.concatenate(chunks).where(torch.argsort(order)))
+    return Ranks.concatenate(sides)
 
 
 def _rank_chunk(
@@ -104,39 +125,53 @@ def _rank_chunk(
     key: Int[Tensor, " n"],
     known: TripleIndex,
     head: bool,
+    candidates: Candidates | None,
+    size: int,
     device: torch.device | str,
 ) -> Ranks:
-    if not len(triples):
-        return _concatenate([])
-    _, query = torch.unique_consecutive(key, return_inverse=True)
-    first = torch.searchsorted(query, torch.arange(int(query[-1]) + 1))
-    distinct = triples[first]
-    batch = Batch.of(distinct, torch.full((len(first),), head))
-    scores = model.score_all(batch.to(device))
-    if not torch.isfinite(scores).all():
-        raise MmrnsError("the model gives scores that are not finite; lower the learning rate and train again")
+    """Ranks on one side of triples that are sorted by the key of their query; at most `size` rows are held."""
+    _, query, sharing = torch.unique_consecutive(key, return_inverse=True, return_counts=True)
     target = triples[:, 0 if head else 2]
+    batch = Batch.of(triples[sharing.cumsum(0) - sharing], torch.full((len(sharing),), head))
+    scores = model.score_all(batch.to(device))
+    # One pass where all is well; a sum of finite scores that overflows is looked at more closely.
+    if not torch.isfinite(scores.sum()) and not torch.isfinite(scores).all():
+        raise MmrnsError("the model gives scores that are not finite; lower the learning rate and train again")
     query_here, target_here = query.to(device), target.to(device)
-    true = scores[query_here, target_here][:, None]
-    row, entity = known.targets(distinct[:, 2 if head else 0], distinct[:, 1], head)
+    true = scores[query_here, target_here]
+
+    left = torch.full((len(batch),), known.n_entities)
+    outside = torch.zeros(len(triples), dtype=torch.bool)
+    row, entity = known.batch_targets(batch)
+    if candidates is not None:
+        mask = candidates.mask(batch.relations, head)
+        relation = batch.relation_index
+        left = mask.sum(1)[relation]
+        outside = ~mask[relation[query], target]
+        scores.masked_fill_(~mask.to(device)[relation.to(device)], -torch.inf)
+        within = mask[relation[row], entity]
+        row, entity = row[within], entity[within]
+    left = left - torch.bincount(row, minlength=len(batch))
     scores[row.to(device), entity.to(device)] = -torch.inf
-    # Each query has a row of its own here, since triples that share one are rivals unless they are known.
-    competitors = scores[query_here]
-    competitors[torch.arange(len(triples), device=scores.device), target_here] = -torch.inf
-    higher = (competitors > true).sum(1).cpu()
-    equal = (competitors == true).sum(1).cpu()
-    candidates = torch.isfinite(competitors).sum(1).cpu() + 1
-    return Ranks(triples, torch.full((len(triples),), head), higher + 1, higher + equal + 1, candidates)
+
+    # Triples that share a query are rivals unless they are known, and a triple is no rival of itself.
+    itself = torch.isfinite(scores[query_here, target_here]).long().cpu()
+    higher, at_least = (count.cpu() for count in _count(scores, query_here, true, size))
+    rivals = left[query] - itself
+    return Ranks(triples, torch.full_like(outside, head), higher + 1, at_least - itself + 1, rivals + 1, outside)
 
 
-def _concatenate(parts: list[Ranks]) -> Ranks:
-    if not parts:
-        none = torch.empty(0, dtype=torch.int64)
-        return Ranks(none.reshape(0, 3), none.bool(), none, none, none)
-    return Ranks(
-        torch.cat([p.triples for p in parts]),
-        torch.cat([p.head for p in parts]),
-        torch.cat([p.optimistic for p in parts]),
-        torch.cat([p.pessimistic for p in parts]),
-        torch.cat([p.candidates for p in parts]),
-    )
+def _count(
+    scores: Float[Tensor, "Q E"], query: Int[Tensor, " n"], true: Float[Tensor, " n"], size: int
+) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+    """How many scores of its query are higher than each true score, and how many are at least as high."""
+    # Ones of a float type are written and added several times as fast as booleans; 2^24 of them are exact in 32 bits.
+    ones = torch.float32 if scores.shape[1] <= 2**24 else torch.float64
+    counts: list[Tensor] = []
+    for part in torch.arange(len(query), device=query.device).split(size):
+        mine = scores if len(query) == len(scores) else scores[query[part]]
+        passed = torch.empty_like(mine, dtype=ones)
+        compared = (compare(mine, true[part, None], out=passed).sum(1) for compare in (torch.gt, torch.ge))
+        counts.append(torch.stack(list(compared)))
+    higher, at_least = torch.cat(counts, dim=1).long()
+    return higher, at_least

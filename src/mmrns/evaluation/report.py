@@ -10,9 +10,12 @@ from torch import Tensor
 
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.evaluation.ranking import Ranks
+from mmrns.rng import generator
 
 Metrics = dict[str, float]
 CUTOFFS = (1, 3, 10)
+DRAWS = 2**22
+"""Resampled triples held at a time by the bootstrap."""
 CATEGORIES = ("1-1", "1-n", "n-1", "n-n")
 
 
@@ -22,10 +25,51 @@ def metrics(ranks: Float[Tensor, " n"] | Int[Tensor, " n"]) -> Metrics:
     >>> metrics(torch.tensor([1.0, 4.0]))
     {'mrr': 0.625, 'hits@1': 0.5, 'hits@3': 0.5, 'hits@10': 1.0, 'mr': 2.5}
     """
+    return {name: float(values.mean()) for name, values in _values(ranks).items()}
+
+
+def _values(ranks: Float[Tensor, " n"] | Int[Tensor, " n"]) -> dict[str, Float[Tensor, " n"]]:
+    """What each metric is the mean of."""
     ranks = ranks.to(torch.float64)
-    found = {"mrr": float(ranks.reciprocal().mean())}
-    found |= {f"hits@{k}": float((ranks <= k).to(torch.float64).mean()) for k in CUTOFFS}
-    return found | {"mr": float(ranks.mean())}
+    hits = {f"hits@{k}": (ranks <= k).to(torch.float64) for k in CUTOFFS}
+    return {"mrr": ranks.reciprocal(), **hits, "mr": ranks}
+
+
+def intervals(ranks: Ranks, samples: int, *, level: float = 0.95, seed: int = 0) -> dict[str, list[float]]:
+    """Bootstrap percentile intervals of the realistic metrics: what other test triples of the same kind would give.
+
+    Triples are resampled, not queries: the two queries of a triple, and its duplicates, are drawn together, since they
+    are not independent. With n_u and x_u the number of queries of triple u and the sum of their values, a sample is
+
+        sum_u w_u x_u / sum_u w_u n_u,    w ~ Multinomial(U; 1/U, ..., 1/U)
+
+    and the interval leaves out (1 - level) / 2 of the samples on either side. It does not cover what another seed of
+    the training would change.
+
+    Args:
+        ranks: at least one query.
+        samples: how many; 1,000 give two digits.
+        level: the share of the samples within.
+        seed: of the weights.
+
+    Returns:
+        `[low, high]` of each metric.
+    """
+    values = _values(ranks.realistic)
+    _, triple = torch.unique(ranks.triples, dim=0, return_inverse=True)
+    columns = torch.stack([*values.values(), torch.ones(len(ranks), dtype=torch.float64)], dim=1)
+    size = int(triple.max()) + 1
+    sums = columns.new_zeros(size, columns.shape[1]).index_add_(0, triple, columns)
+    stream = generator(seed, "bootstrap")
+    drawn: list[Tensor] = []
+    for rows in torch.arange(samples).split(max(1, DRAWS // size)):
+        draws = torch.randint(size, (len(rows), size), generator=stream)
+        cells = (draws + torch.arange(len(rows))[:, None] * size).flatten()
+        drawn.append(torch.bincount(cells, minlength=len(rows) * size).view(-1, size).to(sums) @ sums)
+    total = torch.cat(drawn)
+    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    low_high = torch.quantile(total[:, :-1] / total[:, -1:], tails, dim=0)
+    return dict(zip(values, low_high.T.tolist(), strict=True))
 
 
 def adjusted_mean_rank_index(ranks: Ranks) -> float:
@@ -36,27 +80,39 @@ def adjusted_mean_rank_index(ranks: Ranks) -> float:
     return float(1 - (ranks.realistic.mean() - 1) / (expected - 1)) if expected > 1 else 1.0
 
 
-def policies(ranks: Ranks) -> dict[str, Metrics]:
-    """Metrics under the three tie policies; empty for no queries."""
+def policies(ranks: Ranks, bootstrap: int = 0) -> dict[str, dict[str, Any]]:
+    """Metrics under the three tie policies, realistic ones with `interval` if asked; empty for no queries."""
     if not len(ranks):
         return {}
     return {
-        "realistic": metrics(ranks.realistic) | {"amri": adjusted_mean_rank_index(ranks)},
+        "realistic": _realistic(ranks, bootstrap, amri=adjusted_mean_rank_index(ranks)),
         "optimistic": metrics(ranks.optimistic),
         "pessimistic": metrics(ranks.pessimistic),
     }
 
 
-def report(ranks: Ranks, graph: KnowledgeGraph) -> dict[str, Any]:
-    """The object that `results.json` holds for a split; `seen` are the triples whose entities both occur in train."""
+def _realistic(ranks: Ranks, bootstrap: int, **more: float) -> dict[str, Any]:
+    found = {**metrics(ranks.realistic), **more}
+    return {**found, "interval": intervals(ranks, bootstrap)} if bootstrap else found
+
+
+def report(ranks: Ranks, graph: KnowledgeGraph, bootstrap: int = 0) -> dict[str, Any]:
+    """The object that `results.json` holds for a split.
+
+    Args:
+        ranks: of the split.
+        graph: `seen` are the triples whose entities both occur in its train.
+        bootstrap: samples for the `interval` of each realistic metric; 0 = none.
+    """
     seen = graph.seen_entities[ranks.triples[:, [0, 2]]].all(1)
     return {
-        "both": policies(ranks),
-        "head": policies(ranks.where(ranks.head)),
-        "tail": policies(ranks.where(~ranks.head)),
-        "seen": policies(ranks.where(seen)),
+        "both": policies(ranks, bootstrap),
+        "head": policies(ranks.where(ranks.head), bootstrap),
+        "tail": policies(ranks.where(~ranks.head), bootstrap),
+        "seen": policies(ranks.where(seen), bootstrap),
         "queries": len(ranks),
         "ties": int((ranks.pessimistic > ranks.optimistic).sum()),
+        "outside": int(ranks.outside.sum()),
     }
 
 
@@ -68,8 +124,10 @@ def relation_categories(graph: KnowledgeGraph) -> list[str]:
     return [CATEGORIES[2 * a + b] for a, b in zip(many_heads, many_tails, strict=True)]
 
 
-def breakdown(ranks: Ranks, graph: KnowledgeGraph, by: Literal["relation", "category", "side"]) -> list[dict[str, Any]]:
-    """Realistic metrics of each relation, relation category or side, most queries first."""
+def breakdown(
+    ranks: Ranks, graph: KnowledgeGraph, by: Literal["relation", "category", "side"], bootstrap: int = 0
+) -> list[dict[str, Any]]:
+    """Realistic metrics of each relation, relation category or side, most queries first; see `report`."""
     relation = ranks.triples[:, 1].tolist()
     if by == "relation":
         labels = [graph.relations[r] for r in relation]
@@ -84,5 +142,5 @@ def breakdown(ranks: Ranks, graph: KnowledgeGraph, by: Literal["relation", "cate
     rows: list[dict[str, Any]] = []
     for i, name in enumerate(names):
         part = ranks.where(group == i)
-        rows.append({by: name, "queries": len(part)} | metrics(part.realistic))
+        rows.append({by: name, "queries": len(part)} | _realistic(part, bootstrap))
     return sorted(rows, key=lambda row: -row["queries"])

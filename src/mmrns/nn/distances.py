@@ -43,6 +43,12 @@ def modulus(query: Queries, candidates: Candidates) -> Distances:
     return torch.linalg.vector_norm(difference.unflatten(-1, (2, -1)), dim=-2).sum(-1)
 
 
+def pair_width(width: int, device: torch.device | str) -> int:
+    """Reals that a comparison of vectors this wide with a pool holds for each pair, beside the distance."""
+    # The difference, and what is made of it on the way to the sum.
+    return 0 if fused() and torch.device(device).type == "cpu" else 2 * width
+
+
 @cache
 def fused() -> bool:
     """Whether the fused kernels are installed."""

@@ -14,7 +14,10 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
+# Numba's threads, which the first question after them starts, are OpenMP's: their number becomes torch's, too.
+_given = torch.get_num_threads()
 _MOST_THREADS = numba.get_num_threads()
+torch.set_num_threads(_given)
 _ROWS = 16
 """Rows of queries that are compared with a candidate while it is in the cache."""
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, softplus
 
 
 def adversarial_weights(
@@ -28,19 +31,16 @@ def adversarial_weights(
     return weights * mask
 
 
-class SelfAdversarialLoss(nn.Module):
-    """The negative-sampling loss with self-adversarial weights (Sun et al., RotatE, 2019, eq. 5 and 6).
-
-        L = 1/2 [ -sum_b w_b log sigma(gamma + s+_b) - sum_b w_b sum_k p_bk log sigma(-gamma - s_bk) ] / sum_b w_b
-        p_bk = softmax_k(alpha s_bk - logp_bk), without gradient
-
-    With alpha = 0 and draws that are all as likely this is the plain mean over the negatives. A row with no counting
-    negative keeps its positive term.
+class Loss(nn.Module, ABC):
+    """What the scores of a batch are worth: one positive and K negatives a row, rows weighed by `batch.weight`.
 
     Args:
-        gamma: margin added to bare distance scores; 0 for the other scorers.
-        alpha: inverse temperature of the weights.
+        gamma: margin.
+        alpha: inverse temperature of self-adversarial weights, where the loss has them.
     """
+
+    shifts: ClassVar[bool] = True
+    """True where gamma only moves the scores' zero, which a distance needs and other scores do not."""
 
     def __init__(self, *, gamma: float, alpha: float):
         super().__init__()
@@ -54,11 +54,154 @@ class SelfAdversarialLoss(nn.Module):
         weight: Float[Tensor, " B"],
         logp: Float[Tensor, "B K"] | None,
     ) -> Float[Tensor, ""]:
-        """Scalar loss; see `Negatives` for `mask` and `logp`."""
+        """`sum_b w_b L_b / sum_b w_b`; see `Negatives` for `mask` and `logp`."""
+        return (weight * self.rows(s_pos, s_neg, mask, logp)).sum() / weight.sum()
+
+    @abstractmethod
+    def rows(
+        self,
+        s_pos: Float[Tensor, " B"],
+        s_neg: Float[Tensor, "B K"],
+        mask: Bool[Tensor, "B K"] | None,
+        logp: Float[Tensor, "B K"] | None,
+    ) -> Float[Tensor, " B"]:
+        """L_b."""
+
+
+class SelfAdversarialLoss(Loss):
+    """The negative-sampling loss with self-adversarial weights (Sun et al., RotatE, 2019, eq. 5 and 6).
+
+        L_b = 1/2 [ -ln sigma(gamma + s+_b) - sum_k p_bk ln sigma(-gamma - s_bk) ]
+        p_bk = softmax_k(alpha s_bk - logp_bk), without gradient
+
+    With alpha = 0 and draws that are all as likely this is the plain mean over the negatives. A row with no counting
+    negative keeps its positive term.
+
+    Args:
+        gamma: margin added to bare distance scores; 0 for the other scorers.
+        alpha: inverse temperature of the weights.
+    """
+
+    def rows(
+        self,
+        s_pos: Float[Tensor, " B"],
+        s_neg: Float[Tensor, "B K"],
+        mask: Bool[Tensor, "B K"] | None,
+        logp: Float[Tensor, "B K"] | None,
+    ) -> Float[Tensor, " B"]:
         p = adversarial_weights(s_neg, self.alpha, mask, logp)
-        positive = -logsigmoid(self.gamma + s_pos)
-        negative = -(p * logsigmoid(-self.gamma - s_neg)).sum(1)
-        return (weight * (positive + negative)).sum() / (2 * weight.sum())
+        return -(logsigmoid(self.gamma + s_pos) + (p * logsigmoid(-self.gamma - s_neg)).sum(1)) / 2
+
+
+class SoftplusLoss(Loss):
+    """The logistic loss, every triple weighing the same (Trouillon et al., ComplEx, 2016, eq. 10).
+
+        L_b = [ ln(1 + e^-(gamma + s+_b)) + sum_k ln(1 + e^(gamma + s_bk)) ] / (1 + K_b)
+
+    over the K_b negatives that count; `logp` is not used.
+
+    Args:
+        gamma: margin added to bare distance scores; 0 for the other scorers.
+        alpha: not used.
+    """
+
+    def rows(
+        self,
+        s_pos: Float[Tensor, " B"],
+        s_neg: Float[Tensor, "B K"],
+        mask: Bool[Tensor, "B K"] | None,
+        logp: Float[Tensor, "B K"] | None,
+    ) -> Float[Tensor, " B"]:
+        counts = torch.ones_like(s_neg) if mask is None else mask.to(s_neg.dtype)
+        negative = (counts * softplus(self.gamma + s_neg)).sum(1)
+        return (softplus(-self.gamma - s_pos) + negative) / (1 + counts.sum(1))
+
+
+class MarginLoss(Loss):
+    """The margin ranking loss (Bordes et al., TransE, 2013, eq. 1) with self-adversarial weights.
+
+        L_b = sum_k p_bk max(0, gamma - s+_b + s_bk)
+
+    with p as in `SelfAdversarialLoss`; alpha = 0 is the mean of the published form.
+
+    Args:
+        gamma: margin, of every scorer.
+        alpha: inverse temperature of the weights.
+    """
+
+    shifts = False
+
+    def rows(
+        self,
+        s_pos: Float[Tensor, " B"],
+        s_neg: Float[Tensor, "B K"],
+        mask: Bool[Tensor, "B K"] | None,
+        logp: Float[Tensor, "B K"] | None,
+    ) -> Float[Tensor, " B"]:
+        p = adversarial_weights(s_neg, self.alpha, mask, logp)
+        return (p * torch.relu(self.gamma - s_pos[:, None] + s_neg)).sum(1)
+
+
+class CrossEntropyLoss(Loss):
+    """The cross-entropy of the true entity among its negatives (Lacroix et al., 2018).
+
+        L_b = -ln [ e^s+_b / ( e^s+_b + sum_k c_bk e^s_bk ) ],     c_bk ~ e^-logp_bk with mean 1 over the row
+
+    With all entities as negatives this is 1-vs-all training, other true answers left out.
+
+    Args:
+        gamma, alpha: not used.
+    """
+
+    def rows(
+        self,
+        s_pos: Float[Tensor, " B"],
+        s_neg: Float[Tensor, "B K"],
+        mask: Bool[Tensor, "B K"] | None,
+        logp: Float[Tensor, "B K"] | None,
+    ) -> Float[Tensor, " B"]:
+        lowest = torch.finfo(s_neg.dtype).min
+        if logp is not None:
+            logp = logp.to(s_neg.dtype)
+            rare = -logp if mask is None else (-logp).masked_fill(~mask, lowest)
+            count = logp.shape[1] if mask is None else mask.sum(1, keepdim=True).clamp(min=1)
+            s_neg = s_neg - logp - (rare.logsumexp(1, keepdim=True) - torch.as_tensor(count).log())
+        if mask is not None:
+            s_neg = s_neg.masked_fill(~mask, lowest)
+        return torch.logaddexp(s_pos, s_neg.logsumexp(1)) - s_pos
+
+
+class KvsAllLoss(Loss):
+    """The cross-entropy of a query's true entities among all entities (Dettmers et al., ConvE, 2018, as a softmax).
+
+        L_b = ln sum_e e^s_be - mean_{e true} s_be
+
+    `s_neg` holds all entities and the mask tells which are not true; `s_pos` is not used.
+
+    Args:
+        gamma, alpha: not used.
+    """
+
+    def rows(
+        self,
+        s_pos: Float[Tensor, " B"],
+        s_neg: Float[Tensor, "B K"],
+        mask: Bool[Tensor, "B K"] | None,
+        logp: Float[Tensor, "B K"] | None,
+    ) -> Float[Tensor, " B"]:
+        assert mask is not None, "the mask tells what is true"
+        true = ~mask
+        return s_neg.logsumexp(1) - (s_neg * true).sum(1) / true.sum(1).clamp(min=1)
+
+
+LOSSES: dict[str, type[Loss]] = {
+    "self-adversarial": SelfAdversarialLoss,
+    "softplus": SoftplusLoss,
+    "margin": MarginLoss,
+    "cross-entropy": CrossEntropyLoss,
+    "k-vs-all": KvsAllLoss,
+}
+"""By the name in `objective.loss`."""
 
 
 def info_nce(

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mmrns.nn.embedders import Table
+from mmrns.nn.embedders import FusedEmbedder, Table
 from mmrns.nn.scorers import Scorer
 from mmrns.types import Batch, Negatives
 
@@ -33,15 +33,27 @@ class Model(nn.Module):
     Args:
         scorer: the formula.
         n_entities, n_relations: sizes of the vocabularies.
+        reciprocal: each relation has a second vector, its inverse: a head is asked for as the tail of (t, inverse), so
+            that the two sides are scored by different triples (Lacroix et al., 2018).
         sparse: the tables' gradients hold only the rows of the step.
+        entity: the embedder of entities; a table by default.
     """
 
-    def __init__(self, scorer: Scorer, n_entities: int, n_relations: int, *, sparse: bool = False):
+    def __init__(
+        self,
+        scorer: Scorer,
+        n_entities: int,
+        n_relations: int,
+        *,
+        reciprocal: bool = False,
+        sparse: bool = False,
+        entity: Table | FusedEmbedder | None = None,
+    ):
         super().__init__()
         self.scorer = scorer
-        self.n_entities, self.n_relations = n_entities, n_relations
-        self.entity = Table(n_entities, scorer.entity_width, scorer.init_range, sparse=sparse)
-        self.relation = Table(n_relations, scorer.relation_width, scorer.init_range, sparse=sparse)
+        self.n_entities, self.n_relations, self.reciprocal = n_entities, n_relations, reciprocal
+        self.entity = entity or Table(n_entities, scorer.entity_width, scorer.init_range, sparse=sparse)
+        self.relation = Table(n_relations * (1 + reciprocal), scorer.relation_width, scorer.init_range, sparse=sparse)
 
     @property
     def spec(self) -> ModelSpec:
@@ -56,11 +68,17 @@ class Model(nn.Module):
         """Vectors of relations."""
         return self.relation(ids)
 
-    def query(self, batch: Batch) -> Float[Tensor, "B width"]:
+    def query(self, batch: Batch) -> Float[Tensor, "B query_width"]:
         """What the candidates of each row are compared with."""
-        anchor, relation = self.entities(batch.anchor), self.relations(batch.r)
+        anchor, relation = self.entities(batch.anchor), self.relations(self.relation_ids(batch))
+        if self.reciprocal:
+            return self.scorer.query(anchor, relation, False)
         parts = [self.scorer.query(anchor[rows], relation[rows], head) for head, rows in batch.sides]
         return torch.cat(parts)
+
+    def relation_ids(self, batch: Batch) -> Int[Tensor, " B"]:
+        """Rows of the relation table that the queries use; with `reciprocal` the inverses where a head is asked for."""
+        return torch.where(batch.head, batch.r + self.n_relations, batch.r) if self.reciprocal else batch.r
 
     def score(self, batch: Batch) -> Float[Tensor, " B"]:
         """f(h, r, t) of each row."""
@@ -81,4 +99,6 @@ class Model(nn.Module):
         return self.score_against(batch, Negatives())
 
     def constrain(self) -> None:
-        """Project parameters after an optimizer step; nothing for the present scorers."""
+        """What follows an optimizer step: projections, of which the present scorers have none."""
+        if isinstance(self.entity, FusedEmbedder):
+            self.entity.forget()

@@ -9,24 +9,39 @@ from mmrns.nn.model import Model
 from mmrns.types import Batch
 
 
-class LpRegularizer(nn.Module):
-    """`weight * mean_b (||h_b||_p^p + ||r_b||_p^p + ||t_b||_p^p)` over the batch's own vectors.
+class Regularizer(nn.Module):
+    """Penalties on the batch's own vectors:
 
-    The authors' codes of RotatE and MMRNS penalise the whole tables with p = 3 instead; the batch's vectors are what
-    the step touches, so this form costs nothing that grows with the number of entities.
+        mean_b sum_{v in (h, r, t)} ( l2 ||v||_2^2 + l3 ||v||_3^3 + n3 || |v| ||_3^3 )
+
+    The last is the nuclear 3-norm (Lacroix et al., "Canonical Tensor Decomposition for Knowledge Base Completion",
+    2018): the sum of the cubed moduli of complex vectors, the same as L3 for real ones. Published codes penalise the
+    whole tables at times; the batch's vectors are what the step touches, so this form costs nothing that grows with the
+    number of entities.
 
     Args:
-        weight: 0 switches it off.
-        p: the power.
+        l2, l3, n3: weights; 0 switches a term off.
     """
 
-    def __init__(self, *, weight: float, p: int = 3):
+    def __init__(self, *, l2: float = 0.0, l3: float = 0.0, n3: float = 0.0):
         super().__init__()
-        self.weight, self.p = weight, p
+        self.l2, self.l3, self.n3 = l2, l3, n3
 
     def forward(self, model: Model, batch: Batch) -> Float[Tensor, ""] | float:
         """Scalar penalty."""
-        if not self.weight:
+        if not (self.l2 or self.l3 or self.n3):
             return 0.0
-        vectors = (model.entities(batch.h), model.relations(batch.r), model.entities(batch.t))
-        return self.weight * sum(v.abs().pow(self.p).sum() for v in vectors) / len(batch)
+        vectors = (model.entities(batch.h), model.relations(model.relation_ids(batch)), model.entities(batch.t))
+        return sum(self._penalty(v, model.scorer.complex) for v in vectors) / len(batch)
+
+    def _penalty(self, v: Float[Tensor, "B width"], complex: bool) -> Float[Tensor, ""] | float:
+        total: Tensor | float = 0.0
+        if self.l2:
+            total = total + self.l2 * v.square().sum()
+        if self.l3:
+            total = total + self.l3 * v.abs().pow(3).sum()
+        if self.n3:
+            # The derivative of the cubed modulus is finite at 0, that of its root is not.
+            squares = v.unflatten(-1, (2, -1)).square().sum(-2) if complex else v.square()
+            total = total + self.n3 * (squares * squares.clamp(min=1e-30).sqrt()).sum()
+        return total

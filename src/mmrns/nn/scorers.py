@@ -1,7 +1,9 @@
 """Scorers: one class, one formula each. Scores are bare (no margin); larger = more plausible.
 
 A scorer turns (anchor, relation) into a query once and compares it with many candidates, so that one formula serves a
-triple, K negatives and all entities. To add one: subclass `Scorer` in this file and name it in the tests' table.
+triple, K negatives and all entities. What the formula does to the candidates under the relation (TransD, PairRE) the
+query carries along. Arithmetic is real: d complex numbers are d real parts, then d imaginary parts. To add one:
+subclass `Scorer` in this file and name it in the tests' table.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from pydantic import PositiveInt
+from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from mmrns.nn import distances
 
@@ -21,8 +25,8 @@ Candidates = Float[Tensor, "B K width"] | Float[Tensor, "P width"]
 Scores = Float[Tensor, "B K"]
 
 
-class Scorer(ABC):
-    """Bare scores f(h, r, t).
+class Scorer(nn.Module, ABC):
+    """Bare scores f(h, r, t). What parameters it has are trained and stored with the model's.
 
     Args:
         dim: d, the embedding dimension.
@@ -32,7 +36,11 @@ class Scorer(ABC):
     distance: ClassVar[bool] = False
     """True when scores are negated distances, to which the loss adds its margin gamma."""
 
+    complex: ClassVar[bool] = False
+    """True when entity and relation vectors alike are complex: d real parts, then d imaginary parts."""
+
     def __init__(self, dim: int, init_range: float):
+        super().__init__()
         self.dim, self.init_range = dim, init_range
 
     @property
@@ -45,12 +53,18 @@ class Scorer(ABC):
         """Reals in a relation vector."""
         return self.dim
 
+    def pair_width(self, device: torch.device | str) -> int:
+        """Reals that a comparison with a pool holds for each pair on a device, beside the score; default none."""
+        return 0
+
     @abstractmethod
-    def query(self, anchor: Queries, relation: Float[Tensor, "B relation_width"], head: bool) -> Queries:
+    def query(
+        self, anchor: Queries, relation: Float[Tensor, "B relation_width"], head: bool
+    ) -> Float[Tensor, "B query_width"]:
         """What every candidate is compared with; `head` = the candidates replace the head."""
 
     @abstractmethod
-    def compare(self, query: Queries, candidates: Candidates) -> Scores:
+    def compare(self, query: Float[Tensor, "B query_width"], candidates: Candidates) -> Scores:
         """Scores of each row's own candidates [B K width], or of one pool [P width] for all rows."""
 
 
@@ -81,11 +95,78 @@ class TransE(Scorer):
         return -torch.linalg.vector_norm(query[:, None] - candidates, dim=-1)
 
 
+class TransD(Scorer):
+    """f(h, r, t) = -||h_r + r - t_r||_2^2, where e_r = e + <e_p, e> r_p is entity e as the relation sees it.
+
+    Ji et al., "Knowledge Graph Embedding via Dynamic Mapping Matrix", 2015, with entities and relations of the same
+    width. Entity vectors hold the d numbers of e, then the d of e_p; relation vectors r, then r_p. The paper's
+    constraint that no vector be longer than 1 is left out.
+    """
+
+    distance = True
+
+    @property
+    def entity_width(self) -> int:
+        return 2 * self.dim
+
+    @property
+    def relation_width(self) -> int:
+        return 2 * self.dim
+
+    def query(self, anchor: Queries, relation: Queries, head: bool) -> Queries:
+        e, e_p = anchor.chunk(2, dim=-1)
+        r, r_p = relation.chunk(2, dim=-1)
+        projected = e + _inner(e_p, e) * r_p
+        # The second half is what projects the candidates.
+        return torch.cat([projected - r if head else projected + r, r_p], dim=-1)
+
+    def compare(self, query: Queries, candidates: Candidates) -> Scores:
+        q, r_p = query.chunk(2, dim=-1)
+        e, e_p = candidates.chunk(2, dim=-1)
+        a = _inner(e_p, e)
+        if candidates.ndim == 3:
+            return -(q[:, None] - e - a * r_p[:, None]).square().sum(-1)
+        # The square multiplied out, so that a pool takes one product and no B x P vectors. What is lost to cancellation
+        # is small beside the squared lengths; it may not turn a distance negative.
+        left = torch.cat([q, r_p, _inner(q, r_p), _inner(r_p, r_p), _inner(q, q), torch.ones_like(q[:, :1])], dim=-1)
+        right = torch.cat([2 * e, -2 * a * e, 2 * a, -(a**2), -torch.ones_like(a), -_inner(e, e)], dim=-1)
+        return (left @ right.T).clamp(max=0)
+
+
 class DistMult(Scorer):
     """f(h, r, t) = <h, r, t> (Yang et al., "Embedding Entities and Relations for Learning and Inference", 2015)."""
 
     def query(self, anchor: Queries, relation: Queries, head: bool) -> Queries:
         return anchor * relation
+
+    def compare(self, query: Queries, candidates: Candidates) -> Scores:
+        return _dot(query, candidates)
+
+
+class ComplEx(Scorer):
+    """f(h, r, t) = Re <h, r, conj(t)> over d complex numbers.
+
+    Trouillon et al., "Complex Embeddings for Simple Link Prediction", 2016. Vectors hold the d real parts, then the d
+    imaginary parts.
+    """
+
+    complex = True
+
+    @property
+    def entity_width(self) -> int:
+        return 2 * self.dim
+
+    @property
+    def relation_width(self) -> int:
+        return 2 * self.dim
+
+    def query(self, anchor: Queries, relation: Queries, head: bool) -> Queries:
+        a, b = anchor.chunk(2, dim=-1)
+        c, d = relation.chunk(2, dim=-1)
+        # Re <h, r, conj(t)> is the dot product of t with h r, and of h with conj(r) t.
+        if head:
+            d = -d
+        return torch.cat([a * c - b * d, a * d + b * c], dim=-1)
 
     def compare(self, query: Queries, candidates: Candidates) -> Scores:
         return _dot(query, candidates)
@@ -112,6 +193,100 @@ class RotatE(Scorer):
 
     def compare(self, query: Queries, candidates: Candidates) -> Scores:
         return -distances.modulus(query, candidates)
+
+    def pair_width(self, device: torch.device | str) -> int:
+        return distances.pair_width(2 * self.dim, device)
+
+
+class pRotatE(Scorer):  # the paper's name for it
+    """f(h, r, t) = -2 C sum_i |sin((h_i + r_i - t_i) / 2)|: RotatE with all entities at modulus C (Sun et al., 2019).
+
+    Vectors hold d numbers in the range of the embeddings; phases are pi / init_range times them, as RotatE's. C is a
+    parameter that starts at init_range / 2, as in the authors' code, so that no distance exceeds gamma + 2 at first.
+    Their code has C sum_i |sin(h_i + r_i - t_i)|, in which phases half a turn apart are equal; this is the paper's.
+    """
+
+    distance = True
+
+    def __init__(self, dim: int, init_range: float):
+        super().__init__(dim, init_range)
+        self.modulus = nn.Parameter(torch.tensor(0.5 * init_range))
+
+    def query(self, anchor: Queries, relation: Queries, head: bool) -> Float[Tensor, "B query_width"]:
+        return self._on_circle(anchor - relation if head else anchor + relation)
+
+    def compare(self, query: Float[Tensor, "B query_width"], candidates: Candidates) -> Scores:
+        # 2 |sin((x - y) / 2)| is the chord between phases x and y: sines are taken of vectors, not of all pairs.
+        return -self.modulus * distances.modulus(query, self._on_circle(candidates))
+
+    def pair_width(self, device: torch.device | str) -> int:
+        return distances.pair_width(2 * self.dim, device)
+
+    def _on_circle(self, vectors: Float[Tensor, "*n width"]) -> Float[Tensor, "*n twice_width"]:
+        phase = vectors * (math.pi / self.init_range)
+        return torch.cat([torch.cos(phase), torch.sin(phase)], dim=-1)
+
+
+class PairRE(Scorer):
+    """f(h, r, t) = -||h o r_H - t o r_T||_1 with h and t scaled to length 1.
+
+    Chao et al., "PairRE: Knowledge Graph Embeddings via Paired Relation Vectors", 2021; o is the elementwise product.
+    Relation vectors hold the d numbers of r_H, then those of r_T.
+    """
+
+    distance = True
+
+    @property
+    def relation_width(self) -> int:
+        return 2 * self.dim
+
+    def query(
+        self, anchor: Queries, relation: Float[Tensor, "B relation_width"], head: bool
+    ) -> Float[Tensor, "B query_width"]:
+        of_head, of_tail = relation.chunk(2, dim=-1)
+        own, other = (of_tail, of_head) if head else (of_head, of_tail)
+        # The second half is what multiplies the candidates.
+        return torch.cat([normalize(anchor, dim=-1) * own, other], dim=-1)
+
+    def compare(self, query: Float[Tensor, "B query_width"], candidates: Candidates) -> Scores:
+        q, other = query.chunk(2, dim=-1)
+        # Also a pool is another one for each row, [B P d].
+        return -distances.l1(q, other[:, None] * normalize(candidates, dim=-1))
+
+    def pair_width(self, device: torch.device | str) -> int:
+        return self.dim + distances.pair_width(self.dim, device)
+
+
+class TuckER(Scorer):
+    """f(h, r, t) = sum_ijk W_ijk h_i r_j t_k, the bare form, without the authors' batch normalisation and dropout.
+
+    Balazevic et al., "TuckER: Tensor Factorization for Knowledge Graph Completion", 2019. The core W
+    [d, relation_dim, d] is a parameter of the scorer; it starts uniform on [-1, 1], as in the authors' code.
+
+    Args:
+        dim: d, of the entities.
+        init_range: see `Scorer`.
+        relation_dim: width of the relation vectors; d by default.
+    """
+
+    def __init__(self, dim: int, init_range: float, *, relation_dim: PositiveInt | None = None):
+        super().__init__(dim, init_range)
+        self.core = nn.Parameter(torch.empty(dim, relation_dim or dim, dim).uniform_(-1, 1))
+
+    @property
+    def relation_width(self) -> int:
+        return self.core.shape[1]
+
+    def query(self, anchor: Queries, relation: Float[Tensor, "B relation_width"], head: bool) -> Queries:
+        core = self.core.transpose(0, 2) if head else self.core
+        return torch.einsum("bi,bj,ijk->bk", anchor, relation, core)
+
+    def compare(self, query: Queries, candidates: Candidates) -> Scores:
+        return _dot(query, candidates)
+
+
+def _inner(x: Float[Tensor, "*n d"], y: Float[Tensor, "*n d"]) -> Float[Tensor, "*n 1"]:
+    return (x * y).sum(-1, keepdim=True)
 
 
 def _dot(query: Queries, candidates: Candidates) -> Scores:

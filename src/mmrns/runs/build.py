@@ -10,9 +10,11 @@ import torch
 from mmrns.data.batches import Batches
 from mmrns.data.datasets import Dataset, load_dataset
 from mmrns.errors import UsageError
-from mmrns.nn.losses import SelfAdversarialLoss
+from mmrns.nn.embedders import FusedEmbedder
+from mmrns.nn.fusion import FusedScorer
+from mmrns.nn.losses import LOSSES
 from mmrns.nn.model import Model
-from mmrns.nn.regularizers import LpRegularizer
+from mmrns.nn.regularizers import Regularizer
 from mmrns.registry import sampler_class, scorer_class
 from mmrns.rng import seeded
 from mmrns.runs.config import Config
@@ -41,13 +43,19 @@ def build_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def build_model(config: Config, n_entities: int, n_relations: int) -> Model:
+def build_model(config: Config, dataset: Dataset) -> Model:
     """A freshly initialised model; embeddings start within (gamma + 2) / d as in the RotatE code base."""
-    options = config.model.model_extra or {}
-    dim = config.model.dim
+    m, sparse, graph = config.model, config.training.sparse, dataset.graph
+    n = len(graph.entities)
     with seeded(config.seed, "model"):
-        scorer = scorer_class(config.model.scorer)(dim, (config.objective.gamma + 2) / dim, **options)
-        return Model(scorer, n_entities, n_relations, sparse=config.training.sparse)
+        scorer = scorer_class(m.scorer)(m.dim, (config.objective.gamma + 2) / m.dim, **(m.model_extra or {}))
+        entity = None
+        if m.modalities:
+            chosen = {name: dataset.features[name] for name in m.modalities}
+            width, seen = scorer.entity_width, graph.seen_entities
+            entity = FusedEmbedder(n, width, scorer.init_range, chosen, seen, sparse=sparse)
+            scorer = FusedScorer(scorer, 1 + len(chosen))
+        return Model(scorer, n, len(graph.relations), reciprocal=m.reciprocal, sparse=sparse, entity=entity)
 
 
 def build_sampler(config: Config, dataset: Dataset, model: Model) -> Sampler:
@@ -64,11 +72,13 @@ def build_sampler(config: Config, dataset: Dataset, model: Model) -> Sampler:
 def build_trainer(config: Config, dataset: Dataset) -> Trainer:
     """Everything that trains, on the configured device."""
     device, graph, method = build_device(config.device), dataset.graph, config.method
-    model = build_model(config, len(graph.entities), len(graph.relations))
+    model = build_model(config, dataset)
     sampler = build_sampler(config, dataset, model)
     model.to(device)
     sampler.to(device)
-    objective = SelfAdversarialLoss(gamma=config.objective.gamma if model.scorer.distance else 0.0, alpha=method.alpha)
+    loss = LOSSES[method.loss]
+    gamma = config.objective.gamma if model.scorer.distance or not loss.shifts else 0.0
+    objective = loss(gamma=gamma, alpha=method.alpha)
     optimizer = build_optimizer(config, model, sampler)
     batches = Batches(
         graph,
@@ -76,8 +86,10 @@ def build_trainer(config: Config, dataset: Dataset) -> Trainer:
         sides=method.sides,
         seed=config.seed,
         subsampling=config.objective.subsampling,
+        queries=method.queries,
     )
-    regularizer = LpRegularizer(weight=config.objective.l3)
+    o = config.objective
+    regularizer = Regularizer(l2=o.l2, l3=o.l3, n3=o.n3)
     return Trainer(model, sampler, objective, regularizer, optimizer, batches, device)
 
 

@@ -28,13 +28,15 @@ _Schema = TypeVar("_Schema", bound=BaseModel)
 
 
 class Method(BaseModel):
-    """What a method's name stands for: a sampler, its objective's weights and the side policy."""
+    """What a method's name stands for: a sampler, its objective, the side policy and what a batch is made of."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sampler: str
     alpha: float
     sides: SidePolicy = "alternate"
+    loss: str = "self-adversarial"
+    queries: bool = False
 
 
 METHODS: dict[str, Method] = {
@@ -42,8 +44,10 @@ METHODS: dict[str, Method] = {
     "self-adversarial": Method(sampler="uniform", alpha=1.0),
     "bernoulli": Method(sampler="uniform", alpha=0.0, sides="bernoulli"),
     "mmrns": Method(sampler="mmrns", alpha=1.0),
+    "1-vs-all": Method(sampler="all", alpha=0.0, loss="cross-entropy"),
+    "k-vs-all": Method(sampler="all", alpha=0.0, loss="k-vs-all", queries=True),
 }
-"""Methods are named whole; `objective.alpha` and `training.sides` override what a name stands for."""
+"""Methods are named whole; `objective.loss`, `objective.alpha` and `training.sides` override what a name stands for."""
 
 
 class _Section(BaseModel):
@@ -64,19 +68,28 @@ class ModelConfig(_Section):
 
     scorer: str = Field("TransE", description="name of the scorer")
     dim: PositiveInt = Field(200, description="d, the embedding dimension")
+    modalities: list[str] = Field(
+        default_factory=list[str], description="what entities are scored by beside their structural vectors"
+    )
+    reciprocal: bool = Field(False, description="a second vector for each relation, to ask for heads with")
 
 
 class ObjectiveConfig(_Section):
     """The loss."""
 
+    loss: Literal["self-adversarial", "softplus", "margin", "cross-entropy", "k-vs-all"] | None = Field(
+        None, description="of the scores; the method's own by default"
+    )
     gamma: PositiveFloat = Field(
-        9.0, description="margin of distance scorers; also sets the range of initial embeddings"
+        9.0, description="margin of distance scorers and of the margin loss; also sets the range of initial embeddings"
     )
     alpha: NonNegativeFloat | None = Field(
         None, description="inverse temperature of self-adversarial weights; 0 = mean"
     )
     subsampling: bool = Field(True, description="weigh triples by the inverse root of their frequency")
+    l2: NonNegativeFloat = Field(0.0, description="weight of the L2 penalty on the batch's vectors")
     l3: NonNegativeFloat = Field(0.0, description="weight of the L3 penalty on the batch's vectors")
+    n3: NonNegativeFloat = Field(0.0, description="weight of the N3 penalty on the batch's vectors")
 
 
 class SamplerConfig(_Section):
@@ -84,7 +97,7 @@ class SamplerConfig(_Section):
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 
-    name: str = Field("mmrns", description="named method: uniform, self-adversarial, bernoulli, mmrns")
+    name: str = Field("mmrns", description="the method, named whole")
 
 
 class TrainingConfig(_Section):
@@ -134,7 +147,8 @@ class Config(_Section):
         """What the sampler's name stands for, with this configuration's overrides."""
         method = METHODS[self.sampler.name]
         alpha = method.alpha if self.objective.alpha is None else self.objective.alpha
-        return method.model_copy(update={"alpha": alpha, "sides": self.training.sides or method.sides})
+        loss, sides = self.objective.loss or method.loss, self.training.sides or method.sides
+        return method.model_copy(update={"alpha": alpha, "loss": loss, "sides": sides})
 
     @property
     def default_folder(self) -> Path:
@@ -153,6 +167,7 @@ def make_config(values: Mapping[str, Any]) -> Config:
     config = _validated(Config, values, "")
     if config.sampler.name not in METHODS:
         raise unknown("sampler", config.sampler.name, METHODS)
+    _check_fit(config)
     sampler_options = options_of(sampler_class(config.method.sampler), reserved={"seed", "alpha"})
     scorer_options = options_of(scorer_class(config.model.scorer))
     sampler = _validated(sampler_options, config.sampler.model_extra or {}, "sampler.", SamplerConfig.model_fields)
@@ -161,6 +176,14 @@ def make_config(values: Mapping[str, Any]) -> Config:
     complete["sampler"] |= sampler.model_dump()
     complete["model"] |= model.model_dump()
     return Config.model_validate(complete)
+
+
+def _check_fit(config: Config) -> None:
+    method = config.method
+    if method.loss == "k-vs-all" and method.sampler != "all":
+        raise UsageError("objective.loss=k-vs-all needs every entity as a candidate; use --sampler k-vs-all")
+    if method.sampler == "all" and config.training.sparse:
+        raise UsageError(f"{config.sampler.name} touches every row in a step; leave training.sparse out")
 
 
 def options_of(cls: type[Any], reserved: Iterable[str] = ()) -> type[BaseModel]:

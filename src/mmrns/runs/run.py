@@ -20,6 +20,7 @@ from torch import Tensor
 from mmrns.data.datasets import Dataset, dataset_folders
 from mmrns.data.tables import read_columns
 from mmrns.errors import DataError, MmrnsError, UsageError, nearest
+from mmrns.evaluation.candidates import Candidates
 from mmrns.evaluation.frequency import SlotFrequency
 from mmrns.evaluation.hardness import measure
 from mmrns.evaluation.ranking import Ranks, ScoresAll, rank
@@ -123,8 +124,7 @@ class Run:
     @cached_property
     def model(self) -> Model:
         """The selected model."""
-        graph = self.dataset.graph
-        model = build_model(self.config, len(graph.entities), len(graph.relations))
+        model = build_model(self.config, self.dataset)
         tensors, _ = read_tensors(self.folder / "model.safetensors")
         model.load_state_dict(tensors)
         return model.to(self.device).eval()
@@ -134,15 +134,38 @@ class Run:
         """Where the model is put."""
         return build_device(self.config.device)
 
-    def ranks(self, split: Split = "test", progress: Callable[[int], None] | None = None) -> Ranks:
-        """Filtered ranks of both sides of a split."""
-        return _ranks(
-            self.model, self.model.scorer.entity_width, self.dataset, split, self.config, self.device, progress
-        )
+    def ranks(
+        self,
+        split: Split = "test",
+        progress: Callable[[int], None] | None = None,
+        *,
+        candidates: Path | str | None = None,
+    ) -> Ranks:
+        """Filtered ranks of both sides of a split; `candidates` as of `evaluate`."""
+        width = self.model.scorer.pair_width(self.device)
+        among = self._candidates(candidates)
+        return _ranks(self.model, width, self.dataset, split, self.config, self.device, progress, among)
 
-    def evaluate(self, split: Split = "test") -> dict[str, Any]:
-        """The metrics of a split, computed anew: the object that `results.json` holds."""
-        return report(self.ranks(split), self.dataset.graph)
+    def evaluate(
+        self, split: Split = "test", *, candidates: Path | str | None = None, bootstrap: int = 0
+    ) -> dict[str, Any]:
+        """The metrics of a split, computed anew: the object that `results.json` holds.
+
+        Args:
+            split: what to rank.
+            candidates: rank only among the entities that fill that side of the relation in train (`"train"`) or that a
+                file lists for it, in rows relation TAB side (head or tail) TAB entity; None = among every entity.
+                A side without candidates is unrestricted. A true answer that is not among them takes part all the
+                same, and is counted under `outside`.
+            bootstrap: samples for the confidence intervals under `interval`, beside the realistic metrics; 0 = none.
+        """
+        return report(self.ranks(split, candidates=candidates), self.dataset.graph, bootstrap)
+
+    def _candidates(self, source: Path | str | None) -> Candidates | None:
+        graph = self.dataset.graph
+        if source is None:
+            return None
+        return Candidates.of_train(graph) if source == "train" else Candidates.read(Path(source), graph)
 
     def predict(
         self,
@@ -153,6 +176,7 @@ class Run:
         queries: Path | str | None = None,
         top: int = 10,
         known: Known = "flag",
+        candidates: Path | str | None = None,
     ) -> pl.DataFrame:
         """The best entities for the missing side of one query or of a file of queries.
 
@@ -166,9 +190,10 @@ class Run:
             top: answers per query.
             known: `flag` marks triples of the dataset in the column `known`; `drop` leaves them out; `keep` lists them
                 unmarked.
+            candidates: list no other entities; see `evaluate`.
 
         Returns:
-            Columns head, relation, tail, score, rank (among the entities listed by `known`), known; best first.
+            Columns head, relation, tail, score, rank (among the entities that may be listed), known; best first.
 
         Raises:
             UsageError: unknown names (close ones are offered), or not exactly one side asked.
@@ -178,11 +203,18 @@ class Run:
             asked = [tuple(None if name == "?" else name for name in row) for row in rows]
         else:
             asked = [(head, relation, tail)]
-        frames = [self._predict(*query, top=top, known=known) for query in asked]
+        among = self._candidates(candidates)
+        frames = [self._predict(*query, top=top, known=known, among=among) for query in asked]
         return pl.concat(frames) if frames else pl.DataFrame(schema=PREDICTION_SCHEMA)
 
     def _predict(
-        self, head: str | None, relation: str | None, tail: str | None, top: int, known: Known
+        self,
+        head: str | None,
+        relation: str | None,
+        tail: str | None,
+        top: int,
+        known: Known,
+        among: Candidates | None,
     ) -> pl.DataFrame:
         if relation is None or (head is None) == (tail is None):
             raise UsageError("a query names a relation and one of head and tail")
@@ -200,6 +232,8 @@ class Run:
             scores[anchor] = -torch.inf
         if known == "drop":
             scores = scores.masked_fill(true, -torch.inf)
+        if among is not None:
+            scores = scores.masked_fill(~among.mask(r, asks_head)[0], -torch.inf)
         count = min(top, int(torch.isfinite(scores).sum()))
         best = torch.argsort(scores, descending=True, stable=True)[:count]
         entity = [graph.entities[i] for i in best.tolist()]
@@ -312,7 +346,7 @@ def _train(config: Config, folder: Path, reporter: Reporter) -> None:
         save_checkpoint(best if is_best else last, trainer, progress, notes)
 
     def model_ranks(split: Split) -> Ranks:
-        width = trainer.model.scorer.entity_width
+        width = trainer.model.scorer.pair_width(trainer.device)
         queries = 2 * len(dataset.graph.test if split == "test" else dataset.graph.valid)
         return _ranks(trainer.model, width, dataset, split, config, trainer.device, reporter.ranking(split, queries))
 
@@ -378,11 +412,20 @@ def _ranks(
     config: Config,
     device: torch.device,
     progress: Callable[[int], None] | None = None,
+    candidates: Candidates | None = None,
 ) -> Ranks:
     graph = dataset.graph
     triples: Int[Tensor, "n 3"] = graph.test if split == "test" else graph.valid
-    memory = config.evaluation.memory_mb
-    return rank(model, triples, graph.known_index, memory_mb=memory, width=width, device=device, progress=progress)
+    return rank(
+        model,
+        triples,
+        graph.known_index,
+        candidates=candidates,
+        memory_mb=config.evaluation.memory_mb,
+        width=width,
+        device=device,
+        progress=progress,
+    )
 
 
 def _say_what_matters(dataset: Dataset, reporter: Reporter) -> None:

@@ -15,9 +15,9 @@ from torch import Tensor
 from mmrns.data.batches import Batches
 from mmrns.errors import MmrnsError
 from mmrns.evaluation.hardness import average
-from mmrns.nn.losses import SelfAdversarialLoss
+from mmrns.nn.losses import Loss
 from mmrns.nn.model import Model
-from mmrns.nn.regularizers import LpRegularizer
+from mmrns.nn.regularizers import Regularizer
 from mmrns.samplers.base import Sampler
 from mmrns.training.optimizer import Optimizer
 from mmrns.types import Batch, Negatives
@@ -120,8 +120,8 @@ class Trainer:
         self,
         model: Model,
         sampler: Sampler,
-        objective: SelfAdversarialLoss,
-        regularizer: LpRegularizer,
+        objective: Loss,
+        regularizer: Regularizer,
         optimizer: Optimizer,
         batches: Batches,
         device: torch.device,

@@ -1,0 +1,176 @@
+"""Entities with several views: what each one says, and what is said without it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmrns.data.datasets import Dataset
+from mmrns.data.features import Modality
+from mmrns.nn.embedders import AttentionPool, FusedEmbedder
+from mmrns.nn.fusion import FusedScorer
+from mmrns.nn.model import Model
+from mmrns.registry import scorer_names
+from mmrns.runs.build import build_model, build_trainer
+from mmrns.runs.config import make_config
+from mmrns.types import Batch, Negatives
+
+DIM = 4
+LACKS_BOTH, LACKS_IMAGE, UNSEEN = 5, 11, 39
+
+
+def config_of(**model: object) -> dict[str, object]:
+    values = {"dim": DIM, "modalities": ["image", "text"], **model}
+    return {"model": values, "sampler": {"name": "uniform", "negatives": 4}, "device": "cpu"}
+
+
+def model_of(toy: Dataset, **options: object) -> Model:
+    model = build_model(make_config(config_of(**options)), toy).double()
+    g = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randn(p.shape, generator=g) * 0.5)
+    return model
+
+
+def test_pooling_by_hand_and_blind_to_what_is_masked() -> None:
+    torch.manual_seed(0)
+    pool = AttentionPool(3, 2, 0.5)
+    with torch.no_grad():
+        pool.attention.copy_(torch.tensor([1.0, -1.0, 0.5]))
+    values, mask = torch.randn(2, 4, 3), torch.tensor([[True, True, False, True], [False, False, True, False]])
+    x = values[0][[0, 1, 3]]
+    mean = torch.softmax(x @ pool.attention, 0) @ x
+    expected = pool.projection(torch.nn.functional.layer_norm(mean, (3,)))
+    torch.testing.assert_close(pool(values, mask)[0], expected)
+    changed = values.masked_fill(~mask[..., None], 1e6)
+    assert torch.equal(pool(changed, mask), pool(values, mask))
+    none = pool(values, torch.zeros_like(mask))
+    assert torch.isfinite(none).all()
+    assert torch.equal(none[0], none[1])
+
+
+def test_vectors_start_as_long_as_structural_ones() -> None:
+    torch.manual_seed(0)
+    pooled = AttentionPool(64, 100, 0.3)(torch.randn(200, 5, 64), torch.ones(200, 5, dtype=torch.bool))
+    assert float(pooled.detach().std()) == pytest.approx(0.3 / 3**0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("name", scorer_names())
+@torch.no_grad()
+def test_scores_are_the_gated_mixture_of_the_common_views(toy: Dataset, name: str) -> None:
+    model = model_of(toy, scorer=name)
+    scorer, embedder = model.scorer, model.entity
+    assert isinstance(scorer, FusedScorer)
+    assert isinstance(embedder, FusedEmbedder)
+    triples = torch.tensor([[0, 1, 2], [LACKS_IMAGE, 0, 3], [4, 2, LACKS_BOTH], [UNSEEN, 1, 0], [LACKS_BOTH, 1, 7]])
+    for head in (False, True):
+        batch = Batch.of(triples, torch.full((5,), head))
+        every = model.score_all(batch)
+        vectors, flags = embedder.all().tensor_split([-3], dim=1)
+        views, base = vectors.chunk(3, dim=1), scorer.base
+        for row, (h, r, t) in enumerate(triples.tolist()):
+            anchor = t if head else h
+            relations, logits = model.relation.weight[r].tensor_split([-3])
+            gate = torch.softmax(logits, 0)
+            own = [
+                base.compare(base.query(v[[anchor]], x[None], head), v)[0]
+                for v, x in zip(views, relations.chunk(3), strict=True)
+            ]
+            for e in range(40):
+                common = [v for v in range(3) if flags[anchor, v] and flags[e, v]] or [0]
+                weight = sum(gate[v] for v in common)
+                expected = sum(gate[v] * own[v][e] for v in common) / weight
+                torch.testing.assert_close(every[row, e], torch.as_tensor(expected))
+        ids = torch.randint(40, (5, 6))
+        torch.testing.assert_close(model.score_against(batch, Negatives(ids=ids)), every.gather(1, ids))
+        torch.testing.assert_close(model.score(batch), every[torch.arange(5), batch.target])
+
+
+def test_flags_say_what_there_is(toy: Dataset) -> None:
+    flags = model_of(toy).entities(torch.tensor([0, LACKS_IMAGE, LACKS_BOTH, UNSEEN]))[:, -3:]
+    assert flags.tolist() == [[1, 1, 1], [1, 0, 1], [1, 0, 0], [0, 1, 0]]
+
+
+def test_an_unseen_entity_is_scored_from_its_features_alone(toy: Dataset) -> None:
+    model = model_of(toy)
+    batch = Batch.of(torch.tensor([[UNSEEN, 1, 0]]), torch.tensor([False]))
+    before = model.score_all(batch).detach().clone()
+    embedder = model.entity
+    assert isinstance(embedder, FusedEmbedder)
+    with torch.no_grad():
+        embedder.table.weight[UNSEEN] += 10
+    # What has no view in common with it has only its structural vector to go by.
+    flags = embedder.all()[:, -3:]
+    common = (flags * flags[UNSEEN]).any(1)
+    common[UNSEEN] = False
+    after = model.score_all(batch)
+    assert torch.equal(after[:, common], before[:, common])
+    assert not torch.equal(after, before)
+
+
+def test_a_missing_modality_is_as_good_as_removed(toy: Dataset) -> None:
+    """Removing an entity's features changes its own scores to those of the others' views, and nobody else's vectors."""
+    image = toy.features["image"]
+    row = image.row.clone()
+    row[0] = -1
+    without = Modality(image.values, image.mask, row)
+    torch.manual_seed(1)
+    embedder = FusedEmbedder(40, DIM, 0.5, {"image": image}, torch.ones(40, dtype=torch.bool))
+    other = FusedEmbedder(40, DIM, 0.5, {"image": without}, torch.ones(40, dtype=torch.bool))
+    other.load_state_dict(embedder.state_dict())
+    a, b = embedder.all(), other.all()
+    assert torch.equal(a[1:], b[1:])
+    assert b[0, -1] == 0
+    assert torch.equal(a[0, :DIM], b[0, :DIM])
+
+
+def test_all_is_kept_only_while_nothing_changes(toy: Dataset) -> None:
+    trainer = build_trainer(make_config(config_of()), toy)
+    embedder = trainer.model.entity
+    assert isinstance(embedder, FusedEmbedder)
+    ids = torch.arange(40)
+
+    def everything() -> Tensor:
+        with torch.no_grad():
+            found = embedder.all()
+            assert embedder.all() is found
+            assert torch.equal(found, embedder(ids))
+            return found
+
+    first = everything()
+    trainer.step(0)
+    assert not torch.equal(everything(), first)
+    assert embedder.all().requires_grad
+
+
+@pytest.mark.parametrize("name", ["TransE", "ComplEx"])
+@pytest.mark.parametrize("sampler", ["uniform", "mmrns", "1-vs-all"])
+def test_training_moves_every_parameter_and_lowers_the_loss(toy: Dataset, name: str, sampler: str) -> None:
+    values = config_of(scorer=name) | {"sampler": {"name": sampler}, "training": {"lr": 0.02, "batch_size": 64}}
+    trainer = build_trainer(make_config(values), toy)
+    before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
+    losses = [float(trainer.step(step)) for step in range(100)]
+    assert sum(losses[-20:]) < 0.9 * sum(losses[:20])
+    assert all(not torch.equal(before[n], p) for n, p in trainer.model.named_parameters())
+
+
+def test_gradients_match_finite_differences(toy: Dataset) -> None:
+    model = model_of(toy)
+    batch = Batch.of(toy.graph.train[:6], torch.arange(6) % 2 == 0)
+    parameters = list(model.parameters())
+
+    def loss() -> Tensor:
+        return (model.score_all(batch) * torch.linspace(-1, 1, 40)).sum()
+
+    gradients = torch.autograd.grad(loss(), parameters)
+    for p, g in zip(parameters, gradients, strict=True):
+        direction = torch.randn_like(p)
+        with torch.no_grad():
+            p += 1e-6 * direction
+            above = loss()
+            p -= 2e-6 * direction
+            below = loss()
+            p += 1e-6 * direction
+        assert float((above - below) / 2e-6) == pytest.approx(float((g * direction).sum()), rel=1e-4, abs=1e-6)
