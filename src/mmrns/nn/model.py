@@ -82,17 +82,18 @@ class Model(nn.Module):
 
     def score(self, batch: Batch) -> Float[Tensor, " B"]:
         """f(h, r, t) of each row."""
-        return self.scorer.compare(self.query(batch), self.entities(batch.target)[:, None]).squeeze(1)
+        return self.score_against(batch, Negatives(ids=batch.target[:, None])).squeeze(1)
 
     def score_against(self, batch: Batch, negatives: Negatives) -> Float[Tensor, "B K"]:
         """Scores with each row's target replaced by its negatives."""
+        query, ids = self.query(batch), negatives.ids
         if negatives.emb is not None:
-            candidates = negatives.emb
-        elif negatives.ids is not None:
-            candidates = self.entities(negatives.ids)
-        else:
-            candidates = self.entity.all()
-        return self.scorer.compare(self.query(batch), candidates)
+            return self.scorer.compare(query, negatives.emb)
+        if ids is None:
+            return self.scorer.compare(query, self.entity.all())
+        if ids.ndim == 2 and isinstance(self.entity, Table) and not self.entity.sparse:
+            return self.scorer.compare_rows(query, self.entity.weight, ids)
+        return self.scorer.compare(query, self.entities(ids))
 
     def score_all(self, batch: Batch) -> Float[Tensor, "B E"]:
         """Scores with each row's target replaced by every entity, in id order."""

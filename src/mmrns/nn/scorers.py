@@ -13,12 +13,12 @@ from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import PositiveInt
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import embedding, normalize
 
-from mmrns.nn import distances
+from mmrns.nn import comparisons
 
 Queries = Float[Tensor, "B width"]
 Candidates = Float[Tensor, "B K width"] | Float[Tensor, "P width"]
@@ -52,6 +52,12 @@ class Scorer(nn.Module, ABC):
     def relation_width(self) -> int:
         """Reals in a relation vector."""
         return self.dim
+
+    def compare_rows(
+        self, query: Float[Tensor, "B query_width"], table: Float[Tensor, "E width"], ids: Int[Tensor, "B K"]
+    ) -> Scores:
+        """The scores of each row's own candidates where they are rows of a table; the default gathers them first."""
+        return self.compare(query, embedding(ids, table))
 
     def pair_width(self, device: torch.device | str) -> int:
         """Reals that a comparison with a pool holds for each pair on a device, beside the score; default none."""
@@ -88,11 +94,16 @@ class TransE(Scorer):
 
     def compare(self, query: Queries, candidates: Candidates) -> Scores:
         if self.p == 1:
-            return -distances.l1(query, candidates)
+            return -comparisons.compare("l1", query, candidates)
         if candidates.ndim == 2:
             # "donot_use_mm": the matrix-product form of the Euclidean distance loses half of the digits.
             return -torch.cdist(query, candidates, p=2.0, compute_mode="donot_use_mm_for_euclid_dist")
         return -torch.linalg.vector_norm(query[:, None] - candidates, dim=-1)
+
+    def compare_rows(self, query: Queries, table: Float[Tensor, "E width"], ids: Int[Tensor, "B K"]) -> Scores:
+        if self.p == 1:
+            return -comparisons.compare_rows("l1", query, table, ids)
+        return super().compare_rows(query, table, ids)
 
 
 class TransD(Scorer):
@@ -140,7 +151,10 @@ class DistMult(Scorer):
         return anchor * relation
 
     def compare(self, query: Queries, candidates: Candidates) -> Scores:
-        return _dot(query, candidates)
+        return comparisons.compare("dot", query, candidates)
+
+    def compare_rows(self, query: Queries, table: Float[Tensor, "E width"], ids: Int[Tensor, "B K"]) -> Scores:
+        return comparisons.compare_rows("dot", query, table, ids)
 
 
 class ComplEx(Scorer):
@@ -169,7 +183,10 @@ class ComplEx(Scorer):
         return torch.cat([a * c - b * d, a * d + b * c], dim=-1)
 
     def compare(self, query: Queries, candidates: Candidates) -> Scores:
-        return _dot(query, candidates)
+        return comparisons.compare("dot", query, candidates)
+
+    def compare_rows(self, query: Queries, table: Float[Tensor, "E width"], ids: Int[Tensor, "B K"]) -> Scores:
+        return comparisons.compare_rows("dot", query, table, ids)
 
 
 class RotatE(Scorer):
@@ -192,10 +209,13 @@ class RotatE(Scorer):
         return torch.cat([re * cos - im * sin, re * sin + im * cos], dim=-1)
 
     def compare(self, query: Queries, candidates: Candidates) -> Scores:
-        return -distances.modulus(query, candidates)
+        return -comparisons.compare("modulus", query, candidates)
+
+    def compare_rows(self, query: Queries, table: Float[Tensor, "E width"], ids: Int[Tensor, "B K"]) -> Scores:
+        return -comparisons.compare_rows("modulus", query, table, ids)
 
     def pair_width(self, device: torch.device | str) -> int:
-        return distances.pair_width(2 * self.dim, device)
+        return comparisons.pair_width(2 * self.dim, device)
 
 
 class pRotatE(Scorer):  # the paper's name for it
@@ -217,10 +237,10 @@ class pRotatE(Scorer):  # the paper's name for it
 
     def compare(self, query: Float[Tensor, "B query_width"], candidates: Candidates) -> Scores:
         # 2 |sin((x - y) / 2)| is the chord between phases x and y: sines are taken of vectors, not of all pairs.
-        return -self.modulus * distances.modulus(query, self._on_circle(candidates))
+        return -self.modulus * comparisons.compare("modulus", query, self._on_circle(candidates))
 
     def pair_width(self, device: torch.device | str) -> int:
-        return distances.pair_width(2 * self.dim, device)
+        return comparisons.pair_width(2 * self.dim, device)
 
     def _on_circle(self, vectors: Float[Tensor, "*n width"]) -> Float[Tensor, "*n twice_width"]:
         phase = vectors * (math.pi / self.init_range)
@@ -251,10 +271,10 @@ class PairRE(Scorer):
     def compare(self, query: Float[Tensor, "B query_width"], candidates: Candidates) -> Scores:
         q, other = query.chunk(2, dim=-1)
         # Also a pool is another one for each row, [B P d].
-        return -distances.l1(q, other[:, None] * normalize(candidates, dim=-1))
+        return -comparisons.compare("l1", q, other[:, None] * normalize(candidates, dim=-1))
 
     def pair_width(self, device: torch.device | str) -> int:
-        return self.dim + distances.pair_width(self.dim, device)
+        return self.dim + comparisons.pair_width(self.dim, device)
 
 
 class TuckER(Scorer):
@@ -282,14 +302,11 @@ class TuckER(Scorer):
         return torch.einsum("bi,bj,ijk->bk", anchor, relation, core)
 
     def compare(self, query: Queries, candidates: Candidates) -> Scores:
-        return _dot(query, candidates)
+        return comparisons.compare("dot", query, candidates)
+
+    def compare_rows(self, query: Queries, table: Float[Tensor, "E width"], ids: Int[Tensor, "B K"]) -> Scores:
+        return comparisons.compare_rows("dot", query, table, ids)
 
 
 def _inner(x: Float[Tensor, "*n d"], y: Float[Tensor, "*n d"]) -> Float[Tensor, "*n 1"]:
     return (x * y).sum(-1, keepdim=True)
-
-
-def _dot(query: Queries, candidates: Candidates) -> Scores:
-    if candidates.ndim == 2:
-        return query @ candidates.T
-    return (candidates @ query[:, :, None]).squeeze(-1)

@@ -241,10 +241,12 @@ class Mmrns(Sampler):
         with torch.no_grad():
             query, pool = model.query(batch), model.entities(candidates.pool)
             scores = model.scorer.compare(query, pool)
-            own = None
+            fillers = model.entities(candidates.fillers)
             if self.slots:
-                own = model.entities(candidates.fillers).index_select(0, candidates.slot)
-                scores = torch.cat([scores, model.scorer.compare(query, own)], dim=1)
+                width = fillers.shape[1]
+                place = candidates.slot[:, None] * width + torch.arange(width, device=query.device)
+                own_scores = model.scorer.compare_rows(query, fillers.flatten(0, 1), place)
+                scores = torch.cat([scores, own_scores], dim=1)
             logits = self.alpha * scores - candidates.log_density
         divisor = candidates.log_density
         if likeness is not None:
@@ -257,6 +259,7 @@ class Mmrns(Sampler):
         ids = candidates.ids(positions)
         emb = None
         if perturbed.requires_grad:
+            own = fillers.index_select(0, candidates.slot) if self.slots else None
             emb = straight_through_top_k(model.entities(ids), perturbed, positions, pool, own)
         counts = ~candidates.excluded.gather(1, positions)
         trace = Trace(candidates, logits, positions, similarities, likeness, fellow, has_fellow)
