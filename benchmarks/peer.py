@@ -18,9 +18,20 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from pykeen.evaluation import RankBasedEvaluator
     from pykeen.models import ComplEx, DistMult, RotatE, TransE
+    from pykeen.nn import modules
     from pykeen.triples import CoreTriplesFactory
 
 logging.getLogger("pykeen").setLevel(logging.ERROR)
+
+_negative_norm = modules.negative_norm
+
+
+def _sum_of_moduli(x: Tensor, p: Any = 2, power_norm: bool = False) -> Tensor:
+    # RotatE's paper sums the moduli; the peer takes their Euclidean norm, which would make another MRR.
+    return _negative_norm(x, p=1 if x.is_complex() else p, power_norm=power_norm)
+
+
+modules.negative_norm = _sum_of_moduli
 
 PEERS: dict[str, Any] = {"TransE": TransE, "DistMult": DistMult, "ComplEx": ComplEx, "RotatE": RotatE}
 INIT_RANGE = 11 / 200

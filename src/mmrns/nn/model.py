@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +54,7 @@ class Model(nn.Module):
         super().__init__()
         self.scorer = scorer
         self.n_entities, self.n_relations, self.reciprocal = n_entities, n_relations, reciprocal
+        self._read: tuple[Batch, Tensor, Tensor] | None = None
         self.entity = entity or Table(n_entities, scorer.entity_width, scorer.init_range, sparse=sparse)
         self.relation = Table(n_relations * (1 + reciprocal), scorer.relation_width, scorer.init_range, sparse=sparse)
 
@@ -68,9 +71,25 @@ class Model(nn.Module):
         """Vectors of relations."""
         return self.relation(ids)
 
+    @contextmanager
+    def reading(self, batch: Batch) -> Generator[None]:
+        """Inside, the batch's own vectors are looked up once, so that their gradients are added up once."""
+        own = self.entities(torch.cat([batch.anchor, batch.target]))
+        anchor, target = own.split(len(batch))
+        self._read = batch, self._query(batch, anchor), target
+        try:
+            yield
+        finally:
+            self._read = None
+
     def query(self, batch: Batch) -> Float[Tensor, "B query_width"]:
         """What the candidates of each row are compared with."""
-        anchor, relation = self.entities(batch.anchor), self.relations(self.relation_ids(batch))
+        if self._read is not None and self._read[0] is batch:
+            return self._read[1]
+        return self._query(batch, self.entities(batch.anchor))
+
+    def _query(self, batch: Batch, anchor: Float[Tensor, "B width"]) -> Float[Tensor, "B query_width"]:
+        relation = self.relations(self.relation_ids(batch))
         if self.reciprocal:
             return self.scorer.query(anchor, relation, False)
         parts = [self.scorer.query(anchor[rows], relation[rows], head) for head, rows in batch.sides]
@@ -82,6 +101,8 @@ class Model(nn.Module):
 
     def score(self, batch: Batch) -> Float[Tensor, " B"]:
         """f(h, r, t) of each row."""
+        if self._read is not None and self._read[0] is batch:
+            return self.scorer.compare(self._read[1], self._read[2][:, None]).squeeze(1)
         return self.score_against(batch, Negatives(ids=batch.target[:, None])).squeeze(1)
 
     def score_against(self, batch: Batch, negatives: Negatives) -> Float[Tensor, "B K"]:

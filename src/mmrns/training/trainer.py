@@ -134,14 +134,15 @@ class Trainer:
         """One training step, counted from 0, and a look at it when asked. Returns the loss, still on the device."""
         model, sampler = self.model, self.sampler
         batch = self.batches.at(step).to(self.device)
-        negatives = sampler.draw(batch, model, step)  # x- ~ q_phi( . | anchor, r, step)
-        s_pos = model.score(batch)  # f_theta(h, r, t)
-        s_neg = model.score_against(batch, negatives)  # f_theta(h, r, x-)
-        loss = (
-            self.objective(s_pos, s_neg, negatives.mask, batch.weight, negatives.logp)
-            + self.regularizer(model, batch)
-            + sampler.loss(batch, negatives, s_pos, s_neg, model, step)
-        )
+        with model.reading(batch):
+            negatives = sampler.draw(batch, model, step)  # x- ~ q_phi( . | anchor, r, step)
+            s_pos = model.score(batch)  # f_theta(h, r, t)
+            s_neg = model.score_against(batch, negatives)  # f_theta(h, r, x-)
+            loss = (
+                self.objective(s_pos, s_neg, negatives.mask, batch.weight, negatives.logp)
+                + self.regularizer(model, batch)
+                + sampler.loss(batch, negatives, s_pos, s_neg, model, step)
+            )
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step(step)
