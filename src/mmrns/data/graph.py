@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import overload
+from typing import TypeVar, overload
 
 import polars as pl
 import torch
@@ -105,6 +106,16 @@ class _Side:
         slot, found = self.find(key)
         return torch.where(found, self.offsets[slot + 1] - self.offsets[slot], 0)
 
+    def flat(self, key: Int[Tensor, " B"]) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+        """All targets of all keys: `(place of the key, target)`, places ascending."""
+        slot, found = self.find(key)
+        start = self.offsets[slot]
+        count = torch.where(found, self.offsets[slot + 1] - start, 0)
+        row = torch.repeat_interleave(torch.arange(len(slot), device=slot.device), count)
+        first = count.cumsum(0) - count
+        position = torch.arange(len(row), device=slot.device) - first[row] + start[row]
+        return row, self.targets[position]
+
     def contains(self, key: Int[Tensor, " B"], target: Int[Tensor, " B"], n_entities: int) -> Bool[Tensor, " B"]:
         """Whether each target belongs to its key."""
         slot, found = self.find(key)
@@ -120,7 +131,27 @@ class _Side:
         return self.codes[inside] == wanted
 
 
-class SlotIndex:
+_Index = TypeVar("_Index", bound="_TwoSided")
+
+
+class _TwoSided:
+    """What has a `_Side` for the tails that a question can have, and one for the heads."""
+
+    _sides: tuple[_Side, _Side]
+
+    def to(self: _Index, device: torch.device | str) -> _Index:
+        """The same index on another device."""
+        moved = copy(self)
+        moved._sides = (self._sides[0].to(device), self._sides[1].to(device))
+        return moved
+
+    @property
+    def device(self) -> torch.device:
+        """Where the index lies."""
+        return self._sides[0].keys.device
+
+
+class SlotIndex(_TwoSided):
     """Which entities fill a slot: for a relation, its heads and its tails, in compressed sparse rows.
 
     Args:
@@ -133,17 +164,21 @@ class SlotIndex:
         self.n_entities = n_entities
         self._sides = (_Side.of(r, t, n_entities), _Side.of(r, h, n_entities))
 
-    def to(self, device: torch.device | str) -> SlotIndex:
-        """The same index on another device."""
-        moved = object.__new__(type(self))
-        moved.n_entities = self.n_entities
-        moved._sides = (self._sides[0].to(device), self._sides[1].to(device))
-        return moved
+    @classmethod
+    def listed(
+        cls, relation: Int[Tensor, " n"], head: Bool[Tensor, " n"], entity: Int[Tensor, " n"], n_entities: int
+    ) -> SlotIndex:
+        """Of slots that are listed one entity a row, `head` telling the side."""
+        found = cls(torch.empty(0, 3, dtype=torch.int64), n_entities)
+        found._sides = (
+            _Side.of(relation[~head], entity[~head], n_entities),
+            _Side.of(relation[head], entity[head], n_entities),
+        )
+        return found
 
-    @property
-    def device(self) -> torch.device:
-        """Where the index lies."""
-        return self._sides[0].keys.device
+    def members(self, r: Int[Tensor, " R"], head: bool) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+        """All entities of all slots, flat: `(place of the relation, entity)`."""
+        return self._sides[head].flat(r)
 
     def sample(
         self, r: Int[Tensor, " R"], head: bool, start: Float[Tensor, " R"], width: int
@@ -179,7 +214,7 @@ class SlotIndex:
         return found[:, None] & side.holds(slot[:, None].expand(shape), entities.expand(shape), self.n_entities)
 
 
-class TripleIndex:
+class TripleIndex(_TwoSided):
     """Which triples are true: `(h, r) -> tails` and `(r, t) -> heads` in compressed sparse rows.
 
     Every query is vectorised and costs O(log n) an element. Duplicate triples count once.
@@ -204,18 +239,6 @@ class TripleIndex:
             _Side.of(t * n_relations + r, h, n_entities),
         )
 
-    def to(self, device: torch.device | str) -> TripleIndex:
-        """The same index on another device."""
-        moved = object.__new__(type(self))
-        moved.n_entities, moved.n_relations = self.n_entities, self.n_relations
-        moved._sides = (self._sides[0].to(device), self._sides[1].to(device))
-        return moved
-
-    @property
-    def device(self) -> torch.device:
-        """Where the index lies."""
-        return self._sides[0].keys.device
-
     def __len__(self) -> int:
         """Number of distinct triples."""
         return len(self._sides[0].targets)
@@ -231,14 +254,7 @@ class TripleIndex:
         self, anchor: Int[Tensor, " B"], r: Int[Tensor, " B"], head: bool
     ) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
         """All known targets of all queries, flat: `(row of the query, entity)`, rows ascending."""
-        side = self._sides[head]
-        slot, found = side.find(self._key(anchor, r))
-        start = side.offsets[slot]
-        count = torch.where(found, side.offsets[slot + 1] - start, 0)
-        row = torch.repeat_interleave(torch.arange(len(slot), device=slot.device), count)
-        first = count.cumsum(0) - count
-        position = torch.arange(len(row), device=slot.device) - first[row] + start[row]
-        return row, side.targets[position]
+        return self._sides[head].flat(self._key(anchor, r))
 
     def batch_targets(self, batch: Batch) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
         """All known targets of every row of a batch, whichever side it replaces, flat: `(row, entity)`."""

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from mmrns.data.graph import KnowledgeGraph, Vocabulary
+from mmrns.data.graph import KnowledgeGraph, SlotIndex, Vocabulary
 from mmrns.data.tables import read_columns
 from mmrns.errors import DataError, nearest
 
@@ -17,34 +17,21 @@ SIDES = ("tail", "head")
 
 
 class Candidates:
-    """The entities that may fill each side of each relation, in compressed sparse rows.
+    """The entities that may fill each side of each relation.
 
     A side of a relation for which no entity is listed is unrestricted.
 
     Args:
-        relation, head, entity: the entity may fill the relation's head (True) or tail; duplicates count once.
-        n_entities, n_relations: sizes of the vocabularies.
+        slots: the entities.
     """
 
-    def __init__(
-        self,
-        relation: Int[Tensor, " n"],
-        head: Bool[Tensor, " n"],
-        entity: Int[Tensor, " n"],
-        n_entities: int,
-        n_relations: int,
-    ):
-        self.n_entities = n_entities
-        slot = torch.unique((head * n_relations + relation) * n_entities + entity)
-        self._entities = slot % n_entities
-        self._offsets = torch.searchsorted(slot, torch.arange(2 * n_relations + 1) * n_entities)
+    def __init__(self, slots: SlotIndex):
+        self.slots = slots
 
     @classmethod
     def of_train(cls, graph: KnowledgeGraph) -> Candidates:
         """The entities that fill the relation's side in some train triple: its types, as far as train shows them."""
-        h, r, t = graph.train.unbind(1)
-        head = torch.arange(2 * len(r)) >= len(r)
-        return cls(torch.cat([r, r]), head, torch.cat([t, h]), len(graph.entities), len(graph.relations))
+        return cls(graph.slot_index)
 
     @classmethod
     def read(cls, path: Path, graph: KnowledgeGraph) -> Candidates:
@@ -58,17 +45,14 @@ class Candidates:
         relation = _ids(path, "relation", rows["relation"], graph.relations)
         side = _ids(path, "side", rows["side"], sides)
         entity = _ids(path, "entity", rows["entity"], graph.entities)
-        return cls(relation, side == sides.id("head"), entity, len(graph.entities), len(graph.relations))
+        return cls(SlotIndex.listed(relation, side == sides.id("head"), entity, len(graph.entities)))
 
     def mask(self, r: Int[Tensor, " R"], head: bool) -> Bool[Tensor, "R E"]:
         """True for the entities that may fill that side of each relation."""
-        slot = r + head * (len(self._offsets) // 2)
-        start = self._offsets[slot]
-        size = self._offsets[slot + 1] - start
-        row = torch.repeat_interleave(torch.arange(len(r)), size)
-        position = torch.arange(len(row)) + (start - size.cumsum(0) + size)[row]
-        mask = (size == 0)[:, None].repeat(1, self.n_entities)
-        mask[row, self._entities[position]] = True
+        row, entity = self.slots.members(r, head)
+        listed = torch.bincount(row, minlength=len(r)) > 0
+        mask = (~listed)[:, None].repeat(1, self.slots.n_entities)
+        mask[row, entity] = True
         return mask
 
 
