@@ -1,7 +1,7 @@
 """Compare methods on one footing: `python experiments/study.py STUDY.yaml [--method NAME ...]`.
 
 For each method, TRIALS settings are drawn from its space (as many for each, or all of a space that holds fewer; seed
-fixed) and trained with seed 0; the best validation MRR chooses one, which is then trained with every seed and read on
+fixed; a method that lists its settings has just those) and trained with seed 0; the best validation MRR chooses one, which is then trained with every seed and read on
 the test split. Each finished training is written to the folder beside the study at once, under the study's name; what
 is there is not repeated. A method's space may name another method's sampler (`sampler.name: [NAME]`). When all methods
 are done, the table goes to `STUDY.md`.
@@ -47,18 +47,26 @@ def main() -> None:
 
 def search(study: dict[str, Any], method: str, folder: Path) -> dict[str, Any]:
     """The settings with the best validation MRR among the trials; the test split is not read."""
-    space: dict[str, list[Any]] = study["space"] | study["methods"][method]
-    stream = random.Random(f"{method} {study['trials']}")
-    trials: list[dict[str, Any]] = []
-    while len(trials) < min(study["trials"], math.prod(len(values) for values in space.values())):
-        settings = {key: stream.choice(values) for key, values in space.items()}
-        if settings not in trials:
-            trials.append(settings)
     found = [
         train(study, method, settings, 0, False, folder / f"{method}-trial-{i}.json")
-        for i, settings in enumerate(trials)
+        for i, settings in enumerate(trials(study, method))
     ]
     return max(found, key=lambda result: result["valid_mrr"])["settings"]
+
+
+def trials(study: dict[str, Any], method: str) -> list[dict[str, Any]]:
+    """The settings to try: those listed, or different ones drawn from the space."""
+    given = study["methods"][method]
+    if isinstance(given, list):
+        return given
+    space: dict[str, list[Any]] = study["space"] | given
+    stream = random.Random(f"{method} {study['trials']}")
+    drawn: list[dict[str, Any]] = []
+    while len(drawn) < min(study["trials"], math.prod(len(values) for values in space.values())):
+        settings = {key: stream.choice(values) for key, values in space.items()}
+        if settings not in drawn:
+            drawn.append(settings)
+    return drawn
 
 
 def train(
