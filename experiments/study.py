@@ -1,10 +1,10 @@
 """Compare methods on one footing: `python experiments/study.py STUDY.yaml [--method NAME ...]`.
 
 For each method, TRIALS settings are drawn from its space (as many for each, or all of a space that holds fewer; seed
-fixed; a method that lists its settings has just those) and trained with seed 0; the best validation MRR chooses one, which is then trained with every seed and read on
-the test split. Each finished training is written to the folder beside the study at once, under the study's name; what
-is there is not repeated. A method's space may name another method's sampler (`sampler.name: [NAME]`). When all methods
-are done, the table goes to `STUDY.md`.
+fixed; a method that lists its settings has just those) and trained with seed 0; the best validation MRR chooses one,
+which is then trained with every seed and read on the test split. Each finished training is written to the folder
+beside the study at once, under the study's name; what is there is not repeated. A method's space may name another
+method's sampler (`sampler.name: [NAME]`). When all methods are done, the table goes to `STUDY.md`.
 """
 
 from __future__ import annotations
