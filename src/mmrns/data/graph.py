@@ -250,6 +250,17 @@ class TripleIndex(_TwoSided):
         """Number of known targets of each query."""
         return self._sides[head].counts(self._key(anchor, r))
 
+    def queries(self, head: bool) -> tuple[Int[Tensor, " Q"], Int[Tensor, " Q"]]:
+        """The distinct queries of a side: `(anchor, relation)`, in the order that `places` counts."""
+        key = self._sides[head].keys[:-1]
+        return key // self.n_relations, key % self.n_relations
+
+    def places(self, anchor: Int[Tensor, " B"], r: Int[Tensor, " B"], head: bool) -> Int[Tensor, " B"]:
+        """The place of each query among `queries`; their number where it is not among them."""
+        side = self._sides[head]
+        slot, found = side.find(self._key(anchor, r))
+        return torch.where(found, slot, len(side.keys) - 1)
+
     def targets(
         self, anchor: Int[Tensor, " B"], r: Int[Tensor, " B"], head: bool
     ) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
@@ -261,6 +272,22 @@ class TripleIndex(_TwoSided):
         anchor = batch.anchor
         parts = [(rows.start, *self.targets(anchor[rows], batch.r[rows], head)) for head, rows in batch.sides]
         return torch.cat([start + row for start, row, _ in parts]), torch.cat([entity for _, _, entity in parts])
+
+    def sample_absent(
+        self, anchor: Int[Tensor, " B"], r: Int[Tensor, " B"], head: bool, u: Float[Tensor, "B K"]
+    ) -> tuple[Int[Tensor, "B K"], Int[Tensor, " B"]]:
+        """Entities that are *not* known targets, each as likely as the others, without rejection.
+
+        Args:
+            anchor, r, head: the queries.
+            u: uniform on [0, 1), float64.
+
+        Returns:
+            The entities, any where there is none; from how many each row is drawn.
+        """
+        free = self.n_entities - self.counts(anchor, r, head)
+        ids = self.nth_absent((u * free[:, None]).long(), anchor, r, head)
+        return ids.clamp(max=self.n_entities - 1), free
 
     def contains(self, h: Int[Tensor, "*n"], r: Int[Tensor, "*n"], t: Int[Tensor, "*n"]) -> Bool[Tensor, "*n"]:
         """Whether each triple is known."""

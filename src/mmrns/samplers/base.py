@@ -10,11 +10,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mmrns.data.features import Features
-from mmrns.data.graph import KnowledgeGraph
+from mmrns.data.graph import KnowledgeGraph, TripleIndex
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.types import Batch, Negatives
 
@@ -72,3 +73,10 @@ class Sampler(nn.Module, ABC):
 
     def end_epoch(self, epoch: int) -> None:
         """Called after the last step of each epoch (from 0); default nothing."""
+
+
+def absent(index: TripleIndex, batch: Batch, u: Float[Tensor, "B K"]) -> tuple[Int[Tensor, "B K"], Int[Tensor, " B"]]:
+    """`TripleIndex.sample_absent` for the rows of a batch, whichever side they replace."""
+    anchor = batch.anchor
+    parts = [index.sample_absent(anchor[rows], batch.r[rows], head, u[rows]) for head, rows in batch.sides]
+    return torch.cat([ids for ids, _ in parts]), torch.cat([free for _, free in parts])

@@ -11,7 +11,7 @@ from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.rng import generator
-from mmrns.samplers.base import Sampler
+from mmrns.samplers.base import Sampler, absent
 from mmrns.types import Batch, Negatives
 
 
@@ -51,15 +51,9 @@ class Uniform(Sampler):
             return Negatives(ids=(u * self.n_entities).long(), logp=_log_uniform(u, self.n_entities))
         if self.index.device != device:
             self.index = self.index.to(device)
-        anchor = batch.anchor
-        true = torch.cat([self.index.counts(anchor[rows], batch.r[rows], head) for head, rows in batch.sides])
-        free = self.n_entities - true[:, None]
-        rank = (u * free).long()
-        ids = torch.cat(
-            [self.index.nth_absent(rank[rows], anchor[rows], batch.r[rows], head) for head, rows in batch.sides]
-        )
-        mask = (free > 0).expand_as(ids)
-        return Negatives(ids=ids.clamp(max=self.n_entities - 1), mask=mask, logp=_log_uniform(u, free.clamp(min=1)))
+        ids, free = absent(self.index, batch, u)
+        mask = (free > 0)[:, None].expand_as(ids)
+        return Negatives(ids=ids, mask=mask, logp=_log_uniform(u, free.clamp(min=1)[:, None]))
 
     def effective_sample_size(self, negatives: Negatives) -> Float[Tensor, " B"]:
         """1: every candidate is as likely as any other."""

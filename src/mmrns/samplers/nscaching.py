@@ -1,0 +1,145 @@
+"""NSCaching: negatives from caches of entities that score high."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from mmrns.data.features import Features
+from mmrns.data.graph import KnowledgeGraph
+from mmrns.nn.model import Model, ModelSpec
+from mmrns.rng import generator
+from mmrns.samplers.base import Sampler, absent
+from mmrns.types import Batch, Negatives
+
+CHUNK = 2**22
+"""Draws made at once when the caches are first filled."""
+
+
+class NSCaching(Sampler):
+    """x- uniform, with replacement, from a cache that every query of train has.
+
+    Each distinct (h, r) has a cache of N1 tails and each (r, t) one of N1 heads, at first uniform draws. After a row
+    has drawn, its cache is refreshed: of its N1 entities and N2 uniform ones, N1 stay,
+
+        drawn without replacement from softmax( f(anchor, r, e) / temperature )
+
+    by the scores of the step's model. A row refreshes the cache that it has drawn from; the authors' code refreshes
+    that of the other side too, which needs twice the scores. True triples of train never enter a cache, which theirs
+    may. Rows of a batch that share a query refresh its cache once.
+
+    Zhang et al., "NSCaching: Simple and Efficient Negative Sampling for Knowledge Graph Embedding", ICDE 2019,
+    algorithms 2 and 3. The caches take 4 N1 bytes a distinct query, and are stored with the run.
+
+    Args:
+        graph, features, spec, seed: see `Sampler`.
+        negatives: K, draws per row.
+        cache: N1.
+        candidates: N2.
+        temperature: of the scores; small = only the highest stay.
+        lazy: epochs without a refresh between two with one.
+    """
+
+    heads: Tensor
+    tails: Tensor
+    epoch: Tensor
+
+    def __init__(
+        self,
+        graph: KnowledgeGraph,
+        features: Features,
+        spec: ModelSpec,
+        *,
+        seed: int = 0,
+        negatives: PositiveInt = 64,
+        cache: PositiveInt = 30,
+        candidates: PositiveInt = 30,
+        temperature: PositiveFloat = 1.0,
+        lazy: NonNegativeInt = 0,
+    ):
+        super().__init__(graph, features, spec, seed=seed)
+        self.negatives, self.width, self.candidates = negatives, cache, candidates
+        self.temperature, self.lazy = temperature, lazy
+        self.n_entities, self.index = len(graph.entities), graph.train_index
+        self.register_buffer("tails", self._filled(False))
+        self.register_buffer("heads", self._filled(True))
+        self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
+
+    def _filled(self, head: bool) -> Int[Tensor, "Q N"]:
+        anchor, r = self.index.queries(head)
+        stream = generator(self.seed, "nscaching fill", int(head))
+        rows = max(1, CHUNK // self.width)
+        parts = [torch.zeros(0, self.width, dtype=torch.int32)]
+        for a, b in zip(anchor.split(rows), r.split(rows), strict=True):
+            u = torch.rand(len(a), self.width, dtype=torch.float64, generator=stream)
+            parts.append(self.index.sample_absent(a, b, head, u)[0].to(torch.int32))
+        # The last row belongs to no query: what must not be written goes there.
+        return torch.cat([*parts, torch.zeros(1, self.width, dtype=torch.int32)])
+
+    def _places(self, batch: Batch) -> Int[Tensor, " B"]:
+        anchor = batch.anchor
+        return torch.cat([self.index.places(anchor[rows], batch.r[rows], head) for head, rows in batch.sides])
+
+    def _cached(self, batch: Batch, place: Int[Tensor, " B"]) -> Int[Tensor, "B N"]:
+        n = batch.n_tail
+        return torch.cat([self.tails.index_select(0, place[:n]), self.heads.index_select(0, place[n:])]).long()
+
+    def draw(self, batch: Batch, model: Model, step: int) -> Negatives:
+        device = batch.h.device
+        if self.index.device != device:
+            self.index = self.index.to(device)
+        place = self._places(batch)
+        cached = self._cached(batch, place)
+        stream = generator(self.seed, "nscaching", step, device=device)
+        column = torch.randint(self.width, (len(batch), self.negatives), generator=stream, device=device)
+        ids = cached.gather(1, column)
+        u = torch.rand(len(batch), self.candidates, dtype=torch.float64, generator=stream, device=device)
+        fresh, free = absent(self.index, batch, u)
+        # What `loss` refreshes from is drawn here, so that both sides of the step see the same entities.
+        trace = (place, torch.cat([cached, fresh], dim=1))
+        return Negatives(ids=ids, mask=(free > 0)[:, None].expand_as(ids), trace=trace)
+
+    def loss(
+        self,
+        batch: Batch,
+        negatives: Negatives,
+        s_pos: Float[Tensor, " B"],
+        s_neg: Float[Tensor, "B K"],
+        model: Model,
+        step: int,
+    ) -> float:
+        """0; refreshes the caches of the batch."""
+        if self.lazy and int(self.epoch) % (self.lazy + 1):
+            return 0.0
+        place, candidates = negatives.trace
+        with torch.no_grad():
+            logits = model.score_against(batch, Negatives(ids=candidates)) / self.temperature
+            stream = generator(self.seed, "nscaching refresh", step, device=logits.device)
+            noise = torch.empty_like(logits).exponential_(generator=stream).log_()
+            kept = candidates.gather(1, (logits - noise).topk(self.width, dim=1).indices).to(torch.int32)
+            for (_, rows), cache in zip(batch.sides, (self.tails, self.heads), strict=True):
+                own = place[rows]
+                cache[torch.where(first_of_each(own), own, len(cache) - 1)] = kept[rows]
+                cache[-1] = 0
+        return 0.0
+
+    def effective_sample_size(self, negatives: Negatives) -> Float[Tensor, " B"]:
+        """Of a uniform draw from the cache's distinct entities, relative to all entities."""
+        _, candidates = negatives.trace
+        same = candidates[:, : self.width, None] == candidates[:, None, : self.width]
+        # sum_e q(e)^2 with q(e) = how often e is in the cache / N1.
+        return self.width**2 / same.sum((1, 2)) / self.n_entities
+
+    def end_epoch(self, epoch: int) -> None:
+        """Counts epochs, for `lazy`."""
+        self.epoch.fill_(epoch + 1)
+
+
+def first_of_each(values: Int[Tensor, " B"]) -> Bool[Tensor, " B"]:
+    """True where a value occurs for the first time; nothing is read on the host."""
+    ordered, order = values.sort(stable=True)
+    first = torch.ones_like(ordered, dtype=torch.bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    return torch.empty_like(first).scatter(0, order, first)

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mmrns.data.datasets import Dataset
+from mmrns.nn.model import Model
+from mmrns.nn.scorers import TransE
+from mmrns.runs.build import build_trainer
+from mmrns.runs.config import make_config
+from mmrns.samplers.nscaching import NSCaching, first_of_each
+from mmrns.training.trainer import Trainer
+from mmrns.types import Batch, Negatives
+
+
+def _trainer(toy: Dataset, **options: object) -> Trainer:
+    sampler = {"name": "nscaching", "negatives": 5, "cache": 6, "candidates": 8, **options}
+    training = {"batch_size": 64, "lr": 0.01}
+    return build_trainer(make_config({"model": {"dim": 6}, "sampler": sampler, "training": training}), toy)
+
+
+def _caches(trainer: Trainer) -> tuple[torch.Tensor, torch.Tensor]:
+    sampler = trainer.sampler
+    assert isinstance(sampler, NSCaching)
+    return sampler.tails, sampler.heads
+
+
+def _is_true(toy: Dataset, cache: torch.Tensor, head: bool) -> torch.Tensor:
+    anchor, r = (part[:, None].expand(-1, cache.shape[1]) for part in toy.graph.train_index.queries(head))
+    ids = cache[:-1].long()
+    return toy.graph.train_index.contains(*((ids, r, anchor) if head else (anchor, r, ids)))
+
+
+def test_no_cache_ever_holds_a_true_entity(toy: Dataset) -> None:
+    trainer = _trainer(toy)
+    for step in range(20):
+        trainer.step(step)
+        for head, cache in zip((False, True), _caches(trainer), strict=True):
+            assert not _is_true(toy, cache, head).any()
+            assert (cache[-1] == 0).all()
+
+
+def test_caches_hold_harder_entities_after_training(toy: Dataset) -> None:
+    trainer = _trainer(toy, temperature=0.05)
+    fresh = [cache.clone() for cache in _caches(trainer)]
+    for step in range(40):
+        trainer.step(step)
+    for head, before, after in zip((False, True), fresh, _caches(trainer), strict=True):
+        anchor, r = toy.graph.train_index.queries(head)
+        triples = torch.stack([anchor, r, anchor], dim=1)
+        batch = Batch.of(triples, torch.full((len(r),), head))
+        with torch.no_grad():
+            easy, hard = (
+                trainer.model.score_against(batch, Negatives(ids=cache[:-1].long())).mean() for cache in (before, after)
+            )
+        assert hard > easy
+
+
+def test_a_refresh_keeps_each_entity_by_the_law_of_its_score(toy: Dataset) -> None:
+    # One of two candidates stays: with probability softmax(score).
+    graph = toy.graph
+    torch.manual_seed(0)
+    model = Model(TransE(4, 1.0), len(graph.entities), len(graph.relations))
+    sampler = NSCaching(graph, toy.features, model.spec, negatives=1, cache=1, candidates=1)
+    batch = Batch.of(graph.train[:1], torch.tensor([False]))
+    negatives = sampler.draw(batch, model, 0)
+    place = sampler.index.places(batch.h, batch.r, head=False)
+    candidates = torch.tensor([[7, 31]])
+    probability = torch.softmax(model.score_against(batch, Negatives(ids=candidates)), dim=1)[0, 0].item()
+    n, kept = 4000, 0
+    none = torch.zeros(1)
+    for step in range(n):
+        traced = Negatives(ids=negatives.ids, trace=(place, candidates))
+        sampler.loss(batch, traced, none, none[:, None], model, step)
+        kept += int(sampler.tails[place, 0] == 7)
+    assert abs(kept / n - probability) < 5 * (probability * (1 - probability) / n) ** 0.5
+
+
+def test_draws_are_uniform_over_the_cache(toy: Dataset) -> None:
+    model = _trainer(toy).model
+    sampler = NSCaching(toy.graph, toy.features, model.spec, negatives=30_000, cache=4)
+    batch = Batch.of(toy.graph.train[:6], torch.arange(6) % 2 == 0)
+    ids = sampler.draw(batch, model, 0).ids
+    assert ids is not None
+    places = sampler._places(batch)
+    for row, cached in zip(ids, sampler._cached(batch, places), strict=True):
+        for entity in cached.unique():
+            share = (cached == entity).double().mean()
+            found = (row == entity).double().mean()
+            assert abs(found - share) < 5 * (share * (1 - share) / ids.shape[1]) ** 0.5
+
+
+@pytest.mark.parametrize("lazy", [0, 1, 2])
+def test_lazy_epochs_leave_the_caches_alone(toy: Dataset, lazy: int) -> None:
+    trainer = _trainer(toy, lazy=lazy)
+    per_epoch = trainer.batches.per_epoch
+    for epoch in range(4):
+        before = [cache.clone() for cache in _caches(trainer)]
+        for step in range(epoch * per_epoch, (epoch + 1) * per_epoch):
+            trainer.step(step)
+        trainer.sampler.end_epoch(epoch)
+        same = all(torch.equal(a, b) for a, b in zip(before, _caches(trainer), strict=True))
+        assert same == (epoch % (lazy + 1) != 0)
+
+
+def test_first_of_each() -> None:
+    assert first_of_each(torch.tensor([3, 1, 3, 1, 0])).tolist() == [True, True, False, False, True]
