@@ -43,6 +43,8 @@ METHODS: dict[str, Method] = {
     "uniform": Method(sampler="uniform", alpha=0.0),
     "self-adversarial": Method(sampler="uniform", alpha=1.0),
     "bernoulli": Method(sampler="uniform", alpha=0.0, sides="bernoulli"),
+    "kbgan": Method(sampler="kbgan", alpha=0.0, sides="bernoulli"),
+    "igan": Method(sampler="igan", alpha=0.0, sides="bernoulli"),
     "nscaching": Method(sampler="nscaching", alpha=0.0),
     "sans": Method(sampler="sans", alpha=1.0),
     "mmrns": Method(sampler="mmrns", alpha=1.0),

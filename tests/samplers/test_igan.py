@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mmrns.data.datasets import Dataset
+from mmrns.data.features import Features
+from mmrns.data.graph import KnowledgeGraph, Vocabulary
+from mmrns.nn.model import Model
+from mmrns.nn.scorers import TransE
+from mmrns.samplers.igan import Igan
+from mmrns.types import Batch
+
+
+def _model(graph: KnowledgeGraph) -> Model:
+    return Model(TransE(4, 1.0), len(graph.entities), len(graph.relations))
+
+
+@pytest.mark.parametrize("filtered", [True, False])
+def test_draws_follow_the_softmax_over_all_that_may_be_drawn(toy: Dataset, filtered: bool) -> None:
+    graph = toy.graph
+    model = _model(graph)
+    torch.manual_seed(0)
+    sampler = Igan(graph, toy.features, model.spec, negatives=20_000, dim=8, filtered=filtered)
+    batch = Batch.of(graph.train[:8], torch.arange(8) % 2 == 0)
+    negatives = sampler.draw(batch, model, 0)
+    _, q = negatives.trace
+    assert negatives.ids is not None
+    true = torch.zeros_like(q, dtype=torch.bool)
+    true[graph.train_index.batch_targets(batch)] = True
+    assert ((q == 0) == (true & filtered)).all()
+    for row, p in zip(negatives.ids, q.double(), strict=True):
+        counts = torch.bincount(row, minlength=len(p)).double()
+        expected = p * len(row)
+        allowed = expected > 0
+        assert counts[~allowed].sum() == 0
+        chi2 = ((counts - expected)[allowed] ** 2 / expected[allowed]).sum()
+        degrees = int(allowed.sum()) - 1
+        assert chi2 < degrees + 5 * (2 * degrees) ** 0.5
+
+
+def test_the_network_learns_what_the_model_scores_high(toy: Dataset) -> None:
+    graph = toy.graph
+    torch.manual_seed(0)
+    model = _model(graph)
+    sampler = Igan(graph, toy.features, model.spec, negatives=30, dim=16)
+    batch = Batch.of(graph.train[:40], torch.arange(40) % 2 == 0)
+
+    def expected_reward() -> float:
+        with torch.no_grad():
+            return float((sampler.draw(batch, model, 0).trace[1] * model.score_all(batch)).sum(1).mean())
+
+    before = expected_reward()
+    optimizer = torch.optim.Adam(sampler.parameters(), 0.02)
+    for step in range(60):
+        negatives = sampler.draw(batch, model, step)
+        s_neg = model.score_against(batch, negatives)
+        optimizer.zero_grad()
+        sampler.loss(batch, negatives, s_neg[:, 0], s_neg, model, step).backward()
+        optimizer.step()
+    assert expected_reward() > before + 0.1
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_row_for_which_everything_is_true_counts_nothing() -> None:
+    triples = torch.tensor([[0, 0, e] for e in range(3)] + [[1, 0, 0]])
+    none = torch.empty(0, 3, dtype=torch.int64)
+    graph = KnowledgeGraph(Vocabulary(["a", "b", "c"]), Vocabulary(["r"]), triples, none, none)
+    model = _model(graph)
+    sampler = Igan(graph, Features(), model.spec, negatives=5, dim=4)
+    batch = Batch.of(triples, torch.zeros(4, dtype=torch.bool))
+    negatives = sampler.draw(batch, model, 0)
+    assert negatives.mask is not None
+    assert negatives.mask.any(1).tolist() == [False, False, False, True]
+    s_neg = model.score_against(batch, negatives)
+    sampler.loss(batch, negatives, s_neg[:, 0], s_neg, model, 0).backward()
+    assert all(torch.isfinite(p.grad).all() for p in sampler.parameters() if p.grad is not None)
