@@ -274,18 +274,24 @@ class TripleIndex(_TwoSided):
         return torch.cat([start + row for start, row, _ in parts]), torch.cat([entity for _, _, entity in parts])
 
     def sample_absent(
-        self, anchor: Int[Tensor, " B"], r: Int[Tensor, " B"], head: bool, u: Float[Tensor, "B K"]
+        self,
+        anchor: Int[Tensor, " B"],
+        r: Int[Tensor, " B"],
+        head: bool,
+        u: Float[Tensor, "B K"],
+        among: Int[Tensor, " B"] | int | None = None,
     ) -> tuple[Int[Tensor, "B K"], Int[Tensor, " B"]]:
         """Entities that are *not* known targets, each as likely as the others, without rejection.
 
         Args:
             anchor, r, head: the queries.
             u: uniform on [0, 1), float64.
+            among: draw from the first so many entities, which hold all known targets; all of them by default.
 
         Returns:
             The entities, any where there is none; from how many each row is drawn.
         """
-        free = self.n_entities - self.counts(anchor, r, head)
+        free = (self.n_entities if among is None else among) - self.counts(anchor, r, head)
         ids = self.nth_absent((u * free[:, None]).long(), anchor, r, head)
         return ids.clamp(max=self.n_entities - 1), free
 

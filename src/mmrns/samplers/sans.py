@@ -8,7 +8,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from mmrns.data.features import Features
-from mmrns.data.graph import KnowledgeGraph
+from mmrns.data.graph import KnowledgeGraph, TripleIndex
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.rng import generator
 from mmrns.samplers.base import Sampler, absent
@@ -24,10 +24,12 @@ class Sans(Sampler):
     The neighbourhood of an entity is the set of the distinct ends of `walks` random walks of `hops` steps on the
     undirected graph of train, relations left out, each walk starting at the entity (Ahrabian et al., "Structure Aware
     Negative Sampling in Knowledge Graphs", EMNLP 2020, the random-walk form of section 3). An entity without neighbours
-    has uniform ends. The walks are made once, from the seed. Of 2 K draws those that are not true serve, again from the
-    first where there are fewer than K; a row for which there is none draws uniformly.
+    has uniform ends. The walks are made once, from the seed. Where the whole neighbourhood is true, a row draws from
+    all entities.
 
-    The neighbourhoods take at most 8 `walks` bytes an entity.
+    The draw is exact without rejection: entities are counted by their place in the neighbourhood, the true ones among
+    them are known beforehand, and `TripleIndex.sample_absent` skips them. The neighbourhoods take at most 8 `walks`
+    bytes an entity.
 
     Args:
         graph, features, spec, seed: see `Sampler`.
@@ -60,6 +62,7 @@ class Sans(Sampler):
         # Functions of the graph and the seed: built again rather than stored.
         self.register_buffer("offsets", offsets, persistent=False)
         self.register_buffer("members", members, persistent=False)
+        self.near = self._true_within(graph.train, len(graph.relations))
 
     def _neighbourhoods(
         self, offsets: Int[Tensor, " offsets"], neighbours: Int[Tensor, " n"]
@@ -105,26 +108,41 @@ class Sans(Sampler):
         place = offsets[at] + (u * degree).long()
         return torch.where(degree > 0, neighbours[place.clamp(max=len(neighbours) - 1)], (u * self.n_entities).long())
 
+    def _true_within(self, triples: Int[Tensor, "n 3"], n_relations: int) -> tuple[TripleIndex, TripleIndex]:
+        """The true tails of each (h, r) by their place in h's neighbourhood, and the true heads likewise."""
+        n = self.n_entities
+        owner = torch.arange(n).repeat_interleave(self.offsets.diff())
+        codes = owner * n + self.members
+        indexes: list[TripleIndex] = []
+        for head in (False, True):
+            anchor, target = triples[:, 2 * head], triples[:, 2 - 2 * head]
+            code = anchor * n + target
+            at = torch.searchsorted(codes, code)
+            inside = (at < len(codes)) & (codes[at.clamp(max=len(codes) - 1)] == code)
+            placed = triples[inside].clone()
+            placed[:, 2 - 2 * head] = (at - self.offsets[anchor])[inside]
+            indexes.append(TripleIndex(placed, n, n_relations))
+        return indexes[0], indexes[1]
+
     def draw(self, batch: Batch, model: Model, step: int) -> Negatives:
-        device, k = batch.h.device, self.negatives
+        device = batch.h.device
         if self.index.device != device:
             self.index = self.index.to(device)
+            self.near = self.near[0].to(device), self.near[1].to(device)
         stream = generator(self.seed, "sans", step, device=device)
-        u = torch.rand(len(batch), 3 * k, dtype=torch.float64, generator=stream, device=device)
+        u = torch.rand(len(batch), self.negatives, dtype=torch.float64, generator=stream, device=device)
         anchor = batch.anchor
-        first = self.offsets[anchor][:, None]
-        size = self.offsets[anchor + 1][:, None] - first
-        near = self.members[first + (u[:, : 2 * k] * size).long()]
-        head = batch.head[:, None]
-        h, t = torch.where(head, near, batch.h[:, None]), torch.where(head, batch.t[:, None], near)
-        true = self.index.contains(h, batch.r[:, None].expand_as(near), t)
-        good = (~true).sum(1, keepdim=True)
-        # The good draws first, in the order in which they came.
-        order = true.to(torch.int8).argsort(dim=1, stable=True)
-        turn = torch.arange(k, device=device) % good.clamp(min=1)
-        far, free = absent(self.index, batch, u[:, 2 * k :])
-        ids = torch.where(good > 0, near.gather(1, order.gather(1, turn)), far)
-        return Negatives(ids=ids, mask=(free > 0)[:, None].expand_as(ids), trace=size[:, 0] / self.n_entities)
+        first = self.offsets[anchor]
+        size = self.offsets[anchor + 1] - first
+        parts = [
+            self.near[head].sample_absent(anchor[rows], batch.r[rows], head, u[rows], size[rows])
+            for head, rows in batch.sides
+        ]
+        place, some = torch.cat([place for place, _ in parts]), torch.cat([free for _, free in parts]) > 0
+        near = self.members[torch.minimum(first[:, None] + place, self.offsets[-1] - 1)]
+        far, free = absent(self.index, batch, u)
+        ids = torch.where(some[:, None], near, far)
+        return Negatives(ids=ids, mask=(free > 0)[:, None].expand_as(ids), trace=size / self.n_entities)
 
     def effective_sample_size(self, negatives: Negatives) -> Float[Tensor, " B"]:
         """The size of the neighbourhood relative to all entities."""
