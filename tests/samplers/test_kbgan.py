@@ -22,7 +22,7 @@ def test_draws_follow_the_generator(toy: Dataset) -> None:
     trainer, sampler = _trainer(toy, negatives=20_000, temperature=0.3)
     batch = Batch.of(toy.graph.train[:6], torch.arange(6) % 2 == 0)
     negatives = sampler.draw(batch, trainer.model, 0)
-    candidates = sampler.candidates.draw(batch, trainer.model, 0).ids
+    candidates = sampler.candidates(batch, 0).ids
     assert negatives.ids is not None
     assert candidates is not None
     with torch.no_grad():
@@ -58,7 +58,7 @@ def test_the_generator_learns_what_the_model_scores_high(toy: Dataset) -> None:
 def test_pretraining_teaches_the_generator_the_graph(toy: Dataset) -> None:
     trainer, sampler = _trainer(toy, pretrain=150)
     batch = trainer.batches.at(0)
-    others = sampler.candidates.draw(batch, trainer.model, 99)
+    others = sampler.candidates(batch, 99)
 
     def advantage() -> float:
         with torch.no_grad():

@@ -15,9 +15,7 @@ from mmrns.nn.model import Model, ModelSpec
 from mmrns.nn.reinforce import Reinforce
 from mmrns.registry import scorer_class
 from mmrns.rng import generator as stream_of
-from mmrns.rng import stream_seed
-from mmrns.samplers.base import Sampler
-from mmrns.samplers.uniform import Uniform
+from mmrns.samplers.base import Sampler, absent
 from mmrns.types import Batch, Negatives
 
 if TYPE_CHECKING:
@@ -64,15 +62,23 @@ class Kbgan(Sampler):
         super().__init__(graph, features, spec, seed=seed)
         self.negatives, self.temperature = negatives, temperature
         self.pretrain_steps, self.pretrain_lr = pretrain, pretrain_lr
-        # Of its own seed: what a uniform sampler of this seed draws is another stream.
-        own = stream_seed(seed, "kbgan candidates")
-        self.candidates = Uniform(graph, features, spec, seed=own, negatives=candidates)
+        self.n_candidates, self.index = candidates, graph.train_index
         scorer = scorer_class(generator)(dim, dim**-0.5)
         self.generator = Model(scorer, len(graph.entities), len(graph.relations))
         self.reinforce = Reinforce()
 
+    def candidates(self, batch: Batch, step: int) -> Negatives:
+        """What the generator chooses among: uniform over what is not true in train."""
+        device = batch.h.device
+        if self.index.device != device:
+            self.index = self.index.to(device)
+        stream = stream_of(self.seed, "kbgan candidates", step, device=device)
+        u = torch.rand(len(batch), self.n_candidates, dtype=torch.float64, generator=stream, device=device)
+        ids, free = absent(self.index, batch, u)
+        return Negatives(ids=ids, mask=(free > 0)[:, None].expand_as(ids))
+
     def draw(self, batch: Batch, model: Model, step: int) -> Negatives:
-        candidates = self.candidates.draw(batch, model, step)
+        candidates = self.candidates(batch, step)
         assert candidates.ids is not None
         assert candidates.mask is not None
         logq = torch.log_softmax(self.generator.score_against(batch, candidates) / self.temperature, dim=1)
@@ -107,7 +113,8 @@ class Kbgan(Sampler):
         optimizer = torch.optim.Adam(self.generator.parameters(), self.pretrain_lr)
         for step in range(self.pretrain_steps):
             batch = trainer.batches.at(step).to(trainer.device)
-            candidates = self.candidates.draw(batch, self.generator, -1 - step)
+            # Steps below 0: other candidates than those of the training.
+            candidates = self.candidates(batch, -1 - step)
             with self.generator.reading(batch):
                 true = self.generator.score(batch)
                 others = self.generator.score_against(batch, candidates).logsumexp(1)
