@@ -43,6 +43,7 @@ METHODS: dict[str, Method] = {
     "uniform": Method(sampler="uniform", alpha=0.0),
     "self-adversarial": Method(sampler="uniform", alpha=1.0),
     "bernoulli": Method(sampler="uniform", alpha=0.0, sides="bernoulli"),
+    "shared-pool": Method(sampler="shared", alpha=1.0),
     "kbgan": Method(sampler="kbgan", alpha=0.0, sides="bernoulli"),
     "igan": Method(sampler="igan", alpha=0.0, sides="bernoulli"),
     "nscaching": Method(sampler="nscaching", alpha=0.0),
