@@ -140,7 +140,9 @@ class _TwoSided:
     _sides: tuple[_Side, _Side]
 
     def to(self: _Index, device: torch.device | str) -> _Index:
-        """The same index on another device."""
+        """The same index on another device; itself where it lies there."""
+        if self.device == torch.device(device):
+            return self
         moved = copy(self)
         moved._sides = (self._sides[0].to(device), self._sides[1].to(device))
         return moved
@@ -294,6 +296,18 @@ class TripleIndex(_TwoSided):
         free = (self.n_entities if among is None else among) - self.counts(anchor, r, head)
         ids = self.nth_absent((u * free[:, None]).long(), anchor, r, head)
         return ids.clamp(max=self.n_entities - 1), free
+
+    def batch_absent(self, batch: Batch, u: Float[Tensor, "B K"]) -> tuple[Int[Tensor, "B K"], Int[Tensor, " B"]]:
+        """`sample_absent` for every row of a batch, whichever side it replaces."""
+        anchor = batch.anchor
+        parts = [self.sample_absent(anchor[rows], batch.r[rows], head, u[rows]) for head, rows in batch.sides]
+        return torch.cat([ids for ids, _ in parts]), torch.cat([free for _, free in parts])
+
+    def batch_contains(self, batch: Batch, ids: Int[Tensor, "*B K"]) -> Bool[Tensor, "B K"]:
+        """Whether each entity, one list a row or one for all rows, makes a known triple in the place of the target."""
+        head, shape = batch.head[:, None], (len(batch), ids.shape[-1])
+        h, t = torch.where(head, ids, batch.h[:, None]), torch.where(head, batch.t[:, None], ids)
+        return self.contains(h, batch.r[:, None].expand(shape), t)
 
     def contains(self, h: Int[Tensor, "*n"], r: Int[Tensor, "*n"], t: Int[Tensor, "*n"]) -> Bool[Tensor, "*n"]:
         """Whether each triple is known."""

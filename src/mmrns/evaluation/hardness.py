@@ -126,7 +126,7 @@ def mean_score_percentile(
     count = min(len(batch), 500, max(8, cells // train.n_entities))
     spaced = torch.arange(count, device=ids.device) * len(batch) // count
     triples, head = torch.stack([batch.h, batch.r, batch.t], dim=1), batch.head
-    train = train if train.device == ids.device else train.to(ids.device)
+    train = train.to(ids.device)
     found: list[Tensor] = []
     # Beside the scorer's own: the scores, their masked copy, the sorted copy and its positions, the mask.
     chunk = max(1, memory_mb * 2**20 // (4 * train.n_entities * (width + 6)))
@@ -156,10 +156,7 @@ def share_true(batch: Batch, negatives: Negatives, index: TripleIndex) -> float 
     ids = drawn_ids(batch, negatives)
     if ids is None:
         return None
-    index = index if index.device == ids.device else index.to(ids.device)
-    head = batch.head[:, None]
-    h, t = torch.where(head, ids, batch.h[:, None]), torch.where(head, batch.t[:, None], ids)
-    true = index.contains(h, batch.r[:, None].expand_as(ids), t)
+    true = index.to(ids.device).batch_contains(batch, ids)
     return _mean(true if negatives.mask is None else true[negatives.mask])
 
 

@@ -28,8 +28,7 @@ class All(Sampler):
 
     def draw(self, batch: Batch, model: Model, step: int) -> Negatives:
         device = batch.h.device
-        if self.index.device != device:
-            self.index = self.index.to(device)
+        self.index = self.index.to(device)
         mask = torch.ones(len(batch), self.n_entities, dtype=torch.bool, device=device)
         mask[self.index.batch_targets(batch)] = False
         return Negatives(mask=mask)

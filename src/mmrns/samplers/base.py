@@ -10,13 +10,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmrns.data.features import Features
-from mmrns.data.graph import KnowledgeGraph, TripleIndex
+from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.model import Model, ModelSpec
+from mmrns.nn.reinforce import Reinforce
 from mmrns.types import Batch, Negatives
 
 if TYPE_CHECKING:
@@ -75,8 +75,32 @@ class Sampler(nn.Module, ABC):
         """Called after the last step of each epoch (from 0); default nothing."""
 
 
-def absent(index: TripleIndex, batch: Batch, u: Float[Tensor, "B K"]) -> tuple[Int[Tensor, "B K"], Int[Tensor, " B"]]:
-    """`TripleIndex.sample_absent` for the rows of a batch, whichever side they replace."""
-    anchor = batch.anchor
-    parts = [index.sample_absent(anchor[rows], batch.r[rows], head, u[rows]) for head, rows in batch.sides]
-    return torch.cat([ids for ids, _ in parts]), torch.cat([free for _, free in parts])
+class Rewarded(Sampler):
+    """A sampler trained by REINFORCE: the reward of a draw is its score under the step's model.
+
+    `draw` leaves `(ln q of the draws, q of all candidates)` as the trace, the former with a gradient.
+
+    Args:
+        graph, features, spec, seed: see `Sampler`.
+    """
+
+    def __init__(self, graph: KnowledgeGraph, features: Features, spec: ModelSpec, *, seed: int = 0):
+        super().__init__(graph, features, spec, seed=seed)
+        self.reinforce = Reinforce()
+
+    def loss(
+        self,
+        batch: Batch,
+        negatives: Negatives,
+        s_pos: Float[Tensor, " B"],
+        s_neg: Float[Tensor, "B K"],
+        model: Model,
+        step: int,
+    ) -> Float[Tensor, ""]:
+        """The sampler's own; it reaches nothing of the model."""
+        return self.reinforce(negatives.trace[0], s_neg, negatives.mask)
+
+    def effective_sample_size(self, negatives: Negatives) -> Float[Tensor, " B"]:
+        """Of q over the candidates."""
+        q = negatives.trace[1]
+        return 1 / (q.shape[1] * q.square().sum(1))

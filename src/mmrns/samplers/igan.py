@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
 from pydantic import PositiveInt
-from torch import Tensor, nn
+from torch import nn
 
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.embedders import Table
 from mmrns.nn.model import Model, ModelSpec
-from mmrns.nn.reinforce import Reinforce
 from mmrns.rng import generator
-from mmrns.samplers.base import Sampler
+from mmrns.samplers.base import Rewarded
 from mmrns.types import Batch, Negatives
 
 
-class Igan(Sampler):
+class Igan(Rewarded):
     """x- from a softmax over all entities, by a network that reads the anchor and the relation.
 
         q(. | anchor, r) = softmax( W3 relu( W2 relu( W1 [a ; r] + b1 ) + b2 ) + b3 )
@@ -54,7 +52,6 @@ class Igan(Sampler):
         self.relation = Table(2 * self.n_relations, dim, dim**-0.5)
         self.hidden = nn.Sequential(nn.Linear(2 * dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU())
         self.out = nn.Linear(dim, len(graph.entities))
-        self.reinforce = Reinforce()
 
     def draw(self, batch: Batch, model: Model, step: int) -> Negatives:
         device = batch.h.device
@@ -62,8 +59,7 @@ class Igan(Sampler):
         logits = self.out(self.hidden(torch.cat([self.entity(batch.anchor), self.relation(relation)], dim=1)))
         some = torch.ones(len(batch), dtype=torch.bool, device=device)
         if self.filtered:
-            if self.index.device != device:
-                self.index = self.index.to(device)
+            self.index = self.index.to(device)
             true = torch.zeros_like(logits, dtype=torch.bool)
             true[self.index.batch_targets(batch)] = True
             some = ~true.all(1)
@@ -74,20 +70,3 @@ class Igan(Sampler):
         stream = generator(self.seed, "igan", step, device=device)
         ids = torch.multinomial(q, self.negatives, replacement=True, generator=stream)
         return Negatives(ids=ids, mask=some[:, None].expand_as(ids), trace=(logq.gather(1, ids), q))
-
-    def loss(
-        self,
-        batch: Batch,
-        negatives: Negatives,
-        s_pos: Float[Tensor, " B"],
-        s_neg: Float[Tensor, "B K"],
-        model: Model,
-        step: int,
-    ) -> Float[Tensor, ""]:
-        """The network's; it reaches nothing of the model."""
-        return self.reinforce(negatives.trace[0], s_neg, negatives.mask)
-
-    def effective_sample_size(self, negatives: Negatives) -> Float[Tensor, " B"]:
-        """Of the softmax over all entities."""
-        q = negatives.trace[1]
-        return 1 / (q.shape[1] * q.square().sum(1))

@@ -5,24 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
-from torch import Tensor
 
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.model import Model, ModelSpec
-from mmrns.nn.reinforce import Reinforce
 from mmrns.registry import scorer_class
 from mmrns.rng import generator as stream_of
-from mmrns.samplers.base import Sampler, absent
+from mmrns.samplers.base import Rewarded
 from mmrns.types import Batch, Negatives
 
 if TYPE_CHECKING:
     from mmrns.training.trainer import Trainer
 
 
-class Kbgan(Sampler):
+class Kbgan(Rewarded):
     """x- from softmax( g(anchor, r, c) / temperature ) over C uniform candidates c, by a generator g of its own.
 
     The generator, a model with its own scorer and tables, is trained by REINFORCE: a draw's reward is its score under
@@ -65,16 +62,14 @@ class Kbgan(Sampler):
         self.n_candidates, self.index = candidates, graph.train_index
         scorer = scorer_class(generator)(dim, dim**-0.5)
         self.generator = Model(scorer, len(graph.entities), len(graph.relations))
-        self.reinforce = Reinforce()
 
     def candidates(self, batch: Batch, step: int) -> Negatives:
         """What the generator chooses among: uniform over what is not true in train."""
         device = batch.h.device
-        if self.index.device != device:
-            self.index = self.index.to(device)
+        self.index = self.index.to(device)
         stream = stream_of(self.seed, "kbgan candidates", step, device=device)
         u = torch.rand(len(batch), self.n_candidates, dtype=torch.float64, generator=stream, device=device)
-        ids, free = absent(self.index, batch, u)
+        ids, free = self.index.batch_absent(batch, u)
         return Negatives(ids=ids, mask=(free > 0)[:, None].expand_as(ids))
 
     def draw(self, batch: Batch, model: Model, step: int) -> Negatives:
@@ -90,23 +85,6 @@ class Kbgan(Sampler):
             mask=candidates.mask[:, :1].expand_as(position),
             trace=(logq.gather(1, position), q),
         )
-
-    def loss(
-        self,
-        batch: Batch,
-        negatives: Negatives,
-        s_pos: Float[Tensor, " B"],
-        s_neg: Float[Tensor, "B K"],
-        model: Model,
-        step: int,
-    ) -> Float[Tensor, ""]:
-        """The generator's; it reaches nothing of the model."""
-        return self.reinforce(negatives.trace[0], s_neg, negatives.mask)
-
-    def effective_sample_size(self, negatives: Negatives) -> Float[Tensor, " B"]:
-        """Of the softmax over the candidates."""
-        q = negatives.trace[1]
-        return 1 / (q.shape[1] * q.square().sum(1))
 
     def pretrain(self, trainer: Trainer) -> None:
         """Train the generator on the batches of the first steps, with candidates of their own."""

@@ -308,8 +308,7 @@ class Mmrns(Sampler):
             none, zero = torch.empty(0, 0, dtype=torch.int64), torch.zeros_like(batch.r)
             density = torch.full(excluded.shape, math.log(share), device=pool.device)
             return Candidates(pool, none.to(pool.device), zero, excluded, density)
-        if self.slot_index.device != pool.device:
-            self.slot_index = self.slot_index.to(pool.device)
+        self.slot_index = self.slot_index.to(pool.device)
         width = max(1, self.slots // (len(batch.relations) * sum(rows.stop > rows.start for _, rows in batch.sides)))
         fillers, inside, slot = [], [], []
         for head, rows in batch.sides:
@@ -327,13 +326,7 @@ class Mmrns(Sampler):
         density = torch.where(torch.cat(inside), within[:, None], share)
         density = torch.cat([density, within[:, None].expand_as(filler)], dim=1).log()
         usable = there & (self._place(pool, filler) == len(pool))
-        ids = filler.index_select(0, of_row)
-        head = batch.head[:, None]
-        known = self.index.contains(
-            torch.where(head, ids, batch.h[:, None]),
-            batch.r[:, None].expand_as(ids),
-            torch.where(head, batch.t[:, None], ids),
-        )
+        known = self.index.batch_contains(batch, filler.index_select(0, of_row))
         excluded = torch.cat([excluded, known | ~usable.index_select(0, of_row)], dim=1)
         return Candidates(pool, filler, of_row, excluded, density.to(torch.float32).index_select(0, of_row))
 
@@ -357,8 +350,7 @@ class Mmrns(Sampler):
 
     def true_in_train(self, batch: Batch, pool: Int[Tensor, " P"]) -> Bool[Tensor, "B P"]:
         """Which candidates are true in train for each row, scattered from the train index."""
-        if self.index.device != pool.device:
-            self.index = self.index.to(pool.device)
+        self.index = self.index.to(pool.device)
         # One column more than the pool takes the true entities that are not in it.
         true = torch.zeros(len(batch), len(pool) + 1, dtype=torch.bool, device=pool.device)
         row, entity = self.index.batch_targets(batch)

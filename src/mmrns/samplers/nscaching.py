@@ -11,7 +11,7 @@ from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.rng import generator
-from mmrns.samplers.base import Sampler, absent
+from mmrns.samplers.base import Sampler
 from mmrns.types import Batch, Negatives
 
 CHUNK = 2**22
@@ -88,15 +88,14 @@ class NSCaching(Sampler):
 
     def draw(self, batch: Batch, model: Model, step: int) -> Negatives:
         device = batch.h.device
-        if self.index.device != device:
-            self.index = self.index.to(device)
+        self.index = self.index.to(device)
         place = self._places(batch)
         cached = self._cached(batch, place)
         stream = generator(self.seed, "nscaching", step, device=device)
         column = torch.randint(self.width, (len(batch), self.negatives), generator=stream, device=device)
         ids = cached.gather(1, column)
         u = torch.rand(len(batch), self.candidates, dtype=torch.float64, generator=stream, device=device)
-        fresh, free = absent(self.index, batch, u)
+        fresh, free = self.index.batch_absent(batch, u)
         # What `loss` refreshes from is drawn here, so that both sides of the step see the same entities.
         trace = (place, torch.cat([cached, fresh], dim=1))
         return Negatives(ids=ids, mask=(free > 0)[:, None].expand_as(ids), trace=trace)

@@ -11,7 +11,7 @@ from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph, TripleIndex
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.rng import generator
-from mmrns.samplers.base import Sampler, absent
+from mmrns.samplers.base import Sampler
 from mmrns.types import Batch, Negatives
 
 CHUNK = 2**22
@@ -126,9 +126,8 @@ class Sans(Sampler):
 
     def draw(self, batch: Batch, model: Model, step: int) -> Negatives:
         device = batch.h.device
-        if self.index.device != device:
-            self.index = self.index.to(device)
-            self.near = self.near[0].to(device), self.near[1].to(device)
+        self.index = self.index.to(device)
+        self.near = self.near[0].to(device), self.near[1].to(device)
         stream = generator(self.seed, "sans", step, device=device)
         u = torch.rand(len(batch), self.negatives, dtype=torch.float64, generator=stream, device=device)
         anchor = batch.anchor
@@ -140,7 +139,7 @@ class Sans(Sampler):
         ]
         place, some = torch.cat([place for place, _ in parts]), torch.cat([free for _, free in parts]) > 0
         near = self.members[torch.minimum(first[:, None] + place, self.offsets[-1] - 1)]
-        far, free = absent(self.index, batch, u)
+        far, free = self.index.batch_absent(batch, u)
         ids = torch.where(some[:, None], near, far)
         return Negatives(ids=ids, mask=(free > 0)[:, None].expand_as(ids), trace=size / self.n_entities)
 

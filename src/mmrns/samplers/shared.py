@@ -41,14 +41,11 @@ class Shared(Sampler):
 
     def draw(self, batch: Batch, model: Model, step: int) -> Negatives:
         device = batch.h.device
-        if self.index.device != device:
-            self.index = self.index.to(device)
+        self.index = self.index.to(device)
         stream = generator(self.seed, "shared", step, device=device)
         # Ascending, which makes the searches for the true ones cheaper.
         ids = torch.randint(self.n_entities, (self.negatives,), generator=stream, device=device).sort().values
-        shape, head = (len(batch), self.negatives), batch.head[:, None]
-        h, t = torch.where(head, ids, batch.h[:, None]), torch.where(head, batch.t[:, None], ids)
-        return Negatives(ids=ids, mask=~self.index.contains(h, batch.r[:, None].expand(shape), t))
+        return Negatives(ids=ids, mask=~self.index.batch_contains(batch, ids))
 
     def effective_sample_size(self, negatives: Negatives) -> Float[Tensor, " B"]:
         """1: every candidate is as likely as any other."""

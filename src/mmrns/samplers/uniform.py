@@ -11,7 +11,7 @@ from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.rng import generator
-from mmrns.samplers.base import Sampler, absent
+from mmrns.samplers.base import Sampler
 from mmrns.types import Batch, Negatives
 
 
@@ -49,9 +49,8 @@ class Uniform(Sampler):
         u = torch.rand(len(batch), self.negatives, dtype=torch.float64, generator=stream, device=device)
         if not self.filtered:
             return Negatives(ids=(u * self.n_entities).long(), logp=_log_uniform(u, self.n_entities))
-        if self.index.device != device:
-            self.index = self.index.to(device)
-        ids, free = absent(self.index, batch, u)
+        self.index = self.index.to(device)
+        ids, free = self.index.batch_absent(batch, u)
         mask = (free > 0)[:, None].expand_as(ids)
         return Negatives(ids=ids, mask=mask, logp=_log_uniform(u, free.clamp(min=1)[:, None]))
 
