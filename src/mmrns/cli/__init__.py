@@ -1,0 +1,40 @@
+"""The command line. Heavy imports happen inside the commands, so that `--help` is immediate."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import NoReturn
+
+from rich.text import Text
+
+from mmrns.cli.app import app
+from mmrns.cli.show import err
+from mmrns.errors import MmrnsError
+
+# Importing a command's module registers it; the order is that of `mmrns --help`.
+# isort: off
+from mmrns.cli import train
+from mmrns.cli import use
+from mmrns.cli import data
+# isort: on
+
+__all__ = ["app", "data", "main", "train", "use"]
+
+
+def main() -> NoReturn:
+    """Run the command line; errors that a user can mend are one line, without a traceback unless `--debug`."""
+    debug = "--debug" in sys.argv
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    try:
+        app(arguments, standalone_mode=True)
+    except MmrnsError as error:
+        if debug:
+            traceback.print_exc()
+        err.print(Text(f"mmrns: {error}"), soft_wrap=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output has gone, as with `| head`.
+        sys.stderr.close()
+        sys.exit(0)
+    sys.exit(0)

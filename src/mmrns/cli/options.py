@@ -1,0 +1,50 @@
+"""Choices and options that commands share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class Split(StrEnum):
+    """Which split to rank."""
+
+    test = "test"
+    valid = "valid"
+
+
+class By(StrEnum):
+    """How to break metrics down."""
+
+    relation = "relation"
+    category = "category"
+    side = "side"
+
+
+class Known(StrEnum):
+    """What to do with triples that the dataset holds already."""
+
+    flag = "flag"
+    drop = "drop"
+    keep = "keep"
+
+
+CandidatesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--candidates",
+        metavar="train|FILE",
+        help="Only entities that fill that side of the relation in train, or in a file: relation TAB side TAB entity.",
+    ),
+]
