@@ -64,6 +64,11 @@ class DataConfig(_Section):
 
     dataset: str = Field("countries", description="name of a dataset, or its folder")
     drop_leaked_valid: bool = Field(False, description="validate without the rows that are also in train or test")
+    features_mb: NonNegativeInt = Field(
+        8192,
+        description="a modality of at most so many MiB is kept on the accelerator; of a larger one every step gathers "
+        "rows from the file, for which the device waits",
+    )
 
 
 class ModelConfig(_Section):
