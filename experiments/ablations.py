@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from study import spread, train
 
 from mmrns.nn.similarity import GuidedSimilarity
+from mmrns.runs.compare import Training, train_once
+from mmrns.runs.record import read_json
+from mmrns.runs.summary import spread
 from mmrns.samplers import mmrns as module
 from mmrns.samplers.mmrns import Mmrns
 
@@ -97,10 +99,12 @@ def main() -> None:
         runs: list[dict[str, Any]] = []
         for seed in range(arguments.seeds):
             path = folder / f"{name.replace(' ', '-').replace(chr(39), '')}-seed-{seed}.json"
+            given = study["common"] | {"sampler.name": "mmrns"} | settings | {"seed": seed}
+            training = Training("mmrns", path.stem, settings, given, True, folder)
             with pytest.MonkeyPatch.context() as patched:
                 if patch is not None:
                     patch(patched)
-                runs.append(train(study, "mmrns", settings, seed, True, path))
+                runs.append(read_json(path) if path.exists() else train_once(training))
         cells = [spread([run["valid_mrr"] for run in runs])]
         cells.append(spread([run["test"]["realistic"]["mrr"] for run in runs]))
         seconds = sum(run["seconds"]["train"] for run in runs) / len(runs)

@@ -113,7 +113,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def plot_curves(rows: list[dict[str, Any]], path: Path, title: str, selected: int) -> None:
     """Training loss and validation MRR against steps, the selected step marked, as a PNG."""
-    figure, left = _figure(title)
+    figure, left = new_figure(title)
     right = left.twinx()
     for axis, key, label, colour in ((left, "loss", "training loss", "0.6"), (right, "valid_mrr", "MRR", "tab:blue")):
         points = [(row["step"], row[key]) for row in rows if key in row]
@@ -125,14 +125,14 @@ def plot_curves(rows: list[dict[str, Any]], path: Path, title: str, selected: in
     left.set_xlabel("step")
     right.set_ylim(bottom=0)
     left.axvline(selected, color="tab:blue", linestyle=":", linewidth=1)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_hardness(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     """Score percentile and effective sample size of the negatives, and the model's gradient norm on a logarithmic
     right axis, against steps, as a PNG; what a sampler does not tell is left out.
     """
-    figure, left = _figure(title)
+    figure, left = new_figure(title)
     right = left.twinx()
     measured = [(row["step"], row["hardness"]) for row in rows if "hardness" in row]
     curves = [
@@ -153,22 +153,24 @@ def plot_hardness(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     right.set_yscale("log")
     right.set_ylabel("gradient norm of the model", color="0.4")
     figure.legend(handles=lines, loc="outside lower center", ncols=3, frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _figure(title: str) -> tuple[Figure, Axes]:
+def new_figure(title: str, height: float = 4.0) -> tuple[Figure, Axes]:
+    """A figure with one pair of axes, in the style of all plots."""
     # Loaded here, since only the end of a training plots; drawn without a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.0, 4.0), layout="constrained", dpi=120)
+    figure = Figure(figsize=(7.0, height), layout="constrained", dpi=120)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set_title(title)
     return figure, axes
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG under a temporary name and rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     figure.savefig(temporary, format="png", metadata={"Software": None})

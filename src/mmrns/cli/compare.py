@@ -1,0 +1,88 @@
+"""`mmrns compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from mmrns.cli.app import app
+from mmrns.cli.show import bar, out, print_rows
+from mmrns.errors import UsageError
+
+SHOWN = ("method", "valid MRR", "test MRR", "Hits@1", "Hits@10", "difference", "seconds")
+"""Columns of the table on the terminal; the report has all."""
+
+
+@app.command(
+    epilog="Example: mmrns compare --dataset countries --scorers TransE --samplers self-adversarial,sans,mmrns"
+)
+def compare(
+    study: Annotated[
+        Path | None, typer.Argument(metavar="[STUDY.yaml]", help="A comparison written down, instead of the options.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Dataset name or folder.")] = None,
+    scorers: Annotated[str | None, typer.Option(help="Scorers, separated by commas.")] = None,
+    samplers: Annotated[str | None, typer.Option(help="Methods, separated by commas.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Trainings of each: seeds 0 to N - 1 [default: 3].")] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=0, help="Trials of each on validation, to choose its settings [default: 0].")
+    ] = None,
+    space: Annotated[
+        Path | None, typer.Option(help="YAML file of what trials may try: key to a list of values or a range.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="A setting of every training; repeatable.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Trainings at a time.")] = 1,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder of the results [default: runs/compare-DATASET, or beside STUDY]."),
+    ] = None,
+) -> None:
+    """Train scorers with samplers on one footing, several seeds each; a table, a report, plots. Resumable."""
+    from mmrns.runs.compare import Comparison, compare
+    from mmrns.runs.config import apply_settings, flatten, read_config
+    from mmrns.runs.summary import REFERENCE, table, write_summary
+
+    if study is not None:
+        given = (dataset, scorers, samplers, seeds, trials, space, settings)
+        if any(value is not None for value in given):
+            raise UsageError("give either STUDY.yaml or --dataset, --scorers, --samplers and the like")
+        comparison = Comparison.read(study)
+        folder = folder or study.with_suffix("")
+    else:
+        if dataset is None or scorers is None or samplers is None:
+            raise UsageError("a comparison needs --dataset, --scorers and --samplers, or STUDY.yaml")
+        comparison = Comparison.of(
+            dataset,
+            _names(scorers),
+            _names(samplers),
+            seeds=seeds or 3,
+            trials=trials or 0,
+            space=None if space is None else read_config(space),
+            settings=flatten(apply_settings({}, settings or [])),
+        )
+        folder = folder or Path("runs") / f"compare-{Path(dataset).resolve().name}"
+    with bar("training", comparison.trainings) as advance:
+
+        def done(record: Mapping[str, Any]) -> None:
+            advance(1)
+
+        records = compare(comparison, folder, jobs=jobs, done=done)
+    write_summary(records, folder, comparison.common, comparison.trials)
+    print_rows([{key: row[key] for key in SHOWN} for row in table(records)])
+    out.print(f"difference: of the test MRR from {REFERENCE}, paired by seed, with its 95 % interval")
+    out.print(
+        Text(f"report {folder / 'report.md'}\nplots  {folder / 'mrr.png'}, {folder / 'time.png'}"), soft_wrap=True
+    )
+
+
+def _names(listed: str) -> list[str]:
+    names = [name.strip() for name in listed.split(",") if name.strip()]
+    if len(set(names)) < len(names):
+        raise UsageError(f"{listed!r} names something twice")
+    return names
