@@ -9,6 +9,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
+def gumbel_noise(shape: torch.Size, stream: torch.Generator) -> Float[Tensor, "*shape"]:
+    """Standard Gumbel noise, -ln(-ln u) with u uniform on (0, 1), where the stream is."""
+    u = torch.rand(shape, generator=stream, device=stream.device)
+    # u = 0 would give -inf; the largest u below 1 is what bounds the noise from above.
+    return u.clamp_(min=torch.finfo(u.dtype).tiny).log_().neg_().log_().neg_()
+
+
 def log_inclusion(
     logits: Float[Tensor, "B C"], perturbed: Float[Tensor, "B C"], positions: Int[Tensor, "B K"]
 ) -> Float[Tensor, "B K"]:
