@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -26,8 +27,9 @@ from mmrns.training.trainer import Plan, Trainer
 
 
 def build_dataset(config: Config) -> Dataset:
-    """The dataset, with the configured treatment of its validation split."""
+    """The dataset, with the configured treatment of its validation split, its features near the configured device."""
     dataset = load_dataset(config.data.dataset)
+    dataset = replace(dataset, features=dataset.features.on(build_device(config.device), config.data.features_mb))
     return dataset.without_leaked_valid() if config.data.drop_leaked_valid else dataset
 
 

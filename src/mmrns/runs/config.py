@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal, Optional, TypeVar, get_type_hints
 
 import yaml
 from pydantic import (
@@ -73,6 +73,11 @@ class DataConfig(_Section):
 
     dataset: str = Field("countries", description="name of a dataset, or its folder")
     drop_leaked_valid: bool = Field(False, description="validate without the rows that are also in train or test")
+    features_mb: NonNegativeInt = Field(
+        8192,
+        description="a modality of at most so many MiB is kept on the accelerator; of a larger one every step gathers "
+        "rows from the file, for which the device waits",
+    )
 
 
 class ModelConfig(_Section):
@@ -213,7 +218,7 @@ def _sampler_options(
 
 def inner_options(cls: type[Any]) -> list[str]:
     """The options of a sampler that are samplers inside it."""
-    return [name for name, hint in get_type_hints(cls.__init__).items() if hint in (Inner, Inner | None)]
+    return [name for name, hint in get_type_hints(cls.__init__).items() if hint in (Inner, Optional[Inner])]
 
 
 def _check_fit(config: Config) -> None:

@@ -28,9 +28,9 @@ class Hard(Sampler):
         softmax     drawn without replacement from softmax(alpha s), by one Gumbel noise and its top K
         corrected   drawn so, and the weights of the loss divided by the probability of the draw (`log_inclusion`)
 
-    `top` is dynamic negative sampling (Zhang et al., "Optimizing Top-N Collaborative Filtering via Dynamic Negative Item
-    Sampling", SIGIR 2013) with a pool that rows share and K instead of one; `softmax` is the softer form (the
-    self-adversarial weights as a draw). Both lean towards unknown true triples, which score high. `corrected` estimates
+    `top` is dynamic negative sampling (Zhang et al., "Optimizing Top-N Collaborative Filtering via Dynamic Negative
+    Item Sampling", SIGIR 2013) with a pool that rows share and K instead of one; `softmax` is the softer form, the
+    self-adversarial weights as a draw. Both lean towards unknown true triples, which score high. `corrected` estimates
     the loss over all entities instead; it is the draw of `mmrns` from its pool alone.
 
     Args:
@@ -72,7 +72,7 @@ class Hard(Sampler):
         else:
             logits = (self.alpha * scores).masked_fill(true, -torch.inf)
             stream = generator(self.seed, "hard", step, device=device)
-            perturbed = logits + gumbel_noise(logits.shape, stream)
+            perturbed = logits + gumbel_noise(logits.shape, stream, device)
         columns = perturbed.topk(self.negatives, dim=1).indices
         logp = log_inclusion(logits, perturbed, columns) if self.choice == "corrected" else None
         return Negatives(ids=pool[columns], mask=~true.gather(1, columns), logp=logp, trace=logits)

@@ -37,6 +37,7 @@ class InBatch(Sampler):
     """
 
     law: Tensor
+    size: Tensor
 
     def __init__(
         self,
@@ -59,6 +60,7 @@ class InBatch(Sampler):
         ]
         # Of batches that replace tails, heads, and both.
         self.register_buffer("law", torch.stack(laws).div_(len(h)).float(), persistent=False)
+        self.register_buffer("size", 1 / (n * self.law.square().sum(1)), persistent=False)
 
     def draw(self, batch: Batch, model: Model, step: int) -> Negatives:
         device = batch.h.device
@@ -68,10 +70,10 @@ class InBatch(Sampler):
         rows = torch.randperm(len(batch), generator=stream, device=device)[: self.negatives]
         # Ascending, which makes the searches for the true ones cheaper.
         ids = target[rows].sort().values
-        q = self.law[2 if 0 < batch.n_tail < len(batch) else int(batch.n_tail == 0)]
+        side = 2 if 0 < batch.n_tail < len(batch) else int(batch.n_tail == 0)
         mask = ~(self.index.batch_contains(batch, ids) | (ids == target[:, None]))
-        logp = q[ids].log().expand(mask.shape) if self.corrected else None
-        return Negatives(ids=ids, mask=mask, logp=logp, trace=1 / (len(q) * q.square().sum()))
+        logp = self.law[side][ids].log().expand(mask.shape) if self.corrected else None
+        return Negatives(ids=ids, mask=mask, logp=logp, trace=self.size[side])
 
     def effective_sample_size(self, negatives: Negatives) -> Float[Tensor, " B"]:
         """Of the law of the draw over all entities."""
