@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal, Optional, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 import yaml
 from pydantic import (
@@ -218,7 +218,7 @@ def _sampler_options(
 
 def inner_options(cls: type[Any]) -> list[str]:
     """The options of a sampler that are samplers inside it."""
-    return [name for name, hint in get_type_hints(cls.__init__).items() if hint in (Inner, Optional[Inner])]
+    return [name for name, hint in get_type_hints(cls.__init__).items() if Inner in (hint, *get_args(hint))]
 
 
 def _check_fit(config: Config) -> None:
