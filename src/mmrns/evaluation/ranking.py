@@ -17,8 +17,8 @@ from mmrns.evaluation.candidates import Candidates
 from mmrns.nn import comparisons
 from mmrns.types import Batch
 
-CACHE = 2**23
-"""Bytes of scores that are worked on at a time: the passes over them are fast while they stay in the cache."""
+SCORES = 2**25
+"""Bytes of scores that are worked on at a time: enough for a matrix product to run at its full rate."""
 
 
 @runtime_checkable
@@ -109,7 +109,7 @@ def rank(
         none = torch.empty(0, dtype=torch.int64)
         return Ranks(triples, none.bool(), none, none, none, none.bool())
     # The scores, a copy where triples share a query, what they compare to.
-    size = int(max(1, min(memory_mb * 2**19 / 3, CACHE) // (4 * known.n_entities)))
+    size = int(max(1, min(memory_mb * 2**19 / 3, SCORES) // (4 * known.n_entities)))
     rank_chunk = partial(_rank_chunk, model, known, candidates, size, memory_mb / 2, device)
     sides: list[Ranks] = []
     for head in (False, True):

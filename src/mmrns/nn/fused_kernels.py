@@ -20,9 +20,6 @@ _given = torch.get_num_threads()
 _MOST_THREADS = numba.get_num_threads()
 torch.set_num_threads(_given)
 
-_EXACT = 2**20
-"""Ones that a 32-bit float adds up exactly, with room to spare."""
-
 _ROWS = 16
 """Rows of queries that are compared with a candidate while it is in the cache."""
 
@@ -162,17 +159,11 @@ _OF = {
 @_compiled(parallel=True)
 def _ranked(scores: Any, query: Any, true: Any, higher: Any, at_least: Any) -> None:
     for n in prange(query.shape[0]):
-        row, t = query[n], true[n]
+        row, t = scores[query[n]], true[n]
         above, level = 0, 0
-        for start in range(0, scores.shape[1], _EXACT):
-            # Ones of a float type are added by vector instructions, and so many of them exactly.
-            a, b = scores.dtype.type(0), scores.dtype.type(0)
-            for e in range(start, min(start + _EXACT, scores.shape[1])):
-                s = scores[row, e]
-                a += s > t
-                b += s >= t
-            above += int(a)
-            level += int(b)
+        for e in range(row.shape[0]):
+            above += row[e] > t
+            level += row[e] >= t
         higher[n], at_least[n] = above, level
 
 
