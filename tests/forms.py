@@ -13,6 +13,14 @@ from mmrns.runs.config import METHODS
 METHOD_OF = {method.sampler: name for name, method in reversed(METHODS.items())}
 FORMS: dict[str, dict[str, Any]] = {name: {"name": METHOD_OF[name]} for name in sampler_names()} | {
     "mmrns with attention": {"name": "mmrns", "discount": 0.25},
+    "mmrns fed by nscaching": {"name": "mmrns", "pool": 20, "feed": "nscaching"},
+    "mmrns with attention fed by kbgan": {
+        "name": "mmrns",
+        "pool": 20,
+        "discount": 0.25,
+        "feed": {"name": "kbgan", "candidates": 8},
+    },
+    "mmrns without slots fed by a shared list": {"name": "mmrns", "pool": 20, "slots": 0, "feed": "inbatch"},
     # With every entity in the pool there would be one draw only.
     "hard": {"name": "hard", "pool": 20},
     "hard, corrected": {"name": "hard", "pool": 20, "choice": "corrected"},
