@@ -71,6 +71,19 @@ def write_toy(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+def write_negatives(path: Path, seed: int = 0) -> Path:
+    """Write negatives for every other triple of train, two of each side, and return the path."""
+    train = triples(np.random.default_rng(seed))[49:]
+    true = set(train)
+    lines: list[str] = []
+    for h, r, t in train[::2]:
+        heads = [(e, r, t) for e in reversed(ENTITIES) if (e, r, t) not in true][:2]
+        tails = [(h, r, e) for e in ENTITIES if (h, r, e) not in true][:2]
+        lines += ["\t".join((h, r, t, *negative)) + "\n" for negative in (*heads, *tails)]
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
 def toy(folder: Path | None = None, seed: int = 0) -> Dataset:
     """The dataset, loaded; written first where there is none. Without a folder it lies in a temporary one."""
     if folder is None:

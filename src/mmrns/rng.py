@@ -10,6 +10,8 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 
 def stream_seed(seed: int, *purpose: int | str) -> int:
@@ -37,3 +39,9 @@ def seeded(seed: int, *purpose: int | str) -> Generator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, *purpose))
         yield
+
+
+def distinct(seed: int, *purpose: int | str, n: int, size: int) -> Int[Tensor, " size"]:
+    """Distinct numbers below n, uniform, on the host; ascending, so that searches for them touch memory in order."""
+    stream = numpy_generator(seed, *purpose)
+    return torch.from_numpy(np.sort(stream.choice(n, size, replace=False, shuffle=False)))

@@ -92,10 +92,10 @@ def _run(name: str, code: str, monkeypatch: pytest.MonkeyPatch) -> types.ModuleT
 
 def test_the_example_sampler_passes_its_own_test(toy: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = _blocks(ROOT / "CONTRIBUTING.md", "python")
-    sampler = next(block for block in blocks if "class Degree(" in block)
-    test = next(block for block in blocks if "def test_draws_follow_the_degrees" in block)
-    cls = _run("mmrns.samplers.degree", sampler, monkeypatch).Degree
-    _run("test_degree", test, monkeypatch).test_draws_follow_the_degrees(toy)
+    sampler = next(block for block in blocks if "class Peers(" in block)
+    test = next(block for block in blocks if "def test_draws_are_uniform_over_those_about_as_frequent" in block)
+    cls = _run("mmrns.samplers.peers", sampler, monkeypatch).Peers
+    _run("test_peers", test, monkeypatch).test_draws_are_uniform_over_those_about_as_frequent(toy)
 
     from mmrns.nn.model import Model
     from mmrns.nn.scorers import TransE

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -8,7 +10,11 @@ from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph, Vocabulary
 from mmrns.nn.model import Model
 from mmrns.nn.scorers import TransE
+from mmrns.runs.build import build_trainer
+from mmrns.runs.config import make_config
 from mmrns.samplers.igan import Igan
+from mmrns.training.checkpoint import load_checkpoint, save_checkpoint
+from mmrns.training.trainer import Progress
 from mmrns.types import Batch
 
 
@@ -75,3 +81,46 @@ def test_a_row_for_which_everything_is_true_counts_nothing() -> None:
     s_neg = model.score_against(batch, negatives)
     sampler.loss(batch, negatives, s_neg[:, 0], s_neg, model, 0).backward()
     assert all(torch.isfinite(p.grad).all() for p in sampler.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("filtered", [True, False])
+def test_pretraining_draws_uniformly_and_leaves_the_network_alone(toy: Dataset, filtered: bool) -> None:
+    graph = toy.graph
+    model = _model(graph)
+    sampler = Igan(graph, toy.features, model.spec, negatives=20_000, dim=4, filtered=filtered, pretrain=3)
+    batch = Batch.of(graph.train[:4], torch.arange(4) % 2 == 0)
+    true = torch.zeros(4, len(graph.entities), dtype=torch.bool)
+    true[graph.train_index.batch_targets(batch)] = True
+    negatives = sampler.draw(batch, model, 2)
+    assert negatives.ids is not None
+    for row, known in zip(negatives.ids, true, strict=True):
+        counts = torch.bincount(row, minlength=len(graph.entities)).double()
+        allowed = ~known if filtered else torch.ones_like(known)
+        assert counts[~allowed].sum() == 0
+        expected = len(row) / allowed.sum()
+        degrees = int(allowed.sum()) - 1
+        assert ((counts[allowed] - expected) ** 2 / expected).sum() < degrees + 5 * (2 * degrees) ** 0.5
+    s_neg = model.score_against(batch, negatives)
+    assert sampler.loss(batch, negatives, s_neg[:, 0], s_neg, model, 2) == 0.0
+    assert sampler.effective_sample_size(negatives).tolist() == [1.0] * 4
+    assert sampler.draw(batch, model, 3).trace is not None
+
+
+def test_a_run_cut_within_its_pretraining_resumes_bit_equal(toy: Dataset, tmp_path: Path) -> None:
+    values = {
+        "model": {"dim": 6},
+        "sampler": {"name": "igan", "negatives": 5, "dim": 4, "pretrain": 5},
+        "training": {"batch_size": 32},
+        "device": "cpu",
+    }
+    whole, resumed = (build_trainer(make_config(values), toy) for _ in range(2))
+    for step in range(3):
+        whole.step(step)
+    save_checkpoint(tmp_path / "c.safetensors", whole, Progress(step=3), {})
+    load_checkpoint(tmp_path / "c.safetensors", resumed)
+    before = whole.sampler.get_parameter("out.bias").clone()
+    for step in range(3, 9):
+        assert torch.equal(whole.step(step), resumed.step(step))
+        assert torch.equal(before, whole.sampler.get_parameter("out.bias")) == (step < 5)
+    for a, b in zip(whole.sampler.state_dict().values(), resumed.sampler.state_dict().values(), strict=True):
+        assert torch.equal(a, b)

@@ -16,6 +16,8 @@ from mmrns.nn.model import Model
 from mmrns.nn.scorers import TransE
 from mmrns.nn.similarity import Similarity
 from mmrns.rng import seeded
+from mmrns.runs.build import build_trainer
+from mmrns.runs.config import make_config
 from mmrns.samplers.mmrns import Mmrns, Trace
 from mmrns.types import Batch, Negatives
 
@@ -349,3 +351,46 @@ def test_it_says_before_training_what_a_step_holds(toy: Dataset) -> None:
     (line,) = _build(toy, memory_mb=0)[1].notes(batch)
     assert "more than sampler.memory_mb=0" in line
     assert _build(toy, modalities=[])[1].notes(batch)[0] == "No modality: the mmrns sampler compares structure alone."
+
+
+def test_a_fed_pool_holds_what_was_fed_and_says_how_likely_it_was(toy: Dataset) -> None:
+    sampler = {"name": "mmrns", "negatives": 3, "pool": 16, "slots": 30, "feed": {"name": "nscaching", "cache": 4}}
+    trainer = build_trainer(make_config({"model": {"dim": 6}, "sampler": sampler, "device": "cpu"}), toy)
+    mmrns = trainer.sampler
+    assert isinstance(mmrns, Mmrns)
+    batch = Batch.of(toy.graph.train[:3], torch.tensor([False, True, False]))
+    trace = mmrns.draw(batch, trainer.model, 0).trace
+    c, fed = trace.candidates, set(trace.fed.ids.flatten().tolist())
+    in_pool = [e in fed for e in c.pool.tolist()]
+    assert sum(in_pool) == min(len(fed), 8)
+    of_fed = sum(in_pool) / len(fed)
+    of_others = (16 - sum(in_pool)) / (len(toy.graph.entities) - len(fed))
+    width = c.fillers.shape[1]
+    for b in range(len(batch)):
+        r, head = int(batch.r[b]), bool(batch.head[b])
+        slot = {int(x[0 if head else 2]) for x in toy.graph.train if int(x[1]) == r}
+        taken = min(len(slot), width) / len(slot)
+        columns = [*c.pool.tolist(), *c.fillers[c.slot[b]].tolist()]
+        for i, e in enumerate(columns):
+            if i >= 16 and bool(c.excluded[b, i]):
+                continue
+            pi = of_fed if e in fed else of_others
+            expected = 1 - (1 - pi) * (1 - taken) if e in slot else pi
+            assert c.log_density[b, i].exp().item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_feed_that_learns_is_trained_on_its_own_draws(toy: Dataset) -> None:
+    feed = {"name": "kbgan", "candidates": 8, "pretrain": 2}
+    sampler = {"name": "mmrns", "negatives": 3, "pool": 16, "feed": feed}
+    trainer = build_trainer(make_config({"model": {"dim": 6}, "sampler": sampler, "device": "cpu"}), toy)
+    trainer.sampler.pretrain(trainer)
+    before = {n: p.detach().clone() for n, p in trainer.sampler.named_parameters()}
+    assert before
+    trainer.step(0)
+    assert all(not torch.equal(before[n], p) for n, p in trainer.sampler.named_parameters())
+
+
+def test_the_authors_sampler_takes_no_feed(toy: Dataset) -> None:
+    config = make_config({"sampler": {"name": "mmrns", "reference": True, "feed": "uniform"}})
+    with pytest.raises(UsageError, match=r"leave sampler\.reference or sampler\.feed out"):
+        build_trainer(config, toy)

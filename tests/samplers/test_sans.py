@@ -6,8 +6,10 @@ import torch
 from mmrns.data.datasets import Dataset
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph, Vocabulary
+from mmrns.errors import UsageError
 from mmrns.nn.model import Model
 from mmrns.nn.scorers import TransE
+from mmrns.samplers import sans
 from mmrns.samplers.sans import Sans, adjacency
 from mmrns.types import Batch
 
@@ -42,6 +44,34 @@ def test_neighbourhoods_are_the_ends_of_walks_from_the_entity(hops: int) -> None
         assert _members(sampler, entity) == reach
 
 
+@pytest.mark.parametrize("hops", [1, 2, 3])
+def test_whole_neighbourhoods_are_balls(hops: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A few entities at once, so that there are several chunks.
+    monkeypatch.setattr(sans, "CELLS", 36)
+    sampler = _sampler(_graph([*PATH, (3, 1, 3)], 12), hops=hops, walks=0)
+    for entity in range(10):
+        assert _members(sampler, entity) == {e for e in range(10) if abs(e - entity) <= hops}
+    for entity in (10, 11):
+        assert not _members(sampler, entity)
+
+
+def test_an_entity_without_neighbours_draws_from_all_when_there_are_no_walks() -> None:
+    graph = _graph(PATH, 12)
+    sampler = _sampler(graph, negatives=400, walks=0)
+    batch = Batch.of(torch.tensor([[11, 0, 3]]), torch.tensor([False]))
+    negatives = sampler.draw(batch, _model(graph), 0)
+    assert negatives.ids is not None
+    assert set(negatives.ids.flatten().tolist()) == set(range(12))
+    assert sampler.effective_sample_size(negatives).tolist() == [1.0]
+
+
+def test_neighbourhoods_that_are_too_large_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sans, "LIMIT", 50)
+    _sampler(_graph(PATH, 10), hops=2, walks=0)
+    with pytest.raises(UsageError, match=r"3-hop neighbourhoods hold more than 50 entities; lower sampler\.hops"):
+        _sampler(_graph(PATH, 10), hops=3, walks=0)
+
+
 def test_the_authors_walks_leave_the_ball() -> None:
     sampler = _sampler(_graph(PATH, 10), hops=1, walks=400, reference=True)
     assert _members(sampler, 0) > {1}
@@ -58,9 +88,14 @@ def test_adjacency_is_undirected_without_repeats() -> None:
     assert neighbours.tolist() == [1, 0, 2, 1]
 
 
-def test_draws_are_uniform_over_the_allowed(toy: Dataset) -> None:
+@pytest.mark.parametrize(("hops", "walks"), [(2, 300), (1, 0)])
+def test_draws_are_uniform_over_the_allowed(
+    toy: Dataset, hops: int, walks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sans, "CHUNK", 2100)
+    monkeypatch.setattr(sans, "CELLS", 280)
     graph = toy.graph
-    sampler = _sampler(graph, negatives=20_000, hops=2, walks=300)
+    sampler = _sampler(graph, negatives=20_000, hops=hops, walks=walks)
     batch = Batch.of(graph.train[:12], torch.arange(12) % 2 == 0)
     ids = sampler.draw(batch, _model(graph), 0).ids
     assert ids is not None

@@ -209,6 +209,26 @@ class SlotIndex(_TwoSided):
         fillers = side.targets[(first + nth).clamp(max=len(side.targets) - 1)]
         return fillers, column < taken[:, None], taken / size.clamp(min=1)
 
+    def draw(
+        self, r: Int[Tensor, " B"], head: bool, u: Float[Tensor, "B K"]
+    ) -> tuple[Int[Tensor, "B K"], Int[Tensor, " B"]]:
+        """Fillers of each slot, uniform with replacement.
+
+        Args:
+            r, head: the slots.
+            u: uniform on [0, 1), float64.
+
+        Returns:
+            The fillers, any entity where there is none; from how many each row is drawn.
+        """
+        side = self._sides[head]
+        if not len(side.targets):
+            return torch.zeros_like(u, dtype=torch.int64), torch.zeros_like(r)
+        slot, found = side.find(r)
+        size = torch.where(found, side.offsets[slot + 1] - side.offsets[slot], 0)
+        place = side.offsets[slot][:, None] + (u * size[:, None]).long()
+        return side.targets[place.clamp(max=len(side.targets) - 1)], size
+
     def contains(self, entities: Int[Tensor, " P"], r: Int[Tensor, " R"], head: bool) -> Bool[Tensor, "R P"]:
         """Whether each entity fills each slot."""
         side = self._sides[head]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,8 +20,8 @@ from mmrns.nn.model import Model
 from mmrns.nn.regularizers import Regularizer
 from mmrns.registry import sampler_class, scorer_class
 from mmrns.rng import seeded
-from mmrns.runs.config import Config
-from mmrns.samplers.base import Sampler
+from mmrns.runs.config import METHODS, Config, inner_options
+from mmrns.samplers.base import Inner, Sampler
 from mmrns.training.optimizer import Group, Optimizer, schedule_of, sparse_tables
 from mmrns.training.trainer import Plan, Trainer
 
@@ -61,14 +63,22 @@ def build_model(config: Config, dataset: Dataset) -> Model:
 
 
 def build_sampler(config: Config, dataset: Dataset, model: Model) -> Sampler:
-    """A freshly initialised sampler; it is given what it needs of the objective."""
-    method = config.method
-    cls = sampler_class(method.sampler)
-    options: dict[str, Any] = dict(config.sampler.model_extra or {})
-    if "alpha" in inspect.signature(cls).parameters:
-        options["alpha"] = method.alpha
+    """A freshly initialised sampler, and those inside it; each is given what it needs of the objective."""
+    alpha = config.method.alpha
+
+    def of(method: str, options: Mapping[str, Any]) -> Inner:
+        cls = sampler_class(METHODS[method].sampler)
+        chosen = dict(options)
+        for name in inner_options(cls):
+            if chosen[name] is not None:
+                inner = dict(chosen[name])
+                chosen[name] = of(inner.pop("name"), inner)
+        if "alpha" in inspect.signature(cls).parameters:
+            chosen["alpha"] = alpha
+        return partial(cls, dataset.graph, dataset.features, model.spec, seed=config.seed, **chosen)
+
     with seeded(config.seed, "sampler"):
-        return cls(dataset.graph, dataset.features, model.spec, seed=config.seed, **options)
+        return of(config.sampler.name, config.sampler.model_extra or {})()
 
 
 def build_trainer(config: Config, dataset: Dataset) -> Trainer:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 import yaml
 from pydantic import (
@@ -23,6 +24,7 @@ from pydantic import (
 from mmrns.data.batches import SidePolicy
 from mmrns.errors import DataError, UsageError, nearest, unknown
 from mmrns.registry import sampler_class, scorer_class
+from mmrns.samplers.base import Inner
 
 _Schema = TypeVar("_Schema", bound=BaseModel)
 
@@ -44,15 +46,22 @@ METHODS: dict[str, Method] = {
     "self-adversarial": Method(sampler="uniform", alpha=1.0),
     "bernoulli": Method(sampler="uniform", alpha=0.0, sides="bernoulli"),
     "shared-pool": Method(sampler="shared", alpha=1.0),
+    "inbatch": Method(sampler="inbatch", alpha=1.0),
+    "frequency": Method(sampler="frequency", alpha=1.0),
+    "hard": Method(sampler="hard", alpha=1.0),
     "kbgan": Method(sampler="kbgan", alpha=0.0, sides="bernoulli"),
     "igan": Method(sampler="igan", alpha=0.0, sides="bernoulli"),
     "nscaching": Method(sampler="nscaching", alpha=0.0),
     "sans": Method(sampler="sans", alpha=1.0),
     "mmrns": Method(sampler="mmrns", alpha=1.0),
+    "file": Method(sampler="file", alpha=1.0),
     "1-vs-all": Method(sampler="all", alpha=0.0, loss="cross-entropy"),
     "k-vs-all": Method(sampler="all", alpha=0.0, loss="k-vs-all", queries=True),
 }
 """Methods are named whole; `objective.loss`, `objective.alpha` and `training.sides` override what a name stands for."""
+
+_INNER = "uniform"
+"""What draws for another sampler where it needs one and none is named."""
 
 
 class _Section(BaseModel):
@@ -178,14 +187,38 @@ def make_config(values: Mapping[str, Any]) -> Config:
     if config.sampler.name not in METHODS:
         raise unknown("sampler", config.sampler.name, METHODS)
     _check_fit(config)
-    sampler_options = options_of(sampler_class(config.method.sampler), reserved={"seed", "alpha"})
+    sampler = _sampler_options(config.sampler.name, config.sampler.model_extra or {}, "sampler.")
     scorer_options = options_of(scorer_class(config.model.scorer))
-    sampler = _validated(sampler_options, config.sampler.model_extra or {}, "sampler.", SamplerConfig.model_fields)
     model = _validated(scorer_options, config.model.model_extra or {}, "model.", ModelConfig.model_fields)
     complete = config.model_dump()
-    complete["sampler"] |= sampler.model_dump()
+    complete["sampler"] |= sampler
     complete["model"] |= model.model_dump()
     return Config.model_validate(complete)
+
+
+def _sampler_options(
+    method: str, values: Mapping[str, Any], prefix: str, reserved: frozenset[str] = frozenset({"seed", "alpha"})
+) -> dict[str, Any]:
+    """All options of a method's sampler, and of those inside it."""
+    cls = sampler_class(METHODS[method].sampler)
+    found = _validated(options_of(cls, reserved), values, prefix, SamplerConfig.model_fields).model_dump()
+    for option in inner_options(cls):
+        if (given := found[option]) is None:
+            continue
+        inner = {"name": given} if isinstance(given, str) else {"name": _INNER, **given}
+        name, place = inner.pop("name"), f"{prefix}{option}."
+        if name not in METHODS:
+            raise unknown("sampler", str(name), METHODS)
+        within = sampler_class(METHODS[name].sampler)
+        if inner_options(within) or "negatives" not in inspect.signature(within).parameters:
+            raise UsageError(f"{place}name: {name} cannot draw for another sampler")
+        found[option] = {"name": name, **_sampler_options(name, inner, place, reserved | {"negatives"})}
+    return found
+
+
+def inner_options(cls: type[Any]) -> list[str]:
+    """The options of a sampler that are samplers inside it."""
+    return [name for name, hint in get_type_hints(cls.__init__).items() if Inner in (hint, *get_args(hint))]
 
 
 def _check_fit(config: Config) -> None:
@@ -197,10 +230,15 @@ def _check_fit(config: Config) -> None:
 
 
 def options_of(cls: type[Any], reserved: Iterable[str] = ()) -> type[BaseModel]:
-    """A schema of a class's options: its keyword-only constructor arguments, by annotation and default."""
+    """A schema of a class's options: its keyword-only constructor arguments, by annotation and default.
+
+    A sampler inside another one is the name of its method, or a mapping with that and its options.
+    """
     hints = get_type_hints(cls.__init__, include_extras=True)
+    named = str | dict[str, Any]
+    inner = {name: (named, _INNER) if hints[name] == Inner else (named | None, None) for name in inner_options(cls)}
     fields: dict[str, Any] = {
-        p.name: (hints[p.name], p.default)
+        p.name: inner.get(p.name, (hints[p.name], p.default))
         for p in inspect.signature(cls).parameters.values()
         if p.kind is p.KEYWORD_ONLY and p.name not in set(reserved)
     }
@@ -236,7 +274,7 @@ def apply_settings(values: Mapping[str, Any], settings: Iterable[str]) -> dict[s
     Raises:
         UsageError: a setting without `=`, or a value that is not YAML.
     """
-    merged = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+    merged = deepcopy(dict(values))
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
@@ -245,14 +283,13 @@ def apply_settings(values: Mapping[str, Any], settings: Iterable[str]) -> dict[s
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise UsageError(f"--set {setting}: {text!r} is not a YAML value") from error
-        section, dot, name = key.partition(".")
-        if dot:
-            inner = merged.setdefault(section, {})
+        *sections, name = key.split(".")
+        inner: Any = merged
+        for i, section in enumerate(sections):
+            inner = inner.setdefault(section, {})
             if not isinstance(inner, dict):
-                raise UsageError(f"--set {setting}: {section!r} is not a section")
-            inner[name] = value
-        else:
-            merged[section] = value
+                raise UsageError(f"--set {setting}: {'.'.join(sections[: i + 1])!r} is not a section")
+        inner[name] = value
     return merged
 
 

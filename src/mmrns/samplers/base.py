@@ -8,8 +8,10 @@ names it in `mmrns.runs.config.METHODS`. The keyword arguments of its constructo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -75,10 +77,19 @@ class Sampler(nn.Module, ABC):
         """Called after the last step of each epoch (from 0); default nothing."""
 
 
+Inner = Callable[..., Sampler]
+"""Builds the sampler inside another one, which calls it with `negatives`: how many a row it is to draw.
+
+A keyword of a constructor that is annotated so (or so or None) is a section of the configuration: the method's `name`,
+and the other options of its sampler.
+"""
+
+
 class Rewarded(Sampler):
     """A sampler trained by REINFORCE: the reward of a draw is its score under the step's model.
 
-    `draw` leaves `(ln q of the draws, q of all candidates)` as the trace, the former with a gradient.
+    `draw` leaves `(ln q of the draws, q of all candidates)` as the trace, the former with a gradient; nothing where the
+    draw is not its own but uniform.
 
     Args:
         graph, features, spec, seed: see `Sampler`.
@@ -96,11 +107,16 @@ class Rewarded(Sampler):
         s_neg: Float[Tensor, "B K"],
         model: Model,
         step: int,
-    ) -> Float[Tensor, ""]:
+    ) -> Float[Tensor, ""] | float:
         """The sampler's own; it reaches nothing of the model."""
+        if negatives.trace is None:
+            return 0.0
         return self.reinforce(negatives.trace[0], s_neg, negatives.mask)
 
     def effective_sample_size(self, negatives: Negatives) -> Float[Tensor, " B"]:
         """Of q over the candidates."""
+        if negatives.trace is None:
+            assert negatives.ids is not None
+            return torch.ones(len(negatives.ids), device=negatives.ids.device)
         q = negatives.trace[1]
         return 1 / (q.shape[1] * q.square().sum(1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 from torch import nn
 
 from mmrns.data.features import Features
@@ -25,13 +25,17 @@ class Igan(Rewarded):
     Wang, Li and Pan, "Incorporating GAN for Negative Sampling in Knowledge Representation Learning", AAAI 2018. There
     is no public code, and the paper leaves open what is chosen here: the network has its own vectors of entities, and
     of relations one for each side; K draws of one softmax; a moving average as baseline; what is true in train is not
-    drawn. The regime is the paper's GAN-scratch. A step costs 3 products B x E x `dim` and holds some tensors of B x E.
+    drawn. A step costs 3 products B x E x `dim` and holds some tensors of B x E.
+
+    The regime is the paper's GAN-scratch, or with `pretrain` its GAN-pretrain: the first steps of the training draw
+    uniformly, and the network, which learns nothing in them, takes over from there.
 
     Args:
         graph, features, spec, seed: see `Sampler`.
         negatives: K, draws per row.
         dim: of the network's vectors and hidden layers.
         filtered: leave out what is true in train; otherwise any entity may be drawn.
+        pretrain: steps of the training that draw uniformly before the network does.
     """
 
     def __init__(
@@ -44,16 +48,19 @@ class Igan(Rewarded):
         negatives: PositiveInt = 64,
         dim: PositiveInt = 100,
         filtered: bool = True,
+        pretrain: NonNegativeInt = 0,
     ):
         super().__init__(graph, features, spec, seed=seed)
         self.negatives, self.filtered, self.index = negatives, filtered, graph.train_index
-        self.n_relations = len(graph.relations)
+        self.n_entities, self.n_relations, self.pretrain_steps = len(graph.entities), len(graph.relations), pretrain
         self.entity = Table(len(graph.entities), dim, dim**-0.5)
         self.relation = Table(2 * self.n_relations, dim, dim**-0.5)
         self.hidden = nn.Sequential(nn.Linear(2 * dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU())
         self.out = nn.Linear(dim, len(graph.entities))
 
     def draw(self, batch: Batch, model: Model, step: int) -> Negatives:
+        if step < self.pretrain_steps:
+            return self._uniform(batch, step)
         device = batch.h.device
         relation = batch.r + self.n_relations * batch.head
         logits = self.out(self.hidden(torch.cat([self.entity(batch.anchor), self.relation(relation)], dim=1)))
@@ -70,3 +77,13 @@ class Igan(Rewarded):
         stream = generator(self.seed, "igan", step, device=device)
         ids = torch.multinomial(q, self.negatives, replacement=True, generator=stream)
         return Negatives(ids=ids, mask=some[:, None].expand_as(ids), trace=(logq.gather(1, ids), q))
+
+    def _uniform(self, batch: Batch, step: int) -> Negatives:
+        device = batch.h.device
+        stream = generator(self.seed, "igan pretrain", step, device=device)
+        u = torch.rand(len(batch), self.negatives, dtype=torch.float64, generator=stream, device=device)
+        if not self.filtered:
+            return Negatives(ids=(u * self.n_entities).long())
+        self.index = self.index.to(device)
+        ids, free = self.index.batch_absent(batch, u)
+        return Negatives(ids=ids, mask=(free > 0)[:, None].expand_as(ids))

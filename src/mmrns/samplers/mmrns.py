@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -18,16 +18,23 @@ from mmrns.errors import UsageError
 from mmrns.nn.gumbel import gumbel_noise, log_inclusion, straight_through, straight_through_top_k
 from mmrns.nn.losses import adversarial_weights, contrastive, info_nce
 from mmrns.nn.model import Model, ModelSpec
+from mmrns.nn.pools import fed_pool
 from mmrns.nn.similarity import GuidedSimilarity, Similarity, View, cosine, log_mixture
-from mmrns.rng import generator, numpy_generator
-from mmrns.samplers.base import Sampler
+from mmrns.rng import distinct, generator
+from mmrns.samplers.base import Inner, Sampler
 from mmrns.types import Batch, Negatives
+
+if TYPE_CHECKING:
+    from mmrns.training.trainer import Trainer
 
 _LOG_MASKED = math.log(1e-38)
 """What the authors' code adds to the logit of a true or already drawn candidate."""
 
 _SCALE = 10.0
 """Inverse temperature of the likeness at first."""
+
+_FED = 4
+"""Negatives that a feed draws for each row."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,7 @@ class Trace:
         likeness: Float[B C], ln p(candidate | true entity, relation) / p(candidate) + constant; None where not used.
         fellow: Float[B], the same of another true answer; None where the attention is not being trained.
         has_fellow: Bool[B], whether the row has another true answer.
+        fed: what another sampler drew for the pool; None where none does.
     """
 
     candidates: Candidates
@@ -78,6 +86,7 @@ class Trace:
     likeness: Float[Tensor, "B C"] | None = None
     fellow: Float[Tensor, " B"] | None = None
     has_fellow: Bool[Tensor, " B"] | None = None
+    fed: Negatives | None = None
 
 
 class Mmrns(Sampler):
@@ -109,6 +118,11 @@ class Mmrns(Sampler):
     so that it tends to the log of a ratio of probabilities, and by the straight-through gradient of the draw. It is
     trained in two of every `refresh` steps, one a side, and used in all; the model's vectors get no gradient from it.
 
+    With `feed` another sampler draws some negatives for every row, and up to half of the pool are these, distinct,
+    subsampled if they are more; the rest is uniform over all others. Given what was fed, the pool is a stratified
+    sample whose pi(e) is exactly known (`fed_pool`), so that the correction stays what it is, whatever the law of the
+    feed.
+
     Missing modalities: one that the true entity lacks adds nothing to its row; a candidate that lacks one takes the
     row's mean over those that have it.
 
@@ -135,6 +149,10 @@ class Mmrns(Sampler):
         loss_rate: of `reference`, divisor of the contrastive terms; 0 leaves them out.
         alpha: inverse temperature of the objective's self-adversarial weights.
         reference: reproduce the authors' code.
+        feed: a sampler whose draws are in the pool.
+
+    Raises:
+        UsageError: more than two modalities, or a feed of the authors' sampler.
     """
 
     def __init__(
@@ -157,8 +175,11 @@ class Mmrns(Sampler):
         loss_rate: NonNegativeFloat = 100.0,
         alpha: float = 1.0,
         reference: bool = False,
+        feed: Inner | None = None,
     ):
         super().__init__(graph, features, spec, seed=seed)
+        if reference and feed is not None:
+            raise UsageError("the authors' sampler has a uniform pool; leave sampler.reference or sampler.feed out")
         attends = reference or discount > 0
         chosen = sorted(features) if modalities is None else list(modalities)
         if attends and len(chosen) > 2:
@@ -186,11 +207,13 @@ class Mmrns(Sampler):
             self.scale = nn.Linear(spec.relation_width, len(self.similarity.terms))
             nn.init.zeros_(self.scale.weight)
             nn.init.constant_(self.scale.bias, _SCALE)
+        self.feed = None if feed is None else feed(negatives=_FED)
 
     def draw(self, batch: Batch, model: Model, step: int) -> Negatives:
         if self.reference:
             return self._draw_as_published(batch, model, step)
-        candidates = self.propose(batch, step)
+        fed = None if self.feed is None else self.feed.draw(batch, model, step)
+        candidates = self.propose(batch, step, fed)
         similarities: Mapping[str, Similarity] = {}
         likeness = fellow = has_fellow = None
         if self.similarity is not None:
@@ -222,7 +245,7 @@ class Mmrns(Sampler):
             own = fillers.index_select(0, candidates.slot) if self.slots else None
             emb = straight_through_top_k(model.entities(ids), perturbed, positions, pool, own)
         counts = ~candidates.excluded.gather(1, positions)
-        trace = Trace(candidates, logits, positions, similarities, likeness, fellow, has_fellow)
+        trace = Trace(candidates, logits, positions, similarities, likeness, fellow, has_fellow, fed)
         return Negatives(ids=ids, emb=emb, mask=counts, logp=logp, trace=trace)
 
     def loss(
@@ -234,8 +257,16 @@ class Mmrns(Sampler):
         model: Model,
         step: int,
     ) -> Float[Tensor, ""] | float:
-        """The contrastive terms."""
+        """The contrastive terms, and the loss of the feed."""
         trace: Trace = negatives.trace
+        own = self._contrastive(trace, s_neg)
+        if self.feed is None or trace.fed is None:
+            return own
+        with torch.no_grad():
+            s_fed = model.score_against(batch, trace.fed)
+        return own + self.feed.loss(batch, trace.fed, s_pos, s_fed, model, step)
+
+    def _contrastive(self, trace: Trace, s_neg: Float[Tensor, "B K"]) -> Float[Tensor, ""] | float:
         if self.reference:
             if not self.loss_rate:
                 return 0.0
@@ -255,17 +286,24 @@ class Mmrns(Sampler):
         return 1 / (torch.isfinite(logits).sum(1) * q.square().sum(1))
 
     def candidates(self, step: int) -> Int[Tensor, " P"]:
-        """The pool of a step: P distinct ids, uniform, ascending, so that searches for them touch memory in order."""
-        stream = numpy_generator(self.seed, "pool", step)
-        return torch.from_numpy(np.sort(stream.choice(self.n_entities, self.pool_size, replace=False, shuffle=False)))
+        """The pool of a step: P distinct ids, uniform, ascending."""
+        return distinct(self.seed, "pool", step, n=self.n_entities, size=self.pool_size)
 
-    def propose(self, batch: Batch, step: int) -> Candidates:
-        """The candidates of a batch."""
+    def propose(self, batch: Batch, step: int, fed: Negatives | None = None) -> Candidates:
+        """The candidates of a batch, where another sampler has drawn something for its pool with those."""
         pool = self.candidates(step).to(batch.h.device, non_blocking=True)
+        mixed = None
+        if fed is not None:
+            assert fed.ids is not None
+            stream = generator(self.seed, "fed pool", step, device=pool.device)
+            mixed = fed_pool(fed.ids.flatten(), pool, self.n_entities, stream)
+            pool = mixed.ids
         excluded = self.true_in_train(batch, pool)
-        share = len(pool) / self.n_entities
+        share = pool.new_full(pool.shape, len(pool) / self.n_entities, dtype=torch.float64)
+        if mixed is not None:
+            share = mixed.rate(pool).double()
         if not self.slots:
-            density = torch.full(excluded.shape, math.log(share), device=pool.device)
+            density = share.log().to(torch.float32).expand(excluded.shape)
             return Candidates(pool, pool.new_empty(0, 0), torch.zeros_like(batch.r), excluded, density)
         self.slot_index = self.slot_index.to(pool.device)
         width = max(1, self.slots // (len(batch.relations) * sum(rows.stop > rows.start for _, rows in batch.sides)))
@@ -281,9 +319,10 @@ class Mmrns(Sampler):
         of_row = torch.cat(slot)
         filler, there, rate = (torch.cat(parts) for parts in zip(*fillers, strict=True))
         # In the slot, an entity is a candidate unless both the pool and the slot's sample miss it.
-        within = 1 - (1 - share) * (1 - rate)
-        density = torch.where(torch.cat(inside), within[:, None], share)
-        density = torch.cat([density, within[:, None].expand_as(filler)], dim=1).log()
+        rate = rate[:, None]
+        density = torch.where(torch.cat(inside), 1 - (1 - share) * (1 - rate), share)
+        of_filler = share[:1].expand_as(filler) if mixed is None else mixed.rate(filler)
+        density = torch.cat([density, 1 - (1 - of_filler) * (1 - rate)], dim=1).log()
         usable = there & (self._place(pool, filler) == len(pool))
         known = self.index.batch_contains(batch, filler.index_select(0, of_row))
         excluded = torch.cat([excluded, known | ~usable.index_select(0, of_row)], dim=1)
@@ -354,10 +393,21 @@ class Mmrns(Sampler):
         return (similarities, total, None) if fellows is None else (similarities, total[:, :-1], total[:, -1])
 
     def notes(self, batch: Batch) -> list[str]:
+        fed = [] if self.feed is None else self.feed.notes(batch)
         if self.similarity is None:
-            return []
+            return fed
         none = [] if self.similarity.modalities else ["No modality: the mmrns sampler compares structure alone."]
-        return [*none, *self.similarity.notes(batch, self.pool_size)]
+        return [*none, *self.similarity.notes(batch, self.pool_size), *fed]
+
+    def pretrain(self, trainer: Trainer) -> None:
+        """The feed's."""
+        if self.feed is not None:
+            self.feed.pretrain(trainer)
+
+    def end_epoch(self, epoch: int) -> None:
+        """The feed's."""
+        if self.feed is not None:
+            self.feed.end_epoch(epoch)
 
     def _draw_as_published(self, batch: Batch, model: Model, step: int) -> Negatives:
         candidates = self.propose(batch, step)

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mmrns.data.datasets import Dataset
+from mmrns.errors import UsageError
+from mmrns.nn.model import Model
+from mmrns.nn.scorers import TransE
+from mmrns.runs.build import build_trainer
+from mmrns.runs.config import apply_settings, make_config
+from mmrns.samplers.base import Sampler
+from mmrns.samplers.file import File, average
+from mmrns.samplers.frequency import Frequency
+from mmrns.samplers.uniform import Uniform
+from mmrns.types import Batch, Negatives
+from toy import write_negatives
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return write_negatives(tmp_path / "negatives.tsv")
+
+
+def _sampler(toy: Dataset, path: Path, other: type[Sampler] = Uniform, **options: Any) -> tuple[File, Model]:
+    graph = toy.graph
+    model = Model(TransE(4, 1.0), len(graph.entities), len(graph.relations))
+    made = partial(other, graph, toy.features, model.spec)
+    return File(graph, toy.features, model.spec, path=str(path), other=made, **options), model
+
+
+def _own(toy: Dataset, path: Path) -> dict[tuple[int, int, int, bool], set[int]]:
+    found: dict[tuple[int, int, int, bool], set[int]] = defaultdict(set)
+    e, r = toy.graph.entities, toy.graph.relations
+    for line in path.read_text().splitlines():
+        a, b, c, x, _, z = line.split("\t")
+        head = a != x
+        found[e.id(a), r.id(b), e.id(c), head].add(e.id(x if head else z))
+    return found
+
+
+def test_draws_are_uniform_over_the_own_and_the_rest_is_the_others(toy: Dataset, path: Path) -> None:
+    sampler, model = _sampler(toy, path, negatives=8000, share=0.25)
+    batch = Batch.of(toy.graph.train[:20], torch.arange(20) % 3 == 0)
+    negatives = sampler.draw(batch, model, 0)
+    alone = Uniform(toy.graph, toy.features, model.spec, negatives=8000).draw(batch, model, 0)
+    own = _own(toy, path)
+    assert negatives.ids is not None
+    assert alone.ids is not None
+    with_own = 0
+    for b in range(len(batch)):
+        key = int(batch.h[b]), int(batch.r[b]), int(batch.t[b]), bool(batch.head[b])
+        if key not in own:
+            assert torch.equal(negatives.ids[b], alone.ids[b])
+            continue
+        with_own += 1
+        assert torch.equal(negatives.ids[b, 2000:], alone.ids[b, 2000:])
+        counts = torch.bincount(negatives.ids[b, :2000], minlength=len(toy.graph.entities))
+        assert set(counts.nonzero().flatten().tolist()) == own[key]
+        expected = 2000 / len(own[key])
+        assert ((counts[counts > 0] - expected) ** 2 / expected).sum() < 1 + 5 * 2**0.5
+    assert 0 < with_own < len(batch)
+
+
+def test_the_others_weights_are_kept_and_the_own_weigh_as_their_average(toy: Dataset, path: Path) -> None:
+    sampler, model = _sampler(toy, path, Frequency, negatives=12, share=0.5)
+    batch = Batch.of(toy.graph.train[:20], torch.arange(20) % 3 == 0)
+    negatives = sampler.draw(batch, model, 0)
+    inner, replaced = negatives.trace
+    assert negatives.logp is not None
+    assert replaced.sum(1).unique().tolist() == [0, 6]
+    torch.testing.assert_close(negatives.logp[~replaced], inner.logp[~replaced])
+    mean = (-inner.logp).exp().mean(1, keepdim=True).expand_as(inner.logp)
+    torch.testing.assert_close((-negatives.logp).exp()[replaced], mean[replaced])
+
+
+def test_average_of_the_weights_that_count() -> None:
+    logp = torch.tensor([[math.log(0.5), math.log(0.25), 0.0], [0.0, 0.0, 0.0]])
+    mask = torch.tensor([[True, True, False], [False, False, False]])
+    torch.testing.assert_close(average(logp, mask), torch.tensor([-math.log(3.0), 0.0]))
+    torch.testing.assert_close(average(logp, None)[0], torch.tensor(-math.log(7 / 3)))
+
+
+def test_the_other_learns_from_its_own_draws_only(toy: Dataset, path: Path) -> None:
+    seen: list[Negatives] = []
+
+    class Watched(Uniform):
+        def loss(self, batch: Batch, negatives: Negatives, *rest: Any) -> float:
+            seen.append(negatives)
+            return 0.0
+
+    sampler, model = _sampler(toy, path, Watched, negatives=4, share=0.5)
+    batch = Batch.of(toy.graph.train[:20], torch.arange(20) % 3 == 0)
+    negatives = sampler.draw(batch, model, 0)
+    s_neg = model.score_against(batch, negatives)
+    sampler.loss(batch, negatives, s_neg[:, 0], s_neg, model, 0)
+    assert seen[0].mask is not None
+    assert torch.equal(seen[0].mask, ~negatives.trace[1])
+
+
+def test_a_side_without_negatives_in_the_file(toy: Dataset, tmp_path: Path) -> None:
+    own = write_negatives(tmp_path / "all.tsv").read_text().splitlines()
+    tails = [line for line in own if line.split("\t")[0] == line.split("\t")[3]]
+    (tmp_path / "tails.tsv").write_text("\n".join(tails))
+    sampler, model = _sampler(toy, tmp_path / "tails.tsv", negatives=4, share=1.0)
+    batch = Batch.of(toy.graph.train[:20], torch.arange(20) % 3 == 0)
+    _, replaced = sampler.draw(batch, model, 0).trace
+    assert not replaced[batch.n_tail :].any()
+    assert replaced[: batch.n_tail].any()
+
+
+def test_options_of_the_other_sampler_are_a_section_of_its_own(toy: Dataset, path: Path) -> None:
+    settings = [
+        "sampler.name=file",
+        f"sampler.path={path}",
+        "sampler.negatives=6",
+        "sampler.other.name=nscaching",
+        "sampler.other.cache=7",
+    ]
+    config = make_config(apply_settings({}, settings))
+    assert config.sampler.model_extra is not None
+    section = config.sampler.model_extra["other"]
+    assert section == {"name": "nscaching", "cache": 7, "candidates": 30, "temperature": 1.0, "lazy": 0}
+    trainer = build_trainer(config, toy)
+    other = trainer.sampler.get_submodule("other")
+    assert (type(other).__name__, other.width, other.negatives) == ("NSCaching", 7, 6)
+    assert "other.tails" in trainer.sampler.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("other=nscache", "unknown sampler 'nscache'; did you mean 'nscaching'"),
+        ("other.name=1-vs-all", "sampler.other.name: 1-vs-all cannot draw for another sampler"),
+        ("other.name=file", "sampler.other.name: file cannot draw for another sampler"),
+        ("other.cash=3", "unknown configuration key 'sampler.other.cash'"),
+        ("other.negatives=3", "unknown configuration key 'sampler.other.negatives'"),
+        ("other.filtered=4", "sampler.other.filtered: input should be a valid boolean"),
+        ("other=3", "sampler.other"),
+        ("share=0", "sampler.share: input should be greater than 0"),
+        ("share=1.5", "sampler.share: input should be less than or equal to 1"),
+    ],
+)
+def test_mistakes_are_named(setting: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        make_config(apply_settings({"sampler": {"name": "file"}}, [f"sampler.{setting}"]))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_a_path_the_remedy_is_named(toy: Dataset) -> None:
+    with pytest.raises(UsageError, match=r"sampler\.path=FILE"):
+        build_trainer(make_config({"sampler": {"name": "file"}}), toy)
