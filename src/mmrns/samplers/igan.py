@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from pydantic import PositiveInt
-from torch import nn
+from torch import Tensor, nn
 
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
@@ -70,3 +71,7 @@ class Igan(Rewarded):
         stream = generator(self.seed, "igan", step, device=device)
         ids = torch.multinomial(q, self.negatives, replacement=True, generator=stream)
         return Negatives(ids=ids, mask=some[:, None].expand_as(ids), trace=(logq.gather(1, ids), q))
+
+    def law(self, batch: Batch, negatives: Negatives, rows: slice) -> Float[Tensor, "n E"]:
+        """The network's softmax."""
+        return negatives.trace[1][rows]

@@ -22,7 +22,7 @@ from mmrns.nn.gumbel import log_inclusion, straight_through, straight_through_to
 from mmrns.nn.losses import adversarial_weights, contrastive, info_nce
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.rng import generator, numpy_generator
-from mmrns.samplers.base import Sampler
+from mmrns.samplers.base import Evidence, Sampler
 from mmrns.types import Batch, Negatives
 
 _LOG_MASKED = math.log(1e-38)
@@ -293,6 +293,32 @@ class Mmrns(Sampler):
         logits = negatives.trace.logits.detach()
         q = torch.softmax(logits, dim=1)
         return 1 / (torch.isfinite(logits).sum(1) * q.square().sum(1))
+
+    def law(self, batch: Batch, negatives: Negatives, rows: slice) -> Float[Tensor, "n E"]:
+        """The softmax of the logits over the candidates of the step."""
+        logits, candidates = negatives.trace.logits[rows].detach(), negatives.trace.candidates
+        columns = torch.arange(logits.shape[1], device=logits.device).expand(len(batch), -1)
+        found = torch.zeros(len(logits), self.n_entities, device=logits.device)
+        return found.scatter_add_(1, candidates.ids(columns)[rows], torch.softmax(logits, dim=1).nan_to_num())
+
+    @torch.no_grad()
+    def evidence(self, batch: Batch, ids: Int[Tensor, " n"], model: Model) -> Evidence:
+        """Similarities in every term and the attention maps; nothing without a discount."""
+        if not self.terms:
+            return Evidence(why_not="with sampler.discount=0 it draws by scores alone and reads no modality")
+        nothing = torch.tensor(torch.nan, device=ids.device)
+        found = {
+            name: torch.where(s.target[:, None] & s.candidate, s.values, nothing)
+            for name, s in self.similarities(batch, ids, model).items()
+        }
+        relations = self._relations(batch, model)[batch.relation_index]
+        weights: dict[str, Tensor] = {}
+        if self.scale is not None:
+            weights = dict(zip(self.terms, nn.functional.softplus(self.scale(relations)).unbind(1), strict=True))
+        if self.attention is None:
+            return Evidence(found, weights, why_not="without a modality it compares structure alone")
+        maps = self.attention.maps(relations, self._tokens(batch.target))
+        return Evidence(found, weights, maps, tuple(self.inputs))
 
     def candidates(self, step: int) -> Int[Tensor, " P"]:
         """The pool of a step: P distinct ids, uniform, ascending, so that searches for them touch memory in order."""
