@@ -16,10 +16,11 @@ from mmrns.errors import MmrnsError
 # isort: off
 from mmrns.cli import train
 from mmrns.cli import use
+from mmrns.cli import inspect
 from mmrns.cli import data
 # isort: on
 
-__all__ = ["app", "data", "main", "train", "use"]
+__all__ = ["app", "data", "inspect", "main", "train", "use"]
 
 
 def main() -> NoReturn:

@@ -115,12 +115,19 @@ class Query(TypedDict):
     samplers: list[Drawn]
 
 
-class Inspection(TypedDict):
-    """The answer of `Run.inspect`.
+class About(TypedDict):
+    """Readable `names` of entities and relations, `descriptions` and `images` (paths within the dataset folder) of
+    entities, where the dataset has them.
+    """
 
-    `names` are readable names of the entities and relations, `descriptions` and `images` (paths within the dataset
-    folder) of the entities that occur in the queries, where the dataset has them; `first_step` and `steps` say which
-    draws were made.
+    names: dict[str, str]
+    descriptions: dict[str, str]
+    images: dict[str, str]
+
+
+class Inspection(About):
+    """The answer of `Run.inspect`: the `queries`, one a triple and side, and what occurs in them; the draws are `steps`
+    for each, from `first_step` on.
     """
 
     dataset: str
@@ -132,9 +139,6 @@ class Inspection(TypedDict):
     first_step: int
     steps: int
     queries: list[Query]
-    names: dict[str, str]
-    descriptions: dict[str, str]
-    images: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -149,13 +153,13 @@ class Drawing:
 
 @dataclass
 class _Tally:
-    """What `n` queries of one side drew so far: how often each entity, and the sum of the laws of the steps."""
+    """What the queries of a side drew so far: how often each entity, the most in a step, the sum of the laws."""
 
     counts: Int[Tensor, "n E"]
-    law: Float[Tensor, "n E"] | None
+    per_step: Int[Tensor, " n"]
+    law: Float[Tensor, "n E"] | None = None
     first: Float[Tensor, "n E"] | None = None
     spread: float = 0.0
-    per_step: int = 0
 
 
 def against(dataset: Dataset, triple: tuple[int, int, int], relation: int) -> tuple[int, int, int]:
@@ -247,8 +251,8 @@ def inspect(
     return [found[s * len(triples) + i] for i in range(len(triples)) for s in range(len(sides))]
 
 
-def about(dataset: Dataset, queries: Sequence[Query]) -> dict[str, dict[str, str]]:
-    """`names`, `descriptions` and `images` of what occurs in some queries."""
+def about(dataset: Dataset, queries: Sequence[Query]) -> About:
+    """What the dataset tells in words and pictures of what occurs in some queries."""
     entities = {q[end] for q in queries for end in ("head", "tail")}
     entities |= {n["entity"] for q in queries for s in q["samplers"] for n in s["negatives"]}
 
@@ -276,7 +280,8 @@ def _draw(
 ) -> _Tally:
     device, n = queries.h.device, len(queries)
     shape = (n, len(dataset.graph.entities))
-    tally = _Tally(torch.zeros(shape, dtype=torch.int64, device=device), None)
+    counted = torch.zeros(shape, dtype=torch.int64, device=device)
+    tally = _Tally(counted, counted.new_zeros(n))
     sides = torch.full((n,), head)
     serves = drawing.sampler.serves(queries)[:, None]
     for i in range(steps):
@@ -294,7 +299,7 @@ def _draw(
         counts = serves.expand_as(ids)
         counts = counts if negatives.mask is None else counts & negatives.mask[rows]
         tally.counts.scatter_add_(1, ids, counts.long())
-        tally.per_step = max(tally.per_step, int(counts.sum(1).max()))
+        tally.per_step = torch.maximum(tally.per_step, counts.sum(1))
         law = drawing.sampler.law(batch, negatives, rows)
         if law is not None:
             law = torch.where(serves, law.double().nan_to_num(), 0.0)
@@ -331,10 +336,10 @@ def _described(
     # By probability, then by draws, then by id; what an exact law holds equal may differ by rounding.
     order = order[torch.argsort(counts[order], descending=True, stable=True)]
     order = order[torch.argsort(probability[order].float(), descending=True, stable=True)]
+    weights = {name: float(w[row]) for name, w in evidence.weights.items()}
     negatives: list[Negative] = []
     for e in order[:top].tolist():
         similarities = {name: _finite(s[row, place[e]]) for name, s in evidence.similarities.items()}
-        terms = [None if s is None else s * float(w[row]) for s, w in _joined(similarities, evidence.weights)]
         negatives.append(
             {
                 "entity": dataset.graph.entities[e],
@@ -344,7 +349,7 @@ def _described(
                 "rank": int(ranks[e]),
                 "known": _first_split(known[:, e]),
                 "similarities": similarities,
-                "likeness": sum(t for t in terms if t is not None) if terms and None not in terms else None,
+                "likeness": _likeness(similarities, weights),
             }
         )
     why_not = evidence.why_not
@@ -357,24 +362,26 @@ def _described(
         "trained": drawing.trained,
         "law": law,
         "exact": law and tally.spread <= _EXACT,
-        "per_step": tally.per_step,
+        "per_step": int(tally.per_step[row]),
         "draws": total,
         "distinct": len(order),
         "median_rank": _median_rank(counts, ranks) if total else None,
-        "known": {
-            split: float((counts * known[s]).sum()) / max(total, 1) for s, split in enumerate(SPLITS)
-        },
-        "weights": {name: float(w[row]) for name, w in evidence.weights.items()},
+        "known": {split: float((counts * known[s]).sum()) / max(total, 1) for s, split in enumerate(SPLITS)},
+        "weights": weights,
         "why_not": why_not,
         "negatives": negatives,
         "attention": _attention(dataset, evidence, row, target) if evidence.maps else None,
     }
 
 
-def _joined(
-    similarities: Mapping[str, float | None], weights: Mapping[str, Tensor]
-) -> list[tuple[float | None, Tensor]]:
-    return [(similarities[name], weights[name]) for name in similarities if name in weights]
+def _likeness(similarities: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:
+    total = 0.0
+    for name, weight in weights.items():
+        similarity = similarities[name]
+        if weight and similarity is None:
+            return None
+        total += weight * (similarity or 0.0)
+    return total if any(weights.values()) else None
 
 
 def _attention(dataset: Dataset, evidence: Evidence, row: int, target: int) -> Attention:

@@ -306,7 +306,10 @@ class Run:
         triple = self.entity_id(head), graph.relations.id(relation), self.entity_id(tail)
         others = [inspect.against(self.dataset, triple, graph.relations.id(other)) for other in against]
         own = inspect.Drawing(
-            self.config.sampler.name, self.sampler, build_batches(self.config, self.dataset), _trained(self.sampler, True)
+            self.config.sampler.name,
+            self.sampler,
+            build_batches(self.config, self.dataset),
+            _trained(self.sampler, True),
         )
         drawings = [own, *(self._untrained(name) for name in dict.fromkeys(samplers) if name != own.method)]
         # Even, so that the batches of the tail side come first.

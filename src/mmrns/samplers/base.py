@@ -34,8 +34,8 @@ class Evidence:
     Attributes:
         similarities: by name, Float[B n] between each row's true entity and n entities; NaN where one of the two has
             nothing to compare.
-        weights: by the same names, Float[B], what each similarity is multiplied by in the sum; absent where there is
-            none.
+        weights: by the same names, Float[B], what each similarity is multiplied by in the sum, 0 where the true entity
+            has nothing to compare; absent where there is no sum.
         maps: the attention over the tokens of each row's true entity under the row's relation, one for each modality
             that is read.
         modalities: names of the modalities that the maps are of.

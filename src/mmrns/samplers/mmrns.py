@@ -307,14 +307,15 @@ class Mmrns(Sampler):
         if not self.terms:
             return Evidence(why_not="with sampler.discount=0 it draws by scores alone and reads no modality")
         nothing = torch.tensor(torch.nan, device=ids.device)
+        similarities = self.similarities(batch, ids, model)
         found = {
-            name: torch.where(s.target[:, None] & s.candidate, s.values, nothing)
-            for name, s in self.similarities(batch, ids, model).items()
+            name: torch.where(s.target[:, None] & s.candidate, s.values, nothing) for name, s in similarities.items()
         }
         relations = self._relations(batch, model)[batch.relation_index]
         weights: dict[str, Tensor] = {}
         if self.scale is not None:
-            weights = dict(zip(self.terms, nn.functional.softplus(self.scale(relations)).unbind(1), strict=True))
+            scale = nn.functional.softplus(self.scale(relations)).unbind(1)
+            weights = {name: w * s.target for (name, s), w in zip(similarities.items(), scale, strict=True)}
         if self.attention is None:
             return Evidence(found, weights, why_not="without a modality it compares structure alone")
         maps = self.attention.maps(relations, self._tokens(batch.target))

@@ -148,7 +148,7 @@ class Sans(Sampler):
         return negatives.trace
 
     def law(self, batch: Batch, negatives: Negatives, rows: slice) -> Float[Tensor, "n E"]:
-        """Uniform over the neighbourhood without what is true in train; over all that is not true where nothing is left."""
+        """Uniform over what is not true in train: of the neighbourhood, or of everything where it has none."""
         q = uniform_law(self.n_entities, self.index, batch, rows)
         near = torch.zeros_like(q)
         for i, anchor in enumerate(batch.anchor[rows].tolist()):
