@@ -43,6 +43,8 @@ def inspect(
     """Show the negatives that samplers draw for a triple with a run's model, and why."""
     if file is not None and file.suffix != ".html":
         raise UsageError(f"--out {file}: the page is HTML; name it {file.with_suffix('.html').name}")
+    if file is not None and not file.parent.is_dir():
+        raise UsageError(f"--out {file}: no folder {str(file.parent)!r}; make it first")
 
     from mmrns.runs.run import Run
 
@@ -113,11 +115,9 @@ def summary(drawn: Drawn, found: Inspection) -> list[str]:
         trained,
         f"{drawn['draws']:,} draws in {found['steps']:,} steps, of {drawn['distinct']:,} entities",
         f"half of them have rank {drawn['median_rank']:,} or better",
+        *(f"{share:.1%} are true in {split}" for split, share in drawn["known"].items() if share),
         probability(drawn, found),
     ]
-    for split, share in drawn["known"].items():
-        if share:
-            phrases.append(f"{share:.1%} are true in {split}")
     return [*phrases, *([drawn["why_not"]] if drawn["why_not"] else [])]
 
 

@@ -161,6 +161,11 @@ class _Tally:
     first: Float[Tensor, "n E"] | None = None
     spread: float = 0.0
 
+    @property
+    def entities(self) -> Int[Tensor, " m"]:
+        """What was drawn for any of them, ascending."""
+        return (self.counts > 0).any(0).nonzero().squeeze(1)
+
 
 def against(dataset: Dataset, triple: tuple[int, int, int], relation: int) -> tuple[int, int, int]:
     """A triple of another relation with the same head, or else the same tail: the first by id, of train if it can be.
@@ -218,16 +223,17 @@ def inspect(
     found: list[Query] = []
     for side in sides:
         queries = Batch.of(triples, torch.full((len(triples),), side == "head")).to(device)
-        scores = model.score_all(queries)
+        # Tallies and scores are compared on the host: not every device has 64-bit numbers.
+        scores = model.score_all(queries).cpu()
         if not torch.isfinite(scores).all():
             raise UsageError("the model's scores are not finite; train it again with a smaller training.lr")
         ranks = _ranks(scores)
-        known = _known(dataset, triples, side == "head").to(device)
+        known = _known(dataset, triples, side == "head")
         drawn = [
             _draw(d, model, queries, triples, side == "head", first_step, steps, dataset, progress) for d in drawings
         ]
         evidence = [
-            d.sampler.evidence(queries, _any(tally.counts).nonzero().squeeze(1), model)
+            d.sampler.evidence(queries, tally.entities.to(device), model)
             for d, tally in zip(drawings, drawn, strict=True)
         ]
         for i, (h, r, t) in enumerate(triples.tolist()):
@@ -280,10 +286,10 @@ def _draw(
 ) -> _Tally:
     device, n = queries.h.device, len(queries)
     shape = (n, len(dataset.graph.entities))
-    counted = torch.zeros(shape, dtype=torch.int64, device=device)
+    counted = torch.zeros(shape, dtype=torch.int64)
     tally = _Tally(counted, counted.new_zeros(n))
     sides = torch.full((n,), head)
-    serves = drawing.sampler.serves(queries)[:, None]
+    serves = drawing.sampler.serves(queries).cpu()[:, None]
     for i in range(steps):
         step = first_step + 2 * i + head
         own = drawing.batches.at(step)
@@ -295,14 +301,14 @@ def _draw(
         rows = slice(end - n, end)
         negatives = drawing.sampler.draw(batch, model, step)
         ids = drawn_ids(batch, negatives)
-        ids = torch.arange(shape[1], device=device).expand(n, -1) if ids is None else ids[rows]
+        ids = torch.arange(shape[1]).expand(n, -1) if ids is None else ids[rows].cpu()
         counts = serves.expand_as(ids)
-        counts = counts if negatives.mask is None else counts & negatives.mask[rows]
+        counts = counts if negatives.mask is None else counts & negatives.mask[rows].cpu()
         tally.counts.scatter_add_(1, ids, counts.long())
         tally.per_step = torch.maximum(tally.per_step, counts.sum(1))
         law = drawing.sampler.law(batch, negatives, rows)
         if law is not None:
-            law = torch.where(serves, law.double().nan_to_num(), 0.0)
+            law = torch.where(serves, law.cpu().double().nan_to_num(), 0.0)
             if tally.law is None or tally.first is None:
                 tally.law, tally.first = torch.zeros_like(law), law
             tally.law += law
@@ -329,9 +335,7 @@ def _described(
     total = int(counts.sum())
     law = tally.law is not None
     probability = counts.double() / max(total, 1) if tally.law is None else tally.law[row]
-    place = torch.full_like(counts, -1)
-    among = _any(tally.counts).nonzero().squeeze(1)
-    place[among] = torch.arange(len(among), device=place.device)
+    column = {e: i for i, e in enumerate(tally.entities.tolist())}
     order = counts.nonzero().squeeze(1)
     # By probability, then by draws, then by id; what an exact law holds equal may differ by rounding.
     order = order[torch.argsort(counts[order], descending=True, stable=True)]
@@ -339,7 +343,7 @@ def _described(
     weights = {name: float(w[row]) for name, w in evidence.weights.items()}
     negatives: list[Negative] = []
     for e in order[:top].tolist():
-        similarities = {name: _finite(s[row, place[e]]) for name, s in evidence.similarities.items()}
+        similarities = {name: _finite(s[row, column[e]]) for name, s in evidence.similarities.items()}
         negatives.append(
             {
                 "entity": dataset.graph.entities[e],
@@ -448,10 +452,6 @@ def _median_rank(counts: Int[Tensor, " E"], ranks: Int[Tensor, " E"]) -> int:
     order = torch.argsort(ranks)
     half = torch.searchsorted(counts[order].cumsum(0), (int(counts.sum()) + 1) // 2)
     return int(ranks[order[half]])
-
-
-def _any(counts: Int[Tensor, "n E"]) -> Tensor:
-    return (counts > 0).any(0)
 
 
 def _finite(value: Any) -> float | None:

@@ -10,16 +10,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import polars as pl
 import torch
 from jaxtyping import Bool, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmrns.data.datasets import Dataset, dataset_folders
 from mmrns.data.tables import read_columns
-from mmrns.errors import DataError, MmrnsError, UsageError, nearest
+from mmrns.errors import DataError, MmrnsError, UsageError, nearest, unknown
 from mmrns.evaluation.candidates import Candidates
 from mmrns.evaluation.frequency import SlotFrequency
 from mmrns.evaluation.hardness import measure
@@ -55,6 +55,7 @@ from mmrns.types import Batch, Negatives
 
 Known = Literal["flag", "drop", "keep"]
 Split = Literal["valid", "test"]
+_Module = TypeVar("_Module", bound=nn.Module)
 PREDICTION_SCHEMA = {
     "head": pl.String,
     "relation": pl.String,
@@ -134,18 +135,21 @@ class Run:
     @cached_property
     def model(self) -> Model:
         """The selected model."""
-        model = build_model(self.config, self.dataset)
-        tensors, _ = read_tensors(self.folder / "model.safetensors")
-        model.load_state_dict(tensors)
-        return model.to(self.device).eval()
+        return self._loaded(build_model(self.config, self.dataset), "model.safetensors")
 
     @cached_property
     def sampler(self) -> Sampler:
         """The sampler of the selected step."""
-        sampler = build_sampler(self.config, self.dataset, self.model)
-        tensors, _ = read_tensors(self.folder / "sampler.safetensors")
-        sampler.load_state_dict(tensors)
-        return sampler.to(self.device).eval()
+        return self._loaded(build_sampler(self.config, self.dataset, self.model), "sampler.safetensors")
+
+    def _loaded(self, module: _Module, file: str) -> _Module:
+        path = self.folder / file
+        tensors, _ = read_tensors(path)
+        try:
+            module.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise DataError(path, "does not fit the run's configuration", "train again") from error
+        return module.to(self.device).eval()
 
     @cached_property
     def device(self) -> torch.device:
@@ -303,8 +307,8 @@ class Run:
             UsageError: unknown names (close ones are offered), or `against` finds no triple.
         """
         graph = self.dataset.graph
-        triple = self.entity_id(head), graph.relations.id(relation), self.entity_id(tail)
-        others = [inspect.against(self.dataset, triple, graph.relations.id(other)) for other in against]
+        triple = self.entity_id(head), self._relation_id(relation), self.entity_id(tail)
+        others = [inspect.against(self.dataset, triple, self._relation_id(other)) for other in against]
         own = inspect.Drawing(
             self.config.sampler.name,
             self.sampler,
@@ -352,6 +356,12 @@ class Run:
         reflexive = torch.zeros(len(graph.relations), dtype=torch.bool)
         reflexive[r[h == t]] = True
         return reflexive
+
+    def _relation_id(self, name: str) -> int:
+        relations = self.dataset.graph.relations
+        if name not in relations:
+            raise unknown("relation", name, relations)
+        return relations.id(name)
 
     def entity_id(self, name: str) -> int:
         """The id of an entity given by its id or by a name in `entities.tsv` that only one entity has.
@@ -571,9 +581,9 @@ def _config_of(folder: Path, values: Mapping[str, Any]) -> Config:
     given = flatten(values)
     if "data.dataset" in given:
         given["data.dataset"] = _resolved(str(given["data.dataset"]))
-    unknown = set(given) - set(flat)
-    if unknown:
-        key = sorted(unknown)[0]
+    strange = set(given) - set(flat)
+    if strange:
+        key = sorted(strange)[0]
         raise UsageError(f"unknown configuration key {key!r}{nearest(key, flat)}")
     conflicts = [key for key, value in given.items() if flat[key] != value]
     if conflicts:
