@@ -66,13 +66,13 @@ def test_json_and_table_say_the_same(
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line]
     (query,) = found["queries"]
     own, uniform = query["samplers"]
-    assert lines[0][:3] == ["e08", "part_of", "?"]
+    assert lines[0][:4] == ["Entity", "8", "part_of", "?"]
     assert lines[1][:2] == ["mmrns:", "trained;"]
-    assert lines[2] == ["entity", "probability", "drawn", "score", "rank", "image", "text", "likeness", "known"]
-    assert [line[0] for line in lines[3:6]] == [n["entity"] for n in own["negatives"]]
+    assert lines[2] == ["negative", "probability", "drawn", "score", "rank", "image", "text", "likeness", "known"]
+    assert [line[:2] for line in lines[3:6]] == [found["names"][n["entity"]].split() for n in own["negatives"]]
     assert lines[6][:4] == ["uniform:", "nothing", "to", "train;"]
     assert "probabilities are exact; it compares no modalities" in " ".join(lines[6])
-    assert [line[0] for line in lines[8:]] == [n["entity"] for n in uniform["negatives"]]
+    assert [line[:2] for line in lines[8:]] == [found["names"][n["entity"]].split() for n in uniform["negatives"]]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +16,7 @@ from mmrns.cli.show import bar, err, out, print_json, print_rows
 from mmrns.errors import UsageError
 
 if TYPE_CHECKING:
-    from mmrns.runs.inspect import Drawn, Inspection
+    from mmrns.runs.inspect import Drawn, Inspection, Query
 
 
 @app.command(
@@ -75,8 +77,9 @@ def inspect(
 
 def _print(found: Inspection) -> None:
     for query in found["queries"]:
-        ends = {end: "?" if end == query["side"] else query[end] for end in ("head", "tail")}
-        true = query[query["side"]]
+        names = _names(found, query)
+        ends = {end: "?" if end == query["side"] else names[query[end]] for end in ("head", "tail")}
+        true = names[query[query["side"]]]
         split = f"in {query['split']}" if query["split"] else "in no split"
         title = Text(f"{ends['head']}  {query['relation']}  {ends['tail']}", style="bold")
         title.append(f"   {true} ({split}) has rank {query['rank']:,} of {found['entities']:,}", style="not bold")
@@ -85,20 +88,28 @@ def _print(found: Inspection) -> None:
             out.print()
             out.print(Text(f"{drawn['method']}: {'; '.join(summary(drawn, found))}"), soft_wrap=True)
             if drawn["negatives"]:
-                print_rows(_rows(drawn))
+                print_rows(_rows(drawn, names))
         out.print()
 
 
-def _rows(drawn: Drawn) -> list[dict[str, Any]]:
-    names = list(drawn["negatives"][0]["similarities"])
+def _names(found: Inspection, query: Query) -> dict[str, str]:
+    """What to call each entity: by its name where no other one that is shown has it, else by its id."""
+    shown = {query["head"], query["tail"], *(n["entity"] for drawn in query["samplers"] for n in drawn["negatives"])}
+    names = {entity: found["names"].get(entity, entity) for entity in shown}
+    count = Counter(names.values())
+    return {entity: name if count[name] == 1 else entity for entity, name in names.items()}
+
+
+def _rows(drawn: Drawn, names: Mapping[str, str]) -> list[dict[str, Any]]:
+    terms = list(drawn["negatives"][0]["similarities"])
     return [
         {
-            "entity": n["entity"],
+            "negative": names[n["entity"]],
             "probability": n["probability"],
             "drawn": n["drawn"],
             "score": n["score"],
             "rank": n["rank"],
-            **{name: n["similarities"][name] for name in names},
+            **{term: n["similarities"][term] for term in terms},
             **({"likeness": n["likeness"]} if drawn["weights"] else {}),
             "known": n["known"] or "",
         }
