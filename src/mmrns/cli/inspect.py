@@ -126,7 +126,7 @@ def summary(drawn: Drawn, found: Inspection) -> list[str]:
         trained,
         f"{drawn['draws']:,} draws in {found['steps']:,} steps, of {drawn['distinct']:,} entities",
         f"half of them have rank {drawn['median_rank']:,} or better",
-        *(f"{share:.1%} are true in {split}" for split, share in drawn["known"].items() if share),
+        *(f"{share:.2%} are true in {split}" for split, share in drawn["known"].items() if share),
         probability(drawn, found),
     ]
     return [*phrases, *([drawn["why_not"]] if drawn["why_not"] else [])]
