@@ -180,3 +180,20 @@ def test_what_could_not_be_read_is_said_and_a_bad_place_is_one_line(
     assert "1 pictures could not be read, first: <code>../x.png</code>" in text
     with pytest.raises(UsageError, match=r"--out .*: Is a directory"):
         write_page(found, run.dataset.folder, tmp_path)
+
+
+def test_many_guiding_tokens_share_a_picture(flags: tuple[mmrns.Run, Inspection]) -> None:
+    run, found = flags
+    drawn = found["queries"][0]["samplers"][0]
+    assert drawn["attention"] is not None
+    image = next(one for one in drawn["attention"]["maps"] if one["reads"] == "image")
+    alone = {**image, "guide": "image"}
+    for name in ("affinity", "attention", "gate"):
+        alone[name] = [[row[0]] * 24 for row in image[name]]
+    tokens = {"image": drawn["attention"]["tokens"]["image"]}
+    only = {**drawn, "attention": {"entity": "country/Germany", "tokens": tokens, "maps": [alone]}}
+    query = {**found["queries"][0], "samplers": [only]}
+    text = page({**found, "queries": [query]}, run.dataset.folder)
+    assert text.count("<figure>") == 1
+    assert "mean over 24 image tokens" in text
+    assert "Image tokens, guided by one another" in text

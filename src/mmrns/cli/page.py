@@ -24,6 +24,8 @@ PIXELS = 256
 """Longest side of an embedded picture."""
 BYTES = 2**14
 """A picture file of at most this many bytes that needs no scaling is embedded as it is."""
+SPOTLIGHTS = 8
+"""A picture is shown once for each guiding token, or once for their mean where there are more."""
 TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "GIF": "image/gif", "WEBP": "image/webp"}
 
 
@@ -228,7 +230,8 @@ def _table(one: HeatMap, attention: Attention, kind: str, scale: tuple[float, fl
     names = (one["guide"], one["reads"]) if transposed else (one["reads"], one["guide"])
     labels, columns = (_labels(attention["tokens"][name], name) for name in names)
     signed = low < 0
-    base = low if kind == "gate" else 0.0
+    # Gates and attention differ by little from a mean that is not 0.
+    base = low if kind in ("gate", "attention") else 0.0
     span = max(abs(low), abs(high)) if kind in ("guided", "affinity") else high - base
 
     def cell(value: float | None) -> Cell:
@@ -256,10 +259,12 @@ def _spotlights(one: HeatMap, attention: Attention, largest: float) -> list[Spot
     tokens = attention["tokens"][one["reads"]]
     if tokens["grid"] is None or not any(tokens["present"]):
         return []
-    values = _shown(one, attention, "guided")
+    columns = tokens["grid"][1]
+    shades = [[abs(v or 0.0) / (largest or 1.0) for v in row] for row in _shown(one, attention, "guided")]
     guides = attention["tokens"][one["guide"]]
-    return [
-        Spotlight(label, [abs(row[k] or 0.0) / largest if largest else 0.0 for row in values], tokens["grid"][1])
-        for k, label in enumerate(_labels(guides, one["guide"]))
-        if guides["present"][k]
-    ]
+    present = [k for k, there in enumerate(guides["present"]) if there]
+    if len(present) > SPOTLIGHTS:
+        means = [sum(row) / len(present) for row in shades]
+        return [Spotlight(f"mean over {len(present)} {one['guide']} tokens", means, columns)]
+    labels = _labels(guides, one["guide"])
+    return [Spotlight(labels[k], [row[k] for row in shades], columns) for k in present]

@@ -143,12 +143,13 @@ class Run:
         return self._loaded(build_sampler(self.config, self.dataset, self.model), "sampler.safetensors")
 
     def _loaded(self, module: _Module, file: str) -> _Module:
-        path = self.folder / file
-        tensors, _ = read_tensors(path)
-        try:
-            module.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise DataError(path, "does not fit the run's configuration", "train again") from error
+        if module.state_dict():
+            path = self.folder / file
+            tensors, _ = read_tensors(path)
+            try:
+                module.load_state_dict(tensors)
+            except RuntimeError as error:
+                raise DataError(path, "does not fit the run's configuration", "train again") from error
         return module.to(self.device).eval()
 
     @cached_property
