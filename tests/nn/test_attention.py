@@ -244,3 +244,28 @@ def test_folding_is_chosen_by_the_number_of_products() -> None:
     kca = KnowledgeGuidedAttention((24, 4), (383, 384), 10, 50)
     assert [kca.folds(0, n) for n in (1, 31, 32, 400)] == [False, False, True, True]
     assert [kca.folds(1, n) for n in (1, 4, 5, 400)] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("n_modalities", [1, 2])
+def test_maps_are_what_the_reading_is_made_of(n_modalities: int) -> None:
+    torch.manual_seed(0)
+    counts, widths = ((5, 3), (7, 4)) if n_modalities == 2 else ((5,), (7,))
+    attention = KnowledgeGuidedAttention(counts, widths, 6, 8).double()
+    masks = [torch.rand(4, n) < 0.7 for n in counts]
+    for mask in masks:
+        mask[:, 0] = True
+    tokens = [
+        attention.encode(m, torch.randn(4, n, w, dtype=torch.float64), mask)
+        for m, (n, w, mask) in enumerate(zip(counts, widths, masks, strict=True))
+    ]
+    relations = torch.randn(4, 6, dtype=torch.float64)
+    maps = attention.maps(relations, tokens)
+    assert len(maps) == n_modalities
+    for one, y in zip(maps, attention.paired(relations, tokens), strict=True):
+        read, guide = tokens[one.modality], tokens[-1 - one.modality]
+        torch.testing.assert_close(one.affinity, read.values @ guide.values.mT)
+        torch.testing.assert_close(one.attention.sum(1), torch.ones_like(one.attention[:, 0]))
+        assert (one.attention[~one.read_mask] == 0).all()
+        guided = attention.norm((one.gate * one.affinity).mT @ read.values) * one.guide_mask[..., None]
+        mixed = guided + attention.norm(one.attention.mT @ read.values)
+        torch.testing.assert_close(attention.out[one.modality](mixed.flatten(1)), y)

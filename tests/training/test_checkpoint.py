@@ -10,7 +10,7 @@ from mmrns.data.datasets import Dataset
 from mmrns.errors import DataError
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
-from mmrns.training.checkpoint import load_checkpoint, save_checkpoint, write_tensors
+from mmrns.training.checkpoint import load_checkpoint, read_tensors, save_checkpoint, write_tensors
 from mmrns.training.trainer import Progress, Trainer
 
 
@@ -78,3 +78,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(OSError, match="disk full"):
         write_tensors(path, {"a": torch.zeros(2)})
     assert path.read_bytes() == before
+
+
+def test_a_file_without_tensors_can_be_read(tmp_path: Path) -> None:
+    # The weights of a sampler that has none.
+    path = tmp_path / "sampler.safetensors"
+    write_tensors(path, {})
+    assert read_tensors(path) == ({}, {})

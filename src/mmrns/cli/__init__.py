@@ -17,10 +17,11 @@ from mmrns.errors import MmrnsError
 from mmrns.cli import train
 from mmrns.cli import use
 from mmrns.cli import compare
+from mmrns.cli import inspect
 from mmrns.cli import data
 # isort: on
 
-__all__ = ["app", "compare", "data", "main", "train", "use"]
+__all__ = ["app", "compare", "data", "inspect", "main", "train", "use"]
 
 
 def main() -> NoReturn:

@@ -24,6 +24,13 @@ class Split(StrEnum):
     valid = "valid"
 
 
+class Side(StrEnum):
+    """Which side of a triple to replace."""
+
+    head = "head"
+    tail = "tail"
+
+
 class By(StrEnum):
     """How to break metrics down."""
 

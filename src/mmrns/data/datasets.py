@@ -44,13 +44,42 @@ class Dataset:
     @cached_property
     def labels(self) -> Mapping[str, str]:
         """Readable name of each entity that `entities.tsv` names; empty without the file."""
-        path = self.folder / "entities.tsv"
+        return self._column("entities.tsv", "entity", "name")
+
+    @cached_property
+    def relation_labels(self) -> Mapping[str, str]:
+        """Readable name of each relation that `relations.tsv` names."""
+        return self._column("relations.tsv", "relation", "name")
+
+    @cached_property
+    def descriptions(self) -> Mapping[str, str]:
+        """Description of each entity that `entities.tsv` describes."""
+        return self._column("entities.tsv", "entity", "description")
+
+    @cached_property
+    def images(self) -> Mapping[str, str]:
+        """Path of each entity's picture within the folder, as `entities.tsv` gives it."""
+        return self._column("entities.tsv", "entity", "image")
+
+    def texts(self, entity: str) -> list[str]:
+        """The strings behind the text tokens of an entity, in the order of the tokens, where `texts.tsv` has them."""
+        return self._texts.get(entity, [])
+
+    @cached_property
+    def _texts(self) -> Mapping[str, list[str]]:
+        table = self._table("texts.tsv", "entity", "text")
+        return {} if table is None else dict(table.group_by("entity", maintain_order=True).agg("text").iter_rows())
+
+    def _column(self, file: str, key: str, value: str) -> dict[str, str]:
+        table = self._table(file, key, value)
+        return {} if table is None else dict(table.filter(pl.col(value) != "").iter_rows())
+
+    def _table(self, file: str, *columns: str) -> pl.DataFrame | None:
+        path = self.folder / file
         if not path.exists():
-            return {}
+            return None
         table = read_header_table(path)
-        if "name" not in table.columns:
-            return {}
-        return dict(table.filter(pl.col("name") != "").select("entity", "name").iter_rows())
+        return table.select(columns) if set(columns) <= set(table.columns) else None
 
     def without_leaked_valid(self) -> Dataset:
         """The same dataset, its validation rows that are also in train or test left out."""

@@ -65,6 +65,27 @@ class Reading:
     folded: Folded | None = None
 
 
+@dataclass(frozen=True)
+class AttentionMap:
+    """How the L tokens of one modality are read, guided by the M tokens of the other, for n entities.
+
+    Attributes:
+        modality: which of the attention's modalities is read.
+        affinity: Float[n L M], C.
+        attention: Float[n L M], softmax of C over the L tokens; absent ones have no weight.
+        gate: Float[n L M], of the entity's relation; what guides is `gate * affinity`.
+        read_mask: Bool[n L], the tokens read that are present.
+        guide_mask: Bool[n M], the guiding tokens that are present.
+    """
+
+    modality: int
+    affinity: Float[Tensor, "n L M"]
+    attention: Float[Tensor, "n L M"]
+    gate: Float[Tensor, "n L M"]
+    read_mask: Bool[Tensor, "n L"]
+    guide_mask: Bool[Tensor, "n M"]
+
+
 class KnowledgeGuidedAttention(nn.Module):
     """KCA reads the tokens of two modalities of an entity under the guidance of a relation, in both directions.
 
@@ -157,6 +178,21 @@ class KnowledgeGuidedAttention(nn.Module):
             readings.append(self._reading(1, affinity.mT, second, first, n_relations))
         return readings
 
+    def maps(self, relations: Float[Tensor, "n relation_width"], tokens: list[Tokens]) -> tuple[AttentionMap, ...]:
+        """How each entity's tokens are read under its own relation, one map a modality: for the eyes of people.
+
+        Args:
+            relations: a relation vector for each entity.
+            tokens: the entities' tokens, one a modality.
+        """
+        first, second = tokens[0], tokens[-1]
+        affinity = torch.einsum("nja,nka->njk", first.values, second.values)
+        sides = [(affinity, first, second), (affinity.mT, second, first)]
+        return tuple(
+            AttentionMap(m, c, _attention(c, read), gate, read.mask, guide.mask)
+            for m, (gate, (c, read, guide)) in enumerate(zip(self.gates(relations), sides, strict=False))
+        )
+
     def folds(self, modality: int, n_relations: int) -> bool:
         """Whether folding a modality takes fewer products than the direct form.
 
@@ -193,8 +229,7 @@ class KnowledgeGuidedAttention(nn.Module):
         n_relations: int,
         omit_norm: bool = False,
     ) -> Reading:
-        lowest = torch.finfo(affinity.dtype).min
-        attention = torch.softmax(affinity.masked_fill(~read.mask[..., None], lowest), dim=1)
+        attention = _attention(affinity, read)
         attended = torch.einsum("njk,nja->nka", attention, read.values)
         if not omit_norm:
             attended = self.norm(attended)
@@ -229,6 +264,12 @@ class KnowledgeGuidedAttention(nn.Module):
         inverse = torch.rsqrt(variance.clamp(min=0) + self.norm.eps).transpose(0, 1).contiguous()
         coefficient = (gate * inverse[:, None]).flatten(1, 2)
         return (coefficient.mT @ folded.blocks + folded.constant[:, None]).transpose(0, 1)
+
+
+def _attention(affinity: Float[Tensor, "n L M"], read: Tokens) -> Float[Tensor, "n L M"]:
+    """Softmax over the tokens read; absent ones have no weight."""
+    lowest = torch.finfo(affinity.dtype).min
+    return torch.softmax(affinity.masked_fill(~read.mask[..., None], lowest), dim=1)
 
 
 class EntityGate(nn.Module):

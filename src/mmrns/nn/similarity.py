@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmrns.data.features import Modality
-from mmrns.nn.attention import EntityGate, KnowledgeGuidedAttention, Reading, Tokens
+from mmrns.nn.attention import AttentionMap, EntityGate, KnowledgeGuidedAttention, Reading, Tokens
 from mmrns.nn.grouped import grouped_cosine
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.types import Batch
@@ -176,6 +176,12 @@ class GuidedSimilarity(nn.Module):
             name: Similarity(values[back], target.present, candidate)
             for name, values, target, candidate in zip(self.terms, found, targets, present, strict=True)
         }
+
+    def maps(
+        self, relations: Float[Tensor, "n relation_width"], entities: Int[Tensor, " n"]
+    ) -> tuple[AttentionMap, ...]:
+        """How each entity's tokens are read under its own relation, one map a modality; none without an attention."""
+        return () if self.attention is None else self.attention.maps(relations, self._tokens(entities))
 
     def notes(self, batch: Batch, n_candidates: int) -> list[str]:
         """What the similarities of a batch like this one hold, in words."""

@@ -81,9 +81,22 @@ def build_sampler(config: Config, dataset: Dataset, model: Model) -> Sampler:
         return of(config.sampler.name, config.sampler.model_extra or {})()
 
 
+def build_batches(config: Config, dataset: Dataset) -> Batches:
+    """The stream of training batches."""
+    method = config.method
+    return Batches(
+        dataset.graph,
+        size=config.training.batch_size,
+        sides=method.sides,
+        seed=config.seed,
+        subsampling=config.objective.subsampling,
+        queries=method.queries,
+    )
+
+
 def build_trainer(config: Config, dataset: Dataset) -> Trainer:
     """Everything that trains, on the configured device."""
-    device, graph, method = build_device(config.device), dataset.graph, config.method
+    device, method = build_device(config.device), config.method
     model = build_model(config, dataset)
     sampler = build_sampler(config, dataset, model)
     model.to(device)
@@ -92,14 +105,7 @@ def build_trainer(config: Config, dataset: Dataset) -> Trainer:
     gamma = config.objective.gamma if model.scorer.distance or not loss.shifts else 0.0
     objective = loss(gamma=gamma, alpha=method.alpha)
     optimizer = build_optimizer(config, model, sampler)
-    batches = Batches(
-        graph,
-        size=config.training.batch_size,
-        sides=method.sides,
-        seed=config.seed,
-        subsampling=config.objective.subsampling,
-        queries=method.queries,
-    )
+    batches = build_batches(config, dataset)
     o = config.objective
     regularizer = Regularizer(l2=o.l2, l3=o.l3, n3=o.n3)
     return Trainer(model, sampler, objective, regularizer, optimizer, batches, device)

@@ -169,6 +169,18 @@ class Config(_Section):
         loss, sides = self.objective.loss or method.loss, self.training.sides or method.sides
         return method.model_copy(update={"alpha": alpha, "loss": loss, "sides": sides})
 
+    def with_method(self, name: str) -> Config:
+        """The same with another method, which is named whole: none of this one's options and overrides.
+
+        Raises:
+            UsageError: no such method.
+        """
+        values = self.model_dump()
+        values["sampler"] = {"name": name}
+        values["objective"] |= {"loss": None, "alpha": None}
+        values["training"] |= {"sides": None, "sparse": False}
+        return make_config(values)
+
     @property
     def default_folder(self) -> Path:
         """`runs/DATASET-SCORER-SAMPLER-sSEED`."""

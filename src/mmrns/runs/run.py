@@ -5,21 +5,21 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import polars as pl
 import torch
 from jaxtyping import Bool, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmrns.data.datasets import Dataset, dataset_folders
 from mmrns.data.tables import read_columns
-from mmrns.errors import DataError, MmrnsError, UsageError, nearest
+from mmrns.errors import DataError, MmrnsError, UsageError, nearest, unknown
 from mmrns.evaluation.candidates import Candidates
 from mmrns.evaluation.frequency import SlotFrequency
 from mmrns.evaluation.hardness import measure
@@ -27,7 +27,16 @@ from mmrns.evaluation.ranking import Ranks, ScoresAll, rank
 from mmrns.evaluation.report import policies, report
 from mmrns.memory import freed_memory_kept
 from mmrns.nn.model import Model
-from mmrns.runs.build import build_dataset, build_device, build_model, build_plan, build_trainer
+from mmrns.runs import inspect
+from mmrns.runs.build import (
+    build_batches,
+    build_dataset,
+    build_device,
+    build_model,
+    build_plan,
+    build_sampler,
+    build_trainer,
+)
 from mmrns.runs.config import Config, apply_settings, dump_config, flatten, make_config, read_config
 from mmrns.runs.record import (
     MetricsLog,
@@ -39,12 +48,14 @@ from mmrns.runs.record import (
     write_json,
     write_text,
 )
+from mmrns.samplers.base import Sampler
 from mmrns.training.checkpoint import load_checkpoint, load_weights, read_tensors, save_checkpoint, write_tensors
 from mmrns.training.trainer import Observer, Progress
 from mmrns.types import Batch, Negatives
 
 Known = Literal["flag", "drop", "keep"]
 Split = Literal["valid", "test"]
+_Module = TypeVar("_Module", bound=nn.Module)
 PREDICTION_SCHEMA = {
     "head": pl.String,
     "relation": pl.String,
@@ -124,10 +135,22 @@ class Run:
     @cached_property
     def model(self) -> Model:
         """The selected model."""
-        model = build_model(self.config, self.dataset)
-        tensors, _ = read_tensors(self.folder / "model.safetensors")
-        model.load_state_dict(tensors)
-        return model.to(self.device).eval()
+        return self._loaded(build_model(self.config, self.dataset), "model.safetensors")
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        """The sampler of the selected step."""
+        return self._loaded(build_sampler(self.config, self.dataset, self.model), "sampler.safetensors")
+
+    def _loaded(self, module: _Module, file: str) -> _Module:
+        if module.state_dict():
+            path = self.folder / file
+            tensors, _ = read_tensors(path)
+            try:
+                module.load_state_dict(tensors)
+            except RuntimeError as error:
+                raise DataError(path, "does not fit the run's configuration", "train again") from error
+        return module.to(self.device).eval()
 
     @cached_property
     def device(self) -> torch.device:
@@ -249,6 +272,82 @@ class Run:
             schema=PREDICTION_SCHEMA,
         )
 
+    def inspect(
+        self,
+        head: str,
+        relation: str,
+        tail: str,
+        *,
+        against: Sequence[str] = (),
+        side: inspect.Side | None = None,
+        samplers: Sequence[str] = (),
+        steps: int = 50,
+        top: int = 10,
+        progress: Callable[[int], None] = lambda n: None,
+    ) -> inspect.Inspection:
+        """The negatives that samplers draw for a triple with this model, and why.
+
+        The triple joins the batches of some steps after the selected one, and the sampler draws as it would have drawn
+        in training; nothing is trained.
+
+        Args:
+            head, relation, tail: the triple, true or not; entities as in `predict`.
+            against: further relations, each for a second triple: the one of that relation that has the same head, or
+                else the same tail.
+            side: replace this side only; by default both.
+            samplers: further methods, whose samplers are built for this model but not trained.
+            steps: how often to draw, for each side.
+            top: negatives to list, the most probable first.
+            progress: told of each draw made.
+
+        Returns:
+            Plain values, as `mmrns inspect --json` prints them; the pages of the classes say what the keys are.
+
+        Raises:
+            UsageError: unknown names (close ones are offered), or `against` finds no triple.
+        """
+        graph = self.dataset.graph
+        triple = self.entity_id(head), self._relation_id(relation), self.entity_id(tail)
+        others = [inspect.against(self.dataset, triple, self._relation_id(other)) for other in against]
+        own = inspect.Drawing(
+            self.config.sampler.name,
+            self.sampler,
+            build_batches(self.config, self.dataset),
+            _trained(self.sampler, True),
+        )
+        drawings = [own, *(self._untrained(name) for name in dict.fromkeys(samplers) if name != own.method)]
+        # Even, so that the batches of the tail side come first.
+        first_step = -(-self.results["selected_step"] // 2) * 2
+        queries = inspect.inspect(
+            self.model,
+            self.dataset,
+            drawings,
+            torch.tensor(list(dict.fromkeys([triple, *others]))),
+            ("tail", "head") if side is None else (side,),
+            first_step=first_step,
+            steps=steps,
+            top=top,
+            device=self.device,
+            progress=progress,
+        )
+        return {
+            "dataset": self.dataset.name,
+            "scorer": self.config.model.scorer,
+            "method": own.method,
+            "seed": self.config.seed,
+            "selected_step": self.results["selected_step"],
+            "entities": len(graph.entities),
+            "first_step": first_step,
+            "steps": steps,
+            "queries": queries,
+            **inspect.about(self.dataset, queries),
+        }
+
+    def _untrained(self, method: str) -> inspect.Drawing:
+        config = self.config.with_method(method)
+        sampler = build_sampler(config, self.dataset, self.model).to(self.device).eval()
+        return inspect.Drawing(method, sampler, build_batches(config, self.dataset), _trained(sampler, False))
+
     @cached_property
     def _reflexive(self) -> Bool[Tensor, " R"]:
         """True for relations that some triple of the dataset has between an entity and itself."""
@@ -257,6 +356,12 @@ class Run:
         reflexive = torch.zeros(len(graph.relations), dtype=torch.bool)
         reflexive[r[h == t]] = True
         return reflexive
+
+    def _relation_id(self, name: str) -> int:
+        relations = self.dataset.graph.relations
+        if name not in relations:
+            raise unknown("relation", name, relations)
+        return relations.id(name)
 
     def entity_id(self, name: str) -> int:
         """The id of an entity given by its id or by a name in `entities.tsv` that only one entity has.
@@ -273,6 +378,11 @@ class Run:
         if named:
             raise UsageError(f"{name!r} names {len(named)} entities: {', '.join(named[:5])}; give the id")
         raise UsageError(f"unknown entity {name!r}{nearest(name, [*entities, *self.dataset.labels.values()], limit=3)}")
+
+
+def _trained(sampler: Sampler, yes: bool) -> bool | None:
+    """Whether it is trained; None where there is nothing to train."""
+    return yes if sampler.state_dict() else None
 
 
 def load_run(folder: str | Path) -> Run:
@@ -468,9 +578,9 @@ def _config_of(folder: Path, values: Mapping[str, Any]) -> Config:
     given = flatten(values)
     if "data.dataset" in given:
         given["data.dataset"] = _resolved(str(given["data.dataset"]))
-    unknown = set(given) - set(flat)
-    if unknown:
-        key = sorted(unknown)[0]
+    strange = set(given) - set(flat)
+    if strange:
+        key = sorted(strange)[0]
         raise UsageError(f"unknown configuration key {key!r}{nearest(key, flat)}")
     conflicts = [key for key, value in given.items() if flat[key] != value]
     if conflicts:

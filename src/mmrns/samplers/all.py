@@ -9,7 +9,7 @@ from torch import Tensor
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.model import Model, ModelSpec
-from mmrns.samplers.base import Sampler
+from mmrns.samplers.base import Sampler, uniform_law
 from mmrns.types import Batch, Negatives
 
 
@@ -37,3 +37,7 @@ class All(Sampler):
         """1: every candidate is as likely as any other."""
         assert negatives.mask is not None
         return torch.ones(len(negatives.mask), device=negatives.mask.device)
+
+    def law(self, batch: Batch, negatives: Negatives, rows: slice) -> Float[Tensor, "n E"]:
+        """Uniform over what is compared with: nothing is drawn."""
+        return uniform_law(self.n_entities, self.index, batch, rows)

@@ -8,21 +8,45 @@ names it in `mmrns.runs.config.METHODS`. The keyword arguments of its constructo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mmrns.data.features import Features
-from mmrns.data.graph import KnowledgeGraph
+from mmrns.data.graph import KnowledgeGraph, TripleIndex
+from mmrns.nn.attention import AttentionMap
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.nn.reinforce import Reinforce
 from mmrns.types import Batch, Negatives
 
 if TYPE_CHECKING:
     from mmrns.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a sampler compares entities by, for the eyes of people (`mmrns inspect`).
+
+    Attributes:
+        similarities: by name, Float[B n] between each row's true entity and n entities; NaN where one of the two has
+            nothing to compare.
+        weights: by the same names, Float[B], what each similarity is multiplied by in the sum, 0 where the true entity
+            has nothing to compare; absent where there is no sum.
+        maps: the attention over the tokens of each row's true entity under the row's relation, one for each modality
+            that is read.
+        modalities: names of the modalities that the maps are of.
+        why_not: in words, why some of it is missing.
+    """
+
+    similarities: Mapping[str, Float[Tensor, "B n"]] = field(default_factory=dict[str, Tensor])
+    weights: Mapping[str, Float[Tensor, " B"]] = field(default_factory=dict[str, Tensor])
+    maps: tuple[AttentionMap, ...] = ()
+    modalities: tuple[str, ...] = ()
+    why_not: str = ""
 
 
 class Sampler(nn.Module, ABC):
@@ -65,6 +89,21 @@ class Sampler(nn.Module, ABC):
         known.
         """
         return None
+
+    def law(self, batch: Batch, negatives: Negatives, rows: slice) -> Float[Tensor, "n E"] | None:
+        """q: with what probability the first counting draw of some rows is each entity, given the step's candidates.
+
+        For the record, of a few rows. Default None: not known in closed form. NaN or all 0 = nothing to draw from.
+        """
+        return None
+
+    def serves(self, batch: Batch) -> Bool[Tensor, " B"]:
+        """Whether the sampler can draw for each row; a row of train always is True. Default: every row."""
+        return torch.ones(len(batch), dtype=torch.bool, device=batch.h.device)
+
+    def evidence(self, batch: Batch, ids: Int[Tensor, " n"], model: Model) -> Evidence:
+        """What it knows of some entities beside their draws; default nothing."""
+        return Evidence(why_not="it compares no modalities")
 
     def notes(self, batch: Batch) -> list[str]:
         """What to know before a training whose batches are like this one; default nothing."""
@@ -120,3 +159,13 @@ class Rewarded(Sampler):
             return torch.ones(len(negatives.ids), device=negatives.ids.device)
         q = negatives.trace[1]
         return 1 / (q.shape[1] * q.square().sum(1))
+
+
+def uniform_law(n_entities: int, index: TripleIndex | None, batch: Batch, rows: slice) -> Float[Tensor, "n E"]:
+    """The law of a uniform draw, over the entities that an index does not hold for a row where one is given."""
+    q = torch.ones(rows.stop - rows.start, n_entities, device=batch.h.device)
+    if index is not None:
+        row, entity = index.to(q.device).batch_targets(batch)
+        own = (row >= rows.start) & (row < rows.stop)
+        q[row[own] - rows.start, entity[own]] = 0.0
+    return q / q.sum(1, keepdim=True)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from pydantic import NonNegativeInt, PositiveInt
-from torch import nn
+from torch import Tensor, nn
 
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.embedders import Table
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.rng import generator
-from mmrns.samplers.base import Rewarded
+from mmrns.samplers.base import Rewarded, uniform_law
 from mmrns.types import Batch, Negatives
 
 
@@ -87,3 +88,9 @@ class Igan(Rewarded):
         self.index = self.index.to(device)
         ids, free = self.index.batch_absent(batch, u)
         return Negatives(ids=ids, mask=(free > 0)[:, None].expand_as(ids))
+
+    def law(self, batch: Batch, negatives: Negatives, rows: slice) -> Float[Tensor, "n E"]:
+        """The network's softmax, or that of the uniform draws that come before."""
+        if negatives.trace is None:
+            return uniform_law(self.n_entities, self.index if self.filtered else None, batch, rows)
+        return negatives.trace[1][rows]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor
 
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
@@ -83,8 +85,14 @@ class Kbgan(Rewarded):
         return Negatives(
             ids=candidates.ids.gather(1, position),
             mask=candidates.mask[:, :1].expand_as(position),
-            trace=(logq.gather(1, position), q),
+            trace=(logq.gather(1, position), q, candidates.ids),
         )
+
+    def law(self, batch: Batch, negatives: Negatives, rows: slice) -> Float[Tensor, "n E"]:
+        """The generator's softmax over the candidates of the step; one that is a candidate twice counts twice."""
+        _, q, candidates = negatives.trace
+        found = torch.zeros(rows.stop - rows.start, self.index.n_entities, device=q.device)
+        return found.scatter_add_(1, candidates[rows], q[rows])
 
     def pretrain(self, trainer: Trainer) -> None:
         """Train the generator on the batches of the first steps, with candidates of their own."""

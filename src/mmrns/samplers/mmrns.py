@@ -21,7 +21,7 @@ from mmrns.nn.model import Model, ModelSpec
 from mmrns.nn.pools import fed_pool
 from mmrns.nn.similarity import GuidedSimilarity, Similarity, View, cosine, log_mixture
 from mmrns.rng import distinct, generator
-from mmrns.samplers.base import Inner, Sampler
+from mmrns.samplers.base import Evidence, Inner, Sampler
 from mmrns.types import Batch, Negatives
 
 if TYPE_CHECKING:
@@ -284,6 +284,34 @@ class Mmrns(Sampler):
         logits = negatives.trace.logits.detach()
         q = torch.softmax(logits, dim=1)
         return 1 / (torch.isfinite(logits).sum(1) * q.square().sum(1))
+
+    def law(self, batch: Batch, negatives: Negatives, rows: slice) -> Float[Tensor, "n E"]:
+        """The softmax of the logits over the candidates of the step."""
+        logits, candidates = negatives.trace.logits[rows].detach(), negatives.trace.candidates
+        columns = torch.arange(logits.shape[1], device=logits.device).expand(len(batch), -1)
+        found = torch.zeros(len(logits), self.n_entities, device=logits.device)
+        return found.scatter_add_(1, candidates.ids(columns)[rows], torch.softmax(logits, dim=1).nan_to_num())
+
+    @torch.no_grad()
+    def evidence(self, batch: Batch, ids: Int[Tensor, " n"], model: Model) -> Evidence:
+        """Similarities in every term and the attention maps; nothing without a discount."""
+        similarity = self.similarity
+        if similarity is None:
+            return Evidence(why_not="with sampler.discount=0 it draws by scores alone and reads no modality")
+        nothing = torch.tensor(torch.nan, device=ids.device)
+        similarities = similarity(batch, ids, model)
+        found = {
+            name: torch.where(s.target[:, None] & s.candidate, s.values, nothing) for name, s in similarities.items()
+        }
+        relations = similarity.relations(batch, model)[batch.relation_index]
+        weights: dict[str, Tensor] = {}
+        if self.scale is not None:
+            scale = nn.functional.softplus(self.scale(relations)).unbind(1)
+            weights = {name: w * s.target for (name, s), w in zip(similarities.items(), scale, strict=True)}
+        maps = similarity.maps(relations, batch.target)
+        if not maps:
+            return Evidence(found, weights, why_not="without a modality it compares structure alone")
+        return Evidence(found, weights, maps, tuple(similarity.modalities))
 
     def candidates(self, step: int) -> Int[Tensor, " P"]:
         """The pool of a step: P distinct ids, uniform, ascending."""

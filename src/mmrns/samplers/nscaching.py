@@ -131,6 +131,18 @@ class NSCaching(Sampler):
         # sum_e q(e)^2 with q(e) = how often e is in the cache / N1.
         return self.width**2 / same.sum((1, 2)) / self.n_entities
 
+    def law(self, batch: Batch, negatives: Negatives, rows: slice) -> Float[Tensor, "n E"]:
+        """Uniform over the places of the cache."""
+        cached = negatives.trace[1][rows, : self.width]
+        found = torch.zeros(len(cached), self.n_entities, device=cached.device)
+        return found.scatter_add_(1, cached, torch.full(cached.shape, 1 / self.width, device=cached.device))
+
+    def serves(self, batch: Batch) -> Bool[Tensor, " B"]:
+        """Queries of train have a cache."""
+        self.index = self.index.to(batch.h.device)
+        n_queries = torch.where(batch.head, len(self.heads), len(self.tails)) - 1
+        return self._places(batch) < n_queries
+
     def end_epoch(self, epoch: int) -> None:
         """Counts epochs, for `lazy`."""
         self.epoch = epoch + 1

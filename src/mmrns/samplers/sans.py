@@ -14,7 +14,7 @@ from mmrns.data.graph import KnowledgeGraph, TripleIndex
 from mmrns.errors import UsageError
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.rng import generator
-from mmrns.samplers.base import Sampler
+from mmrns.samplers.base import Sampler, uniform_law
 from mmrns.types import Batch, Negatives
 
 CHUNK = 2**22
@@ -198,6 +198,16 @@ class Sans(Sampler):
     def effective_sample_size(self, negatives: Negatives) -> Float[Tensor, " B"]:
         """The size of the neighbourhood relative to all entities; 1 for a row that draws from them all."""
         return negatives.trace
+
+    def law(self, batch: Batch, negatives: Negatives, rows: slice) -> Float[Tensor, "n E"]:
+        """Uniform over what is not true in train: of the neighbourhood, or of everything where it has none."""
+        q = uniform_law(self.n_entities, self.index, batch, rows)
+        near = torch.zeros_like(q)
+        for i, anchor in enumerate(batch.anchor[rows].tolist()):
+            near[i, self.members[self.offsets[anchor] : self.offsets[anchor + 1]]] = 1.0
+        near *= q > 0
+        some = near.sum(1, keepdim=True)
+        return torch.where(some > 0, near / some, q)
 
 
 def adjacency(graph: KnowledgeGraph) -> tuple[Int[Tensor, " offsets"], Int[Tensor, " n"]]:

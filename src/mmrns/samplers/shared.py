@@ -11,7 +11,7 @@ from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.rng import generator
-from mmrns.samplers.base import Sampler
+from mmrns.samplers.base import Sampler, uniform_law
 from mmrns.types import Batch, Negatives
 
 
@@ -51,3 +51,7 @@ class Shared(Sampler):
         """1: every candidate is as likely as any other."""
         assert negatives.mask is not None
         return torch.ones(len(negatives.mask), device=negatives.mask.device)
+
+    def law(self, batch: Batch, negatives: Negatives, rows: slice) -> Float[Tensor, "n E"]:
+        """Uniform over what counts."""
+        return uniform_law(self.n_entities, self.index, batch, rows)

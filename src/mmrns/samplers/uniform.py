@@ -13,7 +13,7 @@ from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.rng import generator
-from mmrns.samplers.base import Sampler
+from mmrns.samplers.base import Sampler, uniform_law
 from mmrns.types import Batch, Negatives
 
 
@@ -63,3 +63,7 @@ class Uniform(Sampler):
         """1: every candidate is as likely as any other."""
         assert negatives.ids is not None
         return torch.ones(len(negatives.ids), device=negatives.ids.device)
+
+    def law(self, batch: Batch, negatives: Negatives, rows: slice) -> Float[Tensor, "n E"]:
+        """Uniform over what may be drawn."""
+        return uniform_law(self.n_entities, self.index if self.filtered else None, batch, rows)

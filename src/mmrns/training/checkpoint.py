@@ -22,7 +22,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     temporary = path.with_name(path.name + ".tmp")
     temporary.touch()
     mode = temporary.stat().st_mode
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, dict(metadata or {}))
+    # None where there is none: with an empty mapping and no tensor safetensors writes a file that it cannot read.
+    written = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    save_file(written, temporary, dict(metadata) if metadata else None)
     # safetensors makes a file of its own that only its owner can read; a run folder's files follow the umask.
     temporary.chmod(mode)
     os.replace(temporary, path)

@@ -1,0 +1,81 @@
+"""What samplers say of their own draws, against the draws: `law`, `serves` and `evidence` of every one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from forms import FORMS, form_of
+from mmrns.data.datasets import Dataset
+from mmrns.evaluation.hardness import drawn_ids
+from mmrns.runs.build import build_trainer
+from mmrns.runs.config import make_config
+from mmrns.types import Batch
+
+LAWS = {**FORMS, "mmrns as published": {"name": "mmrns", "reference": True}}
+STEPS = 120
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_draws_follow_the_law(toy: Dataset, name: str) -> None:
+    options = LAWS[name] | {"negatives": 8} if name not in FORMS else form_of(name, 8)
+    if options["name"] == "mmrns":
+        # Some candidates of many, so that the law differs from step to step.
+        options = options | {"pool": 20, "slots": 8}
+    config = {"model": {"dim": 6}, "sampler": options, "training": {"batch_size": 32}, "device": "cpu"}
+    trainer = build_trainer(make_config(config), toy)
+    # What is trained at random is trained a little, so that it is not nearly uniform.
+    with torch.no_grad():
+        for parameter in trainer.sampler.parameters():
+            parameter.mul_(3.0)
+    batch = Batch.of(toy.graph.train[:6], torch.arange(6) >= 3)
+    rows, everything = slice(2, 5), len(toy.graph.entities)
+    counts = torch.zeros(3, everything, dtype=torch.float64)
+    expected = torch.zeros_like(counts)
+    for step in range(STEPS):
+        with torch.no_grad():
+            negatives = trainer.sampler.draw(batch, trainer.model, step)
+            law = trainer.sampler.law(batch, negatives, rows)
+        if law is None:
+            return
+        torch.testing.assert_close(law.sum(1), torch.ones(3))
+        assert (law >= 0).all()
+        true = toy.graph.train_index.batch_contains(batch, torch.arange(everything))[rows]
+        assert (law[true] < 1e-30).all()
+        ids = drawn_ids(batch, negatives)
+        if ids is None:
+            return
+        # Without replacement only the first is drawn from the law itself.
+        ids = ids[rows, :1] if options["name"] == "mmrns" else ids[rows]
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        if negatives.mask is not None:
+            mask = negatives.mask[rows, : ids.shape[1]]
+        counts.scatter_add_(1, ids, mask.double())
+        expected += law.double() * mask.sum(1, keepdim=True)
+    likely = expected > 1e-6
+    assert (counts[~likely] == 0).all()
+    # Entities that are seldom expected count together.
+    often = expected >= 1.5
+    for row in range(3):
+        seen = torch.cat([counts[row, often[row]], counts[row, ~often[row]].sum()[None]])
+        hoped = torch.cat([expected[row, often[row]], expected[row, ~often[row]].sum()[None]]).clamp(min=1e-9)
+        statistic = ((seen - hoped) ** 2 / hoped).sum()
+        freedom = len(seen) - 1
+        assert freedom > 4
+        assert statistic < freedom + 5 * (2 * freedom) ** 0.5, row
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_queries_of_train_are_served_and_evidence_fits(toy: Dataset, name: str) -> None:
+    config = {"model": {"dim": 6}, "sampler": form_of(name, 8), "device": "cpu"}
+    trainer = build_trainer(make_config(config), toy)
+    batch = trainer.batches.at(0)
+    assert trainer.sampler.serves(batch).all()
+    ids = torch.tensor([0, 7, 39])
+    evidence = trainer.sampler.evidence(batch, ids, trainer.model)
+    assert bool(evidence.similarities) != bool(evidence.why_not)
+    for values in evidence.similarities.values():
+        assert values.shape == (len(batch), 3)
+        known = values[~values.isnan()]
+        assert (known.abs() <= 1 + 1e-5).all()
+    assert set(evidence.weights) <= set(evidence.similarities)
