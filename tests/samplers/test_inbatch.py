@@ -53,7 +53,7 @@ def test_logp_is_the_law_of_the_list(toy: Dataset, sides: SidePolicy) -> None:
             continue
         side = 0 if sides == "bernoulli" else step % 2
         counts[side] += torch.bincount(negatives.ids, minlength=n)
-        q = sampler.law[2] if sides == "bernoulli" else sampler.law[side]
+        q = sampler.frequency[2] if sides == "bernoulli" else sampler.frequency[side]
         torch.testing.assert_close(negatives.logp[0].exp(), q[negatives.ids])
         expected[side] += len(negatives.ids) * q
     for found, mean in zip(counts, expected, strict=True):

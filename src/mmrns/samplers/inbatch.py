@@ -36,7 +36,7 @@ class InBatch(Sampler):
         corrected: divide the weights of the loss by the law of the draw.
     """
 
-    law: Tensor
+    frequency: Tensor
     size: Tensor
 
     def __init__(
@@ -59,8 +59,8 @@ class InBatch(Sampler):
             torch.bincount(t, 1 - coin, n) + torch.bincount(h, coin, n),
         ]
         # Of batches that replace tails, heads, and both.
-        self.register_buffer("law", torch.stack(laws).div_(len(h)).float(), persistent=False)
-        self.register_buffer("size", 1 / (n * self.law.square().sum(1)), persistent=False)
+        self.register_buffer("frequency", torch.stack(laws).div_(len(h)).float(), persistent=False)
+        self.register_buffer("size", 1 / (n * self.frequency.square().sum(1)), persistent=False)
 
     def draw(self, batch: Batch, model: Model, step: int) -> Negatives:
         device = batch.h.device
@@ -72,7 +72,7 @@ class InBatch(Sampler):
         ids = target[rows].sort().values
         side = 2 if 0 < batch.n_tail < len(batch) else int(batch.n_tail == 0)
         mask = ~(self.index.batch_contains(batch, ids) | (ids == target[:, None]))
-        logp = self.law[side][ids].log().expand(mask.shape) if self.corrected else None
+        logp = self.frequency[side][ids].log().expand(mask.shape) if self.corrected else None
         return Negatives(ids=ids, mask=mask, logp=logp, trace=self.size[side])
 
     def effective_sample_size(self, negatives: Negatives) -> Float[Tensor, " B"]:
