@@ -10,15 +10,8 @@ import polars as pl
 import pytest
 import torch
 
-from mmrns.data.datasets import (
-    EMBEDDED,
-    SPLITS,
-    Dataset,
-    dataset_folders,
-    describe,
-    find_dataset,
-    load_dataset,
-)
+from mmrns.data.datasets import Dataset, describe, load_dataset
+from mmrns.data.folders import EMBEDDED, SPLITS, dataset_folders, find_dataset
 from mmrns.errors import DataError, UsageError
 from toy import ENTITIES, MISSING, SHAPES
 

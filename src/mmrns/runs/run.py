@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from mmrns.data.datasets import Dataset, dataset_folders
+from mmrns.data.datasets import Dataset
+from mmrns.data.folders import dataset_folders
 from mmrns.data.tables import read_columns
 from mmrns.errors import DataError, MmrnsError, UsageError, nearest
 from mmrns.evaluation.candidates import Candidates
