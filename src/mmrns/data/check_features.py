@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 from collections import Counter, defaultdict
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import polars as pl
 from safetensors import SafetensorError, safe_open
 
 from mmrns.data.findings import Findings, find_lines, quoted
+from mmrns.data.folders import leads_out
 
 CHUNK_BYTES = 1 << 25
 """Feature values that are looked at in one go."""
@@ -207,7 +208,7 @@ def check_images(findings: Findings, path: Path, table: pl.DataFrame) -> None:
     for image, line in table.select("image", "line").iter_rows():
         if image.startswith(("http://", "https://")):
             kinds["image-link"].append((line, image))
-        elif _leads_out(image):
+        elif leads_out(image):
             kinds["image-outside"].append((line, image))
         else:
             try:
@@ -249,13 +250,6 @@ def check_images(findings: Findings, path: Path, table: pl.DataFrame) -> None:
         lambda i: f"picture {quoted(equal[i][1])} has the same bytes as {quoted(equal[i][2])}",
         "nothing, if they are meant to be the same",
     )
-
-
-def _leads_out(image: str) -> bool:
-    """Whether a path, read as POSIX or Windows would, leaves the folder that it is relative to."""
-    if PurePosixPath(image).is_absolute() or PureWindowsPath(image).drive or image.startswith("\\"):
-        return True
-    return os.path.normpath(image.replace("\\", "/")).startswith("..")
 
 
 def _equal_files(folder: Path, sizes: dict[int, dict[str, int]]) -> list[tuple[int, str, str]]:

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import polars as pl
 
@@ -126,6 +126,13 @@ def write_triples(frame: pl.DataFrame, path: Path) -> None:
         row = frame.row(int(broken[0]))
         raise DataError(path, f"cannot hold {row!r}: a name has a tab or a line end", "rename it, or write Parquet")
     frame.write_csv(path, separator="\t", include_header=False, quote_style="never")
+
+
+def leads_out(path: str) -> bool:
+    """Whether a path, read as POSIX or Windows would, leaves the folder that it is relative to."""
+    if PurePosixPath(path).is_absolute() or PureWindowsPath(path).drive or path.startswith("\\"):
+        return True
+    return os.path.normpath(path.replace("\\", "/")).startswith("..")
 
 
 @contextmanager
