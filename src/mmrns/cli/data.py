@@ -40,11 +40,12 @@ def data_list(as_json: JsonOption = False) -> None:
             {
                 "name": name,
                 **{count: getattr(known[name], count) if name in known else None for count in counts},
-                "where": places.get(name, "not here: mmrns data get"),
+                "where": places.get(name),
             }
             for name in names
         ]
     )
+    out.print("Those without a place: mmrns data get NAME.")
     for name in names:
         for defect in known[name].defects if name in known else ():
             out.print(Text(f"{name}: {defect}"), soft_wrap=True)
@@ -100,7 +101,8 @@ def _print_check(found: dict[str, Any]) -> None:
     out.print(f"{found['entities']:,} entities, {found['relations']:,} relations")
     print_rows([{"split": split, **row} for split, row in found["triples"].items()])
     if found["features"]:
-        print_rows([{"modality": name, **row} for name, row in found["features"].items()])
+        columns = ("rows", "tokens", "width", "entities", "coverage", "unmatched")
+        print_rows([{"modality": name, **{c: row[c] for c in columns}} for name, row in found["features"].items()])
     styles = {"error": "bold red", "warning": "yellow", "note": "dim"}
     for severity, style in styles.items():
         rests = [rest for rest in found["more"] if rest["severity"] == severity]

@@ -258,8 +258,9 @@ def _check_unseen(findings: Findings, graph: _Graph) -> dict[str, Any]:
 
 def _check_tables(findings: Findings, graph: _Graph) -> pl.Series:
     """Check `entities.tsv`, `relations.tsv` and the names themselves; the names of all entities."""
-    files = pl.DataFrame({"split": list(graph.paths), "file": [path.name for path in graph.paths.values()]})
-    uses = graph.first_use().join(files, on="split", maintain_order="left").select("kind", "name", "file", "line")
+    files = {split: path.name for split, path in graph.paths.items()}
+    file = pl.col("split").replace_strict(files, return_dtype=pl.String).alias("file")
+    uses = graph.first_use().select("kind", "name", file, "line")
     for kind, name in (("entity", "entities.tsv"), ("relation", "relations.tsv")):
         path = findings.folder / name
         if not path.exists():

@@ -66,7 +66,7 @@ def _check_modality(findings: Findings, path: Path, entities: pl.Series) -> dict
 
 def _check_listing(findings: Findings, path: Path, names: pl.DataFrame, entities: pl.Series) -> dict[str, Any]:
     """Which entities of the graph a listing covers."""
-    repeated = names.filter(~pl.col("text").is_first_distinct())
+    repeated = names.drop_nulls("text").filter(~pl.col("text").is_first_distinct())
     findings.rows(
         "error",
         "repeated",
@@ -75,9 +75,9 @@ def _check_listing(findings: Findings, path: Path, names: pl.DataFrame, entities
         lambda i: f"entity {quoted(repeated['text'][i])} is listed twice",
         "keep one row",
     )
-    known = names["text"].is_in(entities.implode())
+    known = names["text"].is_in(entities.implode()).fill_null(True)
     unmatched = names.filter(~known)
-    covered = names["text"].filter(known).n_unique()
+    covered = names["text"].filter(known).drop_nulls().n_unique()
     if len(unmatched):
         plain = pl.col("text").str.normalize("NFKC").str.strip_chars().str.to_lowercase().alias("plain")
         listed = unmatched.head(findings.limit).with_columns(plain)

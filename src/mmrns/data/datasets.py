@@ -52,6 +52,19 @@ class Dataset:
         """The same dataset, its validation rows that are also in train or test left out."""
         return replace(self, graph=self.graph.without_leaked_valid())
 
+    def refuse_not_finite(self) -> None:
+        """Read every feature file once, as training should before it starts: one NaN spoils all that it touches.
+
+        Raises:
+            DataError: a present token holds NaN or infinity.
+        """
+        for name, modality in self.features.items():
+            row = modality.first_not_finite()
+            if row is not None:
+                path = self.folder / "features" / f"{name}.safetensors"
+                remedy = "encode it again or leave the row out; `mmrns data check` lists all"
+                raise DataError(path, "holds NaN or infinity in a token that its mask calls present", remedy, row + 1)
+
     def checksums(self) -> dict[str, str]:
         """SHA-256 of every split and feature file and of `entities.tsv`, which adds ids; by path within the folder."""
         features = [

@@ -206,11 +206,13 @@ def _members(source: Path) -> Generator[dict[PurePosixPath, Callable[[], IO[byte
             infos = [info for info in archive.infolist() if not info.is_dir()]
             yield {PurePosixPath(info.filename): partial(archive.open, info) for info in infos}
     else:
+        if not tarfile.is_tarfile(source):
+            raise DataError(source, "is neither a .zip nor a .tar archive, or is damaged", "fetch it again")
         with tarfile.open(source) as archive:
             yield {PurePosixPath(m.name): partial(_extracted, archive, m) for m in archive if m.isfile()}
 
 
-def _extracted(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+def _extracted(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Any:
     content = archive.extractfile(member)
     assert content is not None, "a regular file has content"
     return content

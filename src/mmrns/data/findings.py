@@ -108,7 +108,7 @@ def quoted(name: str) -> str:
 
 
 def find_lines(findings: Findings, path: Path) -> pl.DataFrame:
-    """The lines of a text file, columns `text` (without CR) and `line`, but for those that are not UTF-8."""
+    """The lines of a text file, columns `text` (without CR; null where it is not UTF-8) and `line`."""
     empty = pl.DataFrame(schema={"text": pl.String, "line": pl.UInt32})
     try:
         data = read_bytes(path)
@@ -147,7 +147,7 @@ def find_lines(findings: Findings, path: Path) -> pl.DataFrame:
         lambda i: f"holds the control character {inside['mark'][i]!r}",
         "end lines with LF and leave control characters out of names",
     )
-    return frame.filter(~pl.col("line").is_in(bad)) if bad else frame
+    return frame.with_columns(pl.when(~pl.col("line").is_in(bad)).then(pl.col("text"))) if bad else frame
 
 
 def _is_utf8(line: bytes) -> bool:
@@ -177,6 +177,7 @@ def find_fields(
         severity: how bad it is.
     """
     width = len(columns)
+    lines = lines.drop_nulls("text")
     split = lines["text"].str.split_exact("\t", width - 1).struct.rename_fields(columns).struct.unnest()
     frame = split.with_columns(lines["line"], tabs=lines["text"].str.count_matches("\t", literal=True))
     bad = frame["tabs"] != width - 1
@@ -231,7 +232,7 @@ def find_triples(findings: Findings, path: Path) -> tuple[pl.DataFrame, int]:
 def find_table(findings: Findings, path: Path, key: str, severity: Severity = "error") -> pl.DataFrame | None:
     """The rows of a table with a header line that have a `key`, columns `line` and those of the header; else None."""
     lines = find_lines(findings, path)
-    if lines.is_empty():
+    if lines.is_empty() or lines["text"][0] is None:
         findings.add(severity, "header", path, "has no header line", f"give it one with the column `{key}`")
         return None
     columns: list[str] = lines["text"][0].split("\t")

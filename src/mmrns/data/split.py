@@ -173,8 +173,12 @@ def _take(sizes: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
     """Places of units, in order, whose sizes add up to `count`, or to less where the sizes do not allow it."""
     whole = int(np.searchsorted(sizes.cumsum(), count, side="right"))
     rest = count - int(sizes[:whole].sum())
-    single = np.flatnonzero(sizes[whole:] == 1)[:rest] + whole
-    return np.concatenate([np.arange(whole), single])
+    taken = [np.arange(whole)]
+    for size in np.unique(sizes[whole:])[::-1]:
+        fitting = np.flatnonzero(sizes[whole:] == size)[: rest // size] + whole
+        rest -= int(size) * len(fitting)
+        taken.append(fitting)
+    return np.concatenate(taken)
 
 
 def split_dataset(
@@ -221,7 +225,7 @@ def split_dataset(
         triples = pl.concat(frames.values())
         triples = k_core(triples, core) if core else triples
         if triples.is_empty():
-            why = f"no entity occurs in {core:,} triples" if core else "holds no triple"
+            why = f"nothing is left of it in which every entity has {core:,} triples" if core else "holds no triple"
             raise DataError(source, why, "lower --k-core" if core else "put triples there")
         amounts = {"valid": 0.1 if valid is None else valid, "test": 0.1 if test is None else test}
         splits = split_triples(triples, **amounts, seed=seed, leakage_free=leakage_free)

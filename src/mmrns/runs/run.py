@@ -326,6 +326,7 @@ def _train(config: Config, folder: Path, reporter: Reporter) -> None:
         if config.data.drop_leaked_valid:
             raise DataError(dataset.files["valid"], "every row is also in train or test", "split the triples anew")
         raise DataError(dataset.files["valid"], "no triple to validate on", "move some triples from train to valid")
+    dataset.refuse_not_finite()
     _say_what_matters(dataset, reporter)
     trainer = build_trainer(config, dataset)
     for line in trainer.sampler.notes(trainer.batches.at(0)):
@@ -336,6 +337,8 @@ def _train(config: Config, folder: Path, reporter: Reporter) -> None:
     last, best = folder / "checkpoint" / "last.safetensors", folder / "checkpoint" / "best.safetensors"
     write_text(folder / "config.yaml", dump_config(config))
     record = provenance(config, dataset, trainer.device)
+    if last.exists():
+        _refuse_other_data(folder, dataset, record["dataset"]["sha256"])
     write_json(folder / "record.json", record)
 
     progress, extra = load_checkpoint(last, trainer) if last.exists() else (Progress(), {})
@@ -427,6 +430,19 @@ def _ranks(
         device=device,
         progress=progress,
     )
+
+
+def _refuse_other_data(folder: Path, dataset: Dataset, sha256: dict[str, str]) -> None:
+    """A run goes on with the data it began with.
+
+    Raises:
+        DataError: a file of the dataset is not what it was.
+    """
+    began: dict[str, str] = read_json(folder / "record.json")["dataset"]["sha256"]
+    changed = sorted(name for name in began.keys() | sha256.keys() if began.get(name) != sha256.get(name))
+    if changed:
+        remedy = "restore it, or train anew into another --out"
+        raise DataError(dataset.folder / changed[0], f"has changed since the run in {folder} began", remedy)
 
 
 def _say_what_matters(dataset: Dataset, reporter: Reporter) -> None:
