@@ -316,14 +316,33 @@ BROKEN: dict[str, tuple[Break, tuple[str, str, str, int | None, str], bool]] = {
         True,
     ),
     "a loop of links": (loop, ("warning", "image-unreadable", "entities.tsv", 2, "'loop.png' cannot be read"), True),
-    "a folder as picture": (
-        lambda f: set_entities(f, "e00\tfeatures"),
-        ("warning", "image-unreadable", "entities.tsv", 2, "picture 'features' cannot be read"),
+    "a link that leaves the folder": (
+        lambda f: ((f / "x.png").symlink_to("/etc/passwd"), set_entities(f, "e00\tx.png")),
+        ("error", "image-outside", "entities.tsv", 2, "picture 'x.png' leads out of the dataset folder"),
+        True,
+    ),
+    "a name that no file can have": (
+        lambda f: set_entities(f, "e00\t" + "x" * 300),
+        ("warning", "image-unreadable", "entities.tsv", 2, "cannot be read"),
         True,
     ),
     "an empty picture": (
         lambda f: (picture(f, "x.png", b""), set_entities(f, "e00\tx.png")),
-        ("warning", "image-empty", "entities.tsv", 2, "picture 'x.png' is an empty file"),
+        ("warning", "image-empty", "entities.tsv", 2, "picture 'x.png' is empty"),
+        True,
+    ),
+    "a folder without pictures": (
+        lambda f: ((f / "pictures").mkdir(), set_entities(f, "e00\tpictures")),
+        ("warning", "image-empty", "entities.tsv", 2, "picture 'pictures' is empty"),
+        True,
+    ),
+    "equal pictures in folders": (
+        lambda f: (
+            picture(f, "a/1.png", b"x"),
+            picture(f, "b/1.png", b"x"),
+            set_entities(f, "e00\ta", "e01\tb"),
+        ),
+        ("note", "image-duplicate", "entities.tsv", 3, "picture 'b/1.png' has the same bytes as 'a/1.png'"),
         True,
     ),
     "equal pictures": (

@@ -146,10 +146,19 @@ def test_a_folder_keeps_its_features_names_and_pictures(tmp_path: Path) -> None:
     source = write_toy(tmp_path / "toy")
     (source / "images").mkdir()
     (source / "images" / "a.png").write_bytes(b"png")
+    for name in ("pictures/e00/1.png", "pictures/e00/2.png", "pictures/e01.png", "pictures/unnamed.png"):
+        (source / name).parent.mkdir(exist_ok=True, parents=True)
+        (source / name).write_bytes(name.encode())
+    table = (source / "entities.tsv").read_text().splitlines()
+    table[1:4] = [table[1] + "pictures/e00", table[2] + "pictures/e01.png", table[3] + "../secret.png"]
+    (source / "entities.tsv").write_text("\n".join(table) + "\n")
+    (tmp_path / "secret.png").write_text("")
     (source / "secret.txt").write_text("")
     (source / "README.md").write_text("about the old split")
     (source / "LICENSE").write_text("free")
-    (source / "relations.tsv").write_text("relation\tname\nlikes\tlikes\n")
+    (source / "relations.tsv").write_text(
+        "relation\n" + "".join(f"{r}\n" for r in ("knows", "likes", "next_to", "owns", "part_of"))
+    )
     (source / "dataset.json").write_text('{"licence": "CC0-1.0", "counts": 7}')
     record = split_dataset(source, tmp_path / "new", valid=0.1, test=20, seed=3)
     old, new = load_dataset(source), load_dataset(tmp_path / "new")
@@ -161,6 +170,7 @@ def test_a_folder_keeps_its_features_names_and_pictures(tmp_path: Path) -> None:
     assert files == {
         *(f"{split}.tsv" for split in SPLITS),
         *("entities.tsv", "relations.tsv", "dataset.json", "LICENSE", "README.source.md", "images/a.png"),
+        *("pictures/e00/1.png", "pictures/e00/2.png", "pictures/e01.png"),
         *features,
     }
     assert record == json.loads((tmp_path / "new" / "dataset.json").read_text())
@@ -178,8 +188,7 @@ def test_a_folder_keeps_its_features_names_and_pictures(tmp_path: Path) -> None:
         "valid": len(new.graph.valid),
         "test": 20,
     }
-    found = check_dataset(tmp_path / "new")
-    assert not found["problems"] or {p["severity"] for p in found["problems"]} == {"note"}
+    assert [p["code"] for p in check_dataset(tmp_path / "new")["problems"]] == ["image-outside"]
     again = split_dataset(source, tmp_path / "again", valid=0.1, test=20, seed=3)
     assert {**again, "name": "new"} == record
     for split in SPLITS:

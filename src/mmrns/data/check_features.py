@@ -15,7 +15,7 @@ import polars as pl
 from safetensors import SafetensorError, safe_open
 
 from mmrns.data.findings import Findings, find_lines, quoted
-from mmrns.data.folders import leads_out
+from mmrns.data.folders import leads_out, pictures_of
 
 CHUNK_BYTES = 1 << 25
 """Feature values that are looked at in one go."""
@@ -201,35 +201,39 @@ def _examine(values: Any, mask: Any, n: int, step: int) -> tuple[dict[str, npt.N
 def check_images(findings: Findings, path: Path, table: pl.DataFrame) -> None:
     """Examine the pictures that a table names: columns image and line.
 
-    Paths are relative to the folder; one that leads out of it is an error, whatever lies there.
+    Paths, of a file or of a folder of files, are relative to the dataset folder; one that leads out of it is an error,
+    whatever lies there.
     """
     kinds: dict[str, list[tuple[int, str]]] = defaultdict(list)
     sizes: dict[int, dict[str, int]] = defaultdict(dict)
-    for image, line in table.select("image", "line").iter_rows():
-        if image.startswith(("http://", "https://")):
-            kinds["image-link"].append((line, image))
-        elif leads_out(image):
-            kinds["image-outside"].append((line, image))
-        else:
-            try:
-                status = os.stat(findings.folder / image)
-            except FileNotFoundError:
-                kinds["image-missing"].append((line, image))
-            except (OSError, ValueError):
-                kinds["image-unreadable"].append((line, image))
+    root = os.path.realpath(findings.folder)
+    for image, line in table.select(pl.col("image").str.strip_chars(), "line").iter_rows():
+        place = findings.folder / image
+        code = None
+        try:
+            if image.startswith(("http://", "https://")):
+                code = "image-link"
+            elif leads_out(image) or not Path(os.path.realpath(place)).is_relative_to(root):
+                code = "image-outside"
             else:
-                if not stat.S_ISREG(status.st_mode):
-                    kinds["image-unreadable"].append((line, image))
-                elif not status.st_size:
-                    kinds["image-empty"].append((line, image))
-                else:
-                    sizes[status.st_size].setdefault(image, line)
+                files = pictures_of(place) if stat.S_ISDIR(os.stat(place).st_mode) else [place]
+                of_each = {file.relative_to(findings.folder).as_posix(): os.stat(file).st_size for file in files}
+                code = None if of_each and all(of_each.values()) else "image-empty"
+                for name, size in of_each.items():
+                    sizes[size].setdefault(name, line)
+        except FileNotFoundError:
+            code = "image-missing"
+        except (OSError, ValueError):
+            code = "image-unreadable"
+        if code:
+            kinds[code].append((line, image))
+    sizes.pop(0, None)
     texts = {
         "image-link": ("warning", "is a web address", "download the picture and give its path"),
         "image-outside": ("error", "leads out of the dataset folder", "put the picture into the folder"),
         "image-missing": ("warning", "is not there", "restore the picture, or leave the field empty"),
         "image-unreadable": ("warning", "cannot be read", "restore the picture, or leave the field empty"),
-        "image-empty": ("warning", "is an empty file", "restore the picture, or leave the field empty"),
+        "image-empty": ("warning", "is empty", "restore the picture, or leave the field empty"),
     }
     for code, (severity, message, remedy) in texts.items():
         found = kinds[code]

@@ -135,6 +135,11 @@ def leads_out(path: str) -> bool:
     return os.path.normpath(path.replace("\\", "/")).startswith("..")
 
 
+def pictures_of(path: Path) -> list[Path]:
+    """The files below a folder, by name; links to folders are not entered."""
+    return [Path(place, name) for place, _, names in sorted(os.walk(path)) for name in sorted(names)]
+
+
 @contextmanager
 def new_folder(target: Path) -> Generator[Path]:
     """A folder to fill, renamed to `target` at the end; a failure leaves nothing behind.

@@ -15,7 +15,16 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mmrns.data.folders import COLUMNS, SPLITS, find_table, leads_out, new_folder, read_triples, write_triples
+from mmrns.data.folders import (
+    COLUMNS,
+    SPLITS,
+    find_table,
+    leads_out,
+    new_folder,
+    pictures_of,
+    read_triples,
+    write_triples,
+)
 from mmrns.data.tables import read_header_table
 from mmrns.errors import DataError, UsageError
 from mmrns.rng import numpy_generator
@@ -310,12 +319,13 @@ def _carry(source: Path, folder: Path, entities: pl.Series | None) -> None:
     if (source / "README.md").is_file():
         # It tells of the split it came with.
         shutil.copyfile(source / "README.md", folder / "README.source.md")
-    images = {str(path.relative_to(source)) for path in (source / "images").rglob("*")}
-    features = [str(path.relative_to(source)) for path in sorted((source / "features").glob("*"))]
-    for path in [*features, *sorted(images.union(pictures))]:
-        if (source / path).is_file():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            _link(source / path, folder / path)
+    for path in sorted({"features", "images", *pictures}):
+        files = pictures_of(source / path) if (source / path).is_dir() else [source / path]
+        for file in files:
+            place = folder / file.relative_to(source)
+            if file.is_file() and not place.exists():
+                place.parent.mkdir(parents=True, exist_ok=True)
+                _link(file, place)
 
 
 def _link(source: Path, target: Path) -> None:
