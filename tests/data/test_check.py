@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,13 @@ def set_values(folder: Path, row: int, value: float, dtype: Any = np.float32) ->
     tensors = load_file(path)
     tensors["values"] = tensors["values"].astype(dtype)
     tensors["values"][row] = value
+    save_file(tensors, path)
+
+
+def set_mask(folder: Path, row: int, value: bool) -> None:
+    path = folder / "features" / "text.safetensors"
+    tensors = load_file(path)
+    tensors["mask"][row] = value
     save_file(tensors, path)
 
 
@@ -135,7 +143,7 @@ BROKEN: dict[str, tuple[Break, tuple[str, str, str, int | None, str], bool]] = {
         False,
     ),
     "Latin-1": (
-        lambda f: append(f, "test.tsv", b"caf\xe9\tlikes\te00\n"),
+        lambda f: append(f, "test.tsv", b"\xe9\tlikes\te00\n"),
         ("error", "encoding", "test.tsv", N + 2, "is not valid UTF-8"),
         False,
     ),
@@ -191,7 +199,7 @@ BROKEN: dict[str, tuple[Break, tuple[str, str, str, int | None, str], bool]] = {
         True,
     ),
     "another Unicode form": (
-        lambda f: append(f, "train.tsv", "caf\u00e9\tlikes\te02\ncafe\u0301\tlikes\te02\n"),
+        lambda f: append(f, "train.tsv", "\u00e9\tlikes\te02\ne\u0301\tlikes\te02\n"),
         ("warning", "near-duplicate", "train.tsv", LAST + 2, "(train.tsv:195) differ in their Unicode form"),
         True,
     ),
@@ -292,7 +300,7 @@ BROKEN: dict[str, tuple[Break, tuple[str, str, str, int | None, str], bool]] = {
     ),
     "a picture outside": (
         lambda f: set_entities(f, "e00\ta.png", "e01\timages/../../secret.png"),
-        ("error", "image-outside", "entities.tsv", 3, "picture 'images/../../secret.png' leads out of the dataset fo"),
+        ("error", "image-outside", "entities.tsv", 3, "picture 'images/../../secret.png' leads out of the"),
         True,
     ),
     "an absolute picture": (
@@ -440,6 +448,16 @@ BROKEN: dict[str, tuple[Break, tuple[str, str, str, int | None, str], bool]] = {
         ("warning", "constant-row", "features/text.safetensors", 6, "is constant"),
         True,
     ),
+    "a row without tokens": (
+        lambda f: set_mask(f, 5, False),
+        ("note", "empty-row", "features/text.safetensors", 6, "has no present token"),
+        True,
+    ),
+    "NaN in an absent token": (
+        lambda f: (set_values(f, 5, np.nan), set_mask(f, 5, False)),
+        ("note", "empty-row", "features/text.safetensors", 6, "has no present token"),
+        True,
+    ),
     "equal rows": (
         twin_rows,
         (
@@ -480,6 +498,15 @@ def test_every_problem_has_its_place(toy_folder: Path, before: set[tuple[str, st
         assert found["errors"]
         with pytest.raises(DataError):
             load_dataset(toy_folder)
+
+
+def test_every_kind_is_on_the_page() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "check-and-split.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.+`) \| (?:error|warning|note) \|", page, re.MULTILINE)
+    elsewhere = {"inverse", "same-pair", "unseen-entity", "not-split", "isolated-relation", "unlisted-relation"}
+    assert {code for row in rows for code in re.findall("`(.+?)`", row)} == {
+        b[1][1] for b in BROKEN.values()
+    } | elsewhere
 
 
 def test_a_fit_folder_has_no_errors(toy_folder: Path) -> None:

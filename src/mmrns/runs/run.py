@@ -451,7 +451,8 @@ def _say_what_matters(dataset: Dataset, reporter: Reporter) -> None:
     if leaked:
         reporter.note(
             f"{leaked:,} of {len(graph.valid):,} validation rows are also rows of train or test, so that validation "
-            "rewards memorising; --set data.drop_leaked_valid=true validates on the others."
+            "rewards memorising; --set data.drop_leaked_valid=true validates on the others, and `mmrns data split "
+            "--repair` makes a clean split."
         )
     for name, modality in dataset.features.items():
         message = f"{name}: {modality.covered:,} of {len(graph.entities):,} entities matched"
