@@ -27,8 +27,8 @@ import polars as pl
 import torch
 
 from mmrns.data.datasets import Dataset, load_dataset
-from mmrns.data.folders import dataset_folders
 from mmrns.data.features import Features, Modality
+from mmrns.data.folders import dataset_folders
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.memory import freed_memory_kept
 from mmrns.runs.build import build_trainer

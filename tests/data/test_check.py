@@ -568,7 +568,8 @@ def test_a_folder_that_is_not_split_yet_is_no_error(tmp_path: Path, name: str) -
 
 def test_an_empty_folder(tmp_path: Path) -> None:
     found = check_dataset(tmp_path)
-    assert [p["code"] for p in found["problems"]] == ["missing-split"] * 3
+    assert [p["code"] for p in found["problems"]] == ["missing-split"]
+    assert "holds no file of triples" in check_dataset(tmp_path)["problems"][0]["message"]
 
 
 def test_a_long_line_is_quoted_short(toy_folder: Path) -> None:

@@ -291,6 +291,16 @@ def test_bad_sources_and_targets_leave_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".new*"))
 
 
+def test_a_disk_that_refuses_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(source: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(DataError, match=r"new: cannot be written \(.*No space left on device"):
+        split_dataset(EMBEDDED["countries"], tmp_path / "new")
+    assert not list(tmp_path.iterdir())
+
+
 def test_countries_can_be_split_anew(tmp_path: Path) -> None:
     split_dataset(EMBEDDED["countries"], tmp_path / "new", seed=1)
     found = check_dataset(tmp_path / "new")

@@ -48,11 +48,12 @@ def check_dataset(folder: str | Path, limit: int = 5) -> dict[str, Any]:
     triples: dict[str, dict[str, Any]] = {}
     frames: dict[str, pl.DataFrame] = {}
     for name, path in paths.items():
+        before = len(findings.problems)
         frames[name], malformed = find_triples(findings, path)
         distinct = frames[name].select(COLUMNS).n_unique()
         triples[name] = {"file": path.name, "rows": len(frames[name]), "distinct": distinct, "malformed": malformed}
         _check_header(findings, path, frames[name])
-        if frames[name].is_empty() and not malformed:
+        if frames[name].is_empty() and len(findings.problems) == before:
             refused = name == "train"
             remedy = "put the training triples there" if refused else "move some triples from train there"
             findings.add("error" if refused else "warning", "empty-split", path, "holds no triple", remedy)
@@ -97,6 +98,10 @@ def _find_tables(findings: Findings) -> dict[str, Path]:
         remedy = "`mmrns data split` makes train, valid and test of it"
         findings.add("warning", "not-split", path, "is the only file of triples", remedy)
         return {"train": path}
+    if not found:
+        remedy = "add train.tsv, valid.tsv, test.tsv (head TAB relation TAB tail), or see `mmrns data convert`"
+        findings.add("error", "missing-split", folder, "holds no file of triples", remedy)
+        return {}
     found.pop("triples", None)
     for split in SPLITS:
         if split not in found:

@@ -217,6 +217,8 @@ def check_images(findings: Findings, path: Path, table: pl.DataFrame) -> None:
                 code = "image-outside"
             else:
                 files = pictures_of(place) if stat.S_ISDIR(os.stat(place).st_mode) else [place]
+                if not all(os.access(file, os.R_OK) for file in files if file.exists()):
+                    raise PermissionError(place)
                 of_each = {file.relative_to(findings.folder).as_posix(): os.stat(file).st_size for file in files}
                 code = None if of_each and all(of_each.values()) else "image-empty"
                 for name, size in of_each.items():

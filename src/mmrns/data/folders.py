@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import polars as pl
 
+from mmrns.data.catalogue import catalogue
 from mmrns.data.tables import read_columns
 from mmrns.errors import DataError, UsageError, nearest
 
@@ -32,8 +33,6 @@ def find_dataset(name_or_folder: str | Path) -> Path:
     folder = Path(name_or_folder)
     if folder.is_dir():
         return folder
-    from mmrns.data.catalogue import catalogue
-
     if name in catalogue():
         raise UsageError(f"dataset {name!r} is not on this machine; `mmrns data get {name}` brings it or says how")
     hint = nearest(name, [*known, *catalogue()]) or ";"
@@ -158,5 +157,7 @@ def new_folder(target: Path) -> Generator[Path]:
     try:
         yield temporary
         temporary.replace(target)
+    except OSError as error:
+        raise DataError(target, f"cannot be written ({error})", "make room or choose another place") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
