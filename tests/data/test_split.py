@@ -153,6 +153,7 @@ def test_a_folder_keeps_its_features_names_and_pictures(tmp_path: Path) -> None:
     table[1:4] = [table[1] + "pictures/e00", table[2] + "pictures/e01.png", table[3] + "../secret.png"]
     (source / "entities.tsv").write_text("\n".join(table) + "\n")
     (tmp_path / "secret.png").write_text("")
+    (source / "texts.tsv").write_text("entity\ttext\ne00\tzero\n")
     (source / "secret.txt").write_text("")
     (source / "README.md").write_text("about the old split")
     (source / "LICENSE").write_text("free")
@@ -169,7 +170,7 @@ def test_a_folder_keeps_its_features_names_and_pictures(tmp_path: Path) -> None:
     features = {f"features/{m}.{end}" for m in ("image", "text") for end in ("safetensors", "entities")}
     assert files == {
         *(f"{split}.tsv" for split in SPLITS),
-        *("entities.tsv", "relations.tsv", "dataset.json", "LICENSE", "README.source.md", "images/a.png"),
+        *("entities.tsv", "relations.tsv", "texts.tsv", "dataset.json", "LICENSE", "README.source.md", "images/a.png"),
         *("pictures/e00/1.png", "pictures/e00/2.png", "pictures/e01.png"),
         *features,
     }

@@ -34,7 +34,7 @@ TIMEOUT = 30.0
 TRAIN = tuple(f"train{suffix}" for suffix in SUFFIXES)
 WANTED = (
     *(f"{split}{suffix}" for split in SPLITS for suffix in SUFFIXES),
-    *("entities.tsv", "relations.tsv", "dataset.json", "README*", "LICEN[CS]E*"),
+    *("entities.tsv", "relations.tsv", "texts.tsv", "numbers.tsv", "dataset.json", "README*", "LICEN[CS]E*"),
 )
 BAD_ARCHIVE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, LZMAError)
 

@@ -32,6 +32,9 @@ from mmrns.rng import numpy_generator
 Amount = int | float
 """How many rows: an integer counts them, a float below 1 is a share of all distinct ones."""
 
+TABLES = ("relations.tsv", "texts.tsv", "numbers.tsv")
+"""What may lie beside `entities.tsv`: names of relations, and what features are built from."""
+
 INHERITED = ("title", "licence", "source", "sources")
 
 
@@ -312,8 +315,9 @@ def _carry(source: Path, folder: Path, entities: pl.Series | None) -> None:
         else:
             shutil.copyfile(table, folder / table.name)
         if "image" in frame.columns:
-            pictures = [path for path in frame["image"].unique().drop_nulls() if path and not leads_out(path)]
-    for path in [source / "relations.tsv", *source.glob("LICEN[CS]E*")]:
+            paths = frame["image"].str.strip_chars().unique()
+            pictures = [path for path in paths if path and not leads_out(path)]
+    for path in [*(source / name for name in TABLES), *source.glob("LICEN[CS]E*")]:
         if path.is_file():
             shutil.copyfile(path, folder / path.name)
     if (source / "README.md").is_file():
