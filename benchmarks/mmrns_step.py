@@ -26,8 +26,9 @@ from typing import Any
 import polars as pl
 import torch
 
-from mmrns.data.datasets import Dataset, dataset_folders, load_dataset
+from mmrns.data.datasets import Dataset, load_dataset
 from mmrns.data.features import Features, Modality
+from mmrns.data.folders import dataset_folders
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.memory import freed_memory_kept
 from mmrns.nn.similarity import GuidedSimilarity

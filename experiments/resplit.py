@@ -14,7 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
-from mmrns.data.datasets import dataset_folders
+from mmrns.data.folders import dataset_folders
 from mmrns.data.tables import read_columns
 
 COLUMNS = ["head", "relation", "tail"]

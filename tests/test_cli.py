@@ -100,10 +100,8 @@ def test_predict(run: Path, tmp_path: Path) -> None:
     assert {row["tail"] for row in both[3:]} == {"e01"}
 
 
-def test_data_commands(run: Path) -> None:
+def test_data_describe(run: Path) -> None:
     toy = run.parents[1] / "toy"
-    assert "countries" in mmrns("data", "list").stdout
-    assert json.loads(mmrns("data", "list", "--json").stdout)[0] == {"name": "countries", "where": "embedded"}
     found = json.loads(mmrns("data", "describe", toy, "--json").stdout)
     assert found["entities"] == 40
     assert found["features"]["image"]["entities"] == 35
@@ -186,7 +184,7 @@ def test_a_stopped_run_resumes_to_the_same_bytes(toy_folder: Path, tmp_path: Pat
 
 
 def test_help_has_an_example() -> None:
-    for command in (["train"], ["evaluate"], ["predict"], ["data", "list"], ["data", "describe"]):
+    for command in (["train"], ["evaluate"], ["predict"], ["data", "describe"]):
         assert f"Example: mmrns {' '.join(command)}" in mmrns(*command, "--help").stdout
 
 

@@ -4,14 +4,17 @@ Nothing draws from process-global state, and no generator has to be stored: the 
 whether the run came there in one go or was resumed at step 699.
 """
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from jaxtyping import Int
-from torch import Tensor
+
+if TYPE_CHECKING:
+    import torch
 
 
 def stream_seed(seed: int, *purpose: int | str) -> int:
@@ -22,6 +25,8 @@ def stream_seed(seed: int, *purpose: int | str) -> int:
 
 def generator(seed: int, *purpose: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """A torch generator for one purpose, on the device where its numbers are needed."""
+    import torch  # Here, so that what draws on the host alone does without.
+
     return torch.Generator(device=device).manual_seed(stream_seed(seed, *purpose))
 
 
@@ -36,12 +41,8 @@ def seeded(seed: int, *purpose: int | str) -> Generator[None]:
 
     For the initial values of modules, whose constructors draw from the global generator.
     """
+    import torch
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, *purpose))
         yield
-
-
-def distinct(seed: int, *purpose: int | str, n: int, size: int) -> Int[Tensor, " size"]:
-    """Distinct numbers below n, uniform, on the host; ascending, so that searches for them touch memory in order."""
-    stream = numpy_generator(seed, *purpose)
-    return torch.from_numpy(np.sort(stream.choice(n, size, replace=False, shuffle=False)))

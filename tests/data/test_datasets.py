@@ -6,26 +6,22 @@ import gzip
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 
-from mmrns.data.datasets import (
-    EMBEDDED,
-    SPLITS,
-    Dataset,
-    dataset_folders,
-    describe,
-    find_dataset,
-    load_dataset,
-)
+from mmrns.data.datasets import Dataset, describe, load_dataset
+from mmrns.data.folders import EMBEDDED, SPLITS, dataset_folders, find_dataset
 from mmrns.errors import DataError, UsageError
 from toy import ENTITIES, MISSING, SHAPES
 
 
 @pytest.fixture(autouse=True)
-def _no_data_root(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MMRNS_DATA", raising=False)
+    monkeypatch.setattr("mmrns.data.folders.cache_folder", lambda: tmp_path / "cache")
 
 
 def triples(folder: Path, split: str) -> list[tuple[str, ...]]:
@@ -211,6 +207,25 @@ def test_a_folder_of_another_name_is_found_by_path(toy_folder: Path, monkeypatch
     here = load_dataset(".")
     assert here.name == "toy"
     assert load_dataset(toy_folder.parent / "toy").checksums() == here.checksums()
+
+
+def test_not_finite_features_are_refused_where_they_count(toy_folder: Path) -> None:
+    path = toy_folder / "features" / "text.safetensors"
+    tensors = load_file(path)
+    tensors["mask"][7, 2] = False
+    for dtype in (np.float32, np.float16):
+        tensors["values"] = tensors["values"].astype(dtype)
+        tensors["values"][7, 2, 3] = np.nan
+        save_file(tensors, path)
+        load_dataset(toy_folder).refuse_not_finite()
+        for value in (np.nan, -np.inf):
+            spoilt = {"values": tensors["values"].copy(), "mask": tensors["mask"]}
+            spoilt["values"][9, 0, 7] = value
+            save_file(spoilt, path)
+            with pytest.raises(DataError) as caught:
+                load_dataset(toy_folder).refuse_not_finite()
+            assert (caught.value.where, caught.value.line) == (path, 10)
+            assert "holds NaN or infinity in a token that its mask calls present; encode it again" in str(caught.value)
 
 
 def test_checksums_are_those_of_the_files(toy_folder: Path) -> None:

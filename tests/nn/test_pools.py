@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmrns.nn.pools import fed_pool
-from mmrns.rng import distinct, generator
+from mmrns.nn.pools import distinct, fed_pool
+from mmrns.rng import generator
 
 
 @settings(max_examples=100, deadline=None)

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import mmrns
 from mmrns.errors import DataError, UsageError
@@ -225,6 +226,35 @@ def test_resume_refuses_what_conflicts(run: mmrns.Run, tmp_path: Path) -> None:
         mmrns.train(out=run.folder, settings=["training.step=60"], resume=True)
     with pytest.raises(DataError, match="holds no run to resume"):
         mmrns.train(out=tmp_path / "none", resume=True)
+
+
+def test_resume_refuses_other_data_than_it_began_with(toy_folder: Path, tmp_path: Path) -> None:
+    def abandon(step: int, loss: float | None) -> None:
+        raise _Stop
+
+    with pytest.raises(_Stop):
+        mmrns.train(_config(toy_folder), out=tmp_path / "run", reporter=Reporter(advance=abandon))
+    record = (tmp_path / "run" / "record.json").read_bytes()
+    path = toy_folder / "test.tsv"
+    text = path.read_text()
+    path.write_text(text.replace("\n", "\r\n"))
+    with pytest.raises(
+        DataError, match=r"test\.tsv: has changed since the run in .*run began; restore it, or train anew"
+    ):
+        mmrns.train(out=tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "record.json").read_bytes() == record
+    path.write_text(text)
+    assert mmrns.train(out=tmp_path / "run", resume=True).results["test"]
+
+
+def test_training_refuses_features_that_are_not_finite(toy_folder: Path, tmp_path: Path) -> None:
+    path = toy_folder / "features" / "text.safetensors"
+    tensors = load_file(path)
+    tensors["values"][3, 0] = float("inf")
+    save_file(tensors, path)
+    with pytest.raises(DataError, match=r"text\.safetensors:4: holds NaN or infinity"):
+        mmrns.train(_config(toy_folder), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_validation_leak_is_said_and_can_be_dropped(toy_folder: Path, tmp_path: Path) -> None:

@@ -18,12 +18,13 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool) -> bool:
     if asked:
         from mmrns import __version__
 
         sys.stdout.write(f"mmrns {__version__}\n")
         raise typer.Exit
+    return asked
 
 
 @app.callback()

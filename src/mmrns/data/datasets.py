@@ -13,14 +13,10 @@ from typing import Any
 import polars as pl
 
 from mmrns.data.features import Features
+from mmrns.data.folders import SPLITS, find_dataset, read_triples, split_file
 from mmrns.data.graph import KnowledgeGraph
-from mmrns.data.tables import read_columns, read_header_table
-from mmrns.errors import DataError, UsageError, nearest
-
-COLUMNS = ["head", "relation", "tail"]
-SPLITS = ("train", "valid", "test")
-SUFFIXES = (".tsv", ".txt", ".tsv.gz", ".parquet")
-EMBEDDED = {"countries": Path(__file__).parent / "countries"}
+from mmrns.data.tables import read_header_table
+from mmrns.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -85,6 +81,19 @@ class Dataset:
         """The same dataset, its validation rows that are also in train or test left out."""
         return replace(self, graph=self.graph.without_leaked_valid())
 
+    def refuse_not_finite(self) -> None:
+        """Read every feature file once, as training should before it starts: one NaN spoils all that it touches.
+
+        Raises:
+            DataError: a present token holds NaN or infinity.
+        """
+        for name, modality in self.features.items():
+            row = modality.first_not_finite()
+            if row is not None:
+                path = self.folder / "features" / f"{name}.safetensors"
+                remedy = "encode it again or leave the row out; `mmrns data check` lists all"
+                raise DataError(path, "holds NaN or infinity in a token that its mask calls present", remedy, row + 1)
+
     def checksums(self) -> dict[str, str]:
         """SHA-256 of every split and feature file and of `entities.tsv`, which adds ids; by path within the folder."""
         features = [
@@ -95,15 +104,15 @@ class Dataset:
 
 
 def load_dataset(name_or_folder: str | Path) -> Dataset:
-    """Load a dataset by name (embedded first, then `$MMRNS_DATA/NAME`) or by folder.
+    """Load a dataset by name (embedded, else in `$MMRNS_DATA`, else in the cache of `mmrns data get`) or by folder.
 
     Raises:
         UsageError: no such name or folder.
         DataError: a missing split, a malformed row, features that do not fit; the message names file, line, remedy.
     """
     folder = find_dataset(name_or_folder)
-    files = {split: _split_file(folder, split) for split in SPLITS}
-    frames = {split: _read_triples(path) for split, path in files.items()}
+    files = {split: split_file(folder, split) for split in SPLITS}
+    frames = {split: read_triples(path) for split, path in files.items()}
     if frames["train"].is_empty():
         raise DataError(files["train"], "holds no triple", "put the training triples there")
     entities = None
@@ -123,61 +132,6 @@ def load_dataset(name_or_folder: str | Path) -> Dataset:
     graph = KnowledgeGraph.from_names(**frames, entities=entities)
     features = Features.open(folder / "features", graph.entities)
     return Dataset(Path(os.path.abspath(folder)).name, folder, graph, features, files)
-
-
-def find_dataset(name_or_folder: str | Path) -> Path:
-    """The folder of a dataset name or path.
-
-    Raises:
-        UsageError: there is none; the message lists the known names.
-    """
-    name = str(name_or_folder)
-    known = dataset_folders()
-    if name in known:
-        return known[name]
-    folder = Path(name_or_folder)
-    if folder.is_dir():
-        return folder
-    hint = nearest(name, known) or ";"
-    place = "" if "MMRNS_DATA" in os.environ else " ($MMRNS_DATA is not set)"
-    raise UsageError(f"no dataset or folder {name!r}{hint} known: {', '.join(known)}{place}")
-
-
-def dataset_folders() -> dict[str, Path]:
-    """Names that `load_dataset` finds: the embedded datasets, then the folders under `$MMRNS_DATA`."""
-    folders = dict(EMBEDDED)
-    root = Path(os.environ["MMRNS_DATA"]) if "MMRNS_DATA" in os.environ else None
-    if root is not None and root.is_dir():
-        for folder in sorted(root.iterdir()):
-            if any((folder / f"train{suffix}").exists() for suffix in SUFFIXES):
-                folders.setdefault(folder.name, folder)
-    return folders
-
-
-def _split_file(folder: Path, split: str) -> Path:
-    found = [path for suffix in SUFFIXES if (path := folder / f"{split}{suffix}").exists()]
-    if not found:
-        raise DataError(folder, f"split {split!r} is missing", f"add {split}.tsv (head TAB relation TAB tail)")
-    if len(found) > 1:
-        names = " and ".join(path.name for path in found)
-        raise DataError(folder, f"{names} both hold split {split!r}", "keep one")
-    return found[0]
-
-
-def _read_triples(path: Path) -> pl.DataFrame:
-    if path.suffix != ".parquet":
-        return read_columns(path, COLUMNS)
-    try:
-        frame = pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(path, f"is not a readable Parquet file ({error})", "write it again") from error
-    if len(frame.columns) != 3:
-        raise DataError(path, f"{len(frame.columns)} columns where 3 are expected", "keep head, relation, tail")
-    frame = frame.rename(dict(zip(frame.columns, COLUMNS, strict=True))).cast(pl.String)
-    bad = frame.select(pl.any_horizontal(pl.all().fill_null("") == "")).to_series().arg_true()
-    if len(bad):
-        raise DataError(path, "empty field", "mend or delete the row", int(bad[0]) + 1)
-    return frame
 
 
 def _sha256(path: Path) -> str:

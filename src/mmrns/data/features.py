@@ -15,6 +15,9 @@ from mmrns.data.graph import Vocabulary
 from mmrns.data.tables import read_lines
 from mmrns.errors import DataError, unknown
 
+CHUNK = 1024
+"""Rows that are looked at in one go."""
+
 
 @dataclass(frozen=True)
 class Modality:
@@ -66,6 +69,17 @@ class Modality:
         if self.values.device == torch.device(device):
             return self
         return replace(self, values=self.values.to(device), mask=self.mask.to(device), row=self.row.to(device))
+
+    def first_not_finite(self) -> int | None:
+        """The first row with NaN or infinity in a present token, None where there is none; reads all values once."""
+        bits, exponent = (torch.int16, 0x7C00) if self.values.dtype == torch.float16 else (torch.int32, 0x7F80_0000)
+        for start in range(0, len(self.values), CHUNK):
+            part = slice(start, start + CHUNK)
+            # On the bits, since float16 arithmetic is slow on a CPU.
+            bad = ((self.values[part].view(bits) & exponent) == exponent).any(2) & self.mask[part]
+            if bad.any():
+                return start + int(bad.any(1).nonzero()[0])
+        return None
 
     @classmethod
     def open(cls, path: Path, entities: Vocabulary) -> Modality:

@@ -19,23 +19,34 @@ def read_lines(path: Path) -> pl.Series:
     Raises:
         DataError: unreadable, truncated, or not UTF-8 (with the line of the first bad byte).
     """
-    try:
-        data = path.read_bytes()
-        if path.suffix == ".gz":
-            data = gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise DataError(path, f"cannot be read ({reason})", "check the file") from error
+    data = read_bytes(path)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(path, "is not valid UTF-8", "save the file as UTF-8", line) from error
     del data
+    return split_lines(text).str.strip_suffix("\r")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a file, decompressed where its name ends in `.gz`.
+
+    Raises:
+        DataError: unreadable or truncated.
+    """
+    try:
+        data = path.read_bytes()
+        return gzip.decompress(data) if path.suffix == ".gz" else data
+    except (OSError, EOFError, zlib.error) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise DataError(path, f"cannot be read ({reason})", "check the file") from error
+
+
+def split_lines(text: str) -> pl.Series:
+    """The lines of a text, without the final line end, CR kept; no text has no line."""
     lines = pl.Series("line", [text.removesuffix("\n")], dtype=pl.String).str.split("\n").explode()
-    if not text:
-        return lines.clear()
-    return lines.str.strip_suffix("\r")
+    return lines if text else lines.clear()
 
 
 def read_columns(path: Path, columns: list[str]) -> pl.DataFrame:

@@ -1,12 +1,21 @@
-"""Pools of candidates that another sampler feeds, with the probability of everything that they could hold."""
+"""Pools of candidates: uniform ones, and those that another sampler feeds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from mmrns.rng import numpy_generator
+
+
+def distinct(seed: int, *purpose: int | str, n: int, size: int) -> Int[Tensor, " size"]:
+    """Distinct numbers below n, uniform, on the host; ascending, so that searches for them touch memory in order."""
+    stream = numpy_generator(seed, *purpose)
+    return torch.from_numpy(np.sort(stream.choice(n, size, replace=False, shuffle=False)))
 
 
 @dataclass(frozen=True)

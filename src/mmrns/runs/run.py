@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from mmrns.data.datasets import Dataset, dataset_folders
+from mmrns.data.datasets import Dataset
+from mmrns.data.folders import dataset_folders
 from mmrns.data.tables import read_columns
 from mmrns.errors import DataError, MmrnsError, UsageError, nearest, unknown
 from mmrns.evaluation.candidates import Candidates
@@ -434,6 +435,7 @@ def _train(config: Config, folder: Path, reporter: Reporter) -> None:
         if config.data.drop_leaked_valid:
             raise DataError(dataset.files["valid"], "every row is also in train or test", "split the triples anew")
         raise DataError(dataset.files["valid"], "no triple to validate on", "move some triples from train to valid")
+    dataset.refuse_not_finite()
     _say_what_matters(dataset, reporter)
     trainer = build_trainer(config, dataset)
     for line in trainer.sampler.notes(trainer.batches.at(0)):
@@ -444,6 +446,8 @@ def _train(config: Config, folder: Path, reporter: Reporter) -> None:
     last, best = folder / "checkpoint" / "last.safetensors", folder / "checkpoint" / "best.safetensors"
     write_text(folder / "config.yaml", dump_config(config))
     record = provenance(config, dataset, trainer.device)
+    if last.exists():
+        _refuse_other_data(folder, dataset, record["dataset"]["sha256"])
     write_json(folder / "record.json", record)
 
     progress, extra = load_checkpoint(last, trainer) if last.exists() else (Progress(), {})
@@ -534,13 +538,27 @@ def _ranks(
     )
 
 
+def _refuse_other_data(folder: Path, dataset: Dataset, sha256: dict[str, str]) -> None:
+    """A run goes on with the data it began with.
+
+    Raises:
+        DataError: a file of the dataset is not what it was.
+    """
+    began: dict[str, str] = read_json(folder / "record.json")["dataset"]["sha256"]
+    changed = sorted(name for name in began.keys() | sha256.keys() if began.get(name) != sha256.get(name))
+    if changed:
+        remedy = "restore it, or train anew into another --out"
+        raise DataError(dataset.folder / changed[0], f"has changed since the run in {folder} began", remedy)
+
+
 def _say_what_matters(dataset: Dataset, reporter: Reporter) -> None:
     graph = dataset.graph
     leaked = int(graph.leaked_valid().sum())
     if leaked:
         reporter.note(
             f"{leaked:,} of {len(graph.valid):,} validation rows are also rows of train or test, so that validation "
-            "rewards memorising; --set data.drop_leaked_valid=true validates on the others."
+            "rewards memorising; --set data.drop_leaked_valid=true validates on the others, and `mmrns data split "
+            "--repair` makes a clean split."
         )
     for name, modality in dataset.features.items():
         message = f"{name}: {modality.covered:,} of {len(graph.entities):,} entities matched"

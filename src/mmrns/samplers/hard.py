@@ -13,7 +13,8 @@ from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.gumbel import gumbel_noise, log_inclusion
 from mmrns.nn.model import Model, ModelSpec
-from mmrns.rng import distinct, generator
+from mmrns.nn.pools import distinct
+from mmrns.rng import generator
 from mmrns.samplers.base import Sampler
 from mmrns.types import Batch, Negatives
 

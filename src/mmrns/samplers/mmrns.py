@@ -18,9 +18,9 @@ from mmrns.errors import UsageError
 from mmrns.nn.gumbel import gumbel_noise, log_inclusion, straight_through, straight_through_top_k
 from mmrns.nn.losses import adversarial_weights, contrastive, info_nce
 from mmrns.nn.model import Model, ModelSpec
-from mmrns.nn.pools import fed_pool
+from mmrns.nn.pools import distinct, fed_pool
 from mmrns.nn.similarity import GuidedSimilarity, Similarity, View, cosine, log_mixture
-from mmrns.rng import distinct, generator
+from mmrns.rng import generator
 from mmrns.samplers.base import Evidence, Inner, Sampler
 from mmrns.types import Batch, Negatives
 

@@ -1,0 +1,163 @@
+"""Dataset folders: where they lie, how they are laid out, how one is written. Loads no torch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import polars as pl
+
+from mmrns.data.catalogue import catalogue
+from mmrns.data.tables import read_columns
+from mmrns.errors import DataError, UsageError, nearest
+
+COLUMNS = ["head", "relation", "tail"]
+SPLITS = ("train", "valid", "test")
+SUFFIXES = (".tsv", ".txt", ".tsv.gz", ".parquet")
+EMBEDDED = {"countries": Path(__file__).parent / "countries"}
+
+
+def find_dataset(name_or_folder: str | Path) -> Path:
+    """The folder of a dataset name or path.
+
+    Raises:
+        UsageError: there is none; the message lists the known names.
+    """
+    name = str(name_or_folder)
+    known = dataset_folders()
+    if name in known:
+        return known[name]
+    folder = Path(name_or_folder)
+    if folder.is_dir():
+        return folder
+    if name in catalogue():
+        raise UsageError(f"dataset {name!r} is not on this machine; `mmrns data get {name}` brings it or says how")
+    hint = nearest(name, [*known, *catalogue()]) or ";"
+    place = "" if "MMRNS_DATA" in os.environ else " ($MMRNS_DATA is not set)"
+    raise UsageError(f"no dataset or folder {name!r}{hint} known: {', '.join(known)}{place}")
+
+
+def dataset_folders() -> dict[str, Path]:
+    """Names that a dataset is found by: the embedded ones, then the folders under `$MMRNS_DATA`, then the cache."""
+    folders = dict(EMBEDDED)
+    roots = [Path(os.environ["MMRNS_DATA"])] if "MMRNS_DATA" in os.environ else []
+    for root in [*roots, cache_folder()]:
+        if root.is_dir():
+            for folder in sorted(root.iterdir()):
+                if not folder.name.startswith(".") and any((folder / f"train{end}").exists() for end in SUFFIXES):
+                    folders.setdefault(folder.name, folder)
+    return folders
+
+
+def cache_folder() -> Path:
+    """Where `mmrns data get` puts datasets: `mmrns/datasets` in the platform's cache folder of the user."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path("mmrns", appauthor=False) / "datasets"
+
+
+def find_table(folder: Path, name: str) -> Path | None:
+    """The file of a table of triples such as `train`, whatever its format; None where there is none.
+
+    Raises:
+        DataError: there are two.
+    """
+    found = [path for suffix in SUFFIXES if (path := folder / f"{name}{suffix}").exists()]
+    if len(found) > 1:
+        names = " and ".join(path.name for path in found)
+        raise DataError(folder, f"{names} both hold split {name!r}", "keep one")
+    return found[0] if found else None
+
+
+def split_file(folder: Path, split: str) -> Path:
+    """The file of a split.
+
+    Raises:
+        DataError: there is none, or two.
+    """
+    found = find_table(folder, split)
+    if found is None:
+        raise DataError(folder, f"split {split!r} is missing", f"add {split}.tsv (head TAB relation TAB tail)")
+    return found
+
+
+def read_triples(path: Path) -> pl.DataFrame:
+    """A table of triples, in any of the formats of a split: columns head, relation, tail, strings.
+
+    Raises:
+        DataError: unreadable, or the first malformed row, by line.
+    """
+    if path.suffix != ".parquet":
+        return read_columns(path, COLUMNS)
+    frame = read_parquet(path)
+    bad = frame.select(pl.any_horizontal(pl.all().fill_null("") == "")).to_series().arg_true()
+    if len(bad):
+        raise DataError(path, "empty field", "mend or delete the row", int(bad[0]) + 1)
+    return frame
+
+
+def read_parquet(path: Path) -> pl.DataFrame:
+    """A Parquet file of three columns as head, relation, tail; a field may be null.
+
+    Raises:
+        DataError: unreadable, or another number of columns.
+    """
+    try:
+        frame = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(path, f"is not a readable Parquet file ({error})", "write it again") from error
+    if len(frame.columns) != 3:
+        raise DataError(path, f"{len(frame.columns)} columns where 3 are expected", "keep head, relation, tail")
+    return frame.rename(dict(zip(frame.columns, COLUMNS, strict=True))).cast(pl.String)
+
+
+def write_triples(frame: pl.DataFrame, path: Path) -> None:
+    """Write triples as head TAB relation TAB tail.
+
+    Raises:
+        DataError: a name holds a tab or a line end, which the format cannot say.
+    """
+    broken = frame.select(pl.any_horizontal(pl.all().str.contains(r"[\t\n\r]"))).to_series().arg_true()
+    if len(broken):
+        row = frame.row(int(broken[0]))
+        raise DataError(path, f"cannot hold {row!r}: a name has a tab or a line end", "rename it, or write Parquet")
+    frame.write_csv(path, separator="\t", include_header=False, quote_style="never")
+
+
+def leads_out(path: str) -> bool:
+    """Whether a path, read as POSIX or Windows would, leaves the folder that it is relative to."""
+    if PurePosixPath(path).is_absolute() or PureWindowsPath(path).drive or path.startswith("\\"):
+        return True
+    return os.path.normpath(path.replace("\\", "/")).startswith("..")
+
+
+def pictures_of(path: Path) -> list[Path]:
+    """The files below a folder, by name; links to folders are not entered."""
+    return [Path(place, name) for place, _, names in sorted(os.walk(path)) for name in sorted(names)]
+
+
+@contextmanager
+def new_folder(target: Path) -> Generator[Path]:
+    """A folder to fill, renamed to `target` at the end; a failure leaves nothing behind.
+
+    Raises:
+        DataError: `target` exists and is not an empty folder, or its parent cannot be written.
+    """
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise DataError(target, "exists already", "choose another name or remove it")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        temporary.mkdir()
+    except OSError as error:
+        raise DataError(target, f"cannot be made ({error.strerror or error})", "choose another place") from error
+    try:
+        yield temporary
+        temporary.replace(target)
+    except OSError as error:
+        raise DataError(target, f"cannot be written ({error})", "make room or choose another place") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
