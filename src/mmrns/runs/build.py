@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,8 +25,10 @@ from mmrns.training.trainer import Plan, Trainer
 
 
 def build_dataset(config: Config) -> Dataset:
-    """The dataset, with the configured treatment of its validation split."""
+    """The dataset, with the configured treatment of its validation split and its features."""
     dataset = load_dataset(config.data.dataset)
+    if config.data.drop_modality:
+        dataset = replace(dataset, features=dataset.features.drop(config.data.drop_modality, config.seed))
     return dataset.without_leaked_valid() if config.data.drop_leaked_valid else dataset
 
 
