@@ -99,7 +99,7 @@ def stream_features(
                 stored = np.ascontiguousarray(values, dtype="<f2")
             if not np.isfinite(stored).all():
                 raise ValueError("a value is not finite as float16")
-            file.write(stored.data.cast("B"))
+            file.write(stored.tobytes())
             masks[done:end] = mask
             done = end
         if done != len(entities):
