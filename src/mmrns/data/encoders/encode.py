@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 CLASSICAL = "classical"
 """The picture encoder that needs no weights."""
 
+_CHUNK = 128
 _HEADERS = {"entity", "id", "name"}
 
 
@@ -96,7 +97,7 @@ def encode_texts(
         keys,
         encode,
         settings,
-        chunk=max(batch_size, 256),
+        chunk=max(batch_size, _CHUNK),
         nothing=lambda: _no_input(source, "text", unmatched),
         overwrite=overwrite,
         progress=progress,
@@ -188,7 +189,7 @@ def encode_pictures(
             keys,
             encode,
             settings,
-            chunk=max(batch_size, 64),
+            chunk=max(batch_size, _CHUNK),
             nothing=lambda: DataError(
                 skipped[0].input, f"{skipped[0].reason}, nor can another picture be read", "give pictures"
             ),

@@ -37,8 +37,16 @@ class Pretrained:
             UsageError: the model cannot be loaded, or one of its libraries is missing.
         """
         try:
-            with _silence():
-                yield
+            from transformers.utils import logging as remarks
+
+            bars = remarks.is_progress_bar_enabled()
+            remarks.disable_progress_bar()
+            try:
+                with _silence():
+                    yield
+            finally:
+                if bars:
+                    remarks.enable_progress_bar()
         except UsageError:
             raise
         except ImportError as error:

@@ -68,8 +68,8 @@ class Encoded:
     new: int
     shape: tuple[int, int]
     skipped: Sequence[Skipped] = field(default_factory=list[Skipped])
-    unmatched: Sequence[str] = ()
-    changed: Sequence[str] = ()
+    unmatched: Sequence[str] = field(default_factory=list[str])
+    changed: Sequence[str] = field(default_factory=list[str])
 
 
 def silent(total: int) -> AbstractContextManager[Callable[[int], None]]:
