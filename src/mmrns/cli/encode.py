@@ -87,11 +87,11 @@ def encode(
         if numbers is not None:
             found.append(encode_numbers(folder, numbers, tokens=number_tokens, overwrite=overwrite))
     except KeyboardInterrupt:
-        err.print("interrupted; the same command goes on from here")
+        err.print("mmrns: interrupted; the same command goes on from here")
         sys.exit(130)
     except OSError as error:
         raise DataError(
-            folder, f"cannot be written ({error.strerror or error})", "make room or choose another"
+            folder, f"cannot be written ({error.strerror or error})", "make room or choose another folder"
         ) from error
     if as_json:
         print_json([_plain(one) for one in found])
@@ -120,12 +120,14 @@ def _plain(found: Encoded) -> dict[str, Any]:
 def _print_notes(found: Encoded) -> None:
     notes: list[str] = []
     if found.changed:
-        notes.append(f"all encoded anew, as this differs from before: {', '.join(found.changed)}")
+        notes.append(f"all is encoded anew, since this differs from before: {', '.join(found.changed)}")
     if found.skipped:
         first = "; ".join(f"{one.input} ({one.reason})" for one in found.skipped[:_SHOWN])
-        notes.append(f"{len(found.skipped):,} pictures cannot be read and were left out, first: {first}")
+        what = "picture cannot be read and is" if len(found.skipped) == 1 else "pictures cannot be read and are"
+        notes.append(f"{len(found.skipped):,} {what} left out, first: {first}")
     if found.unmatched:
         first = ", ".join(repr(name) for name in found.unmatched[:_SHOWN])
-        notes.append(f"{len(found.unmatched):,} inputs are of no entity of the graph, first: {first}")
+        what = "input is" if len(found.unmatched) == 1 else "inputs are"
+        notes.append(f"{len(found.unmatched):,} {what} of no entity of the graph, first: {first}")
     for note in notes:
         err.print(Text(f"{found.name}: {note}."), soft_wrap=True)

@@ -191,15 +191,26 @@ def touch(folder: Path, *names: str) -> None:
 
 def test_pictures_by_name(tmp_path: Path) -> None:
     touch(
-        tmp_path, "a.png", "a/2.JPG", "a/10.png", "b/c.png", "b.txt", "x%3Ay.gif", "nobody.png", "d.e.png", "f/g/h.png"
+        tmp_path,
+        "a.png",
+        "a/2.JPG",
+        "a/10.png",
+        "b/c.png",
+        "b.txt",
+        "x%3Ay.gif",
+        "nobody.png",
+        "A\u030aland.png",
+        "d.e.png",
+        "f/g/h.png",
     )
-    found, unmatched = pictures_by_name(tmp_path, {"a", "b/c", "x:y", "d.e", "zoe"})
+    found, unmatched = pictures_by_name(tmp_path, {"a", "b/c", "x:y", "d.e", "zoe", "Åland"})
     named = {entity: [path.relative_to(tmp_path).as_posix() for path in paths] for entity, paths in found.items()}
     assert named == {
         "a": ["a.png", "a/10.png", "a/2.JPG"],
         "b/c": ["b/c.png"],
         "x:y": ["x%3Ay.gif"],
         "d.e": ["d.e.png"],
+        "Åland": ["A\u030aland.png"],
     }
     assert unmatched == ["nobody.png", "f/g/h.png"]
 

@@ -280,7 +280,7 @@ def _pictures(folder: Path, pictures: Path | None, known: Vocabulary) -> tuple[d
     if pictures is None and not place.is_dir():
         remedy = "fill the column `image` of entities.tsv, make that folder, or give another with --pictures"
         raise DataError(place, "there are no pictures", remedy)
-    return pictures_by_name(place, set(known))
+    return pictures_by_name(place, known)
 
 
 def _content(path: Path) -> bytes:

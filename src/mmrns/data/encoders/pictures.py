@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from itertools import pairwise, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unicodedata import normalize
 from urllib.parse import unquote
 
 import numpy as np
@@ -250,7 +251,7 @@ def pictures_of_column(folder: Path, table: Path, images: Iterable[tuple[str, st
     return found
 
 
-def pictures_by_name(folder: Path, known: set[str]) -> tuple[dict[str, list[Path]], list[str]]:
+def pictures_by_name(folder: Path, known: Iterable[str]) -> tuple[dict[str, list[Path]], list[str]]:
     """The pictures of each entity by name: `ENTITY.png`, or any number in a folder `ENTITY/`.
 
     What a file name cannot hold may be percent-encoded. A slash in an entity's name is a folder.
@@ -267,12 +268,14 @@ def pictures_by_name(folder: Path, known: set[str]) -> tuple[dict[str, list[Path
     """
     if not folder.is_dir():
         raise DataError(folder, "is no folder", "give the folder of the pictures")
+    # Some file systems keep accents apart from their letters.
+    entities = {normalize("NFC", entity): entity for entity in known}
     found: dict[str, list[Path]] = {}
     unmatched: list[str] = []
     for path in _pictures(folder, os.path.realpath(folder)):
         inner = path.relative_to(folder)
-        names = [inner.with_suffix("").as_posix(), inner.parent.as_posix()]
-        entity = next((name for name in [*names, *map(unquote, names)] if name in known), None)
+        names = [normalize("NFC", name) for name in (inner.with_suffix("").as_posix(), inner.parent.as_posix())]
+        entity = next((entities[name] for name in [*names, *map(unquote, names)] if name in entities), None)
         if entity is None:
             unmatched.append(str(inner))
         else:
