@@ -18,19 +18,20 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool | None) -> None:
+def _version(asked: bool) -> bool:
     if asked:
         from mmrns import __version__
 
         sys.stdout.write(f"mmrns {__version__}\n")
         raise typer.Exit
+    return asked
 
 
 @app.callback()
 def common(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
-        bool | None, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
-    ] = None,
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     """Options of every command."""

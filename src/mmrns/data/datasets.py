@@ -84,45 +84,6 @@ def load_dataset(name_or_folder: str | Path) -> Dataset:
     return Dataset(Path(os.path.abspath(folder)).name, folder, graph, features, files)
 
 
-def read_entities(folder: Path) -> pl.DataFrame | None:
-    """`entities.tsv`; None where there is no such file.
-
-    Raises:
-        DataError: no column `entity`, or an entity that is empty or listed twice.
-    """
-    path = folder / "entities.tsv"
-    if not path.exists():
-        return None
-    frame = read_header_table(path)
-    if "entity" not in frame.columns:
-        raise DataError(path, "has no column `entity`", "name the column of entity ids `entity`", 1)
-    entities = frame["entity"]
-    unnamed = (entities.str.strip_chars() == "").arg_true()
-    if len(unnamed):
-        raise DataError(path, "empty entity", "name it or delete the row", int(unnamed[0]) + 2)
-    repeated = (~entities.is_first_distinct()).arg_true()
-    if len(repeated):
-        line = int(repeated[0])
-        raise DataError(path, f"entity {entities[line]!r} is listed twice", "keep one row", line + 2)
-    return frame
-
-
-def read_vocabulary(folder: Path) -> Vocabulary:
-    """The entities of a folder, of whichever splits and `entities.tsv` are there; features are not looked at.
-
-    Raises:
-        DataError: a malformed file, or none of them is there.
-    """
-    paths = [path for split in SPLITS for suffix in SUFFIXES if (path := folder / f"{split}{suffix}").exists()]
-    names = [frame[side].alias("entity") for frame in map(_read_triples, paths) for side in ("head", "tail")]
-    table = read_entities(folder)
-    if table is not None:
-        names.append(table["entity"])
-    if not names:
-        raise DataError(folder, "holds neither triples nor entities.tsv", "give the folder of a dataset")
-    return Vocabulary(pl.concat(names))
-
-
 def find_dataset(name_or_folder: str | Path) -> Path:
     """The folder of a dataset name or path.
 
@@ -224,3 +185,42 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "features": features,
         "notes": notes,
     }
+
+
+def read_entities(folder: Path) -> pl.DataFrame | None:
+    """`entities.tsv`; None where there is no such file.
+
+    Raises:
+        DataError: no column `entity`, or an entity that is empty or listed twice.
+    """
+    path = folder / "entities.tsv"
+    if not path.exists():
+        return None
+    frame = read_header_table(path)
+    if "entity" not in frame.columns:
+        raise DataError(path, "has no column `entity`", "name the column of entity ids `entity`", 1)
+    entities = frame["entity"]
+    unnamed = (entities.str.strip_chars() == "").arg_true()
+    if len(unnamed):
+        raise DataError(path, "empty entity", "name it or delete the row", int(unnamed[0]) + 2)
+    repeated = (~entities.is_first_distinct()).arg_true()
+    if len(repeated):
+        line = int(repeated[0])
+        raise DataError(path, f"entity {entities[line]!r} is listed twice", "keep one row", line + 2)
+    return frame
+
+
+def read_vocabulary(folder: Path) -> Vocabulary:
+    """The entities of a folder, of whichever splits and `entities.tsv` are there; features are not looked at.
+
+    Raises:
+        DataError: a malformed file, or none of them is there.
+    """
+    paths = [path for split in SPLITS for suffix in SUFFIXES if (path := folder / f"{split}{suffix}").exists()]
+    names = [frame[side].alias("entity") for frame in map(_read_triples, paths) for side in ("head", "tail")]
+    table = read_entities(folder)
+    if table is not None:
+        names.append(table["entity"])
+    if not names:
+        raise DataError(folder, "holds neither triples nor entities.tsv", "give the folder of a dataset")
+    return Vocabulary(pl.concat(names))

@@ -24,6 +24,7 @@ from mmrns.data.encoders import (
 from mmrns.data.encoders.pictures import read_picture
 from mmrns.errors import DataError, MmrnsError
 
+LETTERS = ["a", "n", "e"]
 ENTITIES = {"fr": "France", "de": "Germany", "jp": "Japan", "br": "Brazil", "ch": "Switzerland"}
 
 
@@ -69,7 +70,7 @@ class Letters:
                 if len(Letters.asked) == Letters.interrupt_at:
                     raise KeyboardInterrupt
                 Letters.asked.append(text)
-                values[row, place], mask[row, place] = [text.count(letter) for letter in "ane"], True
+                values[row, place], mask[row, place] = [text.count(letter) for letter in LETTERS], True
         return values, mask
 
 

@@ -92,6 +92,15 @@ def test_blocks_give_the_bytes_of_the_whole(tmp_path: Path):
     assert whole == parts
 
 
+def test_float32_holds_what_float16_does_not(tmp_path: Path):
+    entities, values, mask = features(3)
+    values[0, 0, 0] = 1e5
+    stream_features(tmp_path, "text", entities, (2, 5), [(values, mask)], METADATA, dtype="float32")
+    stored = load_file(tmp_path / "features/text.safetensors")["values"]
+    assert stored.dtype == np.float32
+    np.testing.assert_array_equal(stored, values)
+
+
 def test_keys_are_stored_beside(tmp_path: Path):
     entities, values, mask = features(3)
     keys = np.array([5, 0, 2**62])

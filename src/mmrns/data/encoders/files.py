@@ -16,7 +16,7 @@ Block = tuple[npt.NDArray[np.floating[Any]], npt.NDArray[np.bool_]]
 """Values [k, L, D] and mask [k, L] of the next k entities."""
 
 _BLOCK_BYTES = 2**24
-_DTYPES = {"int64": "I64", "float16": "F16", "bool": "BOOL"}
+_DTYPES = {"int64": "I64", "float16": "F16", "float32": "F32", "bool": "BOOL"}
 
 
 def write_features(
@@ -62,6 +62,7 @@ def stream_features(
     blocks: Iterable[Block],
     metadata: Mapping[str, str],
     *,
+    dtype: str = "float16",
     keys: npt.NDArray[np.int64] | None = None,
 ) -> None:
     """`write_features` of rows that come block by block, so that they are never in memory at once.
@@ -70,6 +71,7 @@ def stream_features(
         folder, name, entities, metadata: see `write_features`.
         shape: L and D.
         blocks: values [k, L, D] and mask [k, L] of the next k entities.
+        dtype: of the stored values, `float16` or `float32`.
         keys: [n], stored as a third tensor `key`: what the tokens of each row were made from.
 
     Raises:
@@ -83,7 +85,7 @@ def stream_features(
     features = Path(folder) / "features"
     with _made(features), replacing(features / f"{name}.safetensors", features / f"{name}.entities") as (file, listing):
         masks = np.zeros((len(entities), shape[0]), dtype=np.bool_)
-        layout = {"values": ("float16", (len(entities), *shape)), "mask": ("bool", masks.shape)}
+        layout = {"values": (dtype, (len(entities), *shape)), "mask": ("bool", masks.shape)}
         if keys is not None:
             layout = {"key": ("int64", keys.shape), **layout}
         file.write(_header(layout, metadata))
@@ -96,10 +98,10 @@ def stream_features(
                 found = f"a block of values {list(values.shape)} and mask {list(mask.shape)}"
                 raise ValueError(f"{found} where [k, {shape[0]}, {shape[1]}] and [k, {shape[0]}] are expected")
             with np.errstate(over="ignore"):
-                stored = np.ascontiguousarray(values, dtype="<f2")
+                stored = np.ascontiguousarray(values, dtype=np.dtype(dtype).newbyteorder("<"))
             if not np.isfinite(stored).all():
-                raise ValueError("a value is not finite as float16")
-            file.write(stored.tobytes())
+                raise ValueError(f"a value is not finite as {dtype}")
+            file.write(stored.data)
             masks[done:end] = mask
             done = end
         if done != len(entities):
