@@ -109,7 +109,7 @@ def test_an_interrupt_says_how_to_go_on(
             "no folder './absent'; give the folder of a saved model, or a name on the Hugging Face Hub",
         ),
         ("--text DIR", 2, "model 'own' has no safetensors weights in DIR"),
-        ("--image DIR", 1, "DIR/images: there are no pictures; fill the column `image` of entities.tsv"),
+        ("--image DIR", 1, "DIR/images: there are no pictures; fill the column 'image' of entities.tsv"),
         (
             "--image classical --pictures DIR/train.tsv",
             1,

@@ -98,8 +98,8 @@ def encode(
         return
     for one in found:
         _print_notes(one)
-    columns = ("modality", "entities", "encoded now", "tokens", "width", "file")
-    rows = [(one.name, one.entities, one.new, *one.shape, str(one.path)) for one in found]
+    columns = ("modality", "entities", "encoded now", "tokens", "width")
+    rows = [(one.name, one.entities, one.new, *one.shape) for one in found]
     print_rows([dict(zip(columns, row, strict=True)) for row in rows])
 
 

@@ -383,7 +383,7 @@ def test_folders_without_pictures(folder: Path) -> None:
     with pytest.raises(DataError, match=r"no picture is of an entity of the graph \(first: 'xbr\.png'\)"):
         encode_pictures(folder, "classical")
     (folder / "images").rename(folder / "flags")
-    with pytest.raises(DataError, match=r"images: there are no pictures; fill the column `image` of entities\.tsv"):
+    with pytest.raises(DataError, match=r"images: there are no pictures; fill the column 'image' of entities\.tsv"):
         encode_pictures(folder, "classical")
 
 

@@ -278,7 +278,7 @@ def _pictures(folder: Path, pictures: Path | None, known: Vocabulary) -> tuple[d
         return {entity: paths for entity, paths in found.items() if paths}, []
     place = pictures or folder / "images"
     if pictures is None and not place.is_dir():
-        remedy = "fill the column `image` of entities.tsv, make that folder, or give another with --pictures"
+        remedy = "fill the column 'image' of entities.tsv, make that folder, or give another with --pictures"
         raise DataError(place, "there are no pictures", remedy)
     return pictures_by_name(place, known)
 
