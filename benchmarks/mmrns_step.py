@@ -30,9 +30,9 @@ from mmrns.data.datasets import Dataset, dataset_folders, load_dataset
 from mmrns.data.features import Features, Modality
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.memory import freed_memory_kept
+from mmrns.nn.similarity import GuidedSimilarity
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
-from mmrns.samplers.mmrns import Mmrns
 from mmrns.training.trainer import Trainer
 
 SETTING: dict[str, Any] = {
@@ -48,12 +48,12 @@ REFRESH = 10
 N_ENTITIES, N_RELATIONS, N_TRIPLES = 15_000, 169, 34_196
 
 
-class Direct(Mmrns):
-    """The sampler with nothing folded."""
+class Direct(GuidedSimilarity):
+    """The similarities with nothing folded."""
 
-    def similarities(self, *arguments: Any, **options: Any) -> Any:
+    def forward(self, *arguments: Any, **options: Any) -> Any:
         """The similarities of the direct form."""
-        return super().similarities(*arguments, **{**options, "direct": True})
+        return super().forward(*arguments, **{**options, "direct": True})
 
 
 def synthetic_graph() -> KnowledgeGraph:
@@ -119,7 +119,7 @@ def resident_gb() -> float:
 def child(device: str) -> dict[str, float]:
     """In a process of its own: peak memory of the fast step above what the process holds before it."""
     trainer = build(SETTING["batch"], device)
-    features: dict[str, Modality] = dict(trainer.sampler.inputs)  # type: ignore[arg-type]
+    features: dict[str, Modality] = dict(trainer.sampler.similarity.modalities)  # type: ignore[arg-type]
     size = sum(m.values.nbytes for m in features.values()) / 2**30
     for step in range(4):
         seconds(trainer, step)
@@ -164,7 +164,7 @@ def measure(arguments: argparse.Namespace) -> None:
     del sparing
     small = build(100, device)
     direct = build(100, device)
-    direct.sampler.__class__ = Direct
+    direct.sampler.similarity.__class__ = Direct
     seconds(small, 0), seconds(direct, 0)
     pairs = [(seconds(small, step), seconds(direct, step)) for step in range(1, 4)]
     found = {

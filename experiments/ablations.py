@@ -19,6 +19,7 @@ import torch
 import yaml
 from study import spread, train
 
+from mmrns.nn.similarity import GuidedSimilarity
 from mmrns.samplers import mmrns as module
 from mmrns.samplers.mmrns import Mmrns
 
@@ -27,8 +28,8 @@ DISCOUNT = 0.25
 
 def without_relation_guidance(patch: pytest.MonkeyPatch) -> None:
     """All gates one half, whatever the relation; the temperature too is that of no relation."""
-    relations = Mmrns._relations
-    patch.setattr(Mmrns, "_relations", lambda self, batch, model: torch.zeros_like(relations(self, batch, model)))
+    relations = GuidedSimilarity.relations
+    patch.setattr(GuidedSimilarity, "relations", lambda self, *given: torch.zeros_like(relations(self, *given)))
 
 
 def without_contrast(patch: pytest.MonkeyPatch) -> None:

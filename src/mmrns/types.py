@@ -26,6 +26,8 @@ class Batch:
         relations: Int[R], the distinct relations, ascending.
         relation_index: Int[B], `relations[relation_index] == r`.
         relation_counts: rows of each distinct relation, on the host.
+        n_true: how many true answers in train the tail rows have in all, and the head rows, on the host; None where
+            nobody has counted. With it a lookup of all of them waits for no device.
     """
 
     h: Int[Tensor, " B"]
@@ -36,6 +38,7 @@ class Batch:
     relations: Int[Tensor, " R"]
     relation_index: Int[Tensor, " B"]
     relation_counts: tuple[int, ...]
+    n_true: tuple[int, int] | None = None
 
     @classmethod
     def of(

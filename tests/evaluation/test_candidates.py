@@ -31,7 +31,7 @@ class Constant:
     def __init__(self, n_entities: int):
         self.n_entities = n_entities
 
-    def score_all(self, batch: Batch) -> torch.Tensor:
+    def score_all(self, batch: Batch, memory_mb: float | int) -> torch.Tensor:
         return torch.zeros(len(batch), self.n_entities)
 
 

@@ -31,12 +31,12 @@ def test_counts_equal_those_of_a_loop(
         [(heads if head else tails)[r, e] for e in range(E)]
         for r, head in zip(batch.r.tolist(), batch.head.tolist(), strict=True)
     ]
-    assert SlotFrequency(graph).score_all(batch).tolist() == expected
+    assert SlotFrequency(graph).score_all(batch, 1).tolist() == expected
 
 
 def test_it_reads_train_only_and_finds_hubs(toy: Dataset) -> None:
     graph = toy.graph
-    scores = SlotFrequency(graph).score_all(Batch.of(graph.train, torch.zeros(len(graph.train), dtype=torch.bool)))
+    scores = SlotFrequency(graph).score_all(Batch.of(graph.train, torch.zeros(len(graph.train), dtype=torch.bool)), 1)
     assert (scores.sum(1) == torch.bincount(graph.train[:, 1])[graph.train[:, 1]]).all()
     held_out = torch.cat([graph.valid, graph.test])
     held_out = held_out[held_out[:, 1] == graph.relations.id("part_of")]

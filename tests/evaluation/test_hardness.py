@@ -40,7 +40,7 @@ class Fixed:
     def __init__(self, table: Tensor):
         self.table, self.asked = table, list[int]()
 
-    def score_all(self, batch: Batch) -> Tensor:
+    def score_all(self, batch: Batch, memory_mb: float | int) -> Tensor:
         self.asked.append(len(batch))
         return self.table[batch.anchor, batch.r, batch.head.long()]
 

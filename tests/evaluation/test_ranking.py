@@ -17,8 +17,9 @@ from mmrns.errors import MmrnsError
 from mmrns.evaluation.candidates import Candidates
 from mmrns.evaluation.ranking import Ranks, rank
 from mmrns.evaluation.report import metrics, policies
+from mmrns.nn import comparisons, fused_kernels
 from mmrns.nn.model import Model
-from mmrns.nn.scorers import DistMult, RotatE, Scorer, TransE
+from mmrns.nn.scorers import DistMult, PairRE, RotatE, Scorer, TransE
 from mmrns.rng import seeded
 from mmrns.types import Batch
 
@@ -31,7 +32,7 @@ class Fixed:
     def __init__(self, tail: Tensor, head: Tensor):
         self.tail, self.head, self.asked = tail, head, 0
 
-    def score_all(self, batch: Batch) -> Tensor:
+    def score_all(self, batch: Batch, memory_mb: float | int) -> Tensor:
         self.asked += len(batch)
         parts = [(self.head if head else self.tail)[batch.anchor[rows], batch.r[rows]] for head, rows in batch.sides]
         return torch.cat(parts)
@@ -41,6 +42,11 @@ def fixed(seed: int, values: int, dtype: torch.dtype = torch.float32, n: int = E
     """Integer scores below `values`: the fewer, the more ties."""
     g = torch.Generator().manual_seed(seed)
     return Fixed(*torch.randint(values, (2, n, relations, n), generator=g).to(dtype))
+
+
+def memory_of(queries: int, n: int = E) -> float:
+    """MiB in which so many queries are ranked at a time."""
+    return 24 * n * (queries + 0.5) / 2**20
 
 
 def naive(
@@ -110,10 +116,9 @@ def test_ranks_equal_those_of_a_loop(
 ) -> None:
     model = fixed(seed, values)
     known = others + triples if themselves_known else others
-    # One MiB at this width is two queries a chunk.
-    width = 2**20 // (8 * E) - 3 if in_small_chunks else 1
+    memory_mb = memory_of(2) if in_small_chunks else 512
     among = None if listed is None else candidates_of(listed)
-    ranks = rank(model, tensor(triples), index_of(known), candidates=among, memory_mb=1, width=width)
+    ranks = rank(model, tensor(triples), index_of(known), candidates=among, memory_mb=memory_mb)
     assert rows_of(ranks) == naive(model, triples, set(known), listed)
     assert len(ranks) == 2 * len(triples)
     assert ((ranks.optimistic <= ranks.realistic) & (ranks.realistic <= ranks.pessimistic)).all()
@@ -129,12 +134,11 @@ def test_chunks_change_nothing_but_the_number_of_calls(per_chunk: int) -> None:
     sizes: list[int] = []
 
     class Sized(Fixed):
-        def score_all(self, batch: Batch) -> Tensor:
+        def score_all(self, batch: Batch, memory_mb: float | int) -> Tensor:
             sizes.append(len(batch))
-            return super().score_all(batch)
+            return super().score_all(batch, memory_mb)
 
-    width = 2**20 // (4 * E * per_chunk) - 3
-    ranks = rank(Sized(model.tail, model.head), tensor(triples), index, memory_mb=1, width=width)
+    ranks = rank(Sized(model.tail, model.head), tensor(triples), index, memory_mb=memory_of(per_chunk))
     assert rows_of(ranks) == naive(model, triples, set(triples))
     assert max(sizes) <= per_chunk
     tails, heads = len({(h, r) for h, r, _ in triples}), len({(r, t) for _, r, t in triples})
@@ -147,14 +151,14 @@ def test_memory_bounds_the_chunk() -> None:
     model, sizes = fixed(0, 9, n=n, relations=1), list[int]()
 
     class Sized(Fixed):
-        def score_all(self, batch: Batch) -> Tensor:
+        def score_all(self, batch: Batch, memory_mb: float | int) -> Tensor:
             sizes.append(len(batch))
-            return super().score_all(batch)
+            return super().score_all(batch, memory_mb)
 
     triples = [(h, 0, (h * 7) % n) for h in range(200)]
-    ranks = rank(Sized(model.tail, model.head), tensor(triples), index_of([], n, 1), memory_mb=1, width=1)
-    # 2^20 bytes over 4 bytes x 1000 entities x (1 + 3).
-    assert max(sizes) == 65
+    ranks = rank(Sized(model.tail, model.head), tensor(triples), index_of([], n, 1), memory_mb=1)
+    # Half of 2^20 bytes over 4 bytes x 1000 entities x 3.
+    assert max(sizes) == 43
     whole = rank(model, tensor(triples), index_of([], n, 1))
     assert rows_of(whole) == rows_of(ranks)
 
@@ -169,8 +173,8 @@ def test_metrics_do_not_depend_on_the_chunks(
         model = Model(scorer, len(graph.entities), len(graph.relations)).to(dtype)
     whole = rank(model, graph.test, graph.known_index)
     for per_chunk in (1, 2, 3, 11):
-        width = 2**20 // (4 * len(graph.entities) * per_chunk) - 3
-        ranks = rank(model, graph.test, graph.known_index, memory_mb=1, width=width)
+        memory_mb = memory_of(per_chunk, len(graph.entities))
+        ranks = rank(model, graph.test, graph.known_index, memory_mb=memory_mb)
         assert metrics(ranks.realistic) == pytest.approx(metrics(whole.realistic), rel=0, abs=tolerance)
         if not tolerance:
             assert rows_of(ranks) == rows_of(whole)
@@ -234,7 +238,7 @@ def test_scores_that_are_not_finite_are_refused(bad: float, head: bool) -> None:
 def test_progress_adds_up_to_the_queries() -> None:
     triples = [(h, 0, (h + 1) % E) for h in range(E)]
     seen: list[int] = []
-    rank(fixed(0, 3), tensor(triples), index_of([]), memory_mb=1, width=2**20 // (8 * E) - 3, progress=seen.append)
+    rank(fixed(0, 3), tensor(triples), index_of([]), memory_mb=memory_of(2), progress=seen.append)
     assert sum(seen) == 2 * E
     assert len(seen) == 8
 
@@ -308,3 +312,43 @@ PYKEEN = {
     "mr": "arithmetic_mean_rank",
     "amri": "adjusted_arithmetic_mean_rank_index",
 }
+
+
+@pytest.mark.parametrize("scorer", [TransE(8, 1.0), RotatE(8, 1.0), PairRE(8, 1.0)], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("fused", [False, True])
+def test_entities_are_scored_in_chunks_where_the_memory_is_small(
+    toy: Dataset, monkeypatch: pytest.MonkeyPatch, scorer: Scorer, fused: bool
+) -> None:
+    graph, sizes = toy.graph, list[int]()
+    monkeypatch.setattr(comparisons, "fused", lambda: fused)
+    model = Model(scorer, len(graph.entities), len(graph.relations)).double()
+    whole = rank(model, graph.test, graph.known_index)
+    compare = type(scorer).compare
+
+    def counted(self: Scorer, query: Tensor, candidates: Tensor) -> Tensor:
+        sizes.append(len(query) * len(candidates))
+        return compare(self, query, candidates)
+
+    monkeypatch.setattr(type(scorer), "compare", counted)
+    memory_mb = memory_of(2, len(graph.entities))
+    ranks = rank(model, graph.test, graph.known_index, memory_mb=memory_mb)
+    assert rows_of(ranks) == rows_of(whole)
+    width = scorer.pair_width("cpu")
+    if width:
+        assert 8 * width * max(sizes) <= max(memory_mb * 2**19, 8 * width * 2)
+        assert max(sizes) < 2 * len(graph.entities)
+    else:
+        assert max(sizes) == 2 * len(graph.entities)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**31), st.sampled_from([torch.float32, torch.float64]), st.integers(1, 70))
+def test_fused_counts_equal_plain_ones(seed: int, dtype: torch.dtype, n: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+    scores = torch.randint(5, (4, n), generator=g).to(dtype)
+    scores[torch.rand(4, n, generator=g) < 0.2] = -torch.inf
+    query = torch.randint(4, (9,), generator=g)
+    true = scores[query, torch.randint(n, (9,), generator=g)]
+    found = fused_kernels.ranked(scores, query, true)
+    assert torch.equal(found[0], (scores[query] > true[:, None]).sum(1))
+    assert torch.equal(found[1], (scores[query] >= true[:, None]).sum(1))

@@ -55,7 +55,7 @@ class Random:
     def __init__(self, n_entities: int):
         self.n_entities, self.generator = n_entities, torch.Generator().manual_seed(0)
 
-    def score_all(self, batch: Batch) -> torch.Tensor:
+    def score_all(self, batch: Batch, memory_mb: float | int) -> torch.Tensor:
         return torch.rand(len(batch), self.n_entities, generator=self.generator)
 
 

@@ -14,8 +14,9 @@ from mmrns.errors import UsageError
 from mmrns.nn.attention import KnowledgeGuidedAttention
 from mmrns.nn.model import Model
 from mmrns.nn.scorers import TransE
+from mmrns.nn.similarity import Similarity
 from mmrns.rng import seeded
-from mmrns.samplers.mmrns import Mmrns, Similarity, Trace
+from mmrns.samplers.mmrns import Mmrns, Trace
 from mmrns.types import Batch, Negatives
 
 DIM = 6
@@ -325,7 +326,8 @@ def test_folded_and_chunked_similarities_equal_the_direct_ones(
         model, sampler = _build(toy, memory_mb=1024 if direct else memory_mb, reference=reference)
         model.double()
         sampler.double()
-        found = sampler.similarities(batch, sampler.candidates(0), model, direct=direct)
+        assert sampler.similarity is not None
+        found = sampler.similarity(batch, sampler.candidates(0), model, direct=direct)
         total = sum((torch.sin(3 * s.values)).sum() for s in found.values())
         assert isinstance(total, Tensor)
         total.backward()

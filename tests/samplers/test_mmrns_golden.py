@@ -27,7 +27,11 @@ LAYERS = {
 PARAMETERS = {
     "model.entity.weight": "kge.entity_embedding",
     "model.relation.weight": "kge.relation_embedding",
-    **{f"sampler.{ours}.{k}": f"kca.{theirs}.{k}" for ours, theirs in LAYERS.items() for k in ("weight", "bias")},
+    **{
+        f"sampler.similarity.{ours}.{k}": f"kca.{theirs}.{k}"
+        for ours, theirs in LAYERS.items()
+        for k in ("weight", "bias")
+    },
 }
 
 

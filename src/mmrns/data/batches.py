@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Literal
 
@@ -51,6 +52,7 @@ class Batches:
         if queries and sides != "alternate":
             raise UsageError(f"batches of queries have their sides in turn; training.sides={sides} does not fit")
         self.triples, self.size, self.sides, self.seed = graph.train, size, sides, seed
+        self.index = graph.train_index
         every = torch.arange(len(graph.train))
         self.rows = tuple(_first_of_each_query(graph, head) for head in (False, True)) if queries else (every, every)
         subsampling = subsampling and not queries
@@ -86,7 +88,8 @@ class Batches:
         else:
             coin = torch.rand(len(rows), generator=generator(self.seed, "side", step))
             head = coin < self.head_probability[triples[:, 1]]
-        return Batch.of(triples, head, self.weight[rows])
+        batch = Batch.of(triples, head, self.weight[rows])
+        return replace(batch, n_true=self.index.batch_counts(batch))
 
 
 def _first_of_each_query(graph: KnowledgeGraph, head: bool) -> Int[Tensor, " Q"]:

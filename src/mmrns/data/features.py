@@ -61,22 +61,30 @@ class Modality:
 
         What a larger fraction drops holds what a smaller one does, whatever the order of the rows.
         """
-        have = self.present.nonzero().squeeze(1)
-        order = torch.rand(len(self.row), dtype=torch.float64, generator=generator(seed, "drop", *purpose))[
-            have
-        ].argsort()
+        have = self.present.cpu().nonzero().squeeze(1)
+        when = torch.rand(len(self.row), dtype=torch.float64, generator=generator(seed, "drop", *purpose))
+        gone = have[when[have].argsort()[: round(fraction * len(have))]]
         row = self.row.clone()
-        row[have[order[: round(fraction * len(have))]]] = -1
+        row[gone.to(row.device)] = -1
         return replace(self, row=row)
 
     def gather(self, ids: Int[Tensor, " n"]) -> tuple[Float[Tensor, "n L D"], Bool[Tensor, "n L"]]:
-        """Values (float32, zeros where absent) and mask of just these entities, on the device of `ids`."""
-        rows = self.row[ids.cpu()]
+        """Values (float32, zeros where absent) and mask of just these entities, on the device of `ids`.
+
+        Where the modality lies on another device than `ids`, the two wait for each other.
+        """
+        rows = self.row[ids.to(self.row.device)]
         found = rows >= 0
         rows = rows.clamp(min=0)
         mask = self.mask[rows] & found[:, None]
         values = self.values[rows].to(torch.float32).masked_fill_(~mask[..., None], 0.0)
         return values.to(ids.device), mask.to(ids.device)
+
+    def to(self, device: torch.device | str) -> Modality:
+        """The same modality on another device, no longer mapped from its file; itself where it lies there."""
+        if self.values.device == torch.device(device):
+            return self
+        return replace(self, values=self.values.to(device), mask=self.mask.to(device), row=self.row.to(device))
 
     @classmethod
     def open(cls, path: Path, entities: Vocabulary) -> Modality:
@@ -149,6 +157,10 @@ class Features(Mapping[str, Modality]):
 
     def __len__(self) -> int:
         return len(self._modalities)
+
+    def on(self, device: torch.device, limit_mb: int) -> Features:
+        """The modalities for use on a device: those whose values take at most `limit_mb` MiB lie there."""
+        return Features({name: m.to(device) if m.values.nbytes <= limit_mb * 2**20 else m for name, m in self.items()})
 
     def gather(self, modality: str, ids: Int[Tensor, " n"]) -> tuple[Float[Tensor, "n L D"], Bool[Tensor, "n L"]]:
         """Values and mask of just these entities in one modality."""

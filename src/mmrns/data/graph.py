@@ -106,12 +106,13 @@ class _Side:
         slot, found = self.find(key)
         return torch.where(found, self.offsets[slot + 1] - self.offsets[slot], 0)
 
-    def flat(self, key: Int[Tensor, " B"]) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
-        """All targets of all keys: `(place of the key, target)`, places ascending."""
+    def flat(self, key: Int[Tensor, " B"], size: int | None = None) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+        """All targets of all keys: `(place of the key, target)`, places ascending; `size` is their number, if known."""
         slot, found = self.find(key)
         start = self.offsets[slot]
         count = torch.where(found, self.offsets[slot + 1] - start, 0)
-        row = torch.repeat_interleave(torch.arange(len(slot), device=slot.device), count)
+        # Without the size torch has to ask the device for it.
+        row = torch.repeat_interleave(torch.arange(len(slot), device=slot.device), count, output_size=size)
         first = count.cumsum(0) - count
         position = torch.arange(len(row), device=slot.device) - first[row] + start[row]
         return row, self.targets[position]
@@ -264,16 +265,63 @@ class TripleIndex(_TwoSided):
         return torch.where(found, slot, len(side.keys) - 1)
 
     def targets(
-        self, anchor: Int[Tensor, " B"], r: Int[Tensor, " B"], head: bool
+        self, anchor: Int[Tensor, " B"], r: Int[Tensor, " B"], head: bool, size: int | None = None
     ) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
-        """All known targets of all queries, flat: `(row of the query, entity)`, rows ascending."""
-        return self._sides[head].flat(self._key(anchor, r))
+        """All known targets of all queries, flat: `(row of the query, entity)`, rows ascending.
 
-    def batch_targets(self, batch: Batch) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
-        """All known targets of every row of a batch, whichever side it replaces, flat: `(row, entity)`."""
+        Args:
+            anchor, r, head: the queries.
+            size: n, where it is known; otherwise the device is asked, which waits for it.
+        """
+        return self._sides[head].flat(self._key(anchor, r), size)
+
+    def batch_targets(
+        self, batch: Batch, sizes: tuple[int, int] | None = None
+    ) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+        """All known targets of every row of a batch, whichever side it replaces, flat: `(row, entity)`.
+
+        Args:
+            batch: the rows.
+            sizes: how many there are on each side, where it is known: of the train index `batch.n_true`.
+        """
         anchor = batch.anchor
-        parts = [(rows.start, *self.targets(anchor[rows], batch.r[rows], head)) for head, rows in batch.sides]
+        parts = [
+            (rows.start, *self.targets(anchor[rows], batch.r[rows], head, None if sizes is None else sizes[head]))
+            for head, rows in batch.sides
+        ]
         return torch.cat([start + row for start, row, _ in parts]), torch.cat([entity for _, _, entity in parts])
+
+    def batch_counts(self, batch: Batch) -> tuple[int, int]:
+        """How many known targets the tail rows of a batch have in all, and the head rows, as numbers of the host."""
+        anchor = batch.anchor
+        tails, heads = (int(self.counts(anchor[rows], batch.r[rows], head).sum()) for head, rows in batch.sides)
+        return tails, heads
+
+    def batch_fellows(self, batch: Batch, u: Float[Tensor, " B"]) -> tuple[Int[Tensor, " B"], Bool[Tensor, " B"]]:
+        """Another known target of each row's query, whichever side it replaces.
+
+        Args:
+            batch: known triples.
+            u: uniform on [0, 1), which makes each other target as likely.
+
+        Returns:
+            The entities, the row's own where it is the only one; whether there is another.
+        """
+        anchor, target = batch.anchor, batch.target
+        found: list[Tensor] = []
+        several: list[Tensor] = []
+        for head, rows in batch.sides:
+            side, own = self._sides[head], target[rows]
+            slot, _ = side.find(self._key(anchor[rows], batch.r[rows]))
+            first = side.offsets[slot]
+            others = side.offsets[slot + 1] - first - 1
+            nth = (u[rows] * others).long()
+            rank = torch.searchsorted(side.codes, slot * (self.n_entities + 1) + own) - first
+            # Counted among the others, which the row's own does not belong to.
+            other = side.targets[first + nth + ((nth >= rank) & (others > 0)).long()]
+            found.append(torch.where(others > 0, other, own))
+            several.append(others > 0)
+        return torch.cat(found), torch.cat(several)
 
     def sample_absent(
         self,

@@ -19,8 +19,8 @@ class SlotFrequency:
     def __init__(self, graph: KnowledgeGraph):
         self.graph = graph
 
-    def score_all(self, batch: Batch) -> Float[Tensor, "B E"]:
-        """Counts as floats; rows of one relation and side are alike."""
+    def score_all(self, batch: Batch, memory_mb: float | int) -> Float[Tensor, "B E"]:
+        """Counts as floats; rows of one relation and side are alike. Holds two 64-bit counts beside each."""
         n_entities, train = len(self.graph.entities), self.graph.train
         place = torch.full((len(self.graph.relations),), -1)
         place[batch.relations] = torch.arange(len(batch.relations))

@@ -44,9 +44,7 @@ def measure(
         `gradient_norm` of `model` and `sampler`; None where something is unknown or not finite.
     """
     return {
-        "score_percentile": mean_score_percentile(
-            model, batch, negatives, train, width=model.scorer.pair_width(batch.h.device)
-        ),
+        "score_percentile": mean_score_percentile(model, batch, negatives, train),
         "effective_sample_size": mean_effective_sample_size(sampler, negatives),
         "valid_negatives": share_true(batch, negatives, valid),
         "gradient_norm": {"model": gradient_norm(model), "sampler": gradient_norm(sampler)},
@@ -101,9 +99,8 @@ def mean_score_percentile(
     negatives: Negatives,
     train: TripleIndex,
     *,
-    width: int = 1,
     cells: int = CELLS,
-    memory_mb: int = 64,
+    memory_mb: float | int = 64,
 ) -> float | None:
     """Mean of `score_percentiles` over the counting negatives of some rows, entities true in train left out.
 
@@ -113,7 +110,6 @@ def mean_score_percentile(
         model: scores every entity.
         batch, negatives: what was drawn.
         train: the train index.
-        width: reals that the model holds per (row, entity) pair while it scores.
         cells: rows times entities to score.
         memory_mb: bound on the working memory, in MiB; the rows are taken in chunks.
 
@@ -128,11 +124,11 @@ def mean_score_percentile(
     triples, head = torch.stack([batch.h, batch.r, batch.t], dim=1), batch.head
     train = train.to(ids.device)
     found: list[Tensor] = []
-    # Beside the scorer's own: the scores, their masked copy, the sorted copy and its positions, the mask.
-    chunk = max(1, memory_mb * 2**20 // (4 * train.n_entities * (width + 6)))
+    # One half for the model; the scores, their masked copy, the sorted copy and its positions, the mask.
+    chunk = int(max(1, memory_mb * 2**19 // (4 * train.n_entities * 6)))
     for rows in spaced.split(chunk):
         part = Batch.of(triples[rows], head[rows], batch.weight[rows])
-        scores = model.score_all(part)
+        scores = model.score_all(part, memory_mb / 2)
         if not torch.isfinite(scores).all():
             return None
         true = torch.zeros_like(scores, dtype=torch.bool)

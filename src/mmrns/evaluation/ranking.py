@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -13,18 +14,24 @@ from torch import Tensor
 from mmrns.data.graph import TripleIndex
 from mmrns.errors import MmrnsError
 from mmrns.evaluation.candidates import Candidates
+from mmrns.nn import comparisons
 from mmrns.types import Batch
 
-CACHE = 2**23
-"""Bytes of scores that are worked on at a time: the passes over them are fast while they stay in the cache."""
+SCORES = 2**25
+"""Bytes of scores that are worked on at a time: enough for a matrix product to run at its full rate."""
 
 
 @runtime_checkable
 class ScoresAll(Protocol):
     """Anything that scores every entity for the rows of a batch."""
 
-    def score_all(self, batch: Batch) -> Float[Tensor, "B E"]:
-        """Scores with each row's target replaced by every entity, in a tensor that the caller may overwrite."""
+    def score_all(self, batch: Batch, memory_mb: float | int) -> Float[Tensor, "B E"]:
+        """Scores with each row's target replaced by every entity, in a tensor that the caller may overwrite.
+
+        Args:
+            batch: the rows.
+            memory_mb: bound on what is held beside the scores, in MiB.
+        """
         ...
 
 
@@ -76,8 +83,7 @@ def rank(
     known: TripleIndex,
     *,
     candidates: Candidates | None = None,
-    memory_mb: int = 512,
-    width: int = 1,
+    memory_mb: float | int = 512,
     device: torch.device | str = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> Ranks:
@@ -90,9 +96,9 @@ def rank(
         triples: what to rank; rows are ranked as given, duplicates included.
         known: all true triples; the others of a query are filtered out.
         candidates: what to rank among; a true entity outside them takes part all the same. None = every entity.
-        memory_mb: bound on the working memory, in MiB. Queries are taken in chunks, of one query at least:
-            `4 E (width + 3)` bytes.
-        width: reals that the model holds per (query, entity) pair while it scores.
+        memory_mb: bound on the working memory, in MiB: one half for the scores and their copies, `12 E` bytes a query,
+            whose number it decides (one at least), the other for the model, which decides how many entities it compares
+            them with at a time.
         device: where the model is.
         progress: called with the number of queries done since the last call.
 
@@ -102,8 +108,9 @@ def rank(
     if not len(triples):
         none = torch.empty(0, dtype=torch.int64)
         return Ranks(triples, none.bool(), none, none, none, none.bool())
-    # Beside the model's own: the scores, a copy where triples share a query, what they compare to.
-    size = max(1, min(memory_mb * 2**20 // (width + 3), CACHE) // (4 * known.n_entities))
+    # The scores, a copy where triples share a query, what they compare to.
+    size = int(max(1, min(memory_mb * 2**19 / 3, SCORES) // (4 * known.n_entities)))
+    rank_chunk = partial(_rank_chunk, model, known, candidates, size, memory_mb / 2, device)
     sides: list[Ranks] = []
     for head in (False, True):
         # Sorted by relation, so that a chunk holds few of them.
@@ -112,7 +119,7 @@ def rank(
         _, sharing = torch.unique_consecutive(key[order], return_counts=True)
         chunks: list[Ranks] = []
         for chunk in order.split([int(part.sum()) for part in sharing.split(size)]):
-            chunks.append(_rank_chunk(model, triples[chunk], key[chunk], known, head, candidates, size, device))
+            chunks.append(rank_chunk(triples[chunk], key[chunk], head))
             if progress is not None:
                 progress(len(chunk))
         sides.append(Ranks.concatenate(chunks).where(torch.argsort(order)))
@@ -121,19 +128,20 @@ def rank(
 
 def _rank_chunk(
     model: ScoresAll,
-    triples: Int[Tensor, "n 3"],
-    key: Int[Tensor, " n"],
     known: TripleIndex,
-    head: bool,
     candidates: Candidates | None,
     size: int,
+    memory_mb: float | int,
     device: torch.device | str,
+    triples: Int[Tensor, "n 3"],
+    key: Int[Tensor, " n"],
+    head: bool,
 ) -> Ranks:
     """Ranks on one side of triples that are sorted by the key of their query; at most `size` rows are held."""
     _, query, sharing = torch.unique_consecutive(key, return_inverse=True, return_counts=True)
     target = triples[:, 0 if head else 2]
     batch = Batch.of(triples[sharing.cumsum(0) - sharing], torch.full((len(sharing),), head))
-    scores = model.score_all(batch.to(device))
+    scores = model.score_all(batch.to(device), memory_mb)
     # One pass where all is well; a sum of finite scores that overflows is looked at more closely.
     if not torch.isfinite(scores.sum()) and not torch.isfinite(scores).all():
         raise MmrnsError("the model gives scores that are not finite; lower the learning rate and train again")
@@ -165,6 +173,10 @@ def _count(
     scores: Float[Tensor, "Q E"], query: Int[Tensor, " n"], true: Float[Tensor, " n"], size: int
 ) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
     """How many scores of its query are higher than each true score, and how many are at least as high."""
+    if comparisons.fusible(scores):
+        from mmrns.nn import fused_kernels
+
+        return fused_kernels.ranked(scores, query, true)
     # Ones of a float type are written and added several times as fast as booleans; 2^24 of them are exact in 32 bits.
     ones = torch.float32 if scores.shape[1] <= 2**24 else torch.float64
     counts: list[Tensor] = []

@@ -28,7 +28,7 @@ def compare(
 ) -> Float[Tensor, "B K"]:
     """Each row's query with its own candidates [B K width], or with one pool [P width] for all rows."""
     # A product with a pool is what libraries are best at.
-    if _fusible(query, candidates) and not (kind == "dot" and candidates.ndim == 2):
+    if fusible(query, candidates) and not (kind == "dot" and candidates.ndim == 2):
         return _Fused.apply(kind, query, candidates, None)  # pyright: ignore[reportReturnType]
     return _in_torch(kind, query, candidates)
 
@@ -37,7 +37,7 @@ def compare_rows(
     kind: Kind, query: Float[Tensor, "B width"], table: Float[Tensor, "E width"], ids: Int[Tensor, "B K"]
 ) -> Float[Tensor, "B K"]:
     """Each row's query with rows of a table, which the fused kernel reads where they are."""
-    if _fusible(query, table):
+    if fusible(query, table):
         return _Fused.apply(kind, query, table, ids)  # pyright: ignore[reportReturnType]
     return _in_torch(kind, query, embedding(ids, table))
 
@@ -66,12 +66,13 @@ def _in_torch(kind: Kind, query: Tensor, candidates: Tensor) -> Tensor:
     return torch.linalg.vector_norm(difference.unflatten(-1, (2, -1)), dim=-2).sum(-1)
 
 
-def _fusible(query: Tensor, candidates: Tensor) -> bool:
+def fusible(*operands: Tensor) -> bool:
+    """Whether the fused kernels are installed and take these: on the CPU, all of one type with 32 or 64 bits."""
+    first = operands[0].dtype
     return (
         fused()
-        and query.device.type == candidates.device.type == "cpu"
-        and query.dtype == candidates.dtype
-        and query.dtype in (torch.float32, torch.float64)
+        and first in (torch.float32, torch.float64)
+        and all(x.device.type == "cpu" and x.dtype == first for x in operands)
     )
 
 

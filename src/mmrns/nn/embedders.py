@@ -94,7 +94,13 @@ class FusedEmbedder(nn.Module):
         self._all: tuple[list[int], Tensor] | None = None
 
     def forward(self, ids: Int[Tensor, "*n"]) -> Float[Tensor, "*n width"]:
-        distinct, place = torch.unique(ids, return_inverse=True)
+        if ids.is_cpu:
+            distinct, place = torch.unique(ids, return_inverse=True)
+        elif ids.numel() < (n := len(self.table.weight)):
+            # How many are distinct would have to be asked of the device.
+            distinct, place = ids.flatten(), torch.arange(ids.numel(), device=ids.device).view(ids.shape)
+        else:
+            distinct, place = torch.arange(n, device=ids.device), ids
         return nn.functional.embedding(place, self._views(distinct))
 
     def all(self) -> Float[Tensor, "E width"]:

@@ -156,6 +156,25 @@ _OF = {
 }
 
 
+@_compiled(parallel=True)
+def _ranked(scores: Any, query: Any, true: Any, higher: Any, at_least: Any) -> None:
+    for n in prange(query.shape[0]):
+        row, t = scores[query[n]], true[n]
+        above, level = 0, 0
+        for e in range(row.shape[0]):
+            above += row[e] > t
+            level += row[e] >= t
+        higher[n], at_least[n] = above, level
+
+
+def ranked(scores: Tensor, query: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
+    """How many scores of its query are higher than each true score, and how many are at least as high."""
+    _threads()
+    higher, at_least = torch.empty_like(query), torch.empty_like(query)
+    _ranked(scores.numpy(), query.numpy(), true.numpy(), higher.numpy(), at_least.numpy())
+    return higher, at_least
+
+
 def forward(kind: str, query: Tensor, candidates: Tensor, ids: Tensor | None) -> Tensor:
     """Sums [B K] or [B P] of contiguous float tensors on the CPU."""
     threads = _threads()

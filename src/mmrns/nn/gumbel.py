@@ -9,6 +9,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
+def gumbel_noise(
+    shape: torch.Size | tuple[int, ...], stream: torch.Generator, device: torch.device
+) -> Float[Tensor, "*shape"]:
+    """Standard Gumbel noise, -ln(-ln u) with u uniform on (0, 1)."""
+    u = torch.rand(shape, generator=stream, device=device)
+    # u = 0 would give -inf; the largest u below 1 is what bounds the noise from above.
+    return u.clamp_(min=torch.finfo(u.dtype).tiny).log_().neg_().log_().neg_()
+
+
 def log_inclusion(
     logits: Float[Tensor, "B C"], perturbed: Float[Tensor, "B C"], positions: Int[Tensor, "B K"]
 ) -> Float[Tensor, "B K"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -116,9 +117,23 @@ class Model(nn.Module):
             return self.scorer.compare_rows(query, self.entity.weight, ids)
         return self.scorer.compare(query, self.entities(ids))
 
-    def score_all(self, batch: Batch) -> Float[Tensor, "B E"]:
-        """Scores with each row's target replaced by every entity, in id order."""
-        return self.score_against(batch, Negatives())
+    def score_all(self, batch: Batch, memory_mb: float | int = math.inf) -> Float[Tensor, "B E"]:
+        """Scores with each row's target replaced by every entity, in id order.
+
+        Args:
+            batch: the rows.
+            memory_mb: bound on what the comparison holds beside the scores, in MiB; the entities are taken in chunks,
+                of one at least.
+        """
+        query, table = self.query(batch), self.entity.all()
+        per_entity = query.element_size() * len(query) * self.scorer.pair_width(query.device)
+        size = len(table) if per_entity == 0 else int(min(len(table), max(1, memory_mb * 2**20 // per_entity)))
+        if size == len(table):
+            return self.scorer.compare(query, table)
+        scores = query.new_empty(len(query), len(table))
+        for part, out in zip(table.split(size), scores.split(size, dim=1), strict=True):
+            out.copy_(self.scorer.compare(query, part))
+        return scores
 
     def constrain(self) -> None:
         """What follows an optimizer step: projections, of which the present scorers have none."""

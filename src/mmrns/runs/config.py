@@ -70,6 +70,11 @@ class DataConfig(_Section):
         le=1,
         description="fraction of each modality's entities that lose it, at random; for robustness studies",
     )
+    features_mb: NonNegativeInt = Field(
+        8192,
+        description="a modality of at most so many MiB is kept on the accelerator; of a larger one every step gathers "
+        "rows from the file, for which the device waits",
+    )
 
 
 class ModelConfig(_Section):

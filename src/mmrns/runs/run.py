@@ -142,9 +142,8 @@ class Run:
         candidates: Path | str | None = None,
     ) -> Ranks:
         """Filtered ranks of both sides of a split; `candidates` as of `evaluate`."""
-        width = self.model.scorer.pair_width(self.device)
         among = self._candidates(candidates)
-        return _ranks(self.model, width, self.dataset, split, self.config, self.device, progress, among)
+        return _ranks(self.model, self.dataset, split, self.config, self.device, progress, among)
 
     def evaluate(
         self, split: Split = "test", *, candidates: Path | str | None = None, bootstrap: int = 0
@@ -346,9 +345,8 @@ def _train(config: Config, folder: Path, reporter: Reporter) -> None:
         save_checkpoint(best if is_best else last, trainer, progress, notes)
 
     def model_ranks(split: Split) -> Ranks:
-        width = trainer.model.scorer.pair_width(trainer.device)
         queries = 2 * len(dataset.graph.test if split == "test" else dataset.graph.valid)
-        return _ranks(trainer.model, width, dataset, split, config, trainer.device, reporter.ranking(split, queries))
+        return _ranks(trainer.model, dataset, split, config, trainer.device, reporter.ranking(split, queries))
 
     def validate() -> float:
         mrr = policies(model_ranks("valid"))["realistic"]["mrr"]
@@ -378,7 +376,7 @@ def _train(config: Config, folder: Path, reporter: Reporter) -> None:
     graph = dataset.graph
     results: dict[str, Any] = {"valid": report(model_ranks("valid"), graph)}
     if config.evaluation.test:
-        baseline = policies(_ranks(SlotFrequency(graph), 1, dataset, "test", config, torch.device("cpu")))
+        baseline = policies(_ranks(SlotFrequency(graph), dataset, "test", config, torch.device("cpu")))
         results = {
             "test": report(model_ranks("test"), graph),
             **results,
@@ -406,7 +404,6 @@ def _train(config: Config, folder: Path, reporter: Reporter) -> None:
 
 def _ranks(
     model: ScoresAll,
-    width: int,
     dataset: Dataset,
     split: Split,
     config: Config,
@@ -422,7 +419,6 @@ def _ranks(
         graph.known_index,
         candidates=candidates,
         memory_mb=config.evaluation.memory_mb,
-        width=width,
         device=device,
         progress=progress,
     )

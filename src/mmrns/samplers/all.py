@@ -30,7 +30,7 @@ class All(Sampler):
         device = batch.h.device
         self.index = self.index.to(device)
         mask = torch.ones(len(batch), self.n_entities, dtype=torch.bool, device=device)
-        mask[self.index.batch_targets(batch)] = False
+        mask[self.index.batch_targets(batch, batch.n_true)] = False
         return Negatives(mask=mask)
 
     def effective_sample_size(self, negatives: Negatives) -> Float[Tensor, " B"]:

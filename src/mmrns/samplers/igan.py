@@ -61,7 +61,7 @@ class Igan(Rewarded):
         if self.filtered:
             self.index = self.index.to(device)
             true = torch.zeros_like(logits, dtype=torch.bool)
-            true[self.index.batch_targets(batch)] = True
+            true[self.index.batch_targets(batch, batch.n_true)] = True
             some = ~true.all(1)
             # Finite, so that a row for which everything is true has a gradient: 0.
             logits = logits.masked_fill(true & some[:, None], torch.finfo(logits.dtype).min)

@@ -11,16 +11,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.errors import UsageError
-from mmrns.nn.attention import EntityGate, KnowledgeGuidedAttention, Reading, Tokens
-from mmrns.nn.grouped import grouped_cosine
-from mmrns.nn.gumbel import log_inclusion, straight_through, straight_through_top_k
+from mmrns.nn.gumbel import gumbel_noise, log_inclusion, straight_through, straight_through_top_k
 from mmrns.nn.losses import adversarial_weights, contrastive, info_nce
 from mmrns.nn.model import Model, ModelSpec
+from mmrns.nn.similarity import GuidedSimilarity, Similarity, View, cosine, log_mixture
 from mmrns.rng import generator, numpy_generator
 from mmrns.samplers.base import Sampler
 from mmrns.types import Batch, Negatives
@@ -30,34 +28,6 @@ _LOG_MASKED = math.log(1e-38)
 
 _SCALE = 10.0
 """Inverse temperature of the likeness at first."""
-
-
-@dataclass(frozen=True)
-class Similarity:
-    """One modality's similarities between each row's true entity and the pool.
-
-    Attributes:
-        values: Float[B P].
-        target: Bool[B], the true entity has the modality.
-        candidate: Bool[P], the candidate has it.
-    """
-
-    values: Float[Tensor, "B P"]
-    target: Bool[Tensor, " B"]
-    candidate: Bool[Tensor, " P"]
-
-
-@dataclass(frozen=True)
-class View:
-    """Entities as their relations see them, in one modality.
-
-    Attributes:
-        values: Float[n width], y.
-        present: Bool[n], the entity has the modality.
-    """
-
-    values: Float[Tensor, "n width"]
-    present: Bool[Tensor, " n"]
 
 
 @dataclass(frozen=True)
@@ -194,38 +164,28 @@ class Mmrns(Sampler):
         if attends and len(chosen) > 2:
             known = ", ".join(features)
             raise UsageError(f"mmrns reads at most two modalities; choose with sampler.modalities among: {known}")
-        self.inputs = {name: features[name] for name in chosen} if attends else {}
         self.n_entities = len(graph.entities)
         self.index, self.slot_index = graph.train_index, graph.slot_index
         self.pool_size = min(pool, self.n_entities)
         self.negatives = min(negatives, self.pool_size)
         self.slots, self.discount, self.refresh = 0 if reference else slots, discount, refresh
         self.temperature, self.loss_rate, self.alpha, self.reference = temperature, loss_rate, alpha, reference
-        self.memory_mb = memory_mb
-        self.attention: KnowledgeGuidedAttention | None = None
-        self.gate: EntityGate | None = None
+        self.similarity: GuidedSimilarity | None = None
         self.scale: nn.Linear | None = None
-        if not attends:
-            return
-        if self.inputs:
-            tokens = tuple(m.tokens for m in self.inputs.values())
-            widths = tuple(m.width for m in self.inputs.values())
-            self.attention = KnowledgeGuidedAttention(tokens, widths, spec.relation_width, width)
-        if reference or not self.inputs:
-            self.gate = EntityGate(spec.entity_width, spec.relation_width, gate_width)
-        if not reference:
-            self.scale = nn.Linear(spec.relation_width, max(len(self.inputs), 1))
-        for parameter in self.parameters():
-            if parameter.ndim == 2:
-                nn.init.xavier_normal_(parameter)
-        if self.scale is not None:
+        if attends:
+            self.similarity = GuidedSimilarity(
+                {name: features[name] for name in chosen},
+                spec,
+                width=width,
+                gate_width=gate_width,
+                structure=reference,
+                memory_mb=memory_mb,
+                reference=reference,
+            )
+        if self.similarity is not None and not reference:
+            self.scale = nn.Linear(spec.relation_width, len(self.similarity.terms))
             nn.init.zeros_(self.scale.weight)
             nn.init.constant_(self.scale.bias, _SCALE)
-
-    @property
-    def terms(self) -> list[str]:
-        """Names of what is compared: the modalities, and `structure` where the gate reads it."""
-        return [*(self.inputs if self.attention else ()), *(["structure"] if self.gate else ())]
 
     def draw(self, batch: Batch, model: Model, step: int) -> Negatives:
         if self.reference:
@@ -233,7 +193,7 @@ class Mmrns(Sampler):
         candidates = self.propose(batch, step)
         similarities: Mapping[str, Similarity] = {}
         likeness = fellow = has_fellow = None
-        if self.terms:
+        if self.similarity is not None:
             trains = step % self.refresh < 2 and torch.is_grad_enabled()
             fellows, has_fellow = self.fellows(batch, step) if trains else (None, None)
             with torch.set_grad_enabled(trains):
@@ -301,13 +261,12 @@ class Mmrns(Sampler):
 
     def propose(self, batch: Batch, step: int) -> Candidates:
         """The candidates of a batch."""
-        pool = self.candidates(step).to(batch.h.device)
+        pool = self.candidates(step).to(batch.h.device, non_blocking=True)
         excluded = self.true_in_train(batch, pool)
         share = len(pool) / self.n_entities
         if not self.slots:
-            none, zero = torch.empty(0, 0, dtype=torch.int64), torch.zeros_like(batch.r)
             density = torch.full(excluded.shape, math.log(share), device=pool.device)
-            return Candidates(pool, none.to(pool.device), zero, excluded, density)
+            return Candidates(pool, pool.new_empty(0, 0), torch.zeros_like(batch.r), excluded, density)
         self.slot_index = self.slot_index.to(pool.device)
         width = max(1, self.slots // (len(batch.relations) * sum(rows.stop > rows.start for _, rows in batch.sides)))
         fillers, inside, slot = [], [], []
@@ -332,28 +291,20 @@ class Mmrns(Sampler):
 
     def fellows(self, batch: Batch, step: int) -> tuple[Int[Tensor, " B"], Bool[Tensor, " B"]]:
         """Another true answer of each row's query, uniform; the answer itself where there is none, and False."""
-        row, entity = self.index.batch_targets(batch)
-        other = entity != batch.target[row]
-        row, entity = row[other], entity[other]
-        count = torch.bincount(row, minlength=len(batch))
-        u = torch.rand(len(batch), generator=generator(self.seed, "fellow", step, device=row.device), device=row.device)
-        position = count.cumsum(0) - count + (u * count).long()
-        found = torch.cat([entity, batch.target[:1]])[position.clamp(max=len(entity))]
-        return torch.where(count > 0, found, batch.target), count > 0
+        device = batch.r.device
+        stream = generator(self.seed, "fellow", step, device=device)
+        return self.index.batch_fellows(batch, torch.rand(len(batch), generator=stream, device=device))
 
     def noise(self, shape: torch.Size, step: int, draw: int, device: torch.device) -> Float[Tensor, "B C"]:
-        """Standard Gumbel noise, -ln(-ln u) with u uniform on (0, 1)."""
-        stream = generator(self.seed, "gumbel", step, draw, device=device)
-        u = torch.rand(shape, generator=stream, device=device)
-        # u = 0 would give -inf; the largest u below 1 is what bounds the noise from above.
-        return u.clamp_(min=torch.finfo(u.dtype).tiny).log_().neg_().log_().neg_()
+        """The Gumbel noise of a step; under `reference` that of each of its draws."""
+        return gumbel_noise(shape, generator(self.seed, "gumbel", step, draw, device=device), device)
 
     def true_in_train(self, batch: Batch, pool: Int[Tensor, " P"]) -> Bool[Tensor, "B P"]:
         """Which candidates are true in train for each row, scattered from the train index."""
         self.index = self.index.to(pool.device)
         # One column more than the pool takes the true entities that are not in it.
         true = torch.zeros(len(batch), len(pool) + 1, dtype=torch.bool, device=pool.device)
-        row, entity = self.index.batch_targets(batch)
+        row, entity = self.index.batch_targets(batch, batch.n_true)
         true[row, self._place(pool, entity)] = True
         return true[:, :-1]
 
@@ -368,30 +319,32 @@ class Mmrns(Sampler):
         self, batch: Batch, candidates: Candidates, fellows: Int[Tensor, " B"] | None, model: Model
     ) -> tuple[dict[str, Similarity], Float[Tensor, "B C"], Float[Tensor, " B"] | None]:
         """Similarities of the pool, and the likeness of all candidates and of one more entity for each row."""
-        assert self.scale is not None
-        relations = self._relations(batch, model)
+        similarity, scales = self.similarity, self.scale
+        assert similarity is not None
+        assert scales is not None
+        relations = similarity.relations(batch, model)
         of_row = relations[batch.relation_index]
-        targets = self.view(of_row, batch.target, model)
-        similarities = self.similarities(batch, candidates.pool, model, targets=targets)
+        targets = similarity.view(of_row, batch.target, model)
+        similarities = similarity(batch, candidates.pool, model, targets=targets)
         own: list[View] = []
         if self.slots:
             fillers = candidates.fillers
             n_slots, n_fillers = fillers.shape
             under = relations.repeat(n_slots // len(relations), 1).repeat_interleave(n_fillers, dim=0)
-            own = self.view(under, fillers.flatten(), model)
-        further = None if fellows is None else self.view(of_row, fellows, model)
-        scale = nn.functional.softplus(self.scale(of_row))
+            own = similarity.view(under, fillers.flatten(), model)
+        further = None if fellows is None else similarity.view(of_row, fellows, model)
+        scale = nn.functional.softplus(scales(of_row))
         total: Tensor | None = None
-        for m, (name, target) in enumerate(zip(self.terms, targets, strict=True)):
+        for m, (name, target) in enumerate(zip(similarity.terms, targets, strict=True)):
             pool = similarities[name]
             values, present = [pool.values], [pool.candidate.expand_as(pool.values)]
             if own:
                 # index_select, since the gradient of indexing adds up in no fixed order.
                 of_slot = own[m].values.unflatten(0, candidates.fillers.shape).index_select(0, candidates.slot)
-                values.append(_cosine(target.values[:, None], of_slot))
+                values.append(cosine(target.values[:, None], of_slot))
                 present.append(own[m].present.view_as(candidates.fillers)[candidates.slot])
             if further is not None:
-                values.append(_cosine(target.values, further[m].values)[:, None])
+                values.append(cosine(target.values, further[m].values)[:, None])
                 present.append(further[m].present[:, None])
             cosines, has = torch.cat(values, dim=1), torch.cat(present, dim=1)
             mean = (cosines * has).sum(1, keepdim=True) / has.sum(1, keepdim=True).clamp(min=1)
@@ -400,118 +353,16 @@ class Mmrns(Sampler):
         assert total is not None
         return (similarities, total, None) if fellows is None else (similarities, total[:, :-1], total[:, -1])
 
-    def view(
-        self, relations: Float[Tensor, "n relation_width"], entities: Int[Tensor, " n"], model: Model
-    ) -> list[View]:
-        """Each entity under its own relation, in every term."""
-        found: list[View] = []
-        if self.attention is not None:
-            tokens = self._tokens(entities)
-            values = self.attention.paired(relations, tokens, omit_first_norm=self.reference)
-            found += [View(y, t.mask.any(1)) for y, t in zip(values, tokens, strict=True)]
-        if self.gate is not None:
-            found.append(View(self.gate(relations, self._vectors(entities, model)), torch.ones_like(entities).bool()))
-        return found
-
-    def similarities(
-        self,
-        batch: Batch,
-        pool: Int[Tensor, " P"],
-        model: Model,
-        *,
-        targets: list[View] | None = None,
-        direct: bool = False,
-    ) -> dict[str, Similarity]:
-        """Similarity of each row's true entity to every entity of a pool, by modality.
-
-        The rows are taken relation by relation. Where all relations at once would take more than `memory_mb`, they are
-        taken in chunks, each computed again in the backward pass.
-
-        Args:
-            batch: the rows.
-            pool: the entities.
-            model: of the relation and entity vectors.
-            targets: the rows' true entities under their relations, if they are at hand.
-            direct: do not fold the attention; the oracle of the folded form.
-        """
-        order = torch.argsort(batch.relation_index, stable=True)
-        relations = self._relations(batch, model)
-        if targets is None:
-            targets = self.view(relations[batch.relation_index], batch.target, model)
-        in_order = [target.values[order] for target in targets]
-        vectors = self._vectors(pool, model) if self.gate is not None else None
-        present: list[Tensor] = []
-        readings: list[Reading] = []
-        if self.attention is not None:
-            of_pool = self._tokens(pool)
-            readings = self.attention.readings(of_pool, n_relations=0 if direct else len(relations))
-            present += [tokens.mask.any(1) for tokens in of_pool]
-        if vectors is not None:
-            present.append(torch.ones_like(pool, dtype=torch.bool))
-
-        def under(chunk: Tensor, counts: tuple[int, ...], *views: Tensor) -> Tensor:
-            found: list[Tensor] = []
-            if self.attention is not None:
-                ys = self.attention.outer(chunk, readings)
-                found += [grouped_cosine(t, y, counts) for t, y in zip(views, ys, strict=False)]
-            if self.gate is not None and vectors is not None:
-                found.append(self.gate.cosine(views[-1], chunk, vectors, counts))
-            return torch.stack(found)
-
-        size = max(1, self.memory_mb * 2**20 // self._bytes_per_relation(len(pool), len(relations)))
-        if size >= len(relations):
-            found = under(relations, batch.relation_counts, *in_order)
-        else:
-            parts: list[Tensor] = []
-            start = 0
-            for first in range(0, len(relations), size):
-                counts = batch.relation_counts[first : first + size]
-                rows = slice(start, start := start + sum(counts))
-                given = (relations[first : first + size], counts, *(t[rows] for t in in_order))
-                parts.append(checkpoint(under, *given, use_reentrant=False, preserve_rng_state=False))
-            found = torch.cat(parts, dim=1)
-        back = torch.argsort(order)
-        return {
-            name: Similarity(values[back], target.present, candidate)
-            for name, values, target, candidate in zip(self.terms, found, targets, present, strict=True)
-        }
-
     def notes(self, batch: Batch) -> list[str]:
-        if not self.terms:
+        if self.similarity is None:
             return []
-        none = [] if self.inputs else ["No modality: the mmrns sampler compares structure alone."]
-        n, each = len(batch.relations), self._bytes_per_relation(self.pool_size, len(batch.relations)) / 2**20
-        found = (
-            f"The similarities of a step hold about {n * each:,.0f} MiB ({n} relations, {self.pool_size:,} candidates)"
-        )
-        if n * each > self.memory_mb:
-            found += f", more than sampler.memory_mb={self.memory_mb}, so that they are computed in chunks, twice"
-        return [*none, found + "."]
-
-    def _bytes_per_relation(self, n_candidates: int, n_relations: int) -> int:
-        reals = 1 if self.attention is None else self.attention.reals_per_pair(n_relations)
-        return 4 * n_candidates * reals
-
-    def _relations(self, batch: Batch, model: Model) -> Float[Tensor, "R relation_width"]:
-        vectors = model.relations(batch.relations)
-        return vectors if self.reference else vectors.detach()
-
-    def _vectors(self, ids: Int[Tensor, " n"], model: Model) -> Float[Tensor, "n width"]:
-        vectors = model.entities(ids)
-        return vectors if self.reference else vectors.detach()
-
-    def _tokens(self, ids: Int[Tensor, " n"]) -> list[Tokens]:
-        assert self.attention is not None
-        tokens: list[Tokens] = []
-        for m, modality in enumerate(self.inputs.values()):
-            values, mask = modality.gather(ids)
-            # The authors' code knows no missing token: its zero vectors take part.
-            tokens.append(self.attention.encode(m, values, torch.ones_like(mask) if self.reference else mask))
-        return tokens
+        none = [] if self.similarity.modalities else ["No modality: the mmrns sampler compares structure alone."]
+        return [*none, *self.similarity.notes(batch, self.pool_size)]
 
     def _draw_as_published(self, batch: Batch, model: Model, step: int) -> Negatives:
         candidates = self.propose(batch, step)
-        similarities = self.similarities(batch, candidates.pool, model)
+        assert self.similarity is not None
+        similarities = self.similarity(batch, candidates.pool, model)
         mixture = log_mixture(similarities, self.temperature / (1 + math.log(step + 1)))
         first = mixture + candidates.excluded * _LOG_MASKED
         logits, soft, positions = first, [], []
@@ -523,14 +374,3 @@ class Mmrns(Sampler):
         emb = straight_through(torch.stack(soft, dim=1), drawn, model.entities(candidates.pool))
         trace = Trace(candidates, first, drawn, similarities)
         return Negatives(ids=candidates.ids(drawn), emb=emb, trace=trace)
-
-
-def _cosine(a: Float[Tensor, "*#n a"], b: Float[Tensor, "*#n a"]) -> Float[Tensor, "*n"]:
-    """As `grouped_cosine`: without gradient through the norms."""
-    norms = torch.linalg.vector_norm(a.detach(), dim=-1) * torch.linalg.vector_norm(b.detach(), dim=-1)
-    return (a * b).sum(-1) / (norms + 1e-10)
-
-
-def log_mixture(similarities: Mapping[str, Similarity], tau: float) -> Float[Tensor, "B P"]:
-    """`ln sum_m softmax_e(sim_m / tau)`."""
-    return torch.stack([torch.log_softmax(s.values / tau, dim=1) for s in similarities.values()]).logsumexp(0)

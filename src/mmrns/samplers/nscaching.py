@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
+from mmrns.nn.gumbel import gumbel_noise
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.rng import generator
 from mmrns.samplers.base import Sampler
@@ -44,7 +45,6 @@ class NSCaching(Sampler):
 
     heads: Tensor
     tails: Tensor
-    epoch: Tensor
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class NSCaching(Sampler):
         self.n_entities, self.index = len(graph.entities), graph.train_index
         self.register_buffer("tails", self._filled(False))
         self.register_buffer("heads", self._filled(True))
-        self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
+        self.epoch = 0
 
     def _filled(self, head: bool) -> Int[Tensor, "Q N"]:
         anchor, r = self.index.queries(head)
@@ -110,14 +110,14 @@ class NSCaching(Sampler):
         step: int,
     ) -> float:
         """0; refreshes the caches of the batch."""
-        if self.lazy and int(self.epoch) % (self.lazy + 1):
+        if self.epoch % (self.lazy + 1):
             return 0.0
         place, candidates = negatives.trace
         with torch.no_grad():
             logits = model.score_against(batch, Negatives(ids=candidates)) / self.temperature
             stream = generator(self.seed, "nscaching refresh", step, device=logits.device)
-            noise = torch.empty_like(logits).exponential_(generator=stream).log_()
-            kept = candidates.gather(1, (logits - noise).topk(self.width, dim=1).indices).to(torch.int32)
+            noise = gumbel_noise(logits.shape, stream, logits.device)
+            kept = candidates.gather(1, (logits + noise).topk(self.width, dim=1).indices).to(torch.int32)
             for (_, rows), cache in zip(batch.sides, (self.tails, self.heads), strict=True):
                 own = place[rows]
                 cache[torch.where(first_of_each(own), own, len(cache) - 1)] = kept[rows]
@@ -133,7 +133,15 @@ class NSCaching(Sampler):
 
     def end_epoch(self, epoch: int) -> None:
         """Counts epochs, for `lazy`."""
-        self.epoch.fill_(epoch + 1)
+        self.epoch = epoch + 1
+
+    def get_extra_state(self) -> Tensor:
+        """The epoch: no buffer, which would have to be asked for on another device."""
+        return torch.tensor(self.epoch)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Put the epoch back."""
+        self.epoch = int(state)
 
 
 def first_of_each(values: Int[Tensor, " B"]) -> Bool[Tensor, " B"]:

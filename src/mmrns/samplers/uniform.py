@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from pydantic import PositiveInt
@@ -48,17 +50,16 @@ class Uniform(Sampler):
         stream = generator(self.seed, "uniform", step, device=device)
         u = torch.rand(len(batch), self.negatives, dtype=torch.float64, generator=stream, device=device)
         if not self.filtered:
-            return Negatives(ids=(u * self.n_entities).long(), logp=_log_uniform(u, self.n_entities))
+            return Negatives(
+                ids=(u * self.n_entities).long(),
+                logp=torch.full_like(u, -math.log(self.n_entities), dtype=torch.float32),
+            )
         self.index = self.index.to(device)
         ids, free = self.index.batch_absent(batch, u)
         mask = (free > 0)[:, None].expand_as(ids)
-        return Negatives(ids=ids, mask=mask, logp=_log_uniform(u, free.clamp(min=1)[:, None]))
+        return Negatives(ids=ids, mask=mask, logp=-free.clamp(min=1).float().log()[:, None].expand_as(u))
 
     def effective_sample_size(self, negatives: Negatives) -> Float[Tensor, " B"]:
         """1: every candidate is as likely as any other."""
         assert negatives.ids is not None
         return torch.ones(len(negatives.ids), device=negatives.ids.device)
-
-
-def _log_uniform(u: torch.Tensor, n: torch.Tensor | int) -> torch.Tensor:
-    return -torch.log(torch.as_tensor(n, device=u.device, dtype=torch.float32)).expand(u.shape)

@@ -1,0 +1,141 @@
+"""The step waits for no device: it is taken on the device `meta`, whose tensors have a shape and no values.
+
+Whatever would read a value on the host raises there: nonzero, masks as indices, unique, item, a copy to the host.
+Copies to the device that block are found by `Copies`. The optimizer's own step, which is torch's, is left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from forms import FORMS, form_of
+from mmrns.data.datasets import Dataset
+from mmrns.evaluation.ranking import rank
+from mmrns.registry import scorer_names
+from mmrns.runs.build import build_trainer
+from mmrns.runs.config import make_config
+
+META = torch.device("meta")
+
+
+class Copies(TorchDispatchMode):
+    """Collects the copies to the device that the host waits for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.copy_):
+            source = args[-1] if func.overloadpacket is torch.ops.aten._to_copy else args[1]
+            target = torch.device(kwargs.get("device") or args[0].device)
+            blocks = not (kwargs.get("non_blocking") or args[2:3] == (True,))
+            if source.device != target and blocks:
+                self.found.append(f"{func} of {list(source.shape)} to {target}")
+        return func(*args, **kwargs)
+
+
+def _waits(toy: Dataset, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], steps: int = 4) -> list[str]:
+    """What the host waits for in the second and later steps; the first copies the indexes to the device."""
+    config = make_config({"device": "cpu", "training": {"batch_size": 24}, "objective": {"n3": 0.1}} | values)
+    trainer = build_trainer(config, toy)
+    generator: Callable[[], torch.Generator] = torch.Generator
+    monkeypatch.setattr(torch, "Generator", lambda device: generator())
+    trainer.device = META
+    for module in (trainer.model, trainer.sampler):
+        module.to(META)
+        for part in module.modules():
+            if isinstance(modalities := getattr(part, "modalities", None), dict):
+                modalities.update({name: m.to(META) for name, m in modalities.items()})
+    monkeypatch.setattr(trainer.optimizer, "step", lambda step: None)
+    batches = [trainer.batches.at(step) for step in range(steps)]
+    monkeypatch.setattr(trainer.batches, "at", batches.__getitem__)
+    trainer.step(0)
+    with Copies() as copies:
+        for step in range(1, steps):
+            assert trainer.step(step).device == META
+    return copies.found
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_step_with_any_sampler(toy: Dataset, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    assert _waits(toy, monkeypatch, {"model": {"dim": 6}, "sampler": form_of(name, 5)}) == []
+
+
+def test_a_step_of_the_authors_sampler(toy: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _waits(toy, monkeypatch, {"model": {"dim": 6}, "sampler": {"name": "mmrns", "reference": True}}) == []
+
+
+@pytest.mark.parametrize("modalities", [[], ["image", "text"]])
+@pytest.mark.parametrize("name", scorer_names())
+def test_a_step_with_any_scorer(
+    toy: Dataset, monkeypatch: pytest.MonkeyPatch, name: str, modalities: list[str]
+) -> None:
+    model = {"scorer": name, "dim": 6, "modalities": modalities}
+    assert _waits(toy, monkeypatch, {"model": model, "sampler": {"name": "mmrns", "discount": 0.25}}) == []
+
+
+@pytest.mark.parametrize("loss", ["self-adversarial", "softplus", "margin", "cross-entropy"])
+def test_a_step_with_any_loss(toy: Dataset, monkeypatch: pytest.MonkeyPatch, loss: str) -> None:
+    objective = {"loss": loss, "l2": 0.1, "l3": 0.1}
+    values = {"model": {"dim": 6, "reciprocal": True}, "objective": objective, "sampler": {"name": "mmrns"}}
+    assert _waits(toy, monkeypatch, values) == []
+
+
+def test_what_waits_is_found(toy: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmrns.samplers.uniform import Uniform
+
+    draw = Uniform.draw
+    values = {"model": {"dim": 6}, "sampler": {"name": "uniform", "negatives": 5}}
+
+    def blocking(self: Uniform, *given: Any) -> Any:
+        torch.ones(3).to(META)
+        return draw(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Uniform, "draw", blocking)
+        assert len(_waits(toy, patch, values)) == 3
+
+    def reading(self: Uniform, batch: Any, *given: Any) -> Any:
+        batch.weight.nonzero()
+        return draw(self, batch, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Uniform, "draw", reading)
+        with pytest.raises(NotImplementedError):
+            _waits(toy, patch, values)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", FORMS)
+def test_a_step_on_a_cuda_device_does_not_synchronise(toy: Dataset, name: str) -> None:
+    device = torch.device("cuda")
+    features = toy.features.on(device, limit_mb=1)
+    config = make_config({"device": "cuda", "model": {"dim": 6}, "sampler": form_of(name, 5)})
+    trainer = build_trainer(config, dataclasses.replace(toy, features=features))
+    trainer.step(0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in range(1, 4):
+            trainer.step(step)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", scorer_names())
+def test_ranks_on_a_cuda_device_are_those_of_the_cpu(toy: Dataset, name: str) -> None:
+    model = build_trainer(make_config({"device": "cpu", "model": {"scorer": name, "dim": 6}}), toy).model.double()
+    expected = rank(model, toy.graph.test, toy.graph.known_index)
+    found = rank(model.to("cuda"), toy.graph.test, toy.graph.known_index, device="cuda")
+    assert torch.equal(found.optimistic, expected.optimistic)
+    assert torch.equal(found.pessimistic, expected.pessimistic)
