@@ -219,3 +219,50 @@ def test_the_mapping_given_is_copied() -> None:
     features = Features(given_mapping)
     given_mapping["b"] = modality
     assert list(features) == ["a"]
+
+
+def test_a_row_without_a_token_covers_nobody(tmp_path: Path) -> None:
+    mask = all_true(5)
+    mask[1] = False
+    modality = Modality.open(write(tmp_path, NAMES, values_of(5), mask), ENTITIES)
+    assert modality.covered == 4
+    assert modality.present.tolist() == [name != NAMES[1] for name in ENTITIES]
+
+
+def many(n: int = 1000) -> Modality:
+    """A modality of 900 of 1,000 entities, 100 rows of them without a token."""
+    row = torch.arange(n)
+    row[: n // 10] = -1
+    mask = torch.ones(n, 2, dtype=torch.bool)
+    mask[-n // 10 :] = False
+    return Modality(torch.ones(n, 2, 3), mask, row)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 0.999, 1.0])
+def test_dropping_leaves_the_others_as_they_are(fraction: float) -> None:
+    whole = many()
+    part = whole.drop(fraction, 7)
+    assert part.covered == whole.covered - round(fraction * whole.covered)
+    assert not (part.present & ~whole.present).any()
+    kept = part.present.nonzero().squeeze(1)
+    for a, b in zip(part.gather(kept), whole.gather(kept), strict=True):
+        assert torch.equal(a, b)
+    values, mask = part.gather((~part.present).nonzero().squeeze(1))
+    assert not values.any()
+    assert not mask.any()
+    assert whole.covered == 800
+
+
+def test_what_is_dropped_is_a_function_of_the_seed_and_grows_with_the_fraction() -> None:
+    whole = many()
+    few, same, more, other = (whole.drop(f, seed).present for f, seed in [(0.3, 7), (0.3, 7), (0.5, 7), (0.3, 8)])
+    assert torch.equal(few, same)
+    assert not (more & ~few).any()
+    assert not torch.equal(few, other)
+
+
+def test_modalities_are_dropped_independently() -> None:
+    features = Features({"a": many(), "b": many()}).drop(0.5, 0)
+    both = (features["a"].present & features["b"].present).sum()
+    assert features["a"].covered == features["b"].covered == 400
+    assert 150 < both < 250  # 200 are expected, with a standard deviation of 7

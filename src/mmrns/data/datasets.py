@@ -13,8 +13,8 @@ from typing import Any
 import polars as pl
 
 from mmrns.data.features import Features
-from mmrns.data.folders import SPLITS, find_dataset, read_triples, split_file
-from mmrns.data.graph import KnowledgeGraph
+from mmrns.data.folders import SPLITS, SUFFIXES, find_dataset, read_entities, read_triples, split_file
+from mmrns.data.graph import KnowledgeGraph, Vocabulary
 from mmrns.data.tables import read_header_table
 from mmrns.errors import DataError
 
@@ -115,20 +115,8 @@ def load_dataset(name_or_folder: str | Path) -> Dataset:
     frames = {split: read_triples(path) for split, path in files.items()}
     if frames["train"].is_empty():
         raise DataError(files["train"], "holds no triple", "put the training triples there")
-    entities = None
-    table = folder / "entities.tsv"
-    if table.exists():
-        frame = read_header_table(table)
-        if "entity" not in frame.columns:
-            raise DataError(table, "has no column `entity`", "name the column of entity ids `entity`", 1)
-        entities = frame["entity"]
-        unnamed = (entities.str.strip_chars() == "").arg_true()
-        if len(unnamed):
-            raise DataError(table, "empty entity", "name it or delete the row", int(unnamed[0]) + 2)
-        repeated = (~entities.is_first_distinct()).arg_true()
-        if len(repeated):
-            line = int(repeated[0])
-            raise DataError(table, f"entity {entities[line]!r} is listed twice", "keep one row", line + 2)
+    table = read_entities(folder)
+    entities = None if table is None else table["entity"]
     graph = KnowledgeGraph.from_names(**frames, entities=entities)
     features = Features.open(folder / "features", graph.entities)
     return Dataset(Path(os.path.abspath(folder)).name, folder, graph, features, files)
@@ -180,3 +168,19 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "features": features,
         "notes": notes,
     }
+
+
+def read_vocabulary(folder: Path) -> Vocabulary:
+    """The entities of a folder, of whichever splits and `entities.tsv` are there; features are not looked at.
+
+    Raises:
+        DataError: a malformed file, or none of them is there.
+    """
+    paths = [path for split in SPLITS for suffix in SUFFIXES if (path := folder / f"{split}{suffix}").exists()]
+    names = [frame[side].alias("entity") for frame in map(read_triples, paths) for side in ("head", "tail")]
+    table = read_entities(folder)
+    if table is not None:
+        names.append(table["entity"])
+    if not names:
+        raise DataError(folder, "holds neither triples nor entities.tsv", "give the folder of a dataset")
+    return Vocabulary(pl.concat(names))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from mmrns.data.graph import Vocabulary
 from mmrns.data.tables import read_lines
 from mmrns.errors import DataError, unknown
+from mmrns.rng import generator
 
 CHUNK = 1024
 """Rows that are looked at in one go."""
@@ -49,8 +51,25 @@ class Modality:
 
     @property
     def covered(self) -> int:
-        """Number of entities that have a row."""
-        return int((self.row >= 0).sum())
+        """Number of entities that have a token."""
+        return int(self.present.sum())
+
+    @cached_property
+    def present(self) -> Bool[Tensor, " E"]:
+        """True for entities that have a token."""
+        return (self.row >= 0) & self.mask.any(1)[self.row.clamp(min=0)]
+
+    def drop(self, fraction: float, seed: int, *purpose: int | str) -> Modality:
+        """The modality without a fraction of the entities that have it, drawn at random.
+
+        What a larger fraction drops holds what a smaller one does, whatever the order of the rows.
+        """
+        have = self.present.cpu().nonzero().squeeze(1)
+        when = torch.rand(len(self.row), dtype=torch.float64, generator=generator(seed, "drop", *purpose))
+        gone = have[when[have].argsort()[: round(fraction * len(have))]]
+        row = self.row.clone()
+        row[gone.to(row.device)] = -1
+        return replace(self, row=row)
 
     def gather(self, ids: Int[Tensor, " n"]) -> tuple[Float[Tensor, "n L D"], Bool[Tensor, "n L"]]:
         """Values (float32, zeros where absent) and mask of just these entities, on the device of `ids`.
@@ -160,3 +179,7 @@ class Features(Mapping[str, Modality]):
     def gather(self, modality: str, ids: Int[Tensor, " n"]) -> tuple[Float[Tensor, "n L D"], Bool[Tensor, "n L"]]:
         """Values and mask of just these entities in one modality."""
         return self[modality].gather(ids)
+
+    def drop(self, fraction: float, seed: int) -> Features:
+        """Each modality without a fraction of the entities that have it, drawn at random and independently."""
+        return Features({name: modality.drop(fraction, seed, name) for name, modality in self.items()})

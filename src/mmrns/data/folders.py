@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import polars as pl
 
 from mmrns.data.catalogue import catalogue
-from mmrns.data.tables import read_columns
+from mmrns.data.tables import read_columns, read_header_table
 from mmrns.errors import DataError, UsageError, nearest
 
 COLUMNS = ["head", "relation", "tail"]
@@ -161,3 +161,26 @@ def new_folder(target: Path) -> Generator[Path]:
         raise DataError(target, f"cannot be written ({error})", "make room or choose another place") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_entities(folder: Path) -> pl.DataFrame | None:
+    """`entities.tsv`; None where there is no such file.
+
+    Raises:
+        DataError: no column `entity`, or an entity that is empty or listed twice.
+    """
+    path = folder / "entities.tsv"
+    if not path.exists():
+        return None
+    frame = read_header_table(path)
+    if "entity" not in frame.columns:
+        raise DataError(path, "has no column `entity`", "name the column of entity ids `entity`", 1)
+    entities = frame["entity"]
+    unnamed = (entities.str.strip_chars() == "").arg_true()
+    if len(unnamed):
+        raise DataError(path, "empty entity", "name it or delete the row", int(unnamed[0]) + 2)
+    repeated = (~entities.is_first_distinct()).arg_true()
+    if len(repeated):
+        line = int(repeated[0])
+        raise DataError(path, f"entity {entities[line]!r} is listed twice", "keep one row", line + 2)
+    return frame

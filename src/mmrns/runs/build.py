@@ -27,9 +27,10 @@ from mmrns.training.trainer import Plan, Trainer
 
 
 def build_dataset(config: Config) -> Dataset:
-    """The dataset, with the configured treatment of its validation split, its features near the configured device."""
+    """The dataset, its validation split and features treated as configured, the features near the device."""
     dataset = load_dataset(config.data.dataset)
-    dataset = replace(dataset, features=dataset.features.on(build_device(config.device), config.data.features_mb))
+    features = dataset.features.drop(config.data.drop_modality, config.seed)
+    dataset = replace(dataset, features=features.on(build_device(config.device), config.data.features_mb))
     return dataset.without_leaked_valid() if config.data.drop_leaked_valid else dataset
 
 

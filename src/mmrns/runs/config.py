@@ -69,10 +69,16 @@ class _Section(BaseModel):
 
 
 class DataConfig(_Section):
-    """Which triples."""
+    """Which triples and features."""
 
     dataset: str = Field("countries", description="name of a dataset, or its folder")
     drop_leaked_valid: bool = Field(False, description="validate without the rows that are also in train or test")
+    drop_modality: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="fraction of each modality's entities that lose it, at random; for robustness studies",
+    )
     features_mb: NonNegativeInt = Field(
         8192,
         description="a modality of at most so many MiB is kept on the accelerator; of a larger one every step gathers "

@@ -436,7 +436,7 @@ def _train(config: Config, folder: Path, reporter: Reporter) -> None:
             raise DataError(dataset.files["valid"], "every row is also in train or test", "split the triples anew")
         raise DataError(dataset.files["valid"], "no triple to validate on", "move some triples from train to valid")
     dataset.refuse_not_finite()
-    _say_what_matters(dataset, reporter)
+    _say_what_matters(dataset, config.data.drop_modality, reporter)
     trainer = build_trainer(config, dataset)
     for line in trainer.sampler.notes(trainer.batches.at(0)):
         reporter.note(line)
@@ -551,7 +551,7 @@ def _refuse_other_data(folder: Path, dataset: Dataset, sha256: dict[str, str]) -
         raise DataError(dataset.folder / changed[0], f"has changed since the run in {folder} began", remedy)
 
 
-def _say_what_matters(dataset: Dataset, reporter: Reporter) -> None:
+def _say_what_matters(dataset: Dataset, dropped: float, reporter: Reporter) -> None:
     graph = dataset.graph
     leaked = int(graph.leaked_valid().sum())
     if leaked:
@@ -564,6 +564,8 @@ def _say_what_matters(dataset: Dataset, reporter: Reporter) -> None:
         message = f"{name}: {modality.covered:,} of {len(graph.entities):,} entities matched"
         if modality.unmatched:
             message += f"; {len(modality.unmatched):,} names match none, first: {modality.unmatched[0]!r}"
+        if dropped:
+            message += f"; others were left out by data.drop_modality={dropped:g}"
         reporter.note(message + ".")
 
 
