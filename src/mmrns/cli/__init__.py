@@ -17,9 +17,10 @@ from mmrns.errors import MmrnsError
 from mmrns.cli import train
 from mmrns.cli import use
 from mmrns.cli import data
+from mmrns.cli import convert
 # isort: on
 
-__all__ = ["app", "data", "main", "train", "use"]
+__all__ = ["app", "convert", "data", "main", "train", "use"]
 
 
 def main() -> NoReturn:

@@ -6,10 +6,11 @@ in the layout of a dataset folder. Needs the `encode` extra, whose libraries are
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import chain, pairwise, product
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,11 @@ import numpy.typing as npt
 GRID_WIDTH = 42
 """Feature width D of `grid_tokens`."""
 
+Block = tuple[npt.NDArray[np.floating[Any]], npt.NDArray[np.bool_]]
+"""Values [k, L, D] and mask [k, L] of the next k entities."""
+
+_BLOCK_BYTES = 2**24
+_DTYPES = {"float16": "F16", "float32": "F32", "bool": "BOOL"}
 _LEVELS = 3
 _ORIENTATIONS = 9
 
@@ -147,7 +153,8 @@ def write_features(
     """Write `features/NAME.safetensors` and `features/NAME.entities` of a dataset folder.
 
     Values are stored as float16; equal arguments give equal bytes. Both files are written under a temporary
-    name and renamed at the end, so that a failure leaves whatever was there before.
+    name and renamed at the end, so that a failure leaves whatever was there before. `values` may be a memory-mapped
+    array: it is read block by block.
 
     Args:
         folder: the dataset folder; `features/` is made where it is missing.
@@ -164,39 +171,108 @@ def write_features(
     if values.ndim != 3 or mask.shape != values.shape[:2] or len(entities) != len(values):
         found = f"values {list(values.shape)}, mask {list(mask.shape)}, {len(entities)} entities"
         raise ValueError(f"{found} where [n, L, D], [n, L] and n are expected")
+    n, tokens, width = values.shape
+    size = max(1, _BLOCK_BYTES // max(1, 2 * tokens * width))
+    blocks = ((values[i : i + size], mask[i : i + size]) for i in range(0, n, size))
+    stream_features(folder, name, entities, (tokens, width), blocks, metadata)
+
+
+def stream_features(
+    folder: str | Path,
+    name: str,
+    entities: Sequence[str],
+    shape: tuple[int, int],
+    blocks: Iterable[Block],
+    metadata: Mapping[str, str],
+    *,
+    dtype: str = "float16",
+) -> None:
+    """`write_features` of rows that come block by block, so that they are never in memory at once.
+
+    Args:
+        folder, name, entities, metadata: see `write_features`.
+        shape: L and D.
+        blocks: values [k, L, D] and mask [k, L] of the next k entities.
+        dtype: of the stored values, `float16` or `float32`.
+
+    Raises:
+        ValueError: see `write_features`.
+    """
     if len(set(entities)) != len(entities):
         raise ValueError("an entity has two rows")
     for entity in entities:
         if entity.splitlines() != [entity]:
             raise ValueError(f"an entity must be one line of text, not {entity!r}")
-    with np.errstate(over="ignore"):
-        stored = np.ascontiguousarray(values, dtype=np.float16)
-    if not np.isfinite(stored).all():
-        raise ValueError("a value is not finite as float16")
-
     features = Path(folder) / "features"
-    features.mkdir(parents=True, exist_ok=True)
-    contents = {
-        features / f"{name}.safetensors": _safetensors({"values": stored, "mask": mask}, metadata),
-        features / f"{name}.entities": "".join(f"{entity}\n" for entity in entities).encode(),
-    }
-    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in contents}
+    with _made(features), replacing(features / f"{name}.safetensors", features / f"{name}.entities") as (file, listing):
+        masks = np.zeros((len(entities), shape[0]), dtype=np.bool_)
+        file.write(_header({"values": (dtype, (len(entities), *shape)), "mask": ("bool", masks.shape)}, metadata))
+        done = 0
+        for values, mask in blocks:
+            end = done + len(values)
+            if values.shape[1:] != shape or mask.shape != values.shape[:2] or end > len(entities):
+                found = f"a block of values {list(values.shape)} and mask {list(mask.shape)}"
+                raise ValueError(f"{found} where [k, {shape[0]}, {shape[1]}] and [k, {shape[0]}] are expected")
+            with np.errstate(over="ignore"):
+                stored = np.ascontiguousarray(values, dtype=np.dtype(dtype).newbyteorder("<"))
+            if not np.isfinite(stored).all():
+                raise ValueError(f"a value is not finite as {dtype}")
+            file.write(memoryview(stored).cast("B"))
+            masks[done:end] = mask
+            done = end
+        if done != len(entities):
+            raise ValueError(f"{done} rows where {len(entities)} are expected")
+        file.write(masks.tobytes())
+        listing.writelines(f"{entity}\n".encode() for entity in entities)
+
+
+@contextmanager
+def replacing(*paths: Path) -> Iterator[list[IO[bytes]]]:
+    """Files open for writing under temporary names, which take their own names once all are written."""
+    temporary = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths]
+    files: list[IO[bytes]] = []
     try:
-        for path, content in contents.items():
-            temporary[path].write_bytes(content)
-        for path in contents:
-            temporary[path].replace(path)
+        for path in temporary:
+            files.append(path.open("wb"))
+        yield files
+        for file in files:
+            file.close()
+        for source, path in zip(temporary, paths, strict=True):
+            source.replace(path)
     finally:
-        for path in temporary.values():
+        for file in files:
+            # Closing writes what is buffered, and on a full disk fails as the write before it has.
+            with suppress(OSError):
+                file.close()
+        for path in temporary:
             path.unlink(missing_ok=True)
 
 
-def _safetensors(tensors: dict[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file with a sorted header: the library orders metadata differently from call to call."""
-    from safetensors.numpy import save
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """A folder that is made where it is missing, and gone again after a failure."""
+    missing = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if missing:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
-    content = save(tensors, metadata=dict(metadata))
-    start = 8 + int.from_bytes(content[:8], "little")
-    header = json.dumps(json.loads(content[8:start]), sort_keys=True, ensure_ascii=False).encode()
-    header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header + content[start:]
+
+def _header(layout: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:
+    """The header of a safetensors file, sorted: the library orders metadata differently from call to call.
+
+    https://github.com/huggingface/safetensors#format
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    start = 0
+    for name, (dtype, shape) in layout.items():
+        end = start + int(np.prod(shape)) * np.dtype(dtype).itemsize
+        header[name] = {"dtype": _DTYPES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(header, sort_keys=True, ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
