@@ -184,8 +184,15 @@ def read_delimited(
 
 
 def first_lines(path: Path, n: int = 20) -> list[str]:
-    """The first lines of a text file, decompressed, for a look at its layout; undecodable bytes are replaced."""
-    data = read_bytes(path, limit=1 << 16)
+    """The first lines of a text file, decompressed, for a look at its layout; undecodable bytes are replaced.
+
+    Raises:
+        DataError: unreadable, or the first line has no end within 64 KiB.
+    """
+    limit = 1 << 16
+    data = read_bytes(path, limit)
+    if len(data) == limit and b"\n" not in data:
+        raise DataError(path, f"the first line has more than {limit:,} bytes", "check its line ends", 1)
     lines = data.decode("utf-8-sig", errors="replace").split("\n")
     # What the limit cut off, or nothing after the last line end.
     whole = lines[:-1] if len(lines) > 1 else lines

@@ -157,7 +157,25 @@ def read_entity_table(path: Path) -> pl.DataFrame:
     if len(repeated):
         row = int(repeated[0])
         raise DataError(path, f"entity {frame['entity'][row]!r} is listed twice", "keep one row", row + first_line)
+    refuse_outside(frame, path, first_line)
     return frame.select("entity", *(one_line(pl.col(column)) for column in frame.columns if column != "entity"))
+
+
+def refuse_outside(entities: pl.DataFrame, where: Path, first_line: int | None = None) -> None:
+    """Refuse pictures whose path leaves the folder: absolute, or through `..`; web addresses may stay.
+
+    Raises:
+        DataError: by line, or by entity where lines are not known.
+    """
+    if "image" not in entities.columns:
+        return
+    path = entities["image"].fill_null("").str.replace_all("\\", "/", literal=True)
+    bad = (path.str.contains(r"(^|/)\.\.(/|$)") | path.str.contains(r"^(/|[A-Za-z]:/|file:)")).arg_true()
+    if len(bad):
+        row = int(bad[0])
+        message = f"picture {entities['image'][row]!r} of {entities['entity'][row]!r} lies outside the folder"
+        line = None if first_line is None else row + first_line
+        raise DataError(where, message, "give a path within the folder", line)
 
 
 def write_lines(frame: pl.DataFrame, path: Path, *, header: bool) -> None:

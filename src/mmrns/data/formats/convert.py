@@ -10,18 +10,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import unquote
 
 import polars as pl
 
 from mmrns.data.datasets import dataset_folders
 from mmrns.data.formats import features as feature_tables
+from mmrns.data.formats.arrays import open_table
 from mmrns.data.formats.contents import (
     Contents,
     existing,
     merged,
     one_line,
     read_entity_table,
+    refuse_outside,
     split_files,
     write_lines,
 )
@@ -135,10 +137,10 @@ def convert(
         raise DataError(folder, "exists already", "choose another folder, or remove it")
     told("reading triples", 0, None)
     contents = _read(source, layout, columns, delimiter, header, language, told)
-    if not len(contents.splits.get("train", [])):
-        raise DataError(source, "holds no training triple", "name the file of triples, or choose --from")
     if ids is not None:
         contents.order = read_names(ids)
+    if not len(contents.splits.get("train", [])):
+        raise DataError(source, "holds no training triple", "name the file of triples, or choose --from")
     beside = source if source.is_dir() else None
     if links is None and beside is not None:
         links = feature_tables.find_links(beside)
@@ -150,7 +152,10 @@ def convert(
         if beside is not None:
             done.pictures = _take_pictures(contents, beside, made, verbatim)
         _list_silent_entities(contents, verbatim)
+        if contents.entities is not None:
+            refuse_outside(contents.entities, source)
         names = contents.names()
+        done.entities, done.relations = len(names), len(contents.relation_names())
         told("writing triples", 0, None)
         _WRITERS[target](contents, made)
         _write_tables(contents, made, verbatim)
@@ -168,8 +173,9 @@ def convert(
                 float32=float32,
                 advance=told,
             )
+        if done.relations > done.entities:
+            contents.notes.append("there are more relations than entities; if columns are swapped, see --columns")
         done.triples = {split: len(frame) for split, frame in contents.splits.items()}
-        done.entities, done.relations = len(names), len(contents.relation_names())
         done.notes = contents.notes
     return done
 
@@ -204,17 +210,17 @@ def sniff(source: Path) -> str:
         if rdf_format(source):
             return "rdf"
         return "parquet" if source.suffix == ".parquet" else "csv" if ".csv" in source.suffixes else "tsv"
-    if existing(source, ["train2id", "entity2id"], [".txt"]) and existing(source, ["train2id"], [".txt"]):
+    if existing(source, ["train2id"], [".txt"]):
         return "openke"
     splits = split_files(source, [suffix for suffix in SUFFIXES if suffix != ".parquet"])
     if splits and list_file(source, ENTITY_LISTS):
         return "ids"
     if splits and feature_tables.find_links(source):
         return "mmrns"
-    if (files := table_files(source)) and not rdf_files(source):
-        return "parquet" if files["train"].suffix == ".parquet" else "csv" if ".csv" in files["train"].suffixes else "tsv"
-    if rdf_files(source):
+    if rdf_files(source) and not splits:
         return "rdf"
+    for path in table_files(source).values():
+        return "parquet" if path.suffix == ".parquet" else "csv" if ".csv" in path.suffixes else "tsv"
     tables = ", ".join(f"train{suffix}" for suffix in (*TEXT_SUFFIXES[:3], ".parquet"))
     message = f"holds no triples that are recognised ({tables}, train2id.txt, *{', *'.join(RDF_SUFFIXES[:3])} ...)"
     raise DataError(source, message, "name the file of triples, or give --from")
@@ -284,9 +290,10 @@ def _features(contents: Contents, beside: Path | None) -> dict[str, Source]:
         sources, _ = feature_tables.mmrns_features(beside)
         return sources
     sources = feature_tables.find_features(beside)
-    if contents.order is None and (nameless := [s.path.name for s in sources.values() if s.path.suffix in (".npy",)]):
-        contents.notes.append(f"{', '.join(nameless)}: rows without names; --features and --ids take them along")
-        sources = {name: s for name, s in sources.items() if s.path.name not in nameless}
+    nameless = [name for name, s in sources.items() if contents.order is None and open_table(s.path).names is None]
+    if nameless:
+        files = ", ".join(sources.pop(name).path.name for name in nameless)
+        contents.notes.append(f"{files}: rows without names, left out; --ids FILE says whose they are")
     return sources
 
 
@@ -347,24 +354,20 @@ def _take_pictures(
     if entities is not None and "image" in entities.columns and (entities["image"] != "").any():
         listed = set(entities["image"].to_list())
         return sum(path.as_posix() in listed for path in pictures), len(pictures)
-    names = contents.names()
-    forms = {
-        form: entity
-        for entity in names
-        for form in (entity.replace("/", "_"), quote(entity, safe=""), entity)
-    }
-    found: dict[str, str] = {}
-    for path in sorted(pictures):
-        # `images/ENTITY.png`, or the first of several in `images/ENTITY/`.
-        stem = path.stem if len(path.parts) == 2 else path.parts[1]
-        if stem in forms:
-            found.setdefault(forms[stem], path.as_posix())
-    matched = sum((path.stem if len(path.parts) == 2 else path.parts[1]) in forms for path in pictures)
-    if found:
-        table = pl.DataFrame({"entity": list(found), "image": list(found.values())})
-        contents.entities = merged(entities, table.sort("entity"))
+    # `images/ENTITY.png`, or several in `images/ENTITY/`, of which the column names the first.
+    stems = [path.stem if len(path.parts) == 2 else path.parts[1] for path in pictures]
+    table = pl.DataFrame({"image": [path.as_posix() for path in pictures], "stem": stems}).sort("image")
+    names = contents.names().alias("entity").to_frame()
+    forms = pl.concat(
+        [names.with_columns(stem="entity"), names.with_columns(stem=pl.col("entity").str.replace_all("/", "_"))]
+    ).unique("stem", keep="first", maintain_order=True)
+    quoted = table.with_columns(stem=pl.Series([unquote(stem) for stem in table["stem"]], dtype=pl.String))
+    found = pl.concat([table.join(forms, on="stem"), quoted.join(forms, on="stem")]).unique("image", keep="first")
+    if len(found):
+        first = found.sort("image").unique("entity", keep="first").select("entity", "image").sort("entity")
+        contents.entities = merged(entities, first)
         verbatim.pop("entities.tsv", None)
-    return matched, len(pictures)
+    return len(found), len(pictures)
 
 
 def _list_silent_entities(contents: Contents, verbatim: dict[str, Path]) -> None:

@@ -16,6 +16,9 @@ SUFFIXES = (*TEXT_SUFFIXES, ".parquet")
 STEMS = ("triples", "triplets", "facts", "edges", "graph", "kg", "data", "all")
 """How a file that holds all triples may be called within a folder."""
 
+BESIDE = ("entities", "descriptions", "texts", "relations", "numbers", "readme", "license", "licence")
+"""Tables beside the triples."""
+
 _WORDS = {
     "head": ("head", "h", "subject", "subj", "sub", "s", "source", "src", "from", "start", "head_id"),
     "relation": ("relation", "rel", "r", "predicate", "pred", "p", "property", "edge", "type", "relation_id"),
@@ -24,14 +27,18 @@ _WORDS = {
 
 
 def table_files(source: Path, suffixes: Sequence[str] = SUFFIXES) -> dict[str, Path]:
-    """The file of each split: those named after the splits, or one with all triples, which counts as train."""
+    """The file of each split: those named after the splits, or the one with all triples, which counts as train."""
     if not source.is_dir():
         return {"train": source}
     found = split_files(source, suffixes)
     if found:
         return found
     whole = split_files(source, suffixes, stems=STEMS)
-    return whole
+    if whole:
+        return whole
+    others = [path for path in sorted(source.iterdir()) if path.name.endswith(tuple(suffixes)) and not path.is_dir()]
+    others = [path for path in others if path.name.split(".")[0].lower() not in BESIDE]
+    return {"train": others[0]} if len(others) == 1 else {}
 
 
 def read_tables(
