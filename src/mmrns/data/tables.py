@@ -144,7 +144,7 @@ def read_delimited(
     if not start:
         raise DataError(path, "is empty", "check the file")
     delimiter = delimiter or sniff_delimiter(start, path)
-    cells = next(iter(_rows(start[:1], delimiter)), [])
+    cells = next(_rows(start, delimiter), [])
     named = header(cells) if callable(header) else header
     columns = cells if named else [str(i + 1) for i in range(len(cells))]
     if len(set(columns)) < len(columns):
@@ -201,7 +201,7 @@ def first_lines(path: Path, n: int = 20) -> list[str]:
 
 def _rows(lines: Sequence[str], delimiter: str) -> Iterator[list[str]]:
     quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    return csv.reader(lines, delimiter=delimiter, quoting=quoting)
+    return csv.reader((f"{line}\n" for line in lines), delimiter=delimiter, quoting=quoting)
 
 
 _BARE_QUOTE = re.compile(rb'[\w ]"[\w ]')
@@ -211,7 +211,7 @@ def _read_slowly(path: Path, delimiter: str, columns: list[str], named: bool) ->
     misfit = _misfit(path, delimiter, len(columns))
     if misfit is not None:
         raise misfit
-    rows = list(_rows([f"{line}\n" for line in read_lines(path).to_list()], delimiter))[named:]
+    rows = list(_rows(read_lines(path).to_list(), delimiter))[named:]
     return pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.String), orient="row")
 
 
