@@ -1,6 +1,7 @@
 """Encoders and feature files."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,15 +145,15 @@ def test_misfits_are_refused_before_anything_is_written(tmp_path: Path, case: st
 def test_a_failed_write_leaves_the_old_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write_features(tmp_path, "text", *features(), METADATA)
     before = {path.name: path.read_bytes() for path in (tmp_path / "features").iterdir()}
-    write_bytes = Path.write_bytes
+    opened = Path.open
 
-    def full_disk(path: Path, content: bytes) -> int:
+    def full_disk(path: Path, *arguments: Any) -> Any:
         if ".entities" in path.name:
-            write_bytes(path, content[:1])
             raise OSError("no space left")
-        return write_bytes(path, content)
+        return opened(path, *arguments)
 
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    monkeypatch.setattr(Path, "open", full_disk)
     with pytest.raises(OSError, match="no space"):
         write_features(tmp_path, "text", *features(5), METADATA)
+    monkeypatch.undo()
     assert {path.name: path.read_bytes() for path in (tmp_path / "features").iterdir()} == before

@@ -63,7 +63,8 @@ def data_convert(
         Path | None, typer.Option(help="Other names of entities: ent_links or *SameAsLink* [default: found in SRC].")
     ] = None,
     ids: Annotated[
-        Path | None, typer.Option(help="Entities in the order of a feature table's rows: a name, or name and id, a line.")
+        Path | None,
+        typer.Option(help="Entities in the order of a feature table's rows: a name, or name and id, a line."),
     ] = None,
     zeros: Annotated[ZeroRows, typer.Option(help="What tokens of zeros only mean.")] = ZeroRows.missing,
     tokens: Annotated[
@@ -135,7 +136,10 @@ def _as_json(done: Converted) -> dict[str, Any]:
 
 def _print(done: Converted) -> None:
     counts = ", ".join(f"{split} {rows:,}" for split, rows in done.triples.items())
-    out.print(Text(f"{done.folder}: {done.entities:,} entities, {done.relations:,} relations; triples: {counts}"), soft_wrap=True)
+    out.print(
+        Text(f"{done.folder}: {done.entities:,} entities, {done.relations:,} relations; triples: {counts}"),
+        soft_wrap=True,
+    )
     if done.features:
         keys = ("entities", "of", "unmatched", "zero rows", "tokens", "width", "dtype")
         print_rows([{"modality": name, **{key: row[key] for key in keys}} for name, row in done.features.items()])
@@ -147,9 +151,14 @@ def _print(done: Converted) -> None:
             text = f"{name}: {row['zero tokens']:,} tokens are zeros only, in {row['zero rows']:,} rows all of them"
             out.print(Text(f"note: {text}"), soft_wrap=True)
         if row["repeated"]:
-            out.print(Text(f"note: {name}: {row['repeated']:,} further rows of the same entities were left out"), soft_wrap=True)
+            out.print(
+                Text(f"note: {name}: {row['repeated']:,} further rows of the same entities were left out"),
+                soft_wrap=True,
+            )
         if row["dtype"] == "float32" and row["largest"] > 65504:
-            out.print(Text(f"note: {name}: values up to {row['largest']:.3g}, too large for half precision"), soft_wrap=True)
+            out.print(
+                Text(f"note: {name}: values up to {row['largest']:.3g}, too large for half precision"), soft_wrap=True
+            )
     if done.pictures is not None:
         matched, files = done.pictures
         out.print(f"{matched:,} of {files:,} pictures belong to an entity")
@@ -159,7 +168,10 @@ def _print(done: Converted) -> None:
         missing = [split for split in ("valid", "test") if split not in done.triples]
         name = str(done.folder)
         if missing:
-            out.print(Text(f"no {' and no '.join(missing)} triples: split them next, with mmrns data split {name} DST"), soft_wrap=True)
+            out.print(
+                Text(f"no {' and no '.join(missing)} triples: split them next, with mmrns data split {name} DST"),
+                soft_wrap=True,
+            )
         else:
             out.print(Text(f"next: mmrns data check {name}"), soft_wrap=True)
 
@@ -174,6 +186,8 @@ def _progress() -> Generator[Callable[[str, int, int | None], None]]:
         task = progress.add_task("", total=None)
 
         def advance(what: str, done: int, total: int | None) -> None:
-            progress.update(task, description=what if total or not done else f"{what} {done:,}", completed=done, total=total)
+            progress.update(
+                task, description=what if total or not done else f"{what} {done:,}", completed=done, total=total
+            )
 
         yield advance

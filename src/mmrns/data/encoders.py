@@ -6,7 +6,7 @@ in the layout of a dataset folder. Needs the `encode` extra, whose libraries are
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain, pairwise, product
 from pathlib import Path
@@ -217,7 +217,7 @@ def stream_features(
                 stored = np.ascontiguousarray(values, dtype=np.dtype(dtype).newbyteorder("<"))
             if not np.isfinite(stored).all():
                 raise ValueError(f"a value is not finite as {dtype}")
-            file.write(memoryview(stored).cast("B"))
+            file.write(stored.data)
             masks[done:end] = mask
             done = end
         if done != len(entities):
@@ -227,7 +227,7 @@ def stream_features(
 
 
 @contextmanager
-def replacing(*paths: Path) -> Iterator[list[IO[bytes]]]:
+def replacing(*paths: Path) -> Generator[list[IO[bytes]]]:
     """Files open for writing under temporary names, which take their own names once all are written."""
     temporary = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths]
     files: list[IO[bytes]] = []
@@ -249,7 +249,7 @@ def replacing(*paths: Path) -> Iterator[list[IO[bytes]]]:
 
 
 @contextmanager
-def _made(folder: Path) -> Iterator[None]:
+def _made(folder: Path) -> Generator[None]:
     """A folder that is made where it is missing, and gone again after a failure."""
     missing = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)

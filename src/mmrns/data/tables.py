@@ -145,6 +145,8 @@ def read_delimited(
         raise DataError(path, "is empty", "check the file")
     delimiter = delimiter or sniff_delimiter(start, path)
     cells = next(_rows(start, delimiter), [])
+    if not cells:
+        raise DataError(path, "blank line where a table is expected", "delete it", 1)
     named = header(cells) if callable(header) else header
     columns = cells if named else [str(i + 1) for i in range(len(cells))]
     if len(set(columns)) < len(columns):
@@ -174,7 +176,7 @@ def read_delimited(
         raise _misfit(path, delimiter, len(columns)) or DataError(
             path, f"is not a table separated by {delimiter!r} ({reason})", "check the file"
         ) from error
-    # Rows that are too short end in nulls; a quote that is never closed swallows the lines after it; blank lines vanish.
+    # Rows that are too short end in nulls; an open quote swallows the lines after it; blank lines vanish.
     blank = b"\n\n" in data or b"\n\r\n" in data or data.startswith((b"\n", b"\r"))
     if blank or data.count(b'"') % 2 or frame.width != len(columns) or frame[:, -1].is_null().any():
         misfit = _misfit(path, delimiter, len(columns))

@@ -73,7 +73,9 @@ def test_tables_in_the_order_of_ids(openke: Path, tmp_path: Path, suffix: str, s
     image = opened(tmp_path / "out")
     assert (image.covered, image.tokens) == (3, 1 if array.ndim == 2 else array.shape[1])
     for i, name in enumerate(NAMES):
-        np.testing.assert_array_equal(of(image, name).squeeze(), array[i].astype(np.float16).astype(np.float32).squeeze())
+        np.testing.assert_array_equal(
+            of(image, name).squeeze(), array[i].astype(np.float16).astype(np.float32).squeeze()
+        )
     found = done.features["image"]
     assert (found["rows"], found["entities"], found["zero rows"]) == (4, 3, 1)
     assert image.provenance["source"] == file.name
@@ -262,7 +264,6 @@ def test_features_of_a_dataset_folder_come_along(toy_folder: Path, tmp_path: Pat
         (np.ones((4, 2), np.complex64), "holds complex64"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:overflow")
 def test_unfit_tables(openke: Path, tmp_path: Path, array: np.ndarray, message: str) -> None:
     file = save(tmp_path / "t.npy", array)
     with pytest.raises(DataError, match=message) as caught:

@@ -10,7 +10,7 @@ import pytest
 
 from mmrns.data.datasets import load_dataset
 from mmrns.data.formats import convert
-from mmrns.data.formats.convert import sniff
+from mmrns.data.formats.conversion import sniff
 from mmrns.errors import DataError, UsageError
 
 TRIPLES = [("a", "likes", "b c"), ("b c", "likes", "d"), ("d", "hates", "a")]
@@ -58,7 +58,9 @@ def test_tables(tmp_path: Path, case: str) -> None:
     assert rows(tmp_path / "out") == TRIPLES
     assert done.triples == {"train": 3}
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["train.tsv"]
-    assert any("taken for a header" in note for note in done.notes) == (case.startswith("header") and "told" not in case)
+    assert any("taken for a header" in note for note in done.notes) == (
+        case.startswith("header") and "told" not in case
+    )
 
 
 def test_a_header_is_a_triple_where_one_says_so(tmp_path: Path) -> None:
@@ -152,7 +154,7 @@ TURTLE = """
 @prefix xsd: <http://www.w3.org/2001/XMLSchema#> .
 ex:Kenya ex:borders ex:Uganda ;
     rdfs:label "Kenia"@de, "Kenya"@en ; rdfs:comment "A country\\n in \\"East\\" Africa." ;
-    ex:area 580367.0 ; ex:founded "1963-12-12"^^xsd:date ; ex:motto "Harambee" ;
+    ex:photo <http://example.org/other.JPG> ; ex:area 580367.0 ; ex:founded "1963-12-12"^^xsd:date ; ex:motto "Harambee" ;
     foaf:depiction <images/kenya.png> .
 ex:Uganda ex:capital [ rdfs:label "Kampala" ] ; rdfs:label "Ouganda"@fr ; ex:anthem "Oh Uganda"@lg .
 ex:borders rdfs:label "shares a border with" .

@@ -87,13 +87,29 @@ ANY = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\t\n\r\ufeff"), min_size=1, max_size=8
 ).filter(lambda s: s.strip() != "")
 IRIS = st.sampled_from(
-    ["http://example.org/a", "http://example.org/é#b?c", "urn:x:y", "urn:mmrns:z", "file:///tmp/x", "_:b0", "_:", "a:b c",
-     "http://x/%zz", "http://x:y/", 'http://dbpedia.org/resource/"x"', "http://x/[1]", "mailto:a@b", "a:", "x:%41", "//a"]
-)  # fmt: skip
+    [
+        "http://example.org/a",
+        "http://example.org/é#b?c",
+        "http://example.org/a.png",
+        'http://dbpedia.org/resource/"x"',
+        "http://x/%zz",
+        "http://x:y/",
+        "http://x/[1]",
+        "urn:x:y",
+        "urn:mmrns:z",
+        "file:///tmp/x.jpg",
+        "mailto:a@b",
+        "x:%41",
+        "a:",
+        "//a",
+        "_:b0",
+        "_:",
+    ]
+)
 NAME = ANY | IRIS
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(NAME, NAME, NAME), min_size=1, max_size=6))
 def test_any_name_survives_every_layout(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, str]]
@@ -108,7 +124,7 @@ def test_any_name_survives_every_layout(
         assert (folder / f"{target}-back" / "train.tsv").read_bytes() == text.encode(), target
 
 
-TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"]) | st.sampled_from(' \\"\'<>.@^'), max_size=12)
+TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"]) | st.sampled_from(" \\\"'<>.@^"), max_size=12)
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,7 +1,7 @@
 """Readers and writers of other layouts: one file a family of layouts, and `convert` between any two."""
 
 from mmrns.data.formats.contents import Contents
-from mmrns.data.formats.convert import LAYOUTS, TARGETS, Converted, building, convert
+from mmrns.data.formats.conversion import LAYOUTS, TARGETS, Converted, building, convert
 from mmrns.data.formats.features import Source
 from mmrns.data.formats.pykeen import to_pykeen
 

@@ -101,12 +101,14 @@ def _npy(path: Path) -> npt.NDArray[Any]:
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except (ValueError, OSError, EOFError) as error:
-        raise DataError(path, f"is no readable .npy file ({_reason(error)})", "save a plain array of numbers") from error
+        raise DataError(
+            path, f"is no readable .npy file ({_reason(error)})", "save a plain array of numbers"
+        ) from error
 
 
 def _npz(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
-        with np.lib.npyio.NpzFile(path) as file:
+        with path.open("rb") as opened, np.lib.npyio.NpzFile(opened) as file:
             return {name: file[name] for name in file.files}
     except (ValueError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise DataError(path, f"is no readable .npz file ({_reason(error)})", "save plain arrays of numbers") from error
@@ -124,14 +126,25 @@ def _of_object(path: Path, value: Any, key: str | None, tokens: int | None) -> T
         if not arrays:
             raise DataError(path, "holds no array", "save the table of features")
         if key is None and len(arrays) > 1:
-            if all(array.ndim in (1, 2) and array.shape[-1:] == next(iter(arrays.values())).shape[-1:] for array in arrays.values()) and len(arrays) > 3:
+            if (
+                all(
+                    array.ndim in (1, 2) and array.shape[-1:] == next(iter(arrays.values())).shape[-1:]
+                    for array in arrays.values()
+                )
+                and len(arrays) > 3
+            ):
                 return _of_named(path, arrays, tokens)
             listed = ", ".join(sorted(arrays)[:8])
             raise DataError(path, f"holds several arrays ({listed})", f"choose: --features NAME={path.name}:KEY")
         if key is not None and key not in arrays:
             raise DataError(path, f"holds no array {key!r}", f"choose one of {', '.join(sorted(arrays)[:8])}")
         return _of_array(path, arrays[key] if key else next(iter(arrays.values())), tokens)
-    if isinstance(value, Sequence) and not isinstance(value, str) and value and all(isinstance(v, Tensor) for v in value):
+    if (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and value
+        and all(isinstance(v, Tensor) for v in value)
+    ):
         return replace(_of_named(path, dict(enumerate(value)), tokens), names=None)
     if not isinstance(value, Tensor):
         raise DataError(path, f"holds a {type(value).__name__}, not a table", "save a tensor [n, D] or [n, L, D]")
@@ -150,7 +163,11 @@ def _of_array(path: Path, array: Any, tokens: int | None) -> Table:
     def read(rows: Rows) -> Block:
         # Neighbouring rows, the usual case, are one slice: HDF5 is slow and memory maps copy otherwise.
         whole = len(rows) == rows[-1] - rows[0] + 1
-        part = array[int(rows[0]) : int(rows[-1]) + 1] if whole else array[torch.from_numpy(rows) if isinstance(array, Tensor) else rows]
+        part = (
+            array[int(rows[0]) : int(rows[-1]) + 1]
+            if whole
+            else array[torch.from_numpy(rows) if isinstance(array, Tensor) else rows]
+        )
         values = _float32(part).reshape(len(rows), length, width)[:, :kept]
         return values, np.ones(values.shape[:2], dtype=np.bool_)
 
@@ -160,7 +177,9 @@ def _of_array(path: Path, array: Any, tokens: int | None) -> Table:
 def _float32(array: Any) -> npt.NDArray[np.float32]:
     if isinstance(array, Tensor):
         return array.detach().to(torch.float32).numpy()
-    return np.asarray(array, dtype=np.float32)
+    # What single precision cannot hold becomes infinite, and is refused as such.
+    with np.errstate(over="ignore"):
+        return np.asarray(array, dtype=np.float32)
 
 
 def _of_named(path: Path, arrays: Mapping[Any, Any], tokens: int | None) -> Table:
@@ -275,7 +294,9 @@ def _of_json(path: Path, key: str | None, codebook: Path | None, tokens: int | N
     try:
         arrays = [np.asarray(row, dtype=np.float32) for row in rows]
     except (ValueError, TypeError) as error:
-        raise DataError(path, f"holds tokens that are no vectors ({_reason(error)})", "write lists of numbers") from error
+        raise DataError(
+            path, f"holds tokens that are no vectors ({_reason(error)})", "write lists of numbers"
+        ) from error
     width = next((array.shape[-1] for array in arrays if array.ndim and array.size), 0)
     filled = (array if array.size else np.zeros((0, width), dtype=np.float32) for array in arrays)
     table = _of_named(path, dict(zip(names, filled, strict=True)), tokens)
@@ -287,13 +308,16 @@ def _of_numbers(path: Path, names: pl.Series, rows: list[Any], codebook: Table, 
     if length != 1:
         raise DataError(codebook.path, f"is [{n}, {length}, {width}]", "a codebook is [tokens, D]")
     try:
-        flat = pl.DataFrame({"row": pl.int_range(len(rows), eager=True), "token": pl.Series(rows, dtype=pl.List(pl.Int64))})
+        flat = pl.DataFrame(
+            {"row": pl.int_range(len(rows), eager=True), "token": pl.Series(rows, dtype=pl.List(pl.Int64))}
+        )
     except (TypeError, pl.exceptions.PolarsError) as error:
         raise DataError(path, "mixes token numbers with something else", "write lists of whole numbers") from error
     flat = flat.explode("token").drop_nulls().with_row_index("place")
     outside = flat.filter((pl.col("token") < 0) | (pl.col("token") >= n))
     if len(outside):
-        message = f"token {outside['token'][0]} of {names[outside['row'][0]]!r} is not in {codebook.path.name} (0 to {n - 1:,})"
+        of = names[outside["row"][0]]
+        message = f"token {outside['token'][0]} of {of!r} is not in {codebook.path.name} (0 to {n - 1:,})"
         raise DataError(path, message, "give the codebook that belongs to it")
     kept = tokens or RAGGED_TOKENS
     ranked = (

@@ -1,4 +1,4 @@
-"""What a reader found and a writer puts down: triples by split, tables of names, texts and numbers, the order of ids."""
+"""What a reader found and a writer puts down: triples by split, tables of names, texts and numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from mmrns.errors import DataError
 
 TRIPLE = ["head", "relation", "tail"]
 ENTITY = ["entity", "name", "description", "image"]
-SPLIT_NAMES = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "dev": "valid", "test": "test"}
+SPLIT_NAMES = {
+    "train": "train",
+    "valid": "valid",
+    "validation": "valid",
+    "val": "valid",
+    "dev": "valid",
+    "test": "test",
+}
 """How the files of a split are called elsewhere, and how here."""
 
 LONGEST_NAME = 65_536
@@ -91,9 +98,7 @@ def fit_names(frame: pl.DataFrame, where: Path, first_line: int, notes: list[str
     if len(bad):
         raise DataError(where, "empty field", "mend or delete the row", int(bad[0]) + first_line)
     refuse_long_names(frame, where, first_line)
-    broken = frame.select(
-        pl.any_horizontal(pl.col(column).str.contains(_BREAKS) for column in TRIPLE).sum()
-    ).item()
+    broken = frame.select(pl.any_horizontal(pl.col(column).str.contains(_BREAKS) for column in TRIPLE).sum()).item()
     if broken:
         frame = frame.with_columns(pl.col(column).str.replace_all(_BREAKS, " ") for column in TRIPLE)
         notes.append(f"{where.name}: tabs and line breaks within the names of {broken:,} triples became blanks")

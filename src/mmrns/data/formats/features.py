@@ -13,10 +13,10 @@ import numpy.typing as npt
 import polars as pl
 
 from mmrns.data.encoders import stream_features
-from mmrns.data.formats.arrays import SUFFIXES, Block, Rows, Table, open_table
+from mmrns.data.formats.arrays import SUFFIXES, Block, Rows, open_table
 from mmrns.data.formats.contents import Contents
 from mmrns.data.tables import read_lines
-from mmrns.errors import DataError, UsageError
+from mmrns.errors import DataError
 
 Zeros = Literal["missing", "keep"]
 
@@ -91,7 +91,9 @@ def read_links(path: Path) -> pl.DataFrame:
     return fields.select(pl.nth(0).alias("other"), pl.nth(1).alias("entity"))
 
 
-def match_names(names: pl.Series, contents: Contents, entities: pl.Series, links: pl.DataFrame | None) -> npt.NDArray[Any]:
+def match_names(
+    names: pl.Series, contents: Contents, entities: pl.Series, links: pl.DataFrame | None
+) -> npt.NDArray[Any]:
     """The place among `entities` that each name of a feature file means, -1 where none.
 
     A name is the entity itself; or that after `http://dbpedia.org/resource/`; or `m.x` for `/m/x`; or what `links` give
@@ -257,8 +259,8 @@ def _convert(
 def mmrns_features(folder: Path) -> tuple[dict[str, Source], Path | None]:
     """The HDF5 files and the link file of the authors' layout.
 
-    The HDF5 files lie in the folder of the triples or beside it, named after the dataset (`MKG_W_...h5` beside `MKG-W/`,
-    `MMKB_...h5` beside `MMKB-DB15K/`); the link file, `ent_links` or `*SameAsLink*`, lies with the triples.
+    The HDF5 files lie in the folder of the triples or beside it, named after the dataset (`MKG_W_...h5` beside
+    `MKG-W/`, `MMKB_...h5` beside `MMKB-DB15K/`); the link file, `ent_links` or `*SameAsLink*`, lies with the triples.
     """
     stems = (folder.name.replace("-", "_").lower(), folder.name.split("-")[0].lower() + "_")
     inside = [path for path in sorted(folder.iterdir()) if path.suffix in (".h5", ".hdf5")]

@@ -114,10 +114,10 @@ def read_ids(source: Path, *, columns: Sequence[str] | None = None) -> Contents:
     contents = Contents(source, "ids", {}, order=entities)
     for split, file in files.items():
         frame = _cells(file, order)
-        known = pl.concat([frame["head"], frame["tail"]]).is_in(entities)
+        known = pl.concat([frame["head"], frame["tail"]]).cast(pl.Enum(entities), strict=False).is_not_null()
         if known.all():
             contents.splits[split] = fit_names(frame, file, 1, contents.notes)
-        elif known.mean() > 0.5 or relations is None:  # pyright: ignore[reportOptionalOperand]
+        elif 2 * int(known.sum()) > len(known) or relations is None:
             row = int((~known).arg_true()[0]) % len(frame)
             names = [frame[c][row] for c in ("head", "tail")]
             absent = next(name for name in names if name not in set(entities))
@@ -166,7 +166,11 @@ def _read_ids(
     frame = _cells(path, order, lines, first_line)
     ids = frame.select(pl.all().cast(pl.Int64, strict=False))
     named: list[pl.Series] = []
-    for column, names, what in (("head", entities, "entity"), ("relation", relations, "relation"), ("tail", entities, "entity")):
+    for column, names, what in (
+        ("head", entities, "entity"),
+        ("relation", relations, "relation"),
+        ("tail", entities, "entity"),
+    ):
         bad = (ids[column].is_null() | (ids[column] < 0) | (ids[column] >= len(names))).arg_true()
         if len(bad):
             row = int(bad[0])

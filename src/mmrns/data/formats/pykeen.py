@@ -35,7 +35,9 @@ def read_pykeen(name: str) -> Contents:
         factories: dict[str, Any] = {"train": found.training, "valid": found.validation, "test": found.testing}
     except Exception as error:  # PyKEEN passes on whatever its download and its parsers raise.
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(name, f"PyKEEN cannot load it ({reason})", "check the connection, or use local files") from error
+        raise DataError(
+            name, f"PyKEEN cannot load it ({reason})", "check the connection, or use local files"
+        ) from error
     entities, relations = (
         pl.Series([ids[i] for i in range(len(ids))], dtype=pl.String)
         for ids in ({i: n for n, i in named.items()} for named in (found.entity_to_id, found.relation_to_id))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,13 @@ _DC = ("http://purl.org/dc/terms/", "http://purl.org/dc/elements/1.1/")
 _SCHEMA = ("http://schema.org/", "https://schema.org/")
 _XSD = "http://www.w3.org/2001/XMLSchema#"
 _TEXT_TYPES = (f"{_XSD}string", "http://www.w3.org/1999/02/22-rdf-syntax-ns#langString")
-NAMES = (f"{_RDFS}label", f"{_SKOS}prefLabel", f"{_FOAF}name", *(f"{s}name" for s in _SCHEMA), *(f"{d}title" for d in _DC))
+NAMES = (
+    f"{_RDFS}label",
+    f"{_SKOS}prefLabel",
+    f"{_FOAF}name",
+    *(f"{s}name" for s in _SCHEMA),
+    *(f"{d}title" for d in _DC),
+)
 DESCRIPTIONS = (
     f"{_RDFS}comment",
     f"{_SKOS}definition",
@@ -87,7 +93,8 @@ def read_rdf(source: Path, *, language: str = "en", advance: Callable[[int], Non
     A folder's `train.nt`, `valid.nt`, `test.nt` (or another suffix) are its splits, and its other files then give
     literals only; without them, every file is train. Names are IRIs as they stand, `_:label` for blank nodes.
     Of a literal's property: rdfs:label and its like become the name, rdfs:comment and its like the description,
-    foaf:depiction and its like, or any value that ends like a picture, the image; numeric and date types become numbers
+    foaf:depiction and its like, or any value that ends like a picture, the image (but in files named after the splits,
+    where every statement between resources is a triple); numeric and date types become numbers
     (a date its year and fraction), other strings texts. Where a name or description comes in several languages,
     `language` is taken, else the one without a language, else the first.
 
@@ -112,7 +119,8 @@ def read_rdf(source: Path, *, language: str = "en", advance: Callable[[int], Non
     literals: list[pl.DataFrame] = []
     beside = 0
     for path, split in splits.items():
-        between, said = _read_file(path, advance or (lambda n: None))
+        named = in_folder and SPLIT_NAMES.get(path.name.split(".")[0]) is not None
+        between, said = _read_file(path, advance or (lambda n: None), pictures=not named)
         literals.append(said)
         if split is None:
             beside += len(between)
@@ -128,8 +136,8 @@ def read_rdf(source: Path, *, language: str = "en", advance: Callable[[int], Non
     return contents
 
 
-def _read_file(path: Path, advance: Callable[[int], None]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The statements between resources, and those about literals or pictures: entity, property, value, type, language."""
+def _read_file(path: Path, advance: Callable[[int], None], *, pictures: bool) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The statements between resources, and those about literals or pictures with type and language."""
     try:
         import pyoxigraph as ox
     except ImportError as error:
@@ -162,9 +170,7 @@ def _read_file(path: Path, advance: Callable[[int], None]) -> tuple[pl.DataFrame
         for quad in ox.parse(file, formats[chosen], base_iri=base):
             subject, predicate, value = quad.subject, quad.predicate, quad.object
             if isinstance(value, ox.Literal):
-                rows.append(
-                    (name(subject), predicate.value, value.value, True, value.datatype.value, value.language)
-                )
+                rows.append((name(subject), predicate.value, value.value, True, value.datatype.value, value.language))
             elif isinstance(value, ox.NamedNode | ox.BlankNode) and isinstance(subject, ox.NamedNode | ox.BlankNode):
                 rows.append((name(subject), predicate.value, name(value), False, None, None))
             if len(rows) >= _BATCH:
@@ -179,12 +185,12 @@ def _read_file(path: Path, advance: Callable[[int], None]) -> tuple[pl.DataFrame
         tail = pl.when("literal").then("tail").otherwise(pl.col("tail").replace(plain))
         frame = frame.with_columns(decoded, tail.alias("tail"))
     picture = pl.col("relation").is_in(IMAGES) | pl.col("tail").str.contains(f"(?i){_PICTURE.pattern}")
-    about = pl.col("literal") | picture
+    about = pl.col("literal") | (picture & pictures)
     return frame.filter(~about).select(TRIPLE), frame.filter(about)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path) -> Generator[Any]:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             yield file
@@ -194,7 +200,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explained(path: Path) -> Generator[None]:
     try:
         yield
     except SyntaxError as error:
@@ -235,9 +241,9 @@ def _take_literals(contents: Contents, said: pl.DataFrame, language: str) -> Non
     )
     relations = contents.relation_names()
     resources = pl.concat([frame[c] for frame in contents.splits.values() for c in ("head", "tail")]).unique()
-    is_relation = pl.col("head").is_in(relations.to_list()) & ~pl.col("head").cast(
-        pl.Enum(resources), strict=False
-    ).is_not_null()
+    is_relation = (
+        pl.col("head").is_in(relations.to_list()) & ~pl.col("head").cast(pl.Enum(resources), strict=False).is_not_null()
+    )
     of_relations = said.filter(is_relation & (pl.col("what") == "name"))
     said = said.filter(~is_relation)
     best = said.filter(pl.col("what").is_in(["name", "description", "image"]) & (pl.col("line") != "")).sort(
@@ -276,7 +282,13 @@ def write_ntriples(contents: Contents, folder: Path) -> None:
     """
     names = pl.concat([contents.names(), contents.relation_names()]).unique()
     tables = [contents.numbers, contents.texts, contents.relations]
-    more = [table[column] for table in tables if table is not None for column in ("entity", "attribute", "relation") if column in table.columns]
+    more = [
+        table[column]
+        for table in tables
+        if table is not None
+        for column in ("entity", "attribute", "relation")
+        if column in table.columns
+    ]
     terms = _Terms(pl.concat([names, *(column.alias("entity") for column in more)]).unique().sort())
     for split, frame in contents.splits.items():
         lines = frame.select(
@@ -318,9 +330,9 @@ class _Terms:
         self._property = names.to_frame("n").select(
             pl.when(iri).then(pl.format("<{}>", "n")).otherwise(as_iri).alias("term")
         )["term"]
-        self._resource = names.to_frame("n").select(
-            pl.when(blank).then("n").otherwise(self._property).alias("term")
-        )["term"]
+        self._resource = names.to_frame("n").select(pl.when(blank).then("n").otherwise(self._property).alias("term"))[
+            "term"
+        ]
 
     def resource(self, column: str) -> pl.Expr:
         return self._look_up(column, self._resource)

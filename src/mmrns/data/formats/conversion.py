@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +57,15 @@ TARGETS = {
 }
 """What `convert` writes."""
 
-_ALIASES = {"folder": "tsv", "dict": "ids", "nt": "rdf", "ntriples": "rdf", "turtle": "rdf", "ttl": "rdf", "rdfxml": "rdf"}
+_ALIASES = {
+    "folder": "tsv",
+    "dict": "ids",
+    "nt": "rdf",
+    "ntriples": "rdf",
+    "turtle": "rdf",
+    "ttl": "rdf",
+    "rdfxml": "rdf",
+}
 _TARGET_ALIASES = {"folder": "tsv", "nt": "ntriples"}
 _CARRIED = ("README.md", "dataset.json", "LICENSE*", "LICENCE*")
 _ENTITY_TABLES = ("entities", "descriptions", "texts")
@@ -131,7 +139,7 @@ def convert(
         UsageError: an unknown layout, an option that does not fit, an extra that is not installed.
     """
     layout, target = _layout(layout), _target(target)
-    told = advance or (lambda what, done, total: None)
+    told = advance or _silent
     source, folder = find_source(source, layout), Path(folder)
     if os.path.lexists(folder):
         raise DataError(folder, "exists already", "choose another folder, or remove it")
@@ -180,6 +188,10 @@ def convert(
     return done
 
 
+def _silent(what: str, done: int, total: int | None) -> None:
+    """Tell nobody."""
+
+
 def find_source(source: str | Path, layout: str | None) -> Path:
     """The file or folder that is meant: a path, or the name of a known dataset.
 
@@ -197,7 +209,9 @@ def find_source(source: str | Path, layout: str | None) -> Path:
     if str(source) in known:
         return known[str(source)]
     hint = nearest(str(source), known)
-    raise DataError(source, f"no such file, folder or dataset{hint}", "check the path; --from pykeen takes PyKEEN's names")
+    raise DataError(
+        source, f"no such file, folder or dataset{hint}", "check the path; --from pykeen takes PyKEEN's names"
+    )
 
 
 def sniff(source: Path) -> str:
@@ -336,9 +350,7 @@ def _same(one: pl.DataFrame | None, other: pl.DataFrame) -> bool:
     return one is not None and one.columns == other.columns and one.equals(other)
 
 
-def _take_pictures(
-    contents: Contents, beside: Path, made: Path, verbatim: dict[str, Path]
-) -> tuple[int, int] | None:
+def _take_pictures(contents: Contents, beside: Path, made: Path, verbatim: dict[str, Path]) -> tuple[int, int] | None:
     """Copy `images/` or `pictures/` and say in the entities' table which picture is whose, by its file name."""
     for name in ("images", "pictures"):
         folder = beside / name
@@ -391,7 +403,11 @@ def _write_tables(contents: Contents, made: Path, verbatim: Mapping[str, Path]) 
         if file in verbatim:
             shutil.copyfile(verbatim[file], made / file)
         elif table is not None and len(table):
-            write_lines(table.select(one_line(pl.col(c)) if c != "entity" else pl.col(c) for c in table.columns), made / file, header=True)
+            write_lines(
+                table.select(one_line(pl.col(c)) if c != "entity" else pl.col(c) for c in table.columns),
+                made / file,
+                header=True,
+            )
 
 
 def _carry(beside: Path, made: Path, sources: Mapping[str, Source]) -> None:
@@ -444,7 +460,7 @@ def _copy_file(path: Path, to: Path, inside: Path) -> None:
 
 
 @contextmanager
-def building(folder: Path) -> Iterator[Path]:
+def building(folder: Path) -> Generator[Path]:
     """A folder to be filled under a temporary name beside its own, which it takes at the end; gone after a failure.
 
     Raises:
