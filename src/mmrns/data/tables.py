@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
-import io
-import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
 
 from mmrns.errors import DataError
-
-
-def read_bytes(path: Path, limit: int = -1) -> bytes:
-    """A file's bytes, or the first so many (`.gz` is decompressed).
-
-    Raises:
-        DataError: unreadable or truncated.
-    """
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            return file.read(limit)
-    except (OSError, EOFError, zlib.error) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise DataError(path, f"cannot be read ({reason})", "check the file") from error
 
 
 def read_lines(path: Path) -> pl.Series:
@@ -44,10 +26,27 @@ def read_lines(path: Path) -> pl.Series:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(path, "is not valid UTF-8", "save the file as UTF-8", line) from error
     del data
+    return split_lines(text).str.strip_suffix("\r")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a file, decompressed where its name ends in `.gz`.
+
+    Raises:
+        DataError: unreadable or truncated.
+    """
+    try:
+        data = path.read_bytes()
+        return gzip.decompress(data) if path.suffix == ".gz" else data
+    except (OSError, EOFError, zlib.error) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise DataError(path, f"cannot be read ({reason})", "check the file") from error
+
+
+def split_lines(text: str) -> pl.Series:
+    """The lines of a text, without the final line end, CR kept; no text has no line."""
     lines = pl.Series("line", [text.removesuffix("\n")], dtype=pl.String).str.split("\n").explode()
-    if not text:
-        return lines.clear()
-    return lines.str.strip_suffix("\r")
+    return lines if text else lines.clear()
 
 
 def read_columns(path: Path, columns: list[str]) -> pl.DataFrame:
@@ -87,10 +86,10 @@ def read_header_table(path: Path) -> pl.DataFrame:
     columns: list[str] = lines[0].split("\t")
     if len(set(columns)) < len(columns):
         raise DataError(path, "column names repeat", "name each column once", 1)
-    return _fields(lines[1:], columns, path, 2)
+    return split_fields(lines[1:], columns, path, 2)
 
 
-def _fields(lines: pl.Series, columns: list[str], path: Path, first_line: int) -> pl.DataFrame:
+def split_fields(lines: pl.Series, columns: list[str], path: Path, first_line: int) -> pl.DataFrame:
     """Lines cut at their tabs; each must have as many fields as there are columns."""
     tabs = lines.str.count_matches("\t", literal=True)
     bad = (tabs != len(columns) - 1).arg_true()
@@ -103,132 +102,3 @@ def _fields(lines: pl.Series, columns: list[str], path: Path, first_line: int) -
     if len(columns) == 1:
         return lines.alias(columns[0]).to_frame()
     return lines.str.split_exact("\t", len(columns) - 1).struct.rename_fields(columns).struct.unnest()
-
-
-DELIMITERS = ("\t", ",", ";", "|", " ")
-
-
-def sniff_delimiter(lines: Sequence[str], path: Path) -> str:
-    """The first of tab, comma, semicolon, bar and blank that cuts these lines into equally many fields, at least two.
-
-    The usual one of the file's suffix comes before them all, and where none does.
-    """
-    usual = "," if ".csv" in path.suffixes else "\t"
-    lines = [line for line in lines if line.strip()]
-    for delimiter in dict.fromkeys([usual, *DELIMITERS]):
-        widths = {len(row) for row in _rows(lines, delimiter)}
-        if len(widths) == 1 and widths != {1}:
-            return delimiter
-    return usual
-
-
-def read_delimited(
-    path: Path,
-    delimiter: str | None = None,
-    header: bool | Callable[[Sequence[str]], bool] = True,
-) -> tuple[pl.DataFrame, int]:
-    """A table with any delimiter; fields may be quoted, as in CSV, unless it is the tab.
-
-    Args:
-        path: UTF-8, `.gz` is decompressed.
-        delimiter: one character; None looks at the first lines.
-        header: whether the first line names the columns, or what decides it from that line's fields.
-
-    Returns:
-        The table, every column a string; its columns are `1`, `2`, ... without a header. The line of its first row.
-
-    Raises:
-        DataError: unreadable, empty, not UTF-8, or a row with another number of columns, by line.
-    """
-    start = first_lines(path)
-    if not start:
-        raise DataError(path, "is empty", "check the file")
-    delimiter = delimiter or sniff_delimiter(start, path)
-    cells = next(_rows(start, delimiter), [])
-    if not cells:
-        raise DataError(path, "blank line where a table is expected", "delete it", 1)
-    named = header(cells) if callable(header) else header
-    columns = cells if named else [str(i + 1) for i in range(len(cells))]
-    if len(set(columns)) < len(columns):
-        raise DataError(path, "column names repeat", "name each column once", 1)
-    first_line = 2 if named else 1
-    if delimiter == "\t":
-        lines = read_lines(path)
-        return _fields(lines[1:] if named else lines, columns, path, first_line), first_line
-    data = read_bytes(path).removeprefix(b"\xef\xbb\xbf")
-    try:
-        if _BARE_QUOTE.search(data):
-            # Polars takes a quote within a field for its start.
-            frame = _read_slowly(path, delimiter, columns, named)
-        else:
-            frame = pl.read_csv(
-                io.BytesIO(data),
-                has_header=False,
-                skip_rows=int(named),
-                separator=delimiter,
-                infer_schema=False,
-                new_columns=columns,
-            )
-    except pl.exceptions.NoDataError:
-        frame = pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
-    except pl.exceptions.PolarsError as error:
-        reason = str(error).strip().split("\n")[0]
-        raise _misfit(path, delimiter, len(columns)) or DataError(
-            path, f"is not a table separated by {delimiter!r} ({reason})", "check the file"
-        ) from error
-    # Rows that are too short end in nulls; an open quote swallows the lines after it; blank lines vanish.
-    blank = b"\n\n" in data or b"\n\r\n" in data or data.startswith((b"\n", b"\r"))
-    if blank or data.count(b'"') % 2 or frame.width != len(columns) or frame[:, -1].is_null().any():
-        misfit = _misfit(path, delimiter, len(columns))
-        if misfit is not None:
-            raise misfit
-    return frame.with_columns(pl.all().fill_null("")), first_line
-
-
-def first_lines(path: Path, n: int = 20) -> list[str]:
-    """The first lines of a text file, decompressed, for a look at its layout; undecodable bytes are replaced.
-
-    Raises:
-        DataError: unreadable, or the first line has no end within 64 KiB.
-    """
-    limit = 1 << 16
-    data = read_bytes(path, limit)
-    if len(data) == limit and b"\n" not in data:
-        raise DataError(path, f"the first line has more than {limit:,} bytes", "check its line ends", 1)
-    lines = data.decode("utf-8-sig", errors="replace").split("\n")
-    # What the limit cut off, or nothing after the last line end.
-    whole = lines[:-1] if len(lines) > 1 else lines
-    return [line.removesuffix("\r") for line in whole[:n] if line or data]
-
-
-def _rows(lines: Sequence[str], delimiter: str) -> Iterator[list[str]]:
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    return csv.reader((f"{line}\n" for line in lines), delimiter=delimiter, quoting=quoting)
-
-
-_BARE_QUOTE = re.compile(rb'[\w ]"[\w ]')
-
-
-def _read_slowly(path: Path, delimiter: str, columns: list[str], named: bool) -> pl.DataFrame:
-    misfit = _misfit(path, delimiter, len(columns))
-    if misfit is not None:
-        raise misfit
-    rows = list(_rows(read_lines(path).to_list(), delimiter))[named:]
-    return pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.String), orient="row")
-
-
-def _misfit(path: Path, delimiter: str, width: int) -> DataError | None:
-    """The first row that does not have so many fields; slow, for the message only."""
-    csv.field_size_limit(2**31 - 1)
-    lines = read_lines(path).to_list()
-    rows = csv.reader((f"{line}\n" for line in lines), delimiter=delimiter, strict=True)
-    line = 1
-    try:
-        for row in rows:
-            if len(row) != width:
-                what = f"{len(row)} column{'s' * (len(row) != 1)}" if row else "blank line"
-                return DataError(path, f"{what} where {width} are expected", "mend or delete the row", line)
-            line = rows.line_num + 1
-    except csv.Error as error:
-        return DataError(path, f"is malformed ({error})", "check the quotes", line)
-    return None

@@ -154,9 +154,11 @@ TURTLE = """
 @prefix xsd: <http://www.w3.org/2001/XMLSchema#> .
 ex:Kenya ex:borders ex:Uganda ;
     rdfs:label "Kenia"@de, "Kenya"@en ; rdfs:comment "A country\\n in \\"East\\" Africa." ;
-    ex:photo <http://example.org/other.JPG> ; ex:area 580367.0 ; ex:founded "1963-12-12"^^xsd:date ; ex:motto "Harambee" ;
+    ex:area 580367.0 ; ex:founded "1963-12-12"^^xsd:date ;
+    ex:motto "Harambee" ;
     foaf:depiction <images/kenya.png> .
-ex:Uganda ex:capital [ rdfs:label "Kampala" ] ; rdfs:label "Ouganda"@fr ; ex:anthem "Oh Uganda"@lg .
+ex:Uganda ex:capital [ rdfs:label "Kampala" ] ; rdfs:label "Ouganda"@fr ; ex:anthem "Oh Uganda"@lg ;
+    ex:photo <http://example.org/u.JPG> .
 ex:borders rdfs:label "shares a border with" .
 ex:Lake rdfs:label "Victoria" .
 """
@@ -190,7 +192,7 @@ def test_turtle_gives_triples_names_texts_numbers_and_pictures(tmp_path: Path) -
             "image": "images/kenya.png",
         },
         f"{e}Lake": {"entity": f"{e}Lake", "name": "Victoria", "description": "", "image": ""},
-        f"{e}Uganda": {"entity": f"{e}Uganda", "name": "Ouganda", "description": "", "image": ""},
+        f"{e}Uganda": {"entity": f"{e}Uganda", "name": "Ouganda", "description": "", "image": f"{e}u.JPG"},
     }
     numbers = (tmp_path / "out" / "numbers.tsv").read_text().splitlines()
     assert numbers[:2] == ["entity\tattribute\tvalue", f"{e}Kenya\t{e}area\t580367.0"]
@@ -245,19 +247,21 @@ def test_what_lies_beside_the_triples_comes_along(tmp_path: Path) -> None:
     source = put(
         tmp_path / "in",
         {
-            "triples.csv": table(","),
-            "descriptions.csv": 'entity,description\na,"first, of all"\nd,"two\nlines"\n',
+            "triples.csv": table(",") + "a,likes,x/y z\n",
+            "descriptions.csv": 'entity,description\na,"first, of all"\nd,"two\nlines"\nd,more\n',
             "pictures/a.png": b"1",
             "pictures/b c/1.jpg": b"2",
             "pictures/b c/2.jpg": b"3",
+            "pictures/x/y%20z.png": b"5",
             "pictures/nobody.png": b"4",
             "README.md": "from a friend",
         },
     )
     done = convert(source, tmp_path / "out")
-    assert done.pictures == (3, 4)
+    assert done.pictures == (4, 5)
     assert (tmp_path / "out" / "entities.tsv").read_text() == (
-        "entity\tdescription\timage\na\tfirst, of all\tpictures/a.png\nd\ttwo lines\t\nb c\t\tpictures/b c/1.jpg\n"
+        "entity\tdescription\timage\na\tfirst, of all\tpictures/a.png\nd\ttwo lines more\t\n"
+        "b c\t\tpictures/b c\nx/y z\t\tpictures/x/y%20z.png\n"
     )
     assert (tmp_path / "out" / "pictures" / "b c" / "2.jpg").read_bytes() == b"3"
     assert (tmp_path / "out" / "README.md").read_text() == "from a friend"
@@ -283,7 +287,7 @@ def test_unknown_layouts_and_sources(tmp_path: Path) -> None:
         convert(tmp_path / "g.tsv", tmp_path / "out", layout="opnke")
     with pytest.raises(UsageError, match="unknown layout to write"):
         convert(tmp_path / "g.tsv", tmp_path / "out", target="xls")
-    with pytest.raises(DataError, match=r"countrys: no such file, folder or dataset; did you mean 'countries'\?"):
+    with pytest.raises(UsageError, match="no dataset or folder 'countrys'; did you mean 'countries'"):
         convert("countrys", tmp_path / "out")
     with pytest.raises(DataError, match="holds no triples that are recognised"):
         sniff(tmp_path / "empty")

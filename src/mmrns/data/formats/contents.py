@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from mmrns.data.tables import read_delimited
+from mmrns.data.delimited import read_delimited
 from mmrns.errors import DataError
 
 TRIPLE = ["head", "relation", "tail"]
@@ -138,7 +138,8 @@ def merged(base: pl.DataFrame | None, more: pl.DataFrame | None) -> pl.DataFrame
 def read_entity_table(path: Path) -> pl.DataFrame:
     """Names, descriptions or pictures of entities: a table of which the first column, or `entity`, is the entity.
 
-    The header may be missing where there are two columns: the second is then the description.
+    The header may be missing where there are two columns: the second is then the description. An entity may have
+    several rows where descriptions are all that there is.
 
     Raises:
         DataError: malformed rows, an entity without a name or listed twice.
@@ -159,7 +160,10 @@ def read_entity_table(path: Path) -> pl.DataFrame:
     if len(unnamed):
         raise DataError(path, "empty entity", "name it or delete the row", int(unnamed[0]) + first_line)
     repeated = (~frame["entity"].is_first_distinct()).arg_true()
-    if len(repeated):
+    if len(repeated) and set(names) == {"entity", "description"}:
+        # Several texts of an entity, one a row.
+        frame = frame.group_by("entity", maintain_order=True).agg(pl.col("description").str.join(" "))
+    elif len(repeated):
         row = int(repeated[0])
         raise DataError(path, f"entity {frame['entity'][row]!r} is listed twice", "keep one row", row + first_line)
     refuse_outside(frame, path, first_line)

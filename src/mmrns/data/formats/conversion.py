@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 import polars as pl
 
-from mmrns.data.datasets import dataset_folders
+from mmrns.data.datasets import find_dataset
 from mmrns.data.formats import features as feature_tables
 from mmrns.data.formats.arrays import open_table
 from mmrns.data.formats.contents import (
@@ -34,7 +34,7 @@ from mmrns.data.formats.rdf import SUFFIXES as RDF_SUFFIXES
 from mmrns.data.formats.rdf import rdf_files, rdf_format, read_rdf, write_ntriples
 from mmrns.data.formats.tables import SUFFIXES, TEXT_SUFFIXES, read_tables, table_files
 from mmrns.data.tables import read_header_table
-from mmrns.errors import DataError, UsageError, nearest, unknown
+from mmrns.errors import DataError, UsageError, unknown
 
 LAYOUTS = {
     "tsv": "tab-separated: a dataset folder, a folder of train/valid/test, or one file",
@@ -153,7 +153,7 @@ def convert(
     if links is None and beside is not None:
         links = feature_tables.find_links(beside)
     sources = _features(contents, beside) if features is None else dict(features)
-    with building(folder) as made:
+    with new_folder(folder) as made:
         done = Converted(folder, contents.layout, target)
         told("reading tables", 0, None)
         verbatim = _take_tables(contents, beside)
@@ -196,7 +196,8 @@ def find_source(source: str | Path, layout: str | None) -> Path:
     """The file or folder that is meant: a path, or the name of a known dataset.
 
     Raises:
-        DataError: there is none.
+        UsageError: there is none.
+        DataError: it is a link that leads nowhere.
     """
     path = Path(source)
     if layout == "pykeen":
@@ -205,13 +206,7 @@ def find_source(source: str | Path, layout: str | None) -> Path:
         return path
     if path.is_symlink():
         raise DataError(path, "is a link that leads nowhere or in a circle", "name the file itself")
-    known = dataset_folders()
-    if str(source) in known:
-        return known[str(source)]
-    hint = nearest(str(source), known)
-    raise DataError(
-        source, f"no such file, folder or dataset{hint}", "check the path; --from pykeen takes PyKEEN's names"
-    )
+    return find_dataset(source)
 
 
 def sniff(source: Path) -> str:
@@ -365,16 +360,23 @@ def _take_pictures(contents: Contents, beside: Path, made: Path, verbatim: dict[
     entities = contents.entities
     if entities is not None and "image" in entities.columns and (entities["image"] != "").any():
         listed = set(entities["image"].to_list())
-        return sum(path.as_posix() in listed for path in pictures), len(pictures)
-    # `images/ENTITY.png`, or several in `images/ENTITY/`, of which the column names the first.
-    stems = [path.stem if len(path.parts) == 2 else path.parts[1] for path in pictures]
-    table = pl.DataFrame({"image": [path.as_posix() for path in pictures], "stem": stems}).sort("image")
+        return sum(bool({path.as_posix(), path.parent.as_posix()} & listed) for path in pictures), len(pictures)
+    # By entity name: `images/ENTITY.png`, or any number in `images/ENTITY/`; a slash in a name is a folder.
+    paths = [path.relative_to(path.parts[0]) for path in pictures]
+    table = pl.DataFrame(
+        {
+            "picture": [path.as_posix() for path in pictures],
+            "file": [unquote(path.with_suffix("").as_posix()) for path in paths],
+            "folder": [unquote(path.parent.as_posix()) for path in paths],
+        }
+    )
     names = contents.names().alias("entity").to_frame()
-    forms = pl.concat(
-        [names.with_columns(stem="entity"), names.with_columns(stem=pl.col("entity").str.replace_all("/", "_"))]
-    ).unique("stem", keep="first", maintain_order=True)
-    quoted = table.with_columns(stem=pl.Series([unquote(stem) for stem in table["stem"]], dtype=pl.String))
-    found = pl.concat([table.join(forms, on="stem"), quoted.join(forms, on="stem")]).unique("image", keep="first")
+    of_file = table.join(names, left_on="file", right_on="entity").select(entity="file", image="picture")
+    rest = table.join(names, left_on="file", right_on="entity", how="anti")
+    of_folder = rest.join(names, left_on="folder", right_on="entity").select(
+        entity="folder", image=pl.col("picture").str.replace(r"/[^/]*$", "")
+    )
+    found = pl.concat([of_file, of_folder])
     if len(found):
         first = found.sort("image").unique("entity", keep="first").select("entity", "image").sort("entity")
         contents.entities = merged(entities, first)
@@ -460,7 +462,7 @@ def _copy_file(path: Path, to: Path, inside: Path) -> None:
 
 
 @contextmanager
-def building(folder: Path) -> Generator[Path]:
+def new_folder(folder: Path) -> Generator[Path]:
     """A folder to be filled under a temporary name beside its own, which it takes at the end; gone after a failure.
 
     Raises:

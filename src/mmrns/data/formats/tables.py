@@ -7,8 +7,9 @@ from pathlib import Path
 
 import polars as pl
 
+from mmrns.data.delimited import first_lines, read_delimited, sniff_delimiter
 from mmrns.data.formats.contents import TRIPLE, Contents, fit_names, refuse_long_names, split_files
-from mmrns.data.tables import first_lines, read_columns, read_delimited, sniff_delimiter
+from mmrns.data.tables import read_columns
 from mmrns.errors import DataError, UsageError
 
 TEXT_SUFFIXES = (".tsv", ".txt", ".csv", ".tsv.gz", ".txt.gz", ".csv.gz")
