@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmrns.data.formats import convert
+from mmrns.data.formats import Source, convert
 from mmrns.errors import DataError
 
 OPENKE = {
@@ -186,7 +186,15 @@ def test_broken_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: s
     (tmp_path / "in").mkdir()
     for name, content in files.items():
         (tmp_path / "in" / name).write_bytes(content)
-    refused(tmp_path / "in", pattern)
+    given = {"features": {"image": Source(tmp_path / "in" / "image.json")}} if "image.json" in files else {}
+    refused(tmp_path / "in", pattern, **given)
+
+
+def test_files_of_options_that_are_not_there(toy_folder: Path) -> None:
+    absent = toy_folder / "absent"
+    refused(toy_folder, r"absent: is no file; check the path of --features", features={"image": Source(absent)})
+    refused(toy_folder, r"absent: cannot be read \(No such file", links=absent)
+    refused(toy_folder, r"absent: cannot be read \(No such file", ids=absent)
 
 
 def test_links_in_a_circle(tmp_path: Path) -> None:

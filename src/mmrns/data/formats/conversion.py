@@ -152,6 +152,7 @@ def convert(
     beside = source if source.is_dir() else None
     if links is None and beside is not None:
         links = feature_tables.find_links(beside)
+    link_table = None if links is None else feature_tables.read_links(links)
     sources = _features(contents, beside) if features is None else dict(features)
     with new_folder(folder) as made:
         done = Converted(folder, contents.layout, target)
@@ -175,7 +176,7 @@ def convert(
                 names,
                 sources,
                 made,
-                links=None if links is None else feature_tables.read_links(links),
+                links=link_table,
                 zeros=zeros,
                 tokens=tokens,
                 float32=float32,

@@ -50,14 +50,16 @@ class Source:
 
 
 def find_features(folder: Path) -> dict[str, Source]:
-    """The feature files of a folder whose names say their modality; tables of relations are left aside.
+    """The feature files of a folder whose names say their modality, but for JSON, which may be anything.
+
+    Tables of relations are left aside.
 
     Raises:
         DataError: two files look like the same modality.
     """
     found: dict[str, Source] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in SUFFIXES or not path.is_file() or path.name == "dataset.json":
+        if path.suffix.lower() not in SUFFIXES or path.suffix.lower() == ".json" or not path.is_file():
             continue
         stem = path.stem.lower()
         if re.search(r"(^|[-_.])rel(ations?)?([-_.]|$)", stem):

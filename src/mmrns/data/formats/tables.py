@@ -81,14 +81,15 @@ def _read_text(
     start = first_lines(path)
     delimiter = delimiter or sniff_delimiter(start, path)
     first = start[0].split(delimiter) if start else []
-    named = (columns is not None and _named(columns, first)) or _is_header(first) if header is None else header
+    by_name = columns is not None and not all(column.isdecimal() for column in columns)
+    named = (by_name or _is_header(first)) if header is None else header
     if delimiter == "\t" and not named and columns is None and len(first) == 3:
         # The layout of a dataset folder, read fast.
         frame = read_columns(path, TRIPLE)
         refuse_long_names(frame, path)
         return frame
     frame, first_line = read_delimited(path, delimiter, named)
-    if named and header is None:
+    if named and header is None and not by_name:
         notes.append(f"{path.name}: the first line was taken for a header ({', '.join(frame.columns)})")
     return fit_names(_chosen(frame, columns, path, named), path, first_line, notes)
 
@@ -107,11 +108,6 @@ def _read_parquet(
 def _is_header(cells: Sequence[str]) -> bool:
     words = [cell.strip().strip('"').lower() for cell in cells]
     return all(any(word in known for word in words) for known in _WORDS.values())
-
-
-def _named(columns: Sequence[str], cells: Sequence[str]) -> bool:
-    words = {cell.strip().strip('"') for cell in cells}
-    return not all(column.isdecimal() for column in columns) and set(columns) <= words
 
 
 def _chosen(frame: pl.DataFrame, columns: Sequence[str] | None, path: Path, named: bool) -> pl.DataFrame:
