@@ -44,6 +44,13 @@ def test_the_embedded_dataset_comes_back_with_pictures_and_licences(tmp_path: Pa
     assert same(EMBEDDED["countries"], tmp_path / "back")
 
 
+@pytest.mark.parametrize("target", ["openke", "ntriples"])
+def test_a_real_dataset_comes_back(shared: Path, tmp_path: Path, target: str) -> None:
+    convert(shared / "data" / "DB15K", tmp_path / "there", target=target)
+    convert(tmp_path / "there", tmp_path / "back")
+    assert same(shared / "data" / "DB15K", tmp_path / "back")
+
+
 def test_parquet_is_a_dataset_folder_too(toy_folder: Path, tmp_path: Path) -> None:
     convert(toy_folder, tmp_path / "parquet", target="parquet")
     one, other = load_dataset(toy_folder), load_dataset(tmp_path / "parquet")
