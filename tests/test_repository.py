@@ -22,7 +22,11 @@ def test_no_pickle_is_read_or_written() -> None:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         if forbidden.search(line)
     ]
-    assert hits == []
+    # Feature tables of other projects are torch files: the one reader of them takes tensors and plain values only.
+    allowed = (
+        r"src/mmrns/data/formats/arrays\.py:\d+: return torch\.load\(path, map_location=\"cpu\", weights_only=True,.*\)"
+    )
+    assert [bool(re.fullmatch(allowed, hit)) for hit in hits] == [True]
 
 
 def _loaded(statement: str) -> set[str]:

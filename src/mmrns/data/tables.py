@@ -86,13 +86,19 @@ def read_header_table(path: Path) -> pl.DataFrame:
     columns: list[str] = lines[0].split("\t")
     if len(set(columns)) < len(columns):
         raise DataError(path, "column names repeat", "name each column once", 1)
-    body = lines[1:]
-    tabs = body.str.count_matches("\t", literal=True)
+    return split_fields(lines[1:], columns, path, 2)
+
+
+def split_fields(lines: pl.Series, columns: list[str], path: Path, first_line: int) -> pl.DataFrame:
+    """Lines cut at their tabs; each must have as many fields as there are columns."""
+    tabs = lines.str.count_matches("\t", literal=True)
     bad = (tabs != len(columns) - 1).arg_true()
     if len(bad):
         row = int(bad[0])
         message = f"{int(tabs[row]) + 1} columns where the header has {len(columns)}"
-        raise DataError(path, message, "mend the row", row + 2)
+        if first_line == 1:
+            message = f"{int(tabs[row]) + 1} columns where the first row has {len(columns)}"
+        raise DataError(path, message, "mend the row", row + first_line)
     if len(columns) == 1:
-        return body.alias(columns[0]).to_frame()
-    return body.str.split_exact("\t", len(columns) - 1).struct.rename_fields(columns).struct.unnest()
+        return lines.alias(columns[0]).to_frame()
+    return lines.str.split_exact("\t", len(columns) - 1).struct.rename_fields(columns).struct.unnest()
