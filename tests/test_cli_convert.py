@@ -29,7 +29,7 @@ def test_own_triples_become_a_dataset(tmp_path: Path) -> None:
     assert done.stderr == ""
     assert (tmp_path / "people" / "train.tsv").read_text() == "alice\tknows\tbob\nbob\tknows\tcarol\n"
     again = mmrns("data", "convert", source, "people", cwd=tmp_path, code=1)
-    assert again.stderr == "mmrns: people: exists already; choose another folder, or remove it\n"
+    assert again.stderr == "mmrns: people: exists already; choose another name or remove it\n"
     (source / "triples.csv").write_bytes(b"a,b,c\na,b\n")
     broken = mmrns("data", "convert", source, "new", cwd=tmp_path, code=1)
     assert broken.stderr.endswith("triples.csv:2: 2 columns where 3 are expected; mend or delete the row\n")

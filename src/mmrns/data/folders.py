@@ -141,12 +141,12 @@ def pictures_of(path: Path) -> list[Path]:
 
 @contextmanager
 def new_folder(target: Path) -> Generator[Path]:
-    """A folder to fill, renamed to `target` at the end; a failure leaves nothing behind.
+    """A folder to fill under a temporary name beside its own, which it takes at the end; a failure leaves nothing.
 
     Raises:
-        DataError: `target` exists and is not an empty folder, or its parent cannot be written.
+        DataError: `target` exists and is not an empty folder, or cannot be made or written.
     """
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+    if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
         raise DataError(target, "exists already", "choose another name or remove it")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

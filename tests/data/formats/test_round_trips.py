@@ -182,6 +182,6 @@ def test_an_existing_target_is_left_alone(toy_folder: Path, tmp_path: Path) -> N
     for path in (there, tmp_path / "dangling"):
         if path != there:
             path.symlink_to("nowhere")
-        with pytest.raises(DataError, match="exists already; choose another folder"):
+        with pytest.raises(DataError, match="exists already; choose another name"):
             convert(toy_folder, path)
     assert list(there.iterdir()) == []

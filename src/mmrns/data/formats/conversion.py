@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from urllib.parse import unquote
 
 import polars as pl
 
-from mmrns.data.datasets import find_dataset
+from mmrns.data.folders import find_dataset, new_folder
 from mmrns.data.formats import features as feature_tables
 from mmrns.data.formats.arrays import open_table
 from mmrns.data.formats.contents import (
@@ -460,32 +458,6 @@ def _copy_file(path: Path, to: Path, inside: Path) -> None:
         shutil.copyfile(real, to)
     except OSError as error:
         raise DataError(path, f"cannot be copied ({error.strerror or error})", "check the file and the disk") from error
-
-
-@contextmanager
-def new_folder(folder: Path) -> Generator[Path]:
-    """A folder to be filled under a temporary name beside its own, which it takes at the end; gone after a failure.
-
-    Raises:
-        DataError: it exists already, or cannot be made.
-    """
-    if os.path.lexists(folder):
-        raise DataError(folder, "exists already", "choose another folder, or remove it")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
-    except OSError as error:
-        raise DataError(folder, f"cannot be made ({error.strerror or error})", "choose another folder") from error
-    try:
-        yield made
-        umask = os.umask(0)
-        os.umask(umask)
-        made.chmod(0o777 & ~umask)
-        made.rename(folder)
-    except OSError as error:
-        raise DataError(folder, f"cannot be written ({error.strerror or error})", "check the disk") from error
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
 
 
 def _write_tsv(contents: Contents, folder: Path) -> None:
