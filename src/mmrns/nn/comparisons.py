@@ -6,7 +6,6 @@ in registers, so that it moves nothing but its operands. Both give the same numb
 
 from __future__ import annotations
 
-from functools import cache
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -14,6 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding
+
+_FUSED = find_spec("numba") is not None
 
 Kind = Literal["l1", "modulus", "dot"]
 """What is summed over the coordinates of query q and candidate c.
@@ -48,10 +49,9 @@ def pair_width(width: int, device: torch.device | str) -> int:
     return 0 if fused() and torch.device(device).type == "cpu" else 2 * width
 
 
-@cache
 def fused() -> bool:
     """Whether the fused kernels are installed."""
-    return find_spec("numba") is not None
+    return _FUSED
 
 
 def _in_torch(kind: Kind, query: Tensor, candidates: Tensor) -> Tensor:

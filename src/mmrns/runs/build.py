@@ -15,7 +15,7 @@ from mmrns.data.datasets import Dataset, load_dataset
 from mmrns.errors import UsageError
 from mmrns.nn.embedders import FusedEmbedder
 from mmrns.nn.fusion import FusedScorer
-from mmrns.nn.losses import LOSSES
+from mmrns.nn.losses import LOSSES, Loss
 from mmrns.nn.model import Model
 from mmrns.nn.regularizers import Regularizer
 from mmrns.registry import sampler_class, scorer_class
@@ -109,7 +109,19 @@ def build_trainer(config: Config, dataset: Dataset) -> Trainer:
     batches = build_batches(config, dataset)
     o = config.objective
     regularizer = Regularizer(l2=o.l2, l3=o.l3, n3=o.n3)
-    return Trainer(model, sampler, objective, regularizer, optimizer, batches, device)
+    if config.training.compile:
+        compile_formulas(model, objective)
+    autocast = config.training.autocast
+    return Trainer(model, sampler, objective, regularizer, optimizer, batches, device, autocast=autocast)
+
+
+def compile_formulas(model: Model, objective: Loss) -> None:
+    """Have torch compile the scorer's and the loss's formulas, which are what has many small operations."""
+    # The stubs do not know that methods may be replaced on an instance.
+    scorer: Any = model.scorer
+    scorer.query, scorer.compare = torch.compile(scorer.query), torch.compile(scorer.compare)
+    loss: Any = objective
+    loss.rows = torch.compile(loss.rows)
 
 
 def build_optimizer(config: Config, model: Model, sampler: Sampler) -> Optimizer:

@@ -140,6 +140,14 @@ class TrainingConfig(_Section):
         "constant", description="of both learning rates; linear and cosine fall to 0 at `steps`"
     )
     warmup: NonNegativeInt = Field(0, description="steps in which they first rise from 0")
+    autocast: bool = Field(
+        False, description="matrix products of bfloat16: pays where a step is mostly products, as with k-vs-all"
+    )
+    compile: bool = Field(
+        False,
+        description="have torch compile the scorer's and the loss's formulas, which takes a C++ compiler and most of a "
+        "minute: pays for formulas of many small operations, as PairRE's",
+    )
     sides: SidePolicy | None = Field(None, description="alternate or bernoulli; the method's own by default")
     evaluate_every: PositiveInt = Field(500, description="interval of validation")
     log_every: PositiveInt = Field(100, description="interval of the loss in metrics.jsonl")

@@ -103,6 +103,11 @@ class Observer:
     measure: Callable[[Batch, Negatives], dict[str, Any]] | None = None
 
 
+def full(scores: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """Scores in at least single precision: losses are sums of many."""
+    return scores.float() if scores.dtype == torch.bfloat16 else scores
+
+
 class Trainer:
     """Trains a model and its sampler together.
 
@@ -114,6 +119,7 @@ class Trainer:
         optimizer: over the parameter groups `model`, `tables` and `sampler`.
         batches: the stream of positives.
         device: where model and sampler are.
+        autocast: draw and score with matrix products of bfloat16; scores are float32 all the same.
     """
 
     def __init__(
@@ -125,19 +131,21 @@ class Trainer:
         optimizer: Optimizer,
         batches: Batches,
         device: torch.device,
+        *,
+        autocast: bool = False,
     ):
         self.model, self.sampler = model, sampler
         self.objective, self.regularizer = objective, regularizer
-        self.optimizer, self.batches, self.device = optimizer, batches, device
+        self.optimizer, self.batches, self.device, self.autocast = optimizer, batches, device, autocast
 
     def step(self, step: int, watch: Watch | None = None) -> Float[Tensor, ""]:
         """One training step, counted from 0, and a look at it when asked. Returns the loss, still on the device."""
         model, sampler = self.model, self.sampler
         batch = self.batches.at(step).to(self.device)
-        with model.reading(batch):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast), model.reading(batch):
             negatives = sampler.draw(batch, model, step)  # x- ~ q_phi( . | anchor, r, step)
-            s_pos = model.score(batch)  # f_theta(h, r, t)
-            s_neg = model.score_against(batch, negatives)  # f_theta(h, r, x-)
+            s_pos = full(model.score(batch))  # f_theta(h, r, t)
+            s_neg = full(model.score_against(batch, negatives))  # f_theta(h, r, x-)
             loss = (
                 self.objective(s_pos, s_neg, negatives.mask, batch.weight, negatives.logp)
                 + self.regularizer(model, batch)
