@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyoxigraph import Literal, NamedNode, RdfFormat, parse
 
-from mmrns.data.datasets import EMBEDDED, load_dataset
+from mmrns.data.datasets import load_dataset
+from mmrns.data.folders import EMBEDDED
 from mmrns.data.formats import convert, to_pykeen
 from mmrns.data.formats.contents import Contents
 from mmrns.data.formats.rdf import DESCRIPTIONS, NAMES, read_rdf, write_ntriples
