@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mmrns.data.datasets import load_dataset
-    from mmrns.runs.run import Run, load_run, train
+    from mmrns.runs.run import Run, load_run
+    from mmrns.runs.train import train
 
 __all__ = ["Run", "__version__", "load_dataset", "load_run", "train"]
 __version__ = "0.1.0"
@@ -22,7 +23,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "load_dataset": "mmrns.data.datasets",
     "load_run": "mmrns.runs.run",
-    "train": "mmrns.runs.run",
+    "train": "mmrns.runs.train",
     "Run": "mmrns.runs.run",
 }
 

@@ -16,7 +16,7 @@ from mmrns.data.datasets import Dataset, load_dataset
 from mmrns.evaluation.ranking import rank
 from mmrns.runs.build import build_dataset, build_model, build_sampler
 from mmrns.runs.config import make_config
-from mmrns.runs.run import Reporter
+from mmrns.runs.train import Reporter
 from mmrns.types import Batch
 
 CONFIG: dict[str, Any] = {

@@ -9,8 +9,9 @@ import pytest
 from mmrns.errors import DataError, UsageError
 from mmrns.runs import compare as module
 from mmrns.runs.compare import Comparison, Training, compare, train_once
-from mmrns.runs.run import Interrupted, load_run
+from mmrns.runs.run import load_run
 from mmrns.runs.summary import rows, write_summary
+from mmrns.runs.train import Interrupted
 
 SMALL = {
     "training.steps": 12,

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 import mmrns
 from mmrns.errors import DataError, UsageError
 from mmrns.runs.record import MetricsLog, read_metrics
-from mmrns.runs.run import Interrupted, Reporter
+from mmrns.runs.train import Interrupted, Reporter
 from mmrns.types import Batch
 
 SMALL: dict[str, Any] = {

@@ -119,6 +119,8 @@ def _rows(drawn: Drawn, names: Mapping[str, str]) -> list[dict[str, Any]]:
 
 def summary(drawn: Drawn, found: Inspection) -> list[str]:
     """What there is to say of a sampler's draws, in phrases."""
+    from mmrns.cli.page import probability
+
     trained = {True: "trained", False: "not trained", None: "nothing to train"}[drawn["trained"]]
     if not drawn["draws"]:
         return [trained, drawn["why_not"]]
@@ -130,12 +132,3 @@ def summary(drawn: Drawn, found: Inspection) -> list[str]:
         probability(drawn, found),
     ]
     return [*phrases, *([drawn["why_not"]] if drawn["why_not"] else [])]
-
-
-def probability(drawn: Drawn, found: Inspection) -> str:
-    """Where the probabilities come from, as a phrase."""
-    if drawn["exact"]:
-        return "probabilities are exact"
-    if drawn["law"]:
-        return f"probabilities are those of the first draw, estimated: the mean over {found['steps']:,} steps"
-    return f"probabilities are estimated: shares of {drawn['draws']:,} draws"

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmrns.cli.inspect import probability
 from mmrns.errors import UsageError
 from mmrns.runs.record import write_text
 
 if TYPE_CHECKING:
-    from mmrns.runs.inspect import Attention, HeatMap, Inspection, TokenList
+    from mmrns.runs.inspect import Attention, Drawn, HeatMap, Inspection, TokenList
 
 ScaleKey = tuple[str, str, str, str]
 Scales = dict[ScaleKey, tuple[float, float]]
@@ -268,3 +267,12 @@ def _spotlights(one: HeatMap, attention: Attention, largest: float) -> list[Spot
         return [Spotlight(f"mean over {len(present)} {one['guide']} tokens", means, columns)]
     labels = _labels(guides, one["guide"])
     return [Spotlight(labels[k], [row[k] for row in shades], columns) for k in present]
+
+
+def probability(drawn: Drawn, found: Inspection) -> str:
+    """Where the probabilities come from, as a phrase."""
+    if drawn["exact"]:
+        return "probabilities are exact"
+    if drawn["law"]:
+        return f"probabilities are those of the first draw, estimated: the mean over {found['steps']:,} steps"
+    return f"probabilities are estimated: shares of {drawn['draws']:,} draws"

@@ -17,7 +17,7 @@ from mmrns.cli.options import Device
 from mmrns.cli.show import err, out, print_metrics
 
 if TYPE_CHECKING:
-    from mmrns.runs.run import Reporter
+    from mmrns.runs.train import Reporter
 
 
 @app.command(
@@ -41,7 +41,7 @@ def train(
     device: Annotated[Device | None, typer.Option(help="Where to train.")] = None,
 ) -> None:
     """Train a model and its sampler, evaluate it and write a run folder."""
-    from mmrns.runs.run import train as train_run
+    from mmrns.runs.train import train as train_run
 
     named = {"data.dataset": dataset, "model.scorer": scorer, "sampler.name": sampler, "seed": seed, "device": device}
     given = [f"{key}={json.dumps(str(value) if isinstance(value, StrEnum) else value)}" for key, value in named.items()]
@@ -63,7 +63,7 @@ def train(
 def _training_progress() -> Generator[Reporter]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from mmrns.runs.run import Reporter
+    from mmrns.runs.train import Reporter
 
     columns = (
         TextColumn("{task.description}"),

@@ -17,8 +17,8 @@ import yaml
 from mmrns.errors import DataError, UsageError
 from mmrns.runs.config import METHODS, apply_settings, make_config, read_config
 from mmrns.runs.record import read_json, read_metrics, write_json, write_text
-from mmrns.runs.run import Interrupted, train
 from mmrns.runs.search import Settings, Space, check, propose, size
+from mmrns.runs.train import Interrupted, train
 
 BUDGET: Settings = {"training.steps": 1000, "training.evaluate_every": 100, "training.patience": 0}
 """Of every training of a comparison, unless it says otherwise."""
@@ -127,10 +127,11 @@ class Comparison:
             raise UsageError("a comparison needs a scorer, a sampler and a seed")
         for label, entry in self.entries.items():
             check(entry.space)
-            listed = list(entry.listed) or [{key: _first(values) for key, values in entry.space.items()}]
-            for settings in listed:
-                if not self.trials and not entry.listed and entry.space:
-                    raise UsageError(f"{label}: a space needs trials to search it")
+            if not self.trials and entry.space:
+                raise UsageError(f"{label}: a space needs trials to search it")
+            first = {key: _values(values)[0] for key, values in entry.space.items()}
+            each = [first | {key: value} for key, values in entry.space.items() for value in _values(values)]
+            for settings in entry.listed or each or [first]:
                 make_config(apply_settings({}, _pairs(self.common | entry.settings | settings)))
         return self
 
@@ -321,8 +322,9 @@ def _fitting(space: Mapping[str, Any], method: str) -> dict[str, Any]:
     return {key: values for key, values in space.items() if key != "objective.alpha" or METHODS[method].alpha}
 
 
-def _first(values: Any) -> Any:
-    return values[0] if isinstance(values, list) else values["low"]
+def _values(values: Any) -> list[Any]:
+    """What may be tried; of a range, its ends."""
+    return values if isinstance(values, list) else [values["low"], values["high"]]
 
 
 def _pairs(settings: Settings) -> list[str]:

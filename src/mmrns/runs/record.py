@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
 import torch
 
 from mmrns.data.datasets import Dataset
@@ -175,3 +176,8 @@ def save_figure(figure: Figure, path: Path) -> None:
     temporary = path.with_name(path.name + ".tmp")
     figure.savefig(temporary, format="png", metadata={"Software": None})
     os.replace(temporary, path)
+
+
+def listing(names: pl.Series) -> str:
+    """What `entities.txt` and `relations.txt` of a run hold: a name a line."""
+    return "\n".join(names.to_list()) + "\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -142,7 +143,7 @@ class Trainer:
         """One training step, counted from 0, and a look at it when asked. Returns the loss, still on the device."""
         model, sampler = self.model, self.sampler
         batch = self.batches.at(step).to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast), model.reading(batch):
+        with self.precision(), model.reading(batch):
             negatives = sampler.draw(batch, model, step)  # x- ~ q_phi( . | anchor, r, step)
             s_pos = full(model.score(batch))  # f_theta(h, r, t)
             s_neg = full(model.score_against(batch, negatives))  # f_theta(h, r, x-)
@@ -158,6 +159,10 @@ class Trainer:
         if watch is not None:
             watch(batch, negatives)
         return loss.detach()
+
+    def precision(self) -> AbstractContextManager[object]:
+        """Inside, matrix products are of bfloat16 where that is asked for."""
+        return torch.autocast(self.device.type, torch.bfloat16) if self.autocast else nullcontext()
 
     def fit(self, progress: Progress, plan: Plan, observer: Observer) -> None:
         """Step until the plan, early stopping or an interruption ends it; `progress` is kept up to date.
