@@ -66,7 +66,7 @@ def test_command_lines_parse(page: Path) -> None:
         except Exception as error:
             raise AssertionError(f"mmrns {shlex.join(words)}: {error}") from error
         if options.get("settings"):
-            method = {"sampler": {"name": options["sampler"]}} if options["sampler"] else {}
+            method = {"sampler": {"name": options["sampler"]}} if options.get("sampler") else {}
             make_config(apply_settings(method, options["settings"]))
 
 

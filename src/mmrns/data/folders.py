@@ -158,7 +158,9 @@ def new_folder(target: Path) -> Generator[Path]:
         yield temporary
         temporary.replace(target)
     except OSError as error:
-        raise DataError(target, f"cannot be written ({error})", "make room or choose another place") from error
+        raise DataError(
+            target, f"cannot be written ({error.strerror or error})", "make room or choose another place"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -127,13 +127,10 @@ class Model(nn.Module):
         """
         query, table = self.query(batch), self.entity.all()
         per_entity = query.element_size() * len(query) * self.scorer.pair_width(query.device)
-        size = len(table) if per_entity == 0 else int(min(len(table), max(1, memory_mb * 2**20 // per_entity)))
+        size = len(table) if per_entity == 0 else int(min(len(table), max(1, memory_mb * 2**20 / per_entity)))
         if size == len(table):
             return self.scorer.compare(query, table)
-        scores = query.new_empty(len(query), len(table))
-        for part, out in zip(table.split(size), scores.split(size, dim=1), strict=True):
-            out.copy_(self.scorer.compare(query, part))
-        return scores
+        return torch.cat([self.scorer.compare(query, part) for part in table.split(size)], dim=1)
 
     def constrain(self) -> None:
         """What follows an optimizer step: projections, of which the present scorers have none."""

@@ -239,5 +239,5 @@ def test_an_interrupt_leaves_nothing(toy_folder: Path, tmp_path: Path, monkeypat
 
 def test_a_target_that_cannot_be_made(toy_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"file/out: cannot be made \(.*\); choose another folder"):
+    with pytest.raises(DataError, match=r"file/out: cannot be made \(.*\); choose another place"):
         convert(toy_folder, tmp_path / "file" / "out")

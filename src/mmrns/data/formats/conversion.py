@@ -140,7 +140,7 @@ def convert(
     told = advance or _silent
     source, folder = find_source(source, layout), Path(folder)
     if os.path.lexists(folder):
-        raise DataError(folder, "exists already", "choose another folder, or remove it")
+        raise DataError(folder, "exists already", "choose another name or remove it")
     told("reading triples", 0, None)
     contents = _read(source, layout, columns, delimiter, header, language, told)
     if ids is not None:
