@@ -26,7 +26,7 @@ demo: $(VENV)/demo.stamp
 # Format, lint, spelling, types, layers, documentation, tests.
 test: check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/site
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check
