@@ -167,8 +167,14 @@ def _plot_mrr(records: Sequence[Record], path: Path) -> None:
 
 def _plot_time(records: Sequence[Record], path: Path) -> None:
     """Validation MRR against seconds of training, the mean over the seeds."""
-    figure, axes = new_figure("Validation MRR against training time")
-    for label, runs in by_label(records).items():
+    from cycler import cycler
+    from matplotlib import colormaps
+
+    groups = by_label(records)
+    figure, axes = new_figure("Validation MRR against training time, mean over the seeds", height=4.5)
+    # Twenty colours; further entries repeat them with dashes.
+    axes.set_prop_cycle(cycler(linestyle=["-", "--"]) * cycler(color=[colormaps["tab20"](i) for i in range(20)]))
+    for label, runs in groups.items():
         curves = [run["curve"] for run in runs if run.get("curve")]
         if not curves:
             continue
@@ -176,8 +182,9 @@ def _plot_time(records: Sequence[Record], path: Path) -> None:
         points = [[curve[i] for curve in curves if i < len(curve)] for i in range(max(map(len, curves)))]
         seconds, mrr = ([mean(point[k] for point in at) for at in points] for k in (1, 2))
         axes.plot(seconds, mrr, marker=".", label=label)
-    axes.set_xlabel("seconds of training (mean over the seeds)")
+    axes.set_xscale("log")
+    axes.set_xlabel("seconds of training")
     axes.set_ylabel("validation MRR")
-    axes.set_ylim(bottom=0)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    axes.grid(color="0.92")
+    figure.legend(loc="outside right center", frameon=False)
     save_figure(figure, path)
