@@ -20,7 +20,7 @@ import pytest
 from mmrns.data.catalogue import Entry, catalogue, entry
 from mmrns.data.check import check_dataset
 from mmrns.data.datasets import load_dataset
-from mmrns.data.download import download, get_dataset
+from mmrns.data.download import download, get_dataset, triples_digest
 from mmrns.data.folders import EMBEDDED, SPLITS, cache_folder, dataset_folders, find_dataset
 from mmrns.errors import DataError, UsageError
 from toy import write_toy
@@ -127,7 +127,8 @@ def test_downloads_unpacks_counts_and_is_found_by_name(server: str, folder: Path
     assert load_dataset("Toy").checksums() == load_dataset(folder).checksums()
     record = json.loads((found / "dataset.json").read_text())
     assert record["licence"] == "CC0"
-    assert record["obtained"] == {"from": f"{server}/moved.zip?x=1", "sha256": digest}
+    triples = triples_digest(folder)
+    assert record["obtained"] == {"from": f"{server}/moved.zip?x=1", "sha256": digest, "triples": triples}
     assert not any((cache.parent / "downloads").iterdir())
     get_dataset(linked)
     assert len(Server.requests) == 2, "what is there is not downloaded again"
@@ -330,3 +331,19 @@ def test_counts_of_the_catalogue_are_true(request: pytest.FixtureRequest, name: 
         *(feature["equal_rows"] for feature in found["features"].values()),
     }
     assert said - counted <= {4000}
+
+
+def test_the_digest_of_triples_knows_splits_but_no_order(folder: Path) -> None:
+    before = triples_digest(folder)
+    train, valid = folder / "train.tsv", folder / "valid.tsv"
+    rows = train.read_text().splitlines(keepends=True)
+    train.write_text("".join(reversed(rows)))
+    assert triples_digest(folder) == before
+    train.write_text("".join(rows[1:]))
+    valid.write_text(valid.read_text() + rows[0])
+    assert triples_digest(folder) != before
+
+
+def test_the_digests_of_the_catalogue_are_those_of_the_data(shared: Path) -> None:
+    for name in ("DB15K", "FB15k-237", "MKG-W"):
+        assert triples_digest(shared / "data" / name) == entry(name).triples

@@ -198,7 +198,7 @@ def data_get(
     the archive or folder.
     """
     from mmrns.data.catalogue import entry
-    from mmrns.data.download import get_dataset
+    from mmrns.data.download import get_dataset, triples_digest
     from mmrns.data.folders import dataset_folders
 
     wanted = entry(name)
@@ -209,6 +209,9 @@ def data_get(
         with _download_bar(name) as progress:
             here = get_dataset(wanted, source, progress)
     out.print(Text(f"{here}"), soft_wrap=True)
+    if wanted.triples is not None and triples_digest(here) != wanted.triples:
+        message = f"{name}: its triples are not those that are known by this name, or their names are spelt otherwise"
+        err.print(Text(message), soft_wrap=True)
     for defect in wanted.defects:
         err.print(Text(f"{name}: {defect}"), soft_wrap=True)
 

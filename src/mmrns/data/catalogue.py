@@ -22,6 +22,7 @@ class Entry:
         modalities: what its authors publish beside the triples.
         defects: what distorts a comparison.
         url, sha256: the archive, where there is a link, and its checksum, where one is known.
+        triples: SHA-256 of the triples, whatever the order of their rows, where they are known (`triples_digest`).
         obtain: what to do by hand where there is no link.
     """
 
@@ -38,6 +39,7 @@ class Entry:
     defects: tuple[str, ...]
     url: str | None = None
     sha256: str | None = None
+    triples: str | None = None
     obtain: str = ""
 
 

@@ -243,6 +243,15 @@ def verify(folder: Path, entry: Entry, source: str) -> None:
             )
 
 
+def triples_digest(folder: Path) -> str:
+    """SHA-256 of a dataset's triples whatever the order of the rows: of the lines split TAB head TAB relation TAB tail,
+    sorted by their bytes, each with a line feed.
+    """
+    frames = [read_triples(split_file(folder, split)).select(pl.lit(split), pl.all()) for split in SPLITS]
+    lines = pl.concat(frames).select(pl.concat_str(pl.all(), separator="\t").sort()).to_series()
+    return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
+
+
 def _describe(folder: Path, entry: Entry, origin: str, digest: str | None) -> None:
     """Write `dataset.json`, or add to the one that came along, where the dataset is from."""
     path = folder / "dataset.json"
@@ -257,7 +266,8 @@ def _describe(folder: Path, entry: Entry, origin: str, digest: str | None) -> No
         "source": entry.source,
         "defects": list(entry.defects),
     }
-    text = json.dumps({**known, **found, "obtained": {"from": origin, "sha256": digest}}, indent=1, ensure_ascii=False)
+    obtained = {"from": origin, "sha256": digest, "triples": triples_digest(folder)}
+    text = json.dumps({**known, **found, "obtained": obtained}, indent=1, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 
