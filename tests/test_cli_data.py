@@ -23,7 +23,7 @@ def process(*arguments: str | Path, code: int = 0, **env: str) -> subprocess.Com
         [sys.executable, "-X", "importtime", "-m", "mmrns", "data", *map(str, arguments)],
         capture_output=True,
         text=True,
-        env={**os.environ, "COLUMNS": "200", **env},
+        env={**os.environ, "COLUMNS": "400", **env},
         timeout=60,
     )
     lines = done.stderr.splitlines()
@@ -36,7 +36,7 @@ def process(*arguments: str | Path, code: int = 0, **env: str) -> subprocess.Com
 
 def inside(*arguments: str | Path, code: int = 0) -> str:
     """The output of a command run in this process."""
-    done = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["data", *map(str, arguments)])
+    done = CliRunner(env={"COLUMNS": "400"}).invoke(app, ["data", *map(str, arguments)])
     if isinstance(done.exception, MmrnsError):
         raise done.exception
     assert done.exit_code == code, done.output
