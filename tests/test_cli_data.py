@@ -140,7 +140,8 @@ def test_get_brings_a_real_dataset(shared: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.delenv("MMRNS_DATA", raising=False)
     assert inside("get", "MKG-W", "--from", shared / "data" / "MKG-W").strip() == str(tmp_path / "cache" / "MKG-W")
     assert "12 rows" not in inside("list")
-    assert str(tmp_path / "cache" / "MKG-W") in inside("list")
+    # A long path is folded where the terminal is narrow.
+    assert str(tmp_path / "cache" / "MKG-W") in "".join(inside("list").split())
 
 
 @pytest.mark.parametrize("command", ["list", "check", "split", "get"])
