@@ -31,9 +31,9 @@ from mmrns.data.features import Features, Modality
 from mmrns.data.folders import dataset_folders
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.memory import freed_memory_kept
-from mmrns.nn.similarity import GuidedSimilarity
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
+from mmrns.samplers.mmrns.similarity import GuidedSimilarity
 from mmrns.training.trainer import Trainer
 
 SETTING: dict[str, Any] = {

@@ -2,7 +2,7 @@
 
     python benchmarks/reading.py [--json] [--triples 10000000] [--entities 1000000] [--relations 500] [--to tsv]
 
-Random triples in a TSV file, read and written by `mmrns.data.formats.convert` in a process of its own.
+Random triples in a TSV file, read and written by `mmrns.prepare.formats.convert` in a process of its own.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def write(path: Path, triples: int, entities: int, relations: int) -> None:
 
 def measure(source: Path, target: str) -> dict[str, Any]:
     """Seconds until the triples are read (also of the processor, all threads) and in all; peak of the memory."""
-    from mmrns.data.formats import convert
+    from mmrns.prepare.formats import convert
 
     steps: dict[str, tuple[float, float]] = {}
     started = time.perf_counter()

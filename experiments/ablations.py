@@ -18,12 +18,12 @@ import pytest
 import torch
 import yaml
 
-from mmrns.nn.similarity import GuidedSimilarity
-from mmrns.runs.compare import Training, train_once
-from mmrns.runs.record import read_json
-from mmrns.runs.summary import spread
+from mmrns.files import read_json
 from mmrns.samplers import mmrns as module
-from mmrns.samplers.mmrns import Mmrns
+from mmrns.samplers.mmrns.sampler import Mmrns
+from mmrns.samplers.mmrns.similarity import GuidedSimilarity
+from mmrns.studies.compare import Training, train_once
+from mmrns.studies.report import spread
 
 DISCOUNT = 0.25
 

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mmrns.data.encoders import grid_tokens, text_tokens, write_features
+from mmrns.prepare.encoders import grid_tokens, text_tokens, write_features
 
 ROOT = Path(__file__).resolve().parent.parent
 FACTS = {
@@ -87,7 +87,7 @@ a small multimodal knowledge graph for tutorials, tests and demonstrations, too 
   have up to {tokens}: name, official name, demonyms, native names, other spellings. Everything else has its
   name alone.
 - `features/image`: 24 tokens x 42 for the {countries} countries, none for other entities. Colour and edge
-  statistics of the 4 x 6 cells of the flag as it is in `images/` (`mmrns.data.encoders.grid_tokens`).
+  statistics of the 4 x 6 cells of the flag as it is in `images/` (`mmrns.prepare.encoders.grid_tokens`).
 - `images/`: the flags, {width} x {height} pixels, at most {colours} colours.
 - `dataset.json`: the same for programs, with the SHA-256 of every file.
 
@@ -363,7 +363,7 @@ def write_flags(folder: Path, images: Mapping[str, str], flags: Path) -> None:
         pictures.append(np.asarray(flag.convert("RGB")))
     values = grid_tokens(pictures)
     metadata = {
-        "encoder": "mmrns.data.encoders.grid_tokens",
+        "encoder": "mmrns.prepare.encoders.grid_tokens",
         "revision": "1",
         "preprocessing": f"the {WIDTH} x {HEIGHT} PNG files of images/; 4 rows x 6 columns",
     }

@@ -16,8 +16,8 @@ TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path.append(str(TESTS))
 
 from golden_step import Step, take_step  # noqa: E402
+from mmrns.files import write_tensors  # noqa: E402
 from mmrns.rng import seeded  # noqa: E402
-from mmrns.training.checkpoint import write_tensors  # noqa: E402
 
 
 def inputs() -> dict[str, torch.Tensor]:

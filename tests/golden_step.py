@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from mmrns.data.features import Features, Modality
-from mmrns.data.graph import KnowledgeGraph, Vocabulary
+from mmrns.data.graph import KnowledgeGraph
+from mmrns.data.vocabulary import Vocabulary
 from mmrns.nn.losses import SelfAdversarialLoss
 from mmrns.nn.model import Model
 from mmrns.registry import scorer_class
-from mmrns.samplers.mmrns import Mmrns
+from mmrns.samplers.mmrns.sampler import Mmrns
 from mmrns.types import Batch
 
 STEP = 7

@@ -136,7 +136,7 @@ def test_get(tmp_path: Path) -> None:
 
 def test_get_brings_a_real_dataset(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mmrns.data.folders.cache_folder", lambda: tmp_path / "cache")
-    monkeypatch.setattr("mmrns.data.download.cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr("mmrns.prepare.download.cache_folder", lambda: tmp_path / "cache")
     monkeypatch.delenv("MMRNS_DATA", raising=False)
     assert inside("get", "MKG-W", "--from", shared / "data" / "MKG-W").strip() == str(tmp_path / "cache" / "MKG-W")
     assert "12 rows" not in inside("list")

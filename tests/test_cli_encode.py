@@ -93,7 +93,7 @@ def test_an_interrupt_says_how_to_go_on(
     def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mmrns.data.encoders.encode_pictures", interrupted)
+    monkeypatch.setattr("mmrns.prepare.encoders.encode_pictures", interrupted)
     code, out, err = mmrns(capsys, monkeypatch, "encode", str(countries), "--image", "classical")
     assert (code, out, err) == (130, "", "mmrns: interrupted; the same command goes on from here\n")
 

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 import mmrns
-from mmrns.cli.page import PIXELS, embedded, page, write_page
 from mmrns.errors import UsageError
-from mmrns.runs.inspect import Inspection
+from mmrns.inspection.draws import Inspection
+from mmrns.inspection.page import PIXELS, embedded, page, write_page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = [

@@ -1,65 +1,124 @@
-"""Names to classes.
+"""Names for classes: what stands behind `--scorer TransE`, `sampler.name: hard`, `mmrns encode --image classical`.
 
-A sampler is registered by being a file in `mmrns/samplers`; its name is the file's name and listing the names imports
-nothing. A scorer is registered by being a `Scorer` class in `mmrns/nn/scorers.py`.
+Every seam (sampler, scorer, embedder, loss, ...) has a `Registry` in its own package. A class enters it where it is
+defined, by the keyword `name` of its class statement, inside this package or outside of it:
+
+    class Peers(Sampler, name="peers"): ...
+
+or later, by `mmrns.register(Peers, "peers")`. Wherever a name is taken the class itself may stand in its place.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from pathlib import Path
-from typing import Any
+import pkgutil
+from typing import Any, Generic, TypeVar
 
-from mmrns.errors import unknown
+from mmrns.errors import UsageError, unknown
 
-_HERE = Path(__file__).parent
+T = TypeVar("T")
 
-
-def sampler_names() -> list[str]:
-    """Names of all samplers, by file name."""
-    return sorted(p.stem for p in (_HERE / "samplers").glob("*.py") if p.stem not in {"__init__", "base"})
+_REGISTRIES: list[Registry[Any]] = []
 
 
-def sampler_class(name: str) -> type[Any]:
-    """The one `Sampler` class defined in `mmrns/samplers/NAME.py`.
+class Registry(Generic[T]):
+    """The classes of one kind, by name.
+
+    Args:
+        kind: what they are, in words, for messages.
+        package: where our own are. Its modules are imported when a name is first asked for, and not before.
+    """
+
+    def __init__(self, kind: str, package: str):
+        self.kind, self.package = kind, package
+        self._classes: dict[str, type[T]] = {}
+        self._found = False
+        self.base: type[T] | None = None
+        _REGISTRIES.append(self)
+
+    def names(self) -> list[str]:
+        """All names: ours in alphabetical order of their modules, then those from outside as they came."""
+        self._discover()
+        return list(self._classes)
+
+    def add(self, name: str, cls: type[T]) -> None:
+        """Let a name stand for a class. A class that is defined anew, as in a notebook, replaces its former self.
+
+        Raises:
+            UsageError: the name stands for another class.
+        """
+        # Ours come first, so that nothing from outside can take one of their names.
+        if not cls.__module__.startswith(self.package):
+            self._discover()
+        held = self._classes.get(name)
+        if held is not None and (held.__module__, held.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise UsageError(f"the {self.kind} {name!r} is {path_of(held)} already; choose another name")
+        self._classes[name] = cls
+
+    def get(self, name: str | type[T]) -> type[T]:
+        """The class that a name stands for: a registered name, or `package.module:Class`; a class stands for itself.
+
+        Raises:
+            UsageError: no such name; the message lists the known ones.
+        """
+        if not isinstance(name, str):
+            return self._checked(name, name.__name__)
+        self._discover()
+        if name in self._classes:
+            return self._classes[name]
+        module, colon, path = name.partition(":")
+        if not colon:
+            raise unknown(self.kind, name, self._classes)
+        try:
+            found: Any = importlib.import_module(module)
+            for part in path.split("."):
+                found = getattr(found, part)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise UsageError(f"no {self.kind} at {name!r} ({error}); define it there, or mmrns.register it") from error
+        return self._checked(found, name)
+
+    def name_of(self, cls: type[T]) -> str:
+        """The name of a class: the registered one, or else `package.module:Class`."""
+        self._discover()
+        return next((name for name, held in self._classes.items() if held is cls), path_of(cls))
+
+    def _checked(self, found: Any, name: str) -> type[T]:
+        if not (inspect.isclass(found) and (self.base is None or issubclass(found, self.base))):
+            base = "class" if self.base is None else f"subclass of {path_of(self.base)}"
+            raise UsageError(f"{name} is no {self.kind}: it is no {base}")
+        return found
+
+    def _discover(self) -> None:
+        if self._found:
+            return
+        self._found = True
+        package = importlib.import_module(self.package)
+        for module in pkgutil.walk_packages(getattr(package, "__path__", []), f"{self.package}."):
+            importlib.import_module(module.name)
+
+
+def register(cls: type[Any], name: str | None = None) -> type[Any]:
+    """Let a name stand for a class of your own: a sampler, scorer, embedder, loss, encoder, layout or callback.
+
+    Args:
+        cls: a subclass of the base class of one of them.
+        name: by default the class's own name.
+
+    Returns:
+        The class, so that it serves as a decorator.
 
     Raises:
-        UsageError: no such sampler; the message lists the known ones.
+        UsageError: a class of another kind, or the name is taken.
     """
-    if name not in sampler_names():
-        raise unknown("sampler", name, sampler_names())
-    module = importlib.import_module(f"mmrns.samplers.{name}")
-    base = importlib.import_module("mmrns.samplers.base").Sampler
-    (cls,) = _classes(module, base)
-    return cls
-
-
-def scorer_names() -> list[str]:
-    """Names of all scorers, in the order of the file."""
-    return [cls.__name__ for cls in _scorers()]
-
-
-def scorer_class(name: str) -> type[Any]:
-    """The `Scorer` class of that name.
-
-    Raises:
-        UsageError: no such scorer; the message lists the known ones.
-    """
-    for cls in _scorers():
-        if cls.__name__ == name:
+    for registry in _REGISTRIES:
+        if registry.base is not None and issubclass(cls, registry.base):
+            registry.add(name or cls.__name__, cls)
             return cls
-    raise unknown("scorer", name, scorer_names())
+    kinds = ", ".join(path_of(r.base) for r in _REGISTRIES if r.base is not None)
+    raise UsageError(f"{cls.__name__} can have no name here; subclass one of {kinds}")
 
 
-def _scorers() -> list[type[Any]]:
-    module = importlib.import_module("mmrns.nn.scorers")
-    return _classes(module, module.Scorer)
-
-
-def _classes(module: Any, base: type[Any]) -> list[type[Any]]:
-    return [
-        cls
-        for _, cls in inspect.getmembers(module, inspect.isclass)
-        if issubclass(cls, base) and cls is not base and cls.__module__ == module.__name__
-    ]
+def path_of(cls: type[Any]) -> str:
+    """`package.module:Class`."""
+    return f"{cls.__module__}:{cls.__qualname__}"

@@ -14,9 +14,9 @@ import mmrns
 from forms import FORMS, form_of
 from mmrns.data.datasets import Dataset
 from mmrns.evaluation.hardness import measure
+from mmrns.files import read_json_lines
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
-from mmrns.runs.record import read_metrics
 from mmrns.training.trainer import Trainer
 from mmrns.types import Batch, Negatives
 
@@ -86,7 +86,7 @@ def test_runs_are_bit_equal_with_and_without(toy_folder: Path, tmp_path: Path, n
     for hardness in (True, False):
         values = _values(name, **lengths, hardness=hardness) | {"data": {"dataset": str(toy_folder)}}
         run = mmrns.train(values, out=tmp_path / str(hardness))
-        rows.append([row for row in read_metrics(run.folder / "metrics.jsonl") if "loss" in row])
+        rows.append([row for row in read_json_lines(run.folder / "metrics.jsonl") if "loss" in row])
         assert (run.folder / "plots" / "hardness.png").exists() == hardness
     for file in ("model.safetensors", "sampler.safetensors"):
         assert (tmp_path / "True" / file).read_bytes() == (tmp_path / "False" / file).read_bytes()

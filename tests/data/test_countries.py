@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import mmrns.data
-from mmrns.data.encoders import grid_tokens, text_tokens
+from mmrns.prepare.encoders import grid_tokens, text_tokens
 
 FOLDER = Path(mmrns.data.__file__).parent / "countries"
 ROOT = Path(__file__).parents[2]

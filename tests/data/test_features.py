@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmrns.data.features import Features, Modality
-from mmrns.data.graph import Vocabulary
+from mmrns.data.vocabulary import Vocabulary
 from mmrns.errors import DataError, UsageError
 
 NAMES = ["a", "b", 'the "c"', "d", "é"]

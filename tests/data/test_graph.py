@@ -8,7 +8,9 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mmrns.data.graph import KnowledgeGraph, SlotIndex, TripleIndex, Vocabulary
+from mmrns.data.graph import KnowledgeGraph
+from mmrns.data.index import SlotIndex, TripleIndex
+from mmrns.data.vocabulary import Vocabulary
 from mmrns.errors import MmrnsError, UsageError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=4)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from mmrns.data.batches import SidePolicy
 from mmrns.registry import scorer_names
 from mmrns.runs.config import METHODS, flatten, make_config
+from mmrns.training.batches import SidePolicy
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 ROW = re.compile(r"^\| `([\w.]+)` \| `([^`]*)` \| .+ \|$")

@@ -114,7 +114,7 @@ def test_the_example_sampler_passes_its_own_test(toy: Dataset, monkeypatch: pyte
 
 def test_the_example_scorer_scores_both_sides_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     block = next(b for b in _blocks(ROOT / "CONTRIBUTING.md", "python") if "class ComplEx(" in b)
-    imports = "import torch\nfrom mmrns.nn import comparisons\n"
+    imports = "import torch\nfrom mmrns.nn.kernels import comparisons\n"
     imports += "from mmrns.nn.scorers import Candidates, Queries, Scorer, Scores\n"
     scorer = _run("complex_example", imports + block, monkeypatch).ComplEx(2, 1.0)
     h, r, t = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

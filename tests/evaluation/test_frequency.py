@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmrns.data.datasets import Dataset
-from mmrns.data.graph import KnowledgeGraph, Vocabulary
+from mmrns.data.graph import KnowledgeGraph
+from mmrns.data.vocabulary import Vocabulary
 from mmrns.evaluation.frequency import SlotFrequency
 from mmrns.evaluation.ranking import rank
 from mmrns.types import Batch

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mmrns.data.datasets import Dataset
-from mmrns.data.graph import TripleIndex
+from mmrns.data.index import TripleIndex
 from mmrns.evaluation.hardness import (
     average,
     gradient_norm,
@@ -26,7 +26,7 @@ from mmrns.nn.model import Model
 from mmrns.nn.scorers import TransE
 from mmrns.rng import seeded
 from mmrns.samplers.base import Sampler
-from mmrns.samplers.mmrns import Candidates, Mmrns, Trace
+from mmrns.samplers.mmrns.sampler import Candidates, Mmrns, Trace
 from mmrns.samplers.uniform import Uniform
 from mmrns.types import Batch, Negatives
 

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mmrns.data.datasets import Dataset
-from mmrns.data.graph import SlotIndex, TripleIndex
+from mmrns.data.index import SlotIndex, TripleIndex
 from mmrns.errors import MmrnsError
 from mmrns.evaluation.candidates import Candidates
 from mmrns.evaluation.ranking import Ranks, rank
 from mmrns.evaluation.report import metrics, policies
-from mmrns.nn import comparisons, fused_kernels
+from mmrns.nn.kernels import comparisons
 from mmrns.nn.model import Model
 from mmrns.nn.scorers import DistMult, PairRE, RotatE, Scorer, TransE
 from mmrns.rng import seeded
@@ -349,6 +349,6 @@ def test_fused_counts_equal_plain_ones(seed: int, dtype: torch.dtype, n: int) ->
     scores[torch.rand(4, n, generator=g) < 0.2] = -torch.inf
     query = torch.randint(4, (9,), generator=g)
     true = scores[query, torch.randint(n, (9,), generator=g)]
-    found = fused_kernels.ranked(scores, query, true)
+    found = compiled.ranked(scores, query, true)
     assert torch.equal(found[0], (scores[query] > true[:, None]).sum(1))
     assert torch.equal(found[1], (scores[query] >= true[:, None]).sum(1))

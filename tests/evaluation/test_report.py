@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from mmrns.data.datasets import Dataset
-from mmrns.data.graph import KnowledgeGraph, Vocabulary
+from mmrns.data.graph import KnowledgeGraph
+from mmrns.data.vocabulary import Vocabulary
 from mmrns.evaluation.ranking import Ranks, rank
 from mmrns.evaluation.report import (
     adjusted_mean_rank_index,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmrns.data.datasets import Dataset
 from mmrns.data.features import Modality
-from mmrns.nn.embedders import AttentionPool, FusedEmbedder
+from mmrns.nn.embedders.table import AttentionPool, FusedEmbedder
 from mmrns.nn.fusion import FusedScorer
 from mmrns.nn.model import Model
 from mmrns.registry import scorer_names

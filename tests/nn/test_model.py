@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmrns.nn.embedders import Table
+from mmrns.nn.embedders.table import Table
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.nn.scorers import DistMult, RotatE, TransE, TuckER
 from mmrns.types import Batch, Negatives

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import mmrns
 from mmrns.errors import DataError, UsageError
-from mmrns.runs.record import MetricsLog, read_metrics
+from mmrns.files import JsonLines, read_json_lines
 from mmrns.runs.train import Interrupted, Reporter
 from mmrns.types import Batch
 
@@ -70,7 +70,7 @@ def test_the_folder_holds_what_it_should(run: mmrns.Run) -> None:
     text = (run.folder / "record.json").read_text()
     assert str(Path.home()) not in text
     assert not re.search(r"user|host", text)
-    rows = read_metrics(run.folder / "metrics.jsonl")
+    rows = read_json_lines(run.folder / "metrics.jsonl")
     assert [row["step"] for row in rows if "valid_mrr" in row] == [20, 40, 60]
     assert [row["step"] for row in rows if "loss" in row] == [*range(7, 60, 7), 60]
     assert all(("hardness" in row) == ("loss" in row) for row in rows)
@@ -90,7 +90,7 @@ def test_results_have_the_documented_keys(run: mmrns.Run) -> None:
 
 
 def test_the_best_model_is_kept(run: mmrns.Run) -> None:
-    rows = read_metrics(run.folder / "metrics.jsonl")
+    rows = read_json_lines(run.folder / "metrics.jsonl")
     best = max((row["valid_mrr"], -row["step"]) for row in rows if "valid_mrr" in row)
     assert run.results["selected_step"] == -best[1]
     assert run.results["valid"]["both"]["realistic"]["mrr"] == best[0]
@@ -210,7 +210,7 @@ def test_an_abandoned_run_resumes_to_the_same_bytes(toy_folder: Path, tmp_path: 
         assert (resumed.folder / file).read_bytes() == (whole.folder / file).read_bytes()
     for split in ("valid", "test", "selected_step"):
         assert resumed.results[split] == whole.results[split]
-    rows = [read_metrics(folder / "metrics.jsonl") for folder in (whole.folder, resumed.folder)]
+    rows = [read_json_lines(folder / "metrics.jsonl") for folder in (whole.folder, resumed.folder)]
     for row in [*rows[0], *rows[1]]:
         del row["seconds"]
     assert rows[0] == rows[1]
@@ -298,10 +298,10 @@ def test_interrupted_is_an_error_with_the_shell_exit_code() -> None:
 
 def test_metrics_log_truncates_to_the_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    log = MetricsLog(path)
+    log = JsonLines(path)
     log.write({"step": 1})
     length = log.length
     log.write({"step": 2})
-    assert read_metrics(MetricsLog(path, length).path) == [{"step": 1}]
+    assert read_json_lines(JsonLines(path, length).path) == [{"step": 1}]
     with pytest.raises(ValueError, match="not JSON compliant"):
         log.write({"loss": float("nan")})

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from mmrns.data.datasets import Dataset
 from mmrns.data.features import Features
-from mmrns.data.graph import KnowledgeGraph, TripleIndex, Vocabulary
+from mmrns.data.graph import KnowledgeGraph
+from mmrns.data.index import TripleIndex
+from mmrns.data.vocabulary import Vocabulary
 from mmrns.nn.model import Model
 from mmrns.nn.scorers import TransE
 from mmrns.samplers.frequency import Frequency, Gaps

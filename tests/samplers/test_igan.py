@@ -7,7 +7,8 @@ import torch
 
 from mmrns.data.datasets import Dataset
 from mmrns.data.features import Features
-from mmrns.data.graph import KnowledgeGraph, Vocabulary
+from mmrns.data.graph import KnowledgeGraph
+from mmrns.data.vocabulary import Vocabulary
 from mmrns.nn.model import Model
 from mmrns.nn.scorers import TransE
 from mmrns.runs.build import build_trainer

@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmrns.data.batches import Batches, SidePolicy
 from mmrns.data.datasets import Dataset
 from mmrns.nn.model import Model
 from mmrns.nn.scorers import TransE
 from mmrns.samplers.inbatch import InBatch
+from mmrns.training.batches import Batches, SidePolicy
 from mmrns.types import Batch
 
 

@@ -5,7 +5,8 @@ import torch
 
 from mmrns.data.datasets import Dataset
 from mmrns.data.features import Features
-from mmrns.data.graph import KnowledgeGraph, Vocabulary
+from mmrns.data.graph import KnowledgeGraph
+from mmrns.data.vocabulary import Vocabulary
 from mmrns.errors import UsageError
 from mmrns.nn.model import Model
 from mmrns.nn.scorers import TransE

@@ -8,9 +8,10 @@ import torch
 from forms import FORMS, form_of
 from mmrns.data.datasets import Dataset
 from mmrns.errors import DataError
+from mmrns.files import read_tensors, write_tensors
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
-from mmrns.training.checkpoint import load_checkpoint, read_tensors, save_checkpoint, write_tensors
+from mmrns.training.checkpoint import load_checkpoint, save_checkpoint
 from mmrns.training.trainer import Progress, Trainer
 
 

@@ -7,7 +7,7 @@ import torch
 
 from mmrns.data.datasets import Dataset
 from mmrns.evaluation.hardness import gradient_norm
-from mmrns.nn.embedders import Table
+from mmrns.nn.embedders.table import Table
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
 from mmrns.training.optimizer import Group, Optimizer, schedule_of

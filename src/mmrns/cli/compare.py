@@ -44,9 +44,9 @@ def compare(
     ] = None,
 ) -> None:
     """Train scorers with samplers on one footing, several seeds each; a table, a report, plots. Resumable."""
-    from mmrns.runs.compare import Comparison, compare
     from mmrns.runs.config import apply_settings, flatten, read_config
-    from mmrns.runs.summary import REFERENCE, table, write_summary
+    from mmrns.studies.compare import Comparison, compare
+    from mmrns.studies.report import REFERENCE, table, write_summary
 
     if study is not None:
         given = (dataset, scorers, samplers, seeds, trials, space, settings)

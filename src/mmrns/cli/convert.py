@@ -16,7 +16,7 @@ from mmrns.cli.show import err, out, print_json, print_rows
 from mmrns.errors import UsageError
 
 if TYPE_CHECKING:
-    from mmrns.data.formats import Converted
+    from mmrns.prepare.formats import Converted
 
 
 class ZeroRows(StrEnum):
@@ -77,7 +77,7 @@ def data_convert(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Bring triples, names, texts, pictures and features of another layout into a dataset folder, or back."""
-    from mmrns.data.formats import Source, convert
+    from mmrns.prepare.formats import Source, convert
 
     if features and no_features:
         raise UsageError("give either --features or --no-features")

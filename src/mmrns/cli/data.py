@@ -25,8 +25,8 @@ def data_list(as_json: JsonOption = False) -> None:
     """The datasets that a name finds, and those that `mmrns data get` knows."""
     from dataclasses import asdict
 
-    from mmrns.data.catalogue import catalogue
     from mmrns.data.folders import EMBEDDED, dataset_folders
+    from mmrns.prepare.catalogue import catalogue
 
     folders, known = dataset_folders(), catalogue()
     places = {name: "embedded" if name in EMBEDDED else str(folder) for name, folder in folders.items()}
@@ -84,8 +84,8 @@ def data_check(
     Errors are what loading refuses, and rows of valid or test that are also rows of train. Warnings are probably
     mistakes. Notes are worth knowing.
     """
-    from mmrns.data.check import check_dataset
     from mmrns.data.folders import find_dataset
+    from mmrns.prepare.check import check_dataset
 
     found = check_dataset(find_dataset(dataset), limit)
     if as_json:
@@ -148,7 +148,7 @@ def data_split(
     Names, features and pictures come along; dataset.json records how the split was made.
     """
     from mmrns.data.folders import find_dataset
-    from mmrns.data.split import split_dataset
+    from mmrns.prepare.split import split_dataset
 
     found = split_dataset(
         Path(source) if Path(source).is_file() else find_dataset(source),
@@ -197,9 +197,9 @@ def data_get(
     A download that broke off is continued. Datasets without a direct link say what to fetch by hand; --from then takes
     the archive or folder.
     """
-    from mmrns.data.catalogue import entry
-    from mmrns.data.download import get_dataset, triples_digest
     from mmrns.data.folders import dataset_folders
+    from mmrns.prepare.catalogue import entry
+    from mmrns.prepare.download import get_dataset, triples_digest
 
     wanted = entry(name)
     here = dataset_folders().get(name)

@@ -17,7 +17,7 @@ from mmrns.cli.show import bar, err, print_json, print_rows
 from mmrns.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from mmrns.data.encoders import Encoded
+    from mmrns.prepare.encoders import Encoded
 
 _SHOWN = 3
 
@@ -67,8 +67,8 @@ def encode(
     if pictures is not None and image is None:
         raise UsageError("--pictures needs the model to encode them with: --image MODEL, or --image classical")
 
-    from mmrns.data.encoders import encode_numbers, encode_pictures, encode_texts
     from mmrns.data.folders import EMBEDDED, find_dataset
+    from mmrns.prepare.encoders import encode_numbers, encode_pictures, encode_texts
     from mmrns.runs.build import build_device
 
     folder = find_dataset(dataset)

@@ -16,7 +16,7 @@ from mmrns.cli.show import bar, err, out, print_json, print_rows
 from mmrns.errors import UsageError
 
 if TYPE_CHECKING:
-    from mmrns.runs.inspect import Drawn, Inspection, Query
+    from mmrns.inspection.draws import Drawn, Inspection, Query
 
 
 @app.command(
@@ -65,7 +65,7 @@ def inspect(
             progress=advance,
         )
     if file is not None:
-        from mmrns.cli.page import write_page
+        from mmrns.inspection.page import write_page
 
         write_page(found, opened.dataset.folder, file)
         err.print(Text(f"page in {file}"), soft_wrap=True)
@@ -119,7 +119,7 @@ def _rows(drawn: Drawn, names: Mapping[str, str]) -> list[dict[str, Any]]:
 
 def summary(drawn: Drawn, found: Inspection) -> list[str]:
     """What there is to say of a sampler's draws, in phrases."""
-    from mmrns.cli.page import probability
+    from mmrns.inspection.page import probability
 
     trained = {True: "trained", False: "not trained", None: "nothing to train"}[drawn["trained"]]
     if not drawn["draws"]:

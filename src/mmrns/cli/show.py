@@ -6,35 +6,18 @@ import json
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mmrns.errors import UsageError
-
 if TYPE_CHECKING:
-    import polars as pl
+    pass
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 WRITERS = {".csv": "write_csv", ".parquet": "write_parquet", ".json": "write_json"}
-
-
-def write_frame(frame: pl.DataFrame, path: Path) -> None:
-    """Write a frame under a temporary name and rename it.
-
-    Raises:
-        UsageError: the file cannot be written.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        getattr(frame, WRITERS[path.suffix])(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        raise UsageError(f"--out {path}: {error.strerror or error}") from error
 
 
 def print_json(value: Any) -> None:

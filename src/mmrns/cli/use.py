@@ -11,18 +11,9 @@ from rich.text import Text
 
 from mmrns.cli.app import app
 from mmrns.cli.options import By, CandidatesOption, Known, Split
-from mmrns.cli.show import (
-    WRITERS,
-    bar,
-    err,
-    out,
-    print_json,
-    print_metrics,
-    print_rows,
-    with_intervals,
-    write_frame,
-)
+from mmrns.cli.show import bar, err, out, print_json, print_metrics, print_rows, with_intervals
 from mmrns.errors import UsageError
+from mmrns.files import FRAME_WRITERS, write_frame
 
 if TYPE_CHECKING:
     import polars as pl
@@ -83,8 +74,8 @@ def predict(
 
     if queries is not None and (head or relation or tail):
         raise UsageError("give either --queries or --head/--relation/--tail")
-    if file is not None and file.suffix not in WRITERS:
-        raise UsageError(f"--out {file}: write one of {', '.join(WRITERS)}")
+    if file is not None and file.suffix not in FRAME_WRITERS:
+        raise UsageError(f"--out {file}: write one of {', '.join(FRAME_WRITERS)}")
     opened = Run(run)
     frame = opened.predict(head, relation, tail, queries=queries, top=top, known=known.value, candidates=candidates)
     if file is not None:

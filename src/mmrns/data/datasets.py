@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,9 +13,11 @@ import polars as pl
 
 from mmrns.data.features import Features
 from mmrns.data.folders import SPLITS, SUFFIXES, find_dataset, read_entities, read_triples, split_file
-from mmrns.data.graph import KnowledgeGraph, Vocabulary
+from mmrns.data.graph import KnowledgeGraph
 from mmrns.data.tables import read_header_table
+from mmrns.data.vocabulary import Vocabulary
 from mmrns.errors import DataError
+from mmrns.files import sha256_of
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Dataset:
             self.folder / "features" / f"{name}{end}" for name in self.features for end in (".safetensors", ".entities")
         ]
         paths = [*self.files.values(), *self.folder.glob("entities.tsv"), *features]
-        return {str(path.relative_to(self.folder)): _sha256(path) for path in paths}
+        return {str(path.relative_to(self.folder)): sha256_of(path) for path in paths}
 
 
 def load_dataset(name_or_folder: str | Path) -> Dataset:
@@ -120,11 +121,6 @@ def load_dataset(name_or_folder: str | Path) -> Dataset:
     graph = KnowledgeGraph.from_names(**frames, entities=entities)
     features = Features.open(folder / "features", graph.entities)
     return Dataset(Path(os.path.abspath(folder)).name, folder, graph, features, files)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:

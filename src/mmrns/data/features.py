@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mmrns.data.graph import Vocabulary
 from mmrns.data.tables import read_lines
+from mmrns.data.vocabulary import Vocabulary
 from mmrns.errors import DataError, unknown
 from mmrns.rng import generator
 

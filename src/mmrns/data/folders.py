@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Generator
-from contextlib import contextmanager
+import tomllib
+from functools import cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import polars as pl
 
-from mmrns.data.catalogue import catalogue
 from mmrns.data.tables import read_columns, read_header_table
 from mmrns.errors import DataError, UsageError, nearest
 
@@ -18,6 +16,7 @@ COLUMNS = ["head", "relation", "tail"]
 SPLITS = ("train", "valid", "test")
 SUFFIXES = (".tsv", ".txt", ".tsv.gz", ".parquet")
 EMBEDDED = {"countries": Path(__file__).parent / "countries"}
+CATALOGUE = Path(__file__).with_name("catalogue.toml")
 
 
 def find_dataset(name_or_folder: str | Path) -> Path:
@@ -33,9 +32,9 @@ def find_dataset(name_or_folder: str | Path) -> Path:
     folder = Path(name_or_folder)
     if folder.is_dir():
         return folder
-    if name in catalogue():
+    if name in published():
         raise UsageError(f"dataset {name!r} is not on this machine; `mmrns data get {name}` brings it or says how")
-    hint = nearest(name, [*known, *catalogue()]) or ";"
+    hint = nearest(name, [*known, *published()]) or ";"
     place = "" if "MMRNS_DATA" in os.environ else " ($MMRNS_DATA is not set)"
     raise UsageError(f"no dataset or folder {name!r}{hint} known: {', '.join(known)}{place}")
 
@@ -50,6 +49,12 @@ def dataset_folders() -> dict[str, Path]:
                 if not folder.name.startswith(".") and any((folder / f"train{end}").exists() for end in SUFFIXES):
                     folders.setdefault(folder.name, folder)
     return folders
+
+
+@cache
+def published() -> tuple[str, ...]:
+    """Names of the published datasets that `mmrns data get` knows (`mmrns.prepare.catalogue` has the rest)."""
+    return tuple(tomllib.loads(CATALOGUE.read_text(encoding="utf-8")))
 
 
 def cache_folder() -> Path:
@@ -137,32 +142,6 @@ def leads_out(path: str) -> bool:
 def pictures_of(path: Path) -> list[Path]:
     """The files below a folder, by name; links to folders are not entered."""
     return [Path(place, name) for place, _, names in sorted(os.walk(path)) for name in sorted(names)]
-
-
-@contextmanager
-def new_folder(target: Path) -> Generator[Path]:
-    """A folder to fill under a temporary name beside its own, which it takes at the end; a failure leaves nothing.
-
-    Raises:
-        DataError: `target` exists and is not an empty folder, or cannot be made or written.
-    """
-    if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
-        raise DataError(target, "exists already", "choose another name or remove it")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        temporary.mkdir()
-    except OSError as error:
-        raise DataError(target, f"cannot be made ({error.strerror or error})", "choose another place") from error
-    try:
-        yield temporary
-        temporary.replace(target)
-    except OSError as error:
-        raise DataError(
-            target, f"cannot be written ({error.strerror or error})", "make room or choose another place"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def read_entities(folder: Path) -> pl.DataFrame | None:

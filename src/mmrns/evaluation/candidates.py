@@ -9,8 +9,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from mmrns.data.graph import KnowledgeGraph, SlotIndex, Vocabulary
+from mmrns.data.graph import KnowledgeGraph
+from mmrns.data.index import SlotIndex
 from mmrns.data.tables import read_columns
+from mmrns.data.vocabulary import Vocabulary
 from mmrns.errors import DataError, nearest
 
 SIDES = ("tail", "head")

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mmrns.data.graph import TripleIndex
+from mmrns.data.index import TripleIndex
 from mmrns.evaluation.ranking import ScoresAll
 from mmrns.nn.model import Model
 from mmrns.samplers.base import Sampler

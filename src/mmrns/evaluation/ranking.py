@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mmrns.data.graph import TripleIndex
+from mmrns.data.index import TripleIndex
 from mmrns.errors import MmrnsError
 from mmrns.evaluation.candidates import Candidates
-from mmrns.nn import comparisons
+from mmrns.nn.kernels import comparisons
 from mmrns.types import Batch
 
 SCORES = 2**25
@@ -174,9 +174,9 @@ def _count(
 ) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
     """How many scores of its query are higher than each true score, and how many are at least as high."""
     if comparisons.fusible(scores):
-        from mmrns.nn import fused_kernels
+        from mmrns.nn.kernels import compiled
 
-        return fused_kernels.ranked(scores, query, true)
+        return compiled.ranked(scores, query, true)
     # Ones of a float type are written and added several times as fast as booleans; 2^24 of them are exact in 32 bits.
     ones = torch.float32 if scores.shape[1] <= 2**24 else torch.float64
     counts: list[Tensor] = []

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mmrns.nn.embedders import FusedEmbedder, Table
+from mmrns.nn.embedders.table import FusedEmbedder, Table
 from mmrns.nn.scorers import Scorer
 from mmrns.types import Batch, Negatives
 

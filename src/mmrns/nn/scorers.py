@@ -18,7 +18,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import embedding, normalize
 
-from mmrns.nn import comparisons
+from mmrns.nn.kernels import comparisons
 
 Queries = Float[Tensor, "B width"]
 Candidates = Float[Tensor, "B K width"] | Float[Tensor, "P width"]

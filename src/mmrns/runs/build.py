@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 
-from mmrns.data.batches import Batches
 from mmrns.data.datasets import Dataset, load_dataset
 from mmrns.errors import UsageError
-from mmrns.nn.embedders import FusedEmbedder
+from mmrns.nn.embedders.table import FusedEmbedder
 from mmrns.nn.fusion import FusedScorer
 from mmrns.nn.losses import LOSSES, Loss
 from mmrns.nn.model import Model
@@ -22,6 +21,7 @@ from mmrns.registry import sampler_class, scorer_class
 from mmrns.rng import seeded
 from mmrns.runs.config import METHODS, Config, inner_options
 from mmrns.samplers.base import Inner, Sampler
+from mmrns.training.batches import Batches
 from mmrns.training.optimizer import Group, Optimizer, schedule_of, sparse_tables
 from mmrns.training.trainer import Plan, Trainer
 

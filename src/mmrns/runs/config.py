@@ -21,10 +21,10 @@ from pydantic import (
     create_model,
 )
 
-from mmrns.data.batches import SidePolicy
 from mmrns.errors import DataError, UsageError, nearest, unknown
 from mmrns.registry import sampler_class, scorer_class
 from mmrns.samplers.base import Inner
+from mmrns.training.batches import SidePolicy
 
 _Schema = TypeVar("_Schema", bound=BaseModel)
 

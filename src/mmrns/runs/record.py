@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
-import os
 import platform
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +12,7 @@ import polars as pl
 import torch
 
 from mmrns.data.datasets import Dataset
-from mmrns.errors import DataError
+from mmrns.files import replacing
 from mmrns.runs.config import Config
 
 if TYPE_CHECKING:
@@ -23,30 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PACKAGES = ("mmrns", "torch", "numpy", "polars", "safetensors")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file under a temporary name and rename it."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON under a temporary name and rename it; values that JSON lacks (NaN) are refused."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file of a run.
-
-    Raises:
-        DataError: missing or malformed.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(path, f"cannot be read ({error})", "finish the run with --resume, or train again") from error
 
 
 def provenance(config: Config, dataset: Dataset, device: torch.device) -> dict[str, Any]:
@@ -81,35 +54,6 @@ def _code_version() -> dict[str, Any]:
         "commit": git("rev-parse", "HEAD"),
         "dirty": None if status is None else bool(status),
     }
-
-
-class MetricsLog:
-    """`metrics.jsonl`: one JSON object a line.
-
-    Args:
-        path: the file.
-        length: bytes to keep of an earlier sitting; the rest was written after the checkpoint and is repeated.
-    """
-
-    def __init__(self, path: Path, length: int = 0):
-        self.path = path
-        path.touch()
-        os.truncate(path, min(length, path.stat().st_size))
-
-    @property
-    def length(self) -> int:
-        """Bytes written so far."""
-        return self.path.stat().st_size
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Append one line."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dict(row), allow_nan=False) + "\n")
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def plot_curves(rows: list[dict[str, Any]], path: Path, title: str, selected: int) -> None:
@@ -171,11 +115,10 @@ def new_figure(title: str, height: float = 4.0) -> tuple[Figure, Axes]:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG under a temporary name and rename it."""
+    """Write a figure as PNG; its folder is made where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, format="png", metadata={"Software": None})
-    os.replace(temporary, path)
+    with replacing(path) as (file,):
+        figure.savefig(file, format="png", metadata={"Software": None})
 
 
 def listing(names: pl.Series) -> str:

@@ -18,8 +18,9 @@ from mmrns.errors import DataError, UsageError, nearest, unknown
 from mmrns.evaluation.candidates import Candidates
 from mmrns.evaluation.ranking import Ranks, ScoresAll, rank
 from mmrns.evaluation.report import report
+from mmrns.files import read_json, read_tensors
+from mmrns.inspection import draws as inspect
 from mmrns.nn.model import Model
-from mmrns.runs import inspect
 from mmrns.runs.build import (
     build_batches,
     build_dataset,
@@ -28,12 +29,8 @@ from mmrns.runs.build import (
     build_sampler,
 )
 from mmrns.runs.config import Config, make_config, read_config
-from mmrns.runs.record import (
-    listing,
-    read_json,
-)
+from mmrns.runs.record import listing
 from mmrns.samplers.base import Sampler
-from mmrns.training.checkpoint import read_tensors
 from mmrns.types import Batch
 
 Known = Literal["flag", "drop", "keep"]

@@ -20,6 +20,7 @@ from mmrns.evaluation.frequency import SlotFrequency
 from mmrns.evaluation.hardness import measure
 from mmrns.evaluation.ranking import Ranks
 from mmrns.evaluation.report import policies, report
+from mmrns.files import JsonLines, read_json, read_json_lines, write_json, write_tensors, write_text
 from mmrns.memory import freed_memory_kept
 from mmrns.runs.build import (
     build_dataset,
@@ -27,19 +28,9 @@ from mmrns.runs.build import (
     build_trainer,
 )
 from mmrns.runs.config import Config, apply_settings, dump_config, flatten, make_config, read_config
-from mmrns.runs.record import (
-    MetricsLog,
-    listing,
-    plot_curves,
-    plot_hardness,
-    provenance,
-    read_json,
-    read_metrics,
-    write_json,
-    write_text,
-)
+from mmrns.runs.record import listing, plot_curves, plot_hardness, provenance
 from mmrns.runs.run import Run, Split, rank_split
-from mmrns.training.checkpoint import load_checkpoint, load_weights, save_checkpoint, write_tensors
+from mmrns.training.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from mmrns.training.trainer import Observer, Progress
 from mmrns.types import Batch, Negatives
 
@@ -129,7 +120,7 @@ def _train(config: Config, folder: Path, reporter: Reporter) -> None:
     write_json(folder / "record.json", record)
 
     progress, extra = load_checkpoint(last, trainer) if last.exists() else (Progress(), {})
-    log = MetricsLog(folder / "metrics.jsonl", extra.get("metrics_length", 0))
+    log = JsonLines(folder / "metrics.jsonl", extra.get("metrics_length", 0))
     pretrain_seconds: float = extra.get("pretrain_seconds", 0.0)
 
     def save(is_best: bool) -> None:
@@ -186,7 +177,7 @@ def _train(config: Config, folder: Path, reporter: Reporter) -> None:
     write_text(folder / "entities.txt", listing(graph.entities.names))
     write_text(folder / "relations.txt", listing(graph.relations.names))
     title = f"{config.model.scorer}, {config.sampler.name}, {dataset.name}"
-    rows = read_metrics(log.path)
+    rows = read_json_lines(log.path)
     plot_curves(rows, folder / "plots" / "curves.png", title, progress.best_step)
     if any("hardness" in row for row in rows):
         plot_hardness(rows, folder / "plots" / "hardness.png", title)

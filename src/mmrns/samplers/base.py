@@ -17,10 +17,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mmrns.data.features import Features
-from mmrns.data.graph import KnowledgeGraph, TripleIndex
-from mmrns.nn.attention import AttentionMap
+from mmrns.data.graph import KnowledgeGraph
+from mmrns.data.index import TripleIndex
 from mmrns.nn.model import Model, ModelSpec
-from mmrns.nn.reinforce import Reinforce
+from mmrns.samplers.mmrns.attention import AttentionMap
+from mmrns.samplers.reinforce import Reinforce
 from mmrns.types import Batch, Negatives
 
 if TYPE_CHECKING:

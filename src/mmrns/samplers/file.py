@@ -12,7 +12,8 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from mmrns.data.features import Features
-from mmrns.data.graph import KnowledgeGraph, SlotIndex
+from mmrns.data.graph import KnowledgeGraph
+from mmrns.data.index import SlotIndex
 from mmrns.data.negatives import read_negatives
 from mmrns.errors import UsageError
 from mmrns.nn.model import Model, ModelSpec

@@ -8,7 +8,8 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from mmrns.data.features import Features
-from mmrns.data.graph import KnowledgeGraph, TripleIndex
+from mmrns.data.graph import KnowledgeGraph
+from mmrns.data.index import TripleIndex
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.rng import generator
 from mmrns.samplers.base import Sampler

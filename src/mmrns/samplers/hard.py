@@ -11,11 +11,11 @@ from torch import Tensor
 
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
-from mmrns.nn.gumbel import gumbel_noise, log_inclusion
 from mmrns.nn.model import Model, ModelSpec
-from mmrns.nn.pools import distinct
 from mmrns.rng import generator
 from mmrns.samplers.base import Sampler
+from mmrns.samplers.gumbel import gumbel_noise, log_inclusion
+from mmrns.samplers.pools import distinct
 from mmrns.types import Batch, Negatives
 
 

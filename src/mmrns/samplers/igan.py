@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
-from mmrns.nn.embedders import Table
+from mmrns.nn.embedders.table import Table
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.rng import generator
 from mmrns.samplers.base import Rewarded, uniform_law

@@ -7,7 +7,6 @@ from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor
 
-from mmrns.data.batches import head_probability
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.model import Model, ModelSpec
@@ -52,7 +51,7 @@ class InBatch(Sampler):
         super().__init__(graph, features, spec, seed=seed)
         self.negatives, self.corrected, self.index = negatives, corrected, graph.train_index
         h, r, t = graph.train.unbind(1)
-        n, coin = len(graph.entities), head_probability(graph).double()[r]
+        n, coin = len(graph.entities), graph.head_probability.double()[r]
         laws = [
             torch.bincount(t, minlength=n).double(),
             torch.bincount(h, minlength=n).double(),

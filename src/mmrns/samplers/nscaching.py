@@ -9,10 +9,10 @@ from torch import Tensor
 
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
-from mmrns.nn.gumbel import gumbel_noise
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.rng import generator
 from mmrns.samplers.base import Sampler
+from mmrns.samplers.gumbel import gumbel_noise
 from mmrns.types import Batch, Negatives
 
 CHUNK = 2**22

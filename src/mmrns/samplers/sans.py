@@ -10,7 +10,8 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from mmrns.data.features import Features
-from mmrns.data.graph import KnowledgeGraph, TripleIndex
+from mmrns.data.graph import KnowledgeGraph
+from mmrns.data.index import TripleIndex
 from mmrns.errors import UsageError
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.rng import generator

@@ -3,44 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mmrns.errors import DataError
+from mmrns.files import read_tensors, write_tensors
 from mmrns.training.trainer import Progress, Trainer
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file under a temporary name and rename it, so that the name never holds half a file."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.touch()
-    mode = temporary.stat().st_mode
-    # None where there is none: with an empty mapping and no tensor safetensors writes a file that it cannot read.
-    written = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    save_file(written, temporary, dict(metadata) if metadata else None)
-    # safetensors makes a file of its own that only its owner can read; a run folder's files follow the umask.
-    temporary.chmod(mode)
-    os.replace(temporary, path)
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors (on the CPU) and the metadata of a safetensors file.
-
-    Raises:
-        DataError: missing or not readable.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key).clone() for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise DataError(path, f"is not a readable safetensors file ({error})", "train again") from error
 
 
 def save_checkpoint(path: Path, trainer: Trainer, progress: Progress, extra: Mapping[str, Any]) -> None:

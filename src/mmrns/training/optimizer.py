@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from mmrns.nn.embedders import Table
+from mmrns.nn.embedders.table import Table
 
 Kind = Literal["adam", "adagrad"]
 Schedule = Callable[[int], float]

@@ -13,13 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mmrns.data.batches import Batches
 from mmrns.errors import MmrnsError
 from mmrns.evaluation.hardness import average
 from mmrns.nn.losses import Loss
 from mmrns.nn.model import Model
 from mmrns.nn.regularizers import Regularizer
 from mmrns.samplers.base import Sampler
+from mmrns.training.batches import Batches
 from mmrns.training.optimizer import Optimizer
 from mmrns.types import Batch, Negatives
 

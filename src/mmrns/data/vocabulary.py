@@ -1,0 +1,64 @@
+"""Names and their ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import overload
+
+import polars as pl
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from mmrns.errors import UsageError, nearest
+
+
+class Vocabulary(Sequence[str]):
+    """Names and their ids: ids count the names in code-point order.
+
+    >>> v = Vocabulary(["b", "a", "b"])
+    >>> list(v), v.id("b")
+    (['a', 'b'], 1)
+    """
+
+    def __init__(self, names: pl.Series | Sequence[str]):
+        # Polars sorts strings by their UTF-8 bytes, which is the order of code points.
+        self._names = pl.Series("name", names, dtype=pl.String).unique().sort()
+        self._categories = pl.Enum(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        return self._names[index].to_list() if isinstance(index, slice) else self._names[index]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names.to_list())
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and int(self.find(pl.Series([name]))[0]) >= 0
+
+    @property
+    def names(self) -> pl.Series:
+        """All names in id order."""
+        return self._names
+
+    def find(self, names: pl.Series) -> Int[Tensor, " n"]:
+        """Ids of many names; -1 for a name that is not in the vocabulary."""
+        codes = names.cast(pl.String).cast(self._categories, strict=False).to_physical()
+        return torch.from_numpy(codes.cast(pl.Int64).fill_null(-1).to_numpy(writable=True))
+
+    def id(self, name: str) -> int:
+        """Id of one name.
+
+        Raises:
+            UsageError: the name is not known; the message offers close ones.
+        """
+        found = int(self.find(pl.Series([name]))[0])
+        if found < 0:
+            raise UsageError(f"unknown name {name!r}{nearest(name, self, limit=3)}")
+        return found

@@ -1,0 +1,235 @@
+"""The compiled kernels behind `mmrns.nn.kernels.comparisons`; importing this module needs Numba.
+
+Each output row is written by one thread, in one order, so that results do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import torch
+from numba import njit, prange
+from torch import Tensor
+
+# Numba's threads, which the first question after them starts, are OpenMP's: their number becomes torch's, too.
+_given = torch.get_num_threads()
+_MOST_THREADS = numba.get_num_threads()
+torch.set_num_threads(_given)
+
+_ROWS = 16
+"""Rows of queries that are compared with a candidate while it is in the cache."""
+
+# Sums may be reordered for vector instructions; unlike with all of fastmath, what is not finite stays so.
+_RELAXED = {"reassoc", "contract", "nsz", "arcp"}
+
+
+def _compiled(parallel: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def of(function: Callable[..., Any]) -> Callable[..., Any]:
+        # Unwrapped, since what checks types at run time cannot be compiled.
+        plain = inspect.unwrap(function)
+        return njit(parallel=parallel, cache=True, fastmath=_RELAXED, error_model="numpy")(plain)
+
+    return of
+
+
+# Of each kind: the sum for row n of a and row m of b, symmetric in the two; and its gradient with regard to that row of
+# a, times w, added to row n of `out`.
+
+
+@_compiled(parallel=False)
+def _l1(a: Any, n: int, b: Any, m: int) -> Any:
+    total = a.dtype.type(0)
+    for i in range(a.shape[1]):
+        total += abs(a[n, i] - b[m, i])
+    return total
+
+
+@_compiled(parallel=False)
+def _l1_gradient(a: Any, n: int, b: Any, m: int, w: Any, out: Any) -> None:
+    for i in range(a.shape[1]):
+        x = a[n, i] - b[m, i]
+        out[n, i] += w if x > 0 else (-w if x < 0 else x * 0)
+
+
+@_compiled(parallel=False)
+def _modulus(a: Any, n: int, b: Any, m: int) -> Any:
+    total, d = a.dtype.type(0), a.shape[1] // 2
+    for i in range(d):
+        re, im = a[n, i] - b[m, i], a[n, d + i] - b[m, d + i]
+        total += (re * re + im * im) ** 0.5
+    return total
+
+
+@_compiled(parallel=False)
+def _modulus_gradient(a: Any, n: int, b: Any, m: int, w: Any, out: Any) -> None:
+    d = a.shape[1] // 2
+    for i in range(d):
+        re, im = a[n, i] - b[m, i], a[n, d + i] - b[m, d + i]
+        size = (re * re + im * im) ** 0.5
+        per = w / size if size != 0 else size
+        out[n, i] += per * re
+        out[n, d + i] += per * im
+
+
+@_compiled(parallel=False)
+def _dot(a: Any, n: int, b: Any, m: int) -> Any:
+    total = a.dtype.type(0)
+    for i in range(a.shape[1]):
+        total += a[n, i] * b[m, i]
+    return total
+
+
+@_compiled(parallel=False)
+def _dot_gradient(a: Any, n: int, b: Any, m: int, w: Any, out: Any) -> None:
+    for i in range(a.shape[1]):
+        out[n, i] += w * b[m, i]
+
+
+class _Kernels(NamedTuple):
+    pool: Callable[..., None]
+    pool_gradient: Callable[..., None]
+    rows: Callable[..., None]
+    query_gradient: Callable[..., None]
+    table_gradient: Callable[..., None]
+
+
+def _kernels(value: Any, gradient: Any) -> _Kernels:
+    @_compiled(parallel=True)
+    def pool(q: Any, c: Any, out: Any, rows: int) -> None:
+        for block in prange((q.shape[0] + rows - 1) // rows):
+            for p in range(c.shape[0]):
+                for b in range(block * rows, min(q.shape[0], (block + 1) * rows)):
+                    out[b, p] = value(q, b, c, p)
+
+    @_compiled(parallel=True)
+    def pool_gradient(a: Any, b: Any, g: Any, of_a: Any) -> None:
+        for n in prange(a.shape[0]):
+            for m in range(b.shape[0]):
+                gradient(a, n, b, m, g[n, m], of_a)
+
+    @_compiled(parallel=True)
+    def rows(q: Any, table: Any, ids: Any, out: Any) -> None:
+        for b in prange(ids.shape[0]):
+            for k in range(ids.shape[1]):
+                out[b, k] = value(q, b, table, ids[b, k])
+
+    @_compiled(parallel=True)
+    def query_gradient(q: Any, table: Any, ids: Any, g: Any, of_q: Any) -> None:
+        for b in prange(ids.shape[0]):
+            for k in range(ids.shape[1]):
+                gradient(q, b, table, ids[b, k], g[b, k], of_q)
+
+    @_compiled(parallel=True)
+    def table_gradient(q: Any, table: Any, g: Any, start: Any, cell: Any, of_table: Any) -> None:
+        for e in prange(start.shape[0] - 1):
+            for place in range(start[e], start[e + 1]):
+                b, k = cell[place] // g.shape[1], cell[place] % g.shape[1]
+                gradient(table, e, q, b, g[b, k], of_table)
+
+    return _Kernels(pool, pool_gradient, rows, query_gradient, table_gradient)
+
+
+@_compiled(parallel=False)
+def _cells_of_rows(ids: Any, n: int) -> Any:
+    """The cells of `ids` that name each of n rows, in ascending order, and where each row's begin: a counting sort."""
+    flat = ids.ravel()
+    start = np.zeros(n + 1, np.int64)
+    for i in range(flat.shape[0]):
+        start[flat[i] + 1] += 1
+    for e in range(n):
+        start[e + 1] += start[e]
+    cell, free = np.empty(flat.shape[0], np.int64), start[:-1].copy()
+    for i in range(flat.shape[0]):
+        cell[free[flat[i]]] = i
+        free[flat[i]] += 1
+    return start, cell
+
+
+_OF = {
+    "l1": _kernels(_l1, _l1_gradient),
+    "modulus": _kernels(_modulus, _modulus_gradient),
+    "dot": _kernels(_dot, _dot_gradient),
+}
+
+
+@_compiled(parallel=True)
+def _ranked(scores: Any, query: Any, true: Any, higher: Any, at_least: Any) -> None:
+    for n in prange(query.shape[0]):
+        row, t = scores[query[n]], true[n]
+        above, level = 0, 0
+        for e in range(row.shape[0]):
+            above += row[e] > t
+            level += row[e] >= t
+        higher[n], at_least[n] = above, level
+
+
+def ranked(scores: Tensor, query: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
+    """How many scores of its query are higher than each true score, and how many are at least as high."""
+    _threads()
+    higher, at_least = torch.empty_like(query), torch.empty_like(query)
+    _ranked(scores.numpy(), query.numpy(), true.numpy(), higher.numpy(), at_least.numpy())
+    return higher, at_least
+
+
+def forward(kind: str, query: Tensor, candidates: Tensor, ids: Tensor | None) -> Tensor:
+    """Sums [B K] or [B P] of contiguous float tensors on the CPU."""
+    threads = _threads()
+    q = query.detach().numpy()
+    if candidates.ndim == 2 and ids is None:
+        found = query.new_empty(len(query), len(candidates))
+        rows = max(1, min(_ROWS, len(query) // threads))
+        _OF[kind].pool(q, candidates.detach().numpy(), found.numpy(), rows)
+        return found
+    table, cells = _as_rows(candidates, ids)
+    found = query.new_empty(cells.shape)
+    _OF[kind].rows(q, table.detach().numpy(), cells.numpy(), found.numpy())
+    return found
+
+
+def backward(
+    kind: str,
+    query: Tensor,
+    candidates: Tensor,
+    ids: Tensor | None,
+    gradient: Tensor,
+    of_query: bool,
+    of_candidates: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of the query and of the candidates, those that are asked for."""
+    _threads()
+    kernels, q, g = _OF[kind], query.detach().numpy(), gradient.detach().numpy()
+    grad_q = torch.zeros_like(query) if of_query else None
+    grad_c = torch.zeros_like(candidates) if of_candidates else None
+    if candidates.ndim == 2 and ids is None:
+        c = candidates.detach().numpy()
+        if grad_q is not None:
+            kernels.pool_gradient(q, c, g, grad_q.numpy())
+        if grad_c is not None:
+            kernels.pool_gradient(c, q, gradient.T.contiguous().numpy(), grad_c.numpy())
+        return grad_q, grad_c
+    table, cells = _as_rows(candidates, ids)
+    t = table.detach().numpy()
+    if grad_q is not None:
+        kernels.query_gradient(q, t, cells.numpy(), g, grad_q.numpy())
+    if grad_c is not None:
+        start, cell = _cells_of_rows(cells.numpy(), len(table))
+        kernels.table_gradient(q, t, g, start, cell, grad_c.view_as(table).numpy())
+    return grad_q, grad_c
+
+
+def _as_rows(candidates: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor]:
+    """A table, and which of its rows each query is compared with; own candidates are a table that is read once."""
+    if ids is not None:
+        return candidates, ids
+    b, k, width = candidates.shape
+    return candidates.view(b * k, width), torch.arange(b * k).view(b, k)
+
+
+def _threads() -> int:
+    count = min(torch.get_num_threads(), _MOST_THREADS)
+    numba.set_num_threads(count)
+    return count

@@ -1,0 +1,71 @@
+"""Numbers -> tokens: which attribute, and where its value lies among the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from mmrns.prepare.encoders.files import Block
+
+ATTRIBUTES = 112
+"""The most attributes that have a place in a token."""
+
+BASES = 16
+"""Radial basis functions of a value."""
+
+_BLOCK = 8192
+
+
+def number_tokens(rows: pl.DataFrame, tokens: int = 8) -> tuple[list[str], tuple[int, int], Iterator[Block]]:
+    """A token a value: its attribute one-hot, then 16 radial basis functions of its quantile within the attribute.
+
+    The quantile of a value is `(rank - 1/2) / n` among the n values of its attribute, tied ones at their mean rank, so
+    that a token neither depends on the unit nor on outliers; basis function k is `exp(-((q - k/15) * 15)^2 / 2)`. The
+    112 most frequent attributes are used. An entity's tokens are in the order of their attributes' frequency, then by
+    value; those past the first L are left out.
+
+    Args:
+        rows: columns entity, attribute (strings) and value (finite float).
+        tokens: L.
+
+    Returns:
+        The entities that have a token, sorted; the shape (L, A + 16) with A the number of attributes used; blocks of
+        values and mask, in the order of the entities.
+    """
+    order = rows.group_by("attribute").len().sort(["len", "attribute"], descending=[True, False]).head(ATTRIBUTES)
+    places = order.select("attribute", place=pl.int_range(pl.len()))
+    quantile = (pl.col("value").rank("average").over("attribute") - 0.5) / pl.len().over("attribute")
+    used = (
+        rows.with_columns(quantile=quantile)
+        .join(places, on="attribute")
+        .sort(["entity", "place", "value"])
+        .with_columns(token=pl.int_range(pl.len()).over("entity"))
+        .filter(pl.col("token") < tokens)
+    )
+    entities = used["entity"].unique(maintain_order=True)
+    row = used["entity"].rle_id().to_numpy()
+    token, place, q = (used[column].to_numpy() for column in ("token", "place", "quantile"))
+    shape = (tokens, len(places) + BASES)
+
+    def blocks() -> Iterator[Block]:
+        for first in range(0, len(entities), _BLOCK):
+            inside = slice(*np.searchsorted(row, [first, first + _BLOCK]))
+            size = min(_BLOCK, len(entities) - first)
+            values = np.zeros((size, *shape), dtype=np.float32)
+            mask = np.zeros((size, tokens), dtype=np.bool_)
+            at = (row[inside] - first, token[inside])
+            values[(*at, place[inside])] = 1
+            values[(*at, slice(len(places), None))] = _bases(q[inside])
+            mask[at] = True
+            yield values, mask
+
+    return entities.to_list(), shape, blocks()
+
+
+def _bases(quantile: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """[n, 16]."""
+    steps = quantile[:, None] * (BASES - 1) - np.arange(BASES)
+    return np.exp(-(steps**2) / 2)

@@ -1,0 +1,480 @@
+"""From any layout to any other: read, attach what lies beside the triples, write a folder in one go."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import polars as pl
+
+from mmrns.data.folders import find_dataset
+from mmrns.data.tables import read_header_table
+from mmrns.errors import DataError, UsageError, unknown
+from mmrns.files import new_folder
+from mmrns.prepare.formats import features as feature_tables
+from mmrns.prepare.formats.arrays import open_table
+from mmrns.prepare.formats.contents import (
+    Contents,
+    existing,
+    merged,
+    one_line,
+    read_entity_table,
+    refuse_outside,
+    split_files,
+    write_lines,
+)
+from mmrns.prepare.formats.features import Source, Zeros
+from mmrns.prepare.formats.ids import ENTITY_LISTS, list_file, read_ids, read_names, read_openke, write_openke
+from mmrns.prepare.formats.pykeen import read_pykeen, write_pykeen
+from mmrns.prepare.formats.rdf import SUFFIXES as RDF_SUFFIXES
+from mmrns.prepare.formats.rdf import rdf_files, rdf_format, read_rdf, write_ntriples
+from mmrns.prepare.formats.tables import SUFFIXES, TEXT_SUFFIXES, read_tables, table_files
+
+LAYOUTS = {
+    "tsv": "tab-separated: a dataset folder, a folder of train/valid/test, or one file",
+    "csv": "separated otherwise, fields may be quoted",
+    "parquet": "Parquet, one file or one a split",
+    "openke": "entity2id.txt, relation2id.txt, train2id.txt ...: counted ids, head tail relation",
+    "ids": "entities.dict, entities.txt or entity2id.txt beside train.txt ..., by name or by id",
+    "rdf": "N-Triples, Turtle, RDF/XML, N-Quads, TriG",
+    "mmrns": "the authors' files: train.txt ..., ent_links or *SameAsLink*, HDF5 features",
+    "pykeen": "a dataset that PyKEEN knows by name",
+}
+"""What `convert` reads."""
+
+TARGETS = {
+    "tsv": "a dataset folder of mmrns",
+    "parquet": "the same with Parquet triples",
+    "openke": "an OpenKE folder",
+    "pykeen": "train.txt, valid.txt, test.txt for PyKEEN's TriplesFactory.from_path",
+    "ntriples": "train.nt, valid.nt, test.nt, entities.nt",
+}
+"""What `convert` writes."""
+
+_ALIASES = {
+    "folder": "tsv",
+    "dict": "ids",
+    "nt": "rdf",
+    "ntriples": "rdf",
+    "turtle": "rdf",
+    "ttl": "rdf",
+    "rdfxml": "rdf",
+}
+_TARGET_ALIASES = {"folder": "tsv", "nt": "ntriples"}
+_CARRIED = ("README.md", "dataset.json", "LICENSE*", "LICENCE*")
+_ENTITY_TABLES = ("entities", "descriptions", "texts")
+_PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg")
+
+
+@dataclass
+class Converted:
+    """What became of a conversion.
+
+    Attributes:
+        folder: what was written.
+        layout, target: as what it was read and written.
+        triples: rows by split.
+        entities, relations: how many.
+        features: by modality, see `convert_features`.
+        pictures: how many of the pictures belong to an entity, and of how many; None without pictures.
+        notes: what the user should know.
+    """
+
+    folder: Path
+    layout: str
+    target: str
+    triples: dict[str, int] = field(default_factory=dict[str, int])
+    entities: int = 0
+    relations: int = 0
+    features: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    pictures: tuple[int, int] | None = None
+    notes: list[str] = field(default_factory=list[str])
+
+
+def convert(
+    source: str | Path,
+    folder: str | Path,
+    *,
+    layout: str | None = None,
+    target: str = "tsv",
+    columns: Sequence[str] | None = None,
+    delimiter: str | None = None,
+    header: bool | None = None,
+    features: Mapping[str, Source] | None = None,
+    links: Path | None = None,
+    ids: Path | None = None,
+    zeros: Zeros = "missing",
+    tokens: int | None = None,
+    float32: bool = False,
+    language: str = "en",
+    advance: Callable[[str, int, int | None], None] | None = None,
+) -> Converted:
+    """Convert a knowledge graph and what belongs to it into a new folder.
+
+    Read are the triples; beside them `entities`, `descriptions` (`.tsv` or `.csv`), `relations.tsv`, `numbers.tsv`,
+    `texts.tsv`, `images/` or `pictures/`, `features/`, README and licence; and feature tables whose names say their
+    modality. The folder is built under a temporary name beside its own and renamed at the end.
+
+    Args:
+        source: a file, a folder, the name of a known dataset, or with `layout="pykeen"` of one of PyKEEN's.
+        folder: what to write; must not exist.
+        layout: one of `LAYOUTS`; None finds out.
+        target: one of `TARGETS`.
+        columns, delimiter, header: of tables, see `read_tables`; `columns` also of ids, by number.
+        features: feature tables by modality, in place of those found; empty for none.
+        links: other names of entities, see `read_links`.
+        ids: a list of names that gives the order of the rows of feature tables.
+        zeros, tokens, float32: see `convert_features`.
+        language: of RDF texts.
+        advance: told what is being done, how much is done, and of how much.
+
+    Raises:
+        DataError: the source or the target is not fit.
+        UsageError: an unknown layout, an option that does not fit, an extra that is not installed.
+    """
+    layout, target = _layout(layout), _target(target)
+    told = advance or _silent
+    source, folder = find_source(source, layout), Path(folder)
+    if os.path.lexists(folder):
+        raise DataError(folder, "exists already", "choose another name or remove it")
+    told("reading triples", 0, None)
+    contents = _read(source, layout, columns, delimiter, header, language, told)
+    if ids is not None:
+        contents.order = read_names(ids)
+    if not len(contents.splits.get("train", [])):
+        raise DataError(source, "holds no training triple", "name the file of triples, or choose --from")
+    beside = source if source.is_dir() else None
+    if links is None and beside is not None:
+        links = feature_tables.find_links(beside)
+    link_table = None if links is None else feature_tables.read_links(links)
+    sources = _features(contents, beside) if features is None else dict(features)
+    with new_folder(folder) as made:
+        done = Converted(folder, contents.layout, target)
+        told("reading tables", 0, None)
+        verbatim = _take_tables(contents, beside)
+        if beside is not None:
+            done.pictures = _take_pictures(contents, beside, made, verbatim)
+        _list_silent_entities(contents, verbatim)
+        if contents.entities is not None:
+            refuse_outside(contents.entities, source)
+        names = contents.names()
+        done.entities, done.relations = len(names), len(contents.relation_names())
+        told("writing triples", 0, None)
+        _WRITERS[target](contents, made)
+        _write_tables(contents, made, verbatim)
+        if beside is not None:
+            _carry(beside, made, sources)
+        if sources:
+            done.features = feature_tables.convert_features(
+                contents,
+                names,
+                sources,
+                made,
+                links=link_table,
+                zeros=zeros,
+                tokens=tokens,
+                float32=float32,
+                advance=told,
+            )
+        if done.relations > done.entities:
+            contents.notes.append("there are more relations than entities; if columns are swapped, see --columns")
+        done.triples = {split: len(frame) for split, frame in contents.splits.items()}
+        done.notes = contents.notes
+    return done
+
+
+def _silent(what: str, done: int, total: int | None) -> None:
+    """Tell nobody."""
+
+
+def find_source(source: str | Path, layout: str | None) -> Path:
+    """The file or folder that is meant: a path, or the name of a known dataset.
+
+    Raises:
+        UsageError: there is none.
+        DataError: it is a link that leads nowhere.
+    """
+    path = Path(source)
+    if layout == "pykeen":
+        return path
+    if path.exists():
+        return path
+    if path.is_symlink():
+        raise DataError(path, "is a link that leads nowhere or in a circle", "name the file itself")
+    return find_dataset(source)
+
+
+def sniff(source: Path) -> str:
+    """The layout of a file or folder, by the names of its files.
+
+    Raises:
+        DataError: none is recognised.
+    """
+    if not source.is_dir():
+        if rdf_format(source):
+            return "rdf"
+        return "parquet" if source.suffix == ".parquet" else "csv" if ".csv" in source.suffixes else "tsv"
+    if existing(source, ["train2id"], [".txt"]):
+        return "openke"
+    splits = split_files(source, [suffix for suffix in SUFFIXES if suffix != ".parquet"])
+    if splits and list_file(source, ENTITY_LISTS):
+        return "ids"
+    if splits and feature_tables.find_links(source):
+        return "mmrns"
+    if rdf_files(source) and not splits:
+        return "rdf"
+    for path in table_files(source).values():
+        return "parquet" if path.suffix == ".parquet" else "csv" if ".csv" in path.suffixes else "tsv"
+    tables = ", ".join(f"train{suffix}" for suffix in (*TEXT_SUFFIXES[:3], ".parquet"))
+    message = f"holds no triples that are recognised ({tables}, train2id.txt, *{', *'.join(RDF_SUFFIXES[:3])} ...)"
+    raise DataError(source, message, "name the file of triples, or give --from")
+
+
+def _layout(name: str | None) -> str | None:
+    if name is None:
+        return None
+    name = _ALIASES.get(name.lower(), name.lower())
+    if name not in LAYOUTS:
+        raise unknown("layout", name, LAYOUTS)
+    return name
+
+
+def _target(name: str) -> str:
+    name = _TARGET_ALIASES.get(name.lower(), name.lower())
+    if name not in TARGETS:
+        raise unknown("layout to write", name, TARGETS)
+    return name
+
+
+def _read(
+    source: Path,
+    layout: str | None,
+    columns: Sequence[str] | None,
+    delimiter: str | None,
+    header: bool | None,
+    language: str,
+    told: Callable[[str, int, int | None], None],
+) -> Contents:
+    layout = layout or sniff(source)
+    if columns is not None and len(columns) != 3:
+        raise UsageError(f"--columns: give head, relation and tail, three of them, not {len(columns)}")
+    if layout not in ("tsv", "csv", "parquet", "mmrns") and (delimiter is not None or header is not None):
+        raise UsageError(f"--delimiter and --header are for tables, not for {layout}")
+    if columns is not None and layout in ("rdf", "pykeen"):
+        raise UsageError(f"--columns is for tables and ids, not for {layout}")
+    if layout in ("openke", "ids", "mmrns") and not source.is_dir():
+        raise DataError(source, f"is no folder, as --from {layout} needs", "give the folder of the files")
+    match layout:
+        case "openke":
+            return read_openke(source, columns=columns)
+        case "ids":
+            return read_ids(source, columns=columns)
+        case "rdf":
+            statements = 0
+
+            def read(n: int) -> None:
+                nonlocal statements
+                statements += n
+                told("reading statements", statements, None)
+
+            return read_rdf(source, language=language, advance=read)
+        case "pykeen":
+            return read_pykeen(str(source))
+        case _:
+            read_as = "tsv" if layout == "mmrns" else layout
+            contents = read_tables(source, layout=read_as, columns=columns, delimiter=delimiter, header=header)
+            contents.layout = layout
+            return contents
+
+
+def _features(contents: Contents, beside: Path | None) -> dict[str, Source]:
+    if beside is None:
+        return {}
+    if contents.layout == "mmrns":
+        sources, _ = feature_tables.mmrns_features(beside)
+        return sources
+    sources = feature_tables.find_features(beside)
+    nameless = [name for name, s in sources.items() if contents.order is None and open_table(s.path).names is None]
+    if nameless:
+        files = ", ".join(sources.pop(name).path.name for name in nameless)
+        contents.notes.append(f"{files}: rows without names, left out; --ids FILE says whose they are")
+    return sources
+
+
+def _take_tables(contents: Contents, beside: Path | None) -> dict[str, Path]:
+    """Read the tables beside the triples into the contents; those that stay as they are, to be copied."""
+    if beside is None:
+        return {}
+    verbatim: dict[str, Path] = {}
+    said = contents.entities
+    table: pl.DataFrame | None = None
+    for stem in _ENTITY_TABLES:
+        for path in existing(beside, [stem], [".tsv", ".csv"]):
+            if stem == "texts" and path.suffix == ".tsv":
+                continue
+            if stem == "entities" and contents.layout == "ids" and list_file(beside, [path.name]):
+                continue
+            table = merged(table, read_entity_table(path))
+            if path.name == "entities.tsv" and "entities.tsv" not in verbatim:
+                verbatim["entities.tsv"] = path
+    contents.entities = merged(table, said)
+    if "entities.tsv" in verbatim and not _same(contents.entities, read_entity_table(verbatim["entities.tsv"])):
+        del verbatim["entities.tsv"]
+    for name in ("relations", "numbers", "texts"):
+        path = beside / f"{name}.tsv"
+        if not existing(beside, [name], [".tsv"]):
+            continue
+        read = read_header_table(path)
+        more: pl.DataFrame | None = getattr(contents, name)
+        if more is None or set(more.columns) != set(read.columns):
+            both = read
+        else:
+            both = pl.concat([read, more.select(read.columns)]).unique(maintain_order=True)
+        setattr(contents, name, both)
+        if _same(both, read.unique(maintain_order=True)):
+            verbatim[path.name] = path
+    return verbatim
+
+
+def _same(one: pl.DataFrame | None, other: pl.DataFrame) -> bool:
+    return one is not None and one.columns == other.columns and one.equals(other)
+
+
+def _take_pictures(contents: Contents, beside: Path, made: Path, verbatim: dict[str, Path]) -> tuple[int, int] | None:
+    """Copy `images/` or `pictures/` and say in the entities' table which picture is whose, by its file name."""
+    for name in ("images", "pictures"):
+        folder = beside / name
+        if folder.is_dir() or folder.is_symlink():
+            files = copy_tree(folder, made / name)
+            break
+    else:
+        return None
+    pictures = [path for path in files if path.suffix.lower() in _PICTURES]
+    if not pictures:
+        return None
+    entities = contents.entities
+    if entities is not None and "image" in entities.columns and (entities["image"] != "").any():
+        listed = set(entities["image"].to_list())
+        return sum(bool({path.as_posix(), path.parent.as_posix()} & listed) for path in pictures), len(pictures)
+    # By entity name: `images/ENTITY.png`, or any number in `images/ENTITY/`; a slash in a name is a folder.
+    paths = [path.relative_to(path.parts[0]) for path in pictures]
+    table = pl.DataFrame(
+        {
+            "picture": [path.as_posix() for path in pictures],
+            "file": [unquote(path.with_suffix("").as_posix()) for path in paths],
+            "folder": [unquote(path.parent.as_posix()) for path in paths],
+        }
+    )
+    names = contents.names().alias("entity").to_frame()
+    of_file = table.join(names, left_on="file", right_on="entity").select(entity="file", image="picture")
+    rest = table.join(names, left_on="file", right_on="entity", how="anti")
+    of_folder = rest.join(names, left_on="folder", right_on="entity").select(
+        entity="folder", image=pl.col("picture").str.replace(r"/[^/]*$", "")
+    )
+    found = pl.concat([of_file, of_folder])
+    if len(found):
+        first = found.sort("image").unique("entity", keep="first").select("entity", "image").sort("entity")
+        contents.entities = merged(entities, first)
+        verbatim.pop("entities.tsv", None)
+    return len(found), len(pictures)
+
+
+def _list_silent_entities(contents: Contents, verbatim: dict[str, Path]) -> None:
+    """Entities that the ids know but no triple names go into the entities' table, so that they are kept."""
+    if contents.order is None:
+        return
+    named = pl.concat([frame[column].unique() for frame in contents.splits.values() for column in ("head", "tail")])
+    silent = contents.order.filter(contents.order.cast(pl.Enum(named.unique()), strict=False).is_null())
+    if contents.entities is not None and len(silent):
+        listed = contents.entities["entity"].unique()
+        silent = silent.filter(silent.cast(pl.Enum(listed), strict=False).is_null())
+    if len(silent):
+        contents.entities = merged(contents.entities, silent.alias("entity").to_frame())
+        verbatim.pop("entities.tsv", None)
+
+
+def _write_tables(contents: Contents, made: Path, verbatim: Mapping[str, Path]) -> None:
+    for name in ("entities", "relations", "numbers", "texts"):
+        table: pl.DataFrame | None = getattr(contents, name)
+        file = f"{name}.tsv"
+        if file in verbatim:
+            shutil.copyfile(verbatim[file], made / file)
+        elif table is not None and len(table):
+            write_lines(
+                table.select(one_line(pl.col(c)) if c != "entity" else pl.col(c) for c in table.columns),
+                made / file,
+                header=True,
+            )
+
+
+def _carry(beside: Path, made: Path, sources: Mapping[str, Source]) -> None:
+    """Copy what goes along unread: feature files of the dataset layout, README, licence."""
+    for pattern in _CARRIED:
+        for path in sorted(beside.glob(pattern)):
+            _copy_file(path, made / path.name, beside)
+    folder = beside / "features"
+    if folder.is_dir():
+        (made / "features").mkdir(exist_ok=True)
+        for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.entities")]):
+            if path.stem not in sources:
+                _copy_file(path, made / "features" / path.name, beside)
+        if not any((made / "features").iterdir()):
+            (made / "features").rmdir()
+
+
+def copy_tree(folder: Path, to: Path) -> list[Path]:
+    """Copy the files of a folder, however deep; their paths from the parent of `to`.
+
+    Raises:
+        DataError: a symbolic link that leads nowhere, in a circle, or out of the folder.
+    """
+    if folder.is_symlink() and not folder.exists():
+        raise DataError(folder, "is a link that leads nowhere or in a circle", "put the folder itself there")
+    files: list[Path] = []
+    for root, folders, names in os.walk(folder):
+        for name in folders:
+            if (link := Path(root, name)).is_symlink():
+                raise DataError(link, "is a link to a folder", "put the folder itself there")
+        at = to / Path(root).relative_to(folder)
+        at.mkdir(parents=True, exist_ok=True)
+        for name in sorted(names):
+            _copy_file(Path(root, name), at / name, folder)
+            files.append((at / name).relative_to(to.parent))
+    return files
+
+
+def _copy_file(path: Path, to: Path, inside: Path) -> None:
+    try:
+        real = path.resolve(strict=True)
+    except (OSError, RuntimeError) as error:
+        raise DataError(path, "is a link that leads nowhere or in a circle", "put the file itself there") from error
+    if path.is_symlink() and not real.is_relative_to(inside.resolve()):
+        raise DataError(path, "is a link out of its folder", "put the file itself there")
+    try:
+        shutil.copyfile(real, to)
+    except OSError as error:
+        raise DataError(path, f"cannot be copied ({error.strerror or error})", "check the file and the disk") from error
+
+
+def _write_tsv(contents: Contents, folder: Path) -> None:
+    for split, frame in contents.splits.items():
+        write_lines(frame, folder / f"{split}.tsv", header=False)
+
+
+def _write_parquet(contents: Contents, folder: Path) -> None:
+    for split, frame in contents.splits.items():
+        frame.write_parquet(folder / f"{split}.parquet")
+
+
+_WRITERS: dict[str, Callable[[Contents, Path], None]] = {
+    "tsv": _write_tsv,
+    "parquet": _write_parquet,
+    "openke": write_openke,
+    "pykeen": write_pykeen,
+    "ntriples": write_ntriples,
+}

@@ -1,0 +1,335 @@
+"""Splitting triples into train, valid and test, at random or so that train gives nothing of the held-out rows away."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from mmrns.data.folders import COLUMNS, SPLITS, find_table, leads_out, pictures_of, read_triples, write_triples
+from mmrns.data.tables import read_header_table
+from mmrns.errors import DataError, UsageError
+from mmrns.files import new_folder
+from mmrns.rng import numpy_generator
+
+Amount = int | float
+"""How many rows: an integer counts them, a float below 1 is a share of all distinct ones."""
+
+TABLES = ("relations.tsv", "texts.tsv", "numbers.tsv")
+"""What may lie beside `entities.tsv`: names of relations, and what features are built from."""
+
+INHERITED = ("title", "licence", "source", "sources")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Three sets of triples, each a frame head, relation, tail in the order of the source."""
+
+    train: pl.DataFrame
+    valid: pl.DataFrame
+    test: pl.DataFrame
+
+    @property
+    def frames(self) -> dict[str, pl.DataFrame]:
+        """The frames by name."""
+        return {split: getattr(self, split) for split in SPLITS}
+
+
+def split_triples(
+    triples: pl.DataFrame, *, valid: Amount = 0.1, test: Amount = 0.1, seed: int = 0, leakage_free: bool = True
+) -> Splits:
+    """Split the distinct triples.
+
+    Leakage-free: the triples that join the same two entities, in either direction and by whatever relation, stay
+    together, so that none of them in train gives another away; and every entity and relation occurs in train. The units
+    come in random order; one stays in train if an entity or a relation is first met in it, which is the greedy cover in
+    that order, and the others are held out until there are enough.
+
+    Args:
+        triples: columns head, relation, tail.
+        valid, test: how many rows, or which share.
+        seed: of the random order.
+        leakage_free: False draws rows uniformly instead.
+
+    Raises:
+        UsageError: that many rows cannot be held out.
+    """
+    triples = triples.unique(maintain_order=True)
+    counts = [_rows(test, len(triples)), _rows(valid, len(triples))]
+    label = _hold_out(triples, counts, seed, "split", leakage_free)
+    return Splits(*(triples.filter(pl.Series(label == i)) for i in (0, 2, 1)))
+
+
+def repair_splits(
+    splits: Splits, *, valid: Amount | None = None, seed: int = 0, leakage_free: bool = True
+) -> tuple[Splits, pl.DataFrame]:
+    """Make the splits disjoint and leave test as it is.
+
+    Rows of train that are in test go, rows of valid that are in test or train go, and so do repeated rows of both.
+
+    Args:
+        splits: the splits.
+        valid: fill valid up to so many rows, or to this share of all distinct rows, from train; None = do not.
+        seed, leakage_free: how rows of train are chosen; see `split_triples`.
+
+    Returns:
+        The splits; and what changed: columns from, to (empty: the row was dropped), reason, head, relation, tail.
+
+    Raises:
+        UsageError: so many rows of train cannot be moved.
+    """
+    changes: list[pl.DataFrame] = []
+
+    def note(rows: pl.DataFrame, origin: str, to: str, reason: str) -> None:
+        fixed = {"from": origin, "to": to, "reason": reason}
+        changes.append(rows.select(*(pl.lit(text).alias(name) for name, text in fixed.items()), *COLUMNS))
+
+    def drop(rows: pl.DataFrame, split: str, others: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+        note(rows.filter(~pl.struct(COLUMNS).is_first_distinct()), split, "", "repeated")
+        rows = rows.unique(maintain_order=True)
+        for name, other in others.items():
+            note(rows.join(other, on=COLUMNS, how="semi", maintain_order="left"), split, "", f"in {name}")
+            rows = rows.join(other, on=COLUMNS, how="anti", maintain_order="left")
+        return rows
+
+    test = splits.test
+    train = drop(splits.train, "train", {"test": test})
+    kept = drop(splits.valid, "valid", {"test": test, "train": train})
+    if valid is not None:
+        every = pl.concat([train, kept, test]).n_unique()
+        missing = max(0, _rows(valid, every) - len(kept))
+        moves = pl.Series(_hold_out(train, [missing], seed, "repair", leakage_free) == 1)
+        note(train.filter(moves), "train", "valid", "to fill valid")
+        kept, train = pl.concat([kept, train.filter(moves)]), train.filter(~moves)
+    return Splits(train, kept, test), pl.concat(changes)
+
+
+def k_core(triples: pl.DataFrame, k: int) -> pl.DataFrame:
+    """The largest set of distinct triples in which every entity occurs in at least k of them."""
+    triples = triples.unique(maintain_order=True)
+    while True:
+        # A triple between an entity and itself counts once.
+        tails = triples.filter(pl.col("head") != pl.col("tail"))["tail"].alias("head")
+        degree = pl.concat([triples["head"], tails]).value_counts()
+        weak = degree.filter(pl.col("count") < k)["head"].implode()
+        kept = triples.filter(~pl.col("head").is_in(weak) & ~pl.col("tail").is_in(weak))
+        if len(kept) == len(triples):
+            return triples
+        triples = kept
+
+
+def _rows(amount: Amount, total: int) -> int:
+    return amount if isinstance(amount, int) else round(amount * total)
+
+
+def _hold_out(
+    triples: pl.DataFrame, counts: list[int], seed: int, purpose: str, leakage_free: bool
+) -> npt.NDArray[np.int8]:
+    """Label each row of distinct triples: i + 1 for the `counts[i]` rows of the i-th held-out set, 0 for the rest."""
+    random = numpy_generator(seed, purpose)
+    label = np.zeros(len(triples), np.int8)
+    if not leakage_free:
+        if sum(counts) >= len(triples):
+            raise UsageError(f"{sum(counts):,} of {len(triples):,} rows leave nothing to train on; hold out fewer")
+        order = random.permutation(len(triples))
+        label[order] = np.repeat([*range(1, len(counts) + 1), 0], [*counts, len(triples) - sum(counts)])
+        return label
+
+    entity = pl.Enum(pl.concat([triples["head"], triples["tail"].alias("head")]).unique().sort())
+    relation = pl.Enum(triples["relation"].unique().sort())
+    kinds = dict(zip(COLUMNS, (entity, relation, entity), strict=True))
+    h, r, t = (triples[c].cast(kind).to_physical().cast(pl.Int64).to_numpy() for c, kind in kinds.items())
+    pair = np.minimum(h, t) * len(entity.categories) + np.maximum(h, t)
+    unit, size = np.unique(pair, return_inverse=True, return_counts=True)[1:]
+    order = random.permutation(len(size))
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    met = np.full((2, max(len(entity.categories), len(relation.categories))), len(size))
+    for kind, code in ((0, h), (0, t), (1, r)):
+        np.minimum.at(met[kind], code, place[unit])
+    free = np.ones(len(size) + 1, np.bool_)
+    free[met] = False
+    chosen = np.zeros(len(size), np.int8)  # By place.
+    for i, count in enumerate(counts):
+        there = np.flatnonzero(free[:-1])
+        if size[order[there]].sum() < count:
+            possible = size[order[np.flatnonzero(free[:-1] | (chosen > 0))]].sum()
+            raise UsageError(
+                f"only {possible:,} of {len(triples):,} rows can be held out without leaving an entity or a relation "
+                f"out of train, not {sum(counts):,}; hold out fewer, or split at random"
+            )
+        taken = there[_take(size[order[there]], count)]
+        free[taken] = False
+        chosen[taken] = i + 1
+    return chosen[place[unit]]
+
+
+def _take(sizes: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    """Places of units, in order, whose sizes add up to `count`, or to less where the sizes do not allow it."""
+    whole = int(np.searchsorted(sizes.cumsum(), count, side="right"))
+    rest = count - int(sizes[:whole].sum())
+    taken = [np.arange(whole)]
+    for size in np.unique(sizes[whole:])[::-1]:
+        fitting = np.flatnonzero(sizes[whole:] == size)[: rest // size] + whole
+        rest -= int(size) * len(fitting)
+        taken.append(fitting)
+    return np.concatenate(taken)
+
+
+def split_dataset(
+    source: Path,
+    target: Path,
+    *,
+    valid: Amount | None = None,
+    test: Amount | None = None,
+    seed: int = 0,
+    leakage_free: bool = True,
+    repair: bool = False,
+    core: int = 0,
+) -> dict[str, Any]:
+    """Write a dataset folder with other splits and the same features, names and pictures.
+
+    `dataset.json` says how it was made and of what; after a repair `moved.tsv` lists every row that moved or went. Big
+    files are hard links where the file system allows it, copies elsewhere; texts are copies.
+
+    Args:
+        source: a dataset folder, split or with one file of triples (`triples.tsv`), or a file of triples.
+        target: the folder to write; it must not exist.
+        valid, test: how many rows, or which share of all; a tenth each by default. With `repair` valid is filled up to
+            `valid` rows, if it is given.
+        seed, leakage_free: see `split_triples`.
+        repair: keep the splits but make them disjoint; see `repair_splits`.
+        core: first keep only what `k_core` keeps; 0 = everything.
+
+    Returns:
+        What `dataset.json` says.
+
+    Raises:
+        DataError: the source is not fit or the target exists; nothing is left under its name.
+        UsageError: options that do not go together, or more rows to hold out than can be.
+    """
+    frames = _read(source)
+    moved = None
+    if repair:
+        if test is not None or core:
+            raise UsageError("--repair keeps test as it is and drops no entity: leave --test and --k-core out")
+        if list(frames) != list(SPLITS):
+            raise UsageError(f"{source} has no train, valid and test to repair; leave --repair out to split it")
+        splits, moved = repair_splits(Splits(**frames), valid=valid, seed=seed, leakage_free=leakage_free)
+    else:
+        triples = pl.concat(frames.values())
+        triples = k_core(triples, core) if core else triples
+        if triples.is_empty():
+            why = f"nothing is left of it in which every entity has {core:,} triples" if core else "holds no triple"
+            raise DataError(source, why, "lower --k-core" if core else "put triples there")
+        amounts = {"valid": 0.1 if valid is None else valid, "test": 0.1 if test is None else test}
+        splits = split_triples(triples, **amounts, seed=seed, leakage_free=leakage_free)
+    every = pl.concat(splits.frames.values())
+    entities = pl.concat([every["head"], every["tail"].alias("head")]).unique()
+    method: dict[str, Any] = {"method": "repair" if repair else "leakage-free" if leakage_free else "random"}
+    method |= {"seed": seed, "valid": valid, "test": test, "k_core": core, "leakage_free": leakage_free}
+    if moved is not None:
+        groups = moved.group_by("from", "to", "reason", maintain_order=True).len("rows")
+        method["changes"] = groups.to_dicts()
+    record = {
+        "name": target.name,
+        **_inherited(source),
+        "derived_from": {"name": source.resolve().name, "sha256": _checksums(source)},
+        "split": method,
+        "counts": {
+            "entities": len(entities),
+            "relations": every["relation"].n_unique(),
+            **{split: len(frame) for split, frame in splits.frames.items()},
+        },
+    }
+    with new_folder(target) as folder:
+        for split, frame in splits.frames.items():
+            write_triples(frame, folder / f"{split}.tsv")
+        if moved is not None:
+            moved.write_csv(folder / "moved.tsv", separator="\t", quote_style="never")
+        if source.is_dir():
+            _carry(source, folder, entities if core else None)
+        text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+        (folder / "dataset.json").write_text(text, encoding="utf-8")
+    return record
+
+
+def _files(source: Path) -> dict[str, Path]:
+    """The files of triples by split, or the single one under `triples`."""
+    if source.is_file():
+        return {"triples": source}
+    found = {split: path for split in SPLITS if (path := find_table(source, split))}
+    if not found and (path := find_table(source, "triples")):
+        found = {"triples": path}
+    if not found:
+        raise DataError(source, "holds no triples", "add triples.tsv (head TAB relation TAB tail)")
+    return found
+
+
+def _read(source: Path) -> dict[str, pl.DataFrame]:
+    return {name: read_triples(path) for name, path in _files(source).items()}
+
+
+def _checksums(source: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in _files(source).values()}
+
+
+def _inherited(source: Path) -> dict[str, Any]:
+    """What the source's `dataset.json` says of the data rather than of the split."""
+    path = source / "dataset.json"
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {key: found[key] for key in INHERITED if key in found}
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(path, f"is not a JSON object ({error})", "mend or remove it") from error
+
+
+def _carry(source: Path, folder: Path, entities: pl.Series | None) -> None:
+    """Bring names, features and pictures along; of `entities.tsv` only `entities`, where given."""
+    table = source / "entities.tsv"
+    pictures: list[str] = []
+    if table.exists():
+        frame = read_header_table(table)
+        if entities is not None and "entity" in frame.columns:
+            frame = frame.filter(pl.col("entity").is_in(entities.implode()))
+            frame.write_csv(folder / table.name, separator="\t", quote_style="never")
+        else:
+            shutil.copyfile(table, folder / table.name)
+        if "image" in frame.columns:
+            paths = frame["image"].str.strip_chars().unique()
+            pictures = [path for path in paths if path and not leads_out(path)]
+    for path in [*(source / name for name in TABLES), *source.glob("LICEN[CS]E*")]:
+        if path.is_file():
+            shutil.copyfile(path, folder / path.name)
+    if (source / "README.md").is_file():
+        # It tells of the split it came with.
+        shutil.copyfile(source / "README.md", folder / "README.source.md")
+    for path in sorted({"features", "images", *pictures}):
+        files = pictures_of(source / path) if (source / path).is_dir() else [source / path]
+        for file in files:
+            place = folder / file.relative_to(source)
+            if file.is_file() and not place.exists():
+                place.parent.mkdir(parents=True, exist_ok=True)
+                _link(file, place)
+
+
+def _link(source: Path, target: Path) -> None:
+    """A hard link, or a copy of a text, which an editor may change in place, and where no link can be made."""
+    if source.suffix != ".entities":
+        try:
+            os.link(source.resolve(), target)
+            return
+        except OSError:
+            pass
+    shutil.copyfile(source, target)

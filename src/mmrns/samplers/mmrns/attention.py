@@ -1,0 +1,316 @@
+"""Knowledge-guided cross-modal attention (KCA)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.functional import leaky_relu
+
+from mmrns.samplers.mmrns.grouped import gated_cosine
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Projected tokens of n entities in one modality: values [n L a], zero where absent, and mask [n L]."""
+
+    values: Float[Tensor, "n L a"]
+    mask: Bool[Tensor, "n L"]
+
+
+@dataclass(frozen=True)
+class Folded:
+    """LayerNorm and output projection of the guided term, folded into blocks of the entity.
+
+    With I0_j the token I_j less its mean, W_k the k-th block of the output projection, gamma and beta those of the
+    LayerNorm,
+
+        y(r) = constant + sum_jk (g_jk / sd_k) blocks_jk        blocks_jk = C_jk W_k (gamma * I0_j)
+        sd_k^2 = sum_ji g_jk g_ik pairs_kji + eps               pairs_kji = C_jk C_ik <I0_j, I0_i> / a
+
+    The LayerNorm of a linear combination of tokens is linear in the centred tokens but for its standard deviation, and
+    that is a quadratic form in the gates.
+
+    Attributes:
+        constant: Float[n a].
+        blocks: Float[n L*M a].
+        pairs: Float[M n L*L].
+    """
+
+    constant: Float[Tensor, "n a"]
+    blocks: Float[Tensor, "n LM a"]
+    pairs: Float[Tensor, "M n LL"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one modality's y owes to the entities alone: L tokens read, guided by M tokens of the other modality.
+
+    Attributes:
+        modality: which of the attention's modalities is read.
+        affinity: Float[n L M], C.
+        values: Float[n L a], the tokens read.
+        guide_mask: Bool[n M], the guiding tokens that are present.
+        attended: Float[n M a], the attention terms.
+        folded: the folded form, where it is cheaper.
+    """
+
+    modality: int
+    affinity: Float[Tensor, "n L M"]
+    values: Float[Tensor, "n L a"]
+    guide_mask: Bool[Tensor, "n M"]
+    attended: Float[Tensor, "n M a"]
+    folded: Folded | None = None
+
+
+@dataclass(frozen=True)
+class AttentionMap:
+    """How the L tokens of one modality are read, guided by the M tokens of the other, for n entities.
+
+    Attributes:
+        modality: which of the attention's modalities is read.
+        affinity: Float[n L M], C.
+        attention: Float[n L M], softmax of C over the L tokens; absent ones have no weight.
+        gate: Float[n L M], of the entity's relation; what guides is `gate * affinity`.
+        read_mask: Bool[n L], the tokens read that are present.
+        guide_mask: Bool[n M], the guiding tokens that are present.
+    """
+
+    modality: int
+    affinity: Float[Tensor, "n L M"]
+    attention: Float[Tensor, "n L M"]
+    gate: Float[Tensor, "n L M"]
+    read_mask: Bool[Tensor, "n L"]
+    guide_mask: Bool[Tensor, "n M"]
+
+
+class KnowledgeGuidedAttention(nn.Module):
+    """KCA reads the tokens of two modalities of an entity under the guidance of a relation, in both directions.
+
+    With projected tokens I_j (first modality, j = 1..L1) and T_k (second, k = 1..L2) of an entity, their affinities
+    C_jk = <I_j, T_k>, and gates g1, g2 = sigmoid(W_g r + b_g) of the relation, both viewed L1 x L2:
+
+        first:  X_k = LN( sum_j g1_jk C_jk I_j ) + LN( sum_j softmax_j(C_jk) I_j ),   y1 = W_1 [X_1 .. X_L2] + b_1
+        second: Z_j = LN( sum_k g2_jk C_jk T_k ) + LN( sum_k softmax_k(C_jk) T_k ),   y2 = W_2 [Z_1 .. Z_L1] + b_2
+
+    (Xu et al., MMRNS, ACM MM 2022, section 4.2, after the authors' code; one LayerNorm is shared.) With a single
+    modality the attention is over the entity itself: I = T, and there is only y1.
+
+    Missing tokens: an absent token has no attention weight; where the guiding token is absent, attention is the mean of
+    the present tokens and the guided term is 0.
+
+    Args:
+        tokens: L of each modality (one or two of them).
+        widths: D of each modality.
+        relation_width: width of a relation vector.
+        width: a, the width of projected tokens and of y.
+    """
+
+    def __init__(self, tokens: tuple[int, ...], widths: tuple[int, ...], relation_width: int, width: int):
+        super().__init__()
+        if len(tokens) not in (1, 2) or len(tokens) != len(widths):
+            raise ValueError(f"one or two modalities, got tokens {tokens} and widths {widths}")
+        n = len(tokens)
+        self.tokens, self.width = (tokens[0], tokens[-1]), width
+        self.project = nn.ModuleList(nn.Linear(w, width) for w in widths)
+        self.gate = nn.ModuleList(nn.Linear(relation_width, tokens[0] * tokens[-1]) for _ in range(n))
+        self.out = nn.ModuleList(nn.Linear(tokens[n - 1 - m] * width, width) for m in range(n))
+        self.norm = nn.LayerNorm(width)
+
+    @property
+    def n_modalities(self) -> int:
+        """One or two."""
+        return len(self.project)
+
+    def encode(self, modality: int, values: Float[Tensor, "n L D"], mask: Bool[Tensor, "n L"]) -> Tokens:
+        """Project raw tokens; absent ones become exactly zero."""
+        projected = leaky_relu(self.project[modality](values.to(self.norm.weight.dtype)), 0.1)
+        return Tokens(projected * mask[..., None], mask)
+
+    def gates(self, relations: Float[Tensor, "*R relation_width"]) -> list[Float[Tensor, "*R _ _"]]:
+        """Relation gates of each modality, between 0 and 1, as [.. read token, guiding token]."""
+        gates = [torch.sigmoid(gate(relations)).unflatten(-1, self.tokens) for gate in self.gate]
+        return [gates[0], *(gate.mT for gate in gates[1:])]
+
+    def outer(
+        self,
+        relations: Float[Tensor, "R relation_width"],
+        readings: list[Reading],
+    ) -> list[Float[Tensor, "R n a"]]:
+        """The values y of every (relation, entity) pair, one tensor a modality.
+
+        A reading that is folded is combined in its folded form, any other in the direct form of the class docstring.
+        """
+        return [
+            self._combine_folded(gate, reading.folded) if reading.folded else self._combine(gate[:, None], reading)
+            for gate, reading in zip(self.gates(relations), readings, strict=True)
+        ]
+
+    def paired(
+        self, relations: Float[Tensor, "n relation_width"], tokens: list[Tokens], *, omit_first_norm: bool = False
+    ) -> list[Float[Tensor, "n a"]]:
+        """The values y of each entity under its own relation.
+
+        Args:
+            relations: a relation vector for each entity.
+            tokens: the entities' tokens, one a modality.
+            omit_first_norm: leave the LayerNorm out of the first modality's attention term (a bug of the authors'
+                code).
+        """
+        readings = self.readings(tokens, omit_first_norm=omit_first_norm)
+        gates = self.gates(relations)
+        return [self._combine(g[None], reading).squeeze(0) for g, reading in zip(gates, readings, strict=True)]
+
+    def readings(self, tokens: list[Tokens], *, n_relations: int = 0, omit_first_norm: bool = False) -> list[Reading]:
+        """What of y depends on the entities alone, one reading a modality.
+
+        Args:
+            tokens: the entities' tokens, one a modality.
+            n_relations: relations that the readings will be combined with; where that is cheaper they are folded.
+            omit_first_norm: see `paired`.
+        """
+        first, second = tokens[0], tokens[-1]
+        affinity = torch.einsum("nja,nka->njk", first.values, second.values)
+        readings = [self._reading(0, affinity, first, second, n_relations, omit_first_norm)]
+        if self.n_modalities == 2:
+            readings.append(self._reading(1, affinity.mT, second, first, n_relations))
+        return readings
+
+    def maps(self, relations: Float[Tensor, "n relation_width"], tokens: list[Tokens]) -> tuple[AttentionMap, ...]:
+        """How each entity's tokens are read under its own relation, one map a modality: for the eyes of people.
+
+        Args:
+            relations: a relation vector for each entity.
+            tokens: the entities' tokens, one a modality.
+        """
+        first, second = tokens[0], tokens[-1]
+        affinity = torch.einsum("nja,nka->njk", first.values, second.values)
+        sides = [(affinity, first, second), (affinity.mT, second, first)]
+        return tuple(
+            AttentionMap(m, c, _attention(c, read), gate, read.mask, guide.mask)
+            for m, (gate, (c, read, guide)) in enumerate(zip(self.gates(relations), sides, strict=False))
+        )
+
+    def folds(self, modality: int, n_relations: int) -> bool:
+        """Whether folding a modality takes fewer products than the direct form.
+
+        Per entity, with L read and M guiding tokens, the direct form takes `R M a (L + a)` products and the folded one
+        `L M a^2 + R M (L a + L^2)`.
+        """
+        n_read, n_guide = self._counts(modality)
+        a = self.width
+        direct = n_relations * n_guide * a * (n_read + a)
+        folded = n_read * n_guide * a * a + n_relations * n_guide * n_read * (a + n_read)
+        return folded < direct
+
+    def reals_per_pair(self, n_relations: int) -> int:
+        """Estimate of the reals that `outer` and its backward pass hold for each (relation, entity) pair."""
+        total = 0
+        for m in range(self.n_modalities):
+            n_read, n_guide = self._counts(m)
+            # Coefficients, their gradient and product; or guided tokens, normalised, mixed, and their gradients.
+            held = 3 * n_read if self.folds(m, n_relations) else n_read + 5 * self.width
+            total += n_guide * (held + 3) + 3 * self.width
+        return total
+
+    def _counts(self, modality: int) -> tuple[int, int]:
+        """Tokens read and tokens that guide."""
+        first, second = self.tokens
+        return (first, second) if modality == 0 else (second, first)
+
+    def _reading(
+        self,
+        modality: int,
+        affinity: Float[Tensor, "n L M"],
+        read: Tokens,
+        guide: Tokens,
+        n_relations: int,
+        omit_norm: bool = False,
+    ) -> Reading:
+        attention = _attention(affinity, read)
+        attended = torch.einsum("njk,nja->nka", attention, read.values)
+        if not omit_norm:
+            attended = self.norm(attended)
+        reading = Reading(modality, affinity, read.values, guide.mask, attended)
+        return replace(reading, folded=self._fold(reading)) if self.folds(modality, n_relations) else reading
+
+    def _combine(self, gate: Float[Tensor, "R #n L M"], reading: Reading) -> Float[Tensor, "R n a"]:
+        guided = torch.einsum("rnjk,nja->rnka", gate * reading.affinity, reading.values)
+        mixed = self.norm(guided) * reading.guide_mask[..., None] + reading.attended
+        return self.out[reading.modality](mixed.flatten(-2))
+
+    def _fold(self, reading: Reading) -> Folded:
+        n, n_read, n_guide = reading.affinity.shape
+        a = reading.values.shape[-1]
+        out = self.out[reading.modality]
+        assert isinstance(out, nn.Linear)
+        weight = out.weight.view(a, n_guide, a).transpose(0, 1) * self.norm.weight
+        constant = out((reading.attended + reading.guide_mask[..., None] * self.norm.bias).flatten(-2))
+        centred = reading.values - reading.values.mean(-1, keepdim=True)
+        projected = (centred.flatten(0, 1) @ weight.flatten(0, 1).T).view(n, n_read, n_guide, a)
+        blocks = (reading.affinity[..., None] * projected).flatten(1, 2)
+        gram = centred @ centred.mT / a
+        guide = reading.affinity.permute(2, 0, 1)
+        pairs = guide[..., None] * guide[..., None, :] * gram
+        return Folded(constant, blocks, pairs.flatten(2))
+
+    def _combine_folded(self, gate: Float[Tensor, "R L M"], folded: Folded) -> Float[Tensor, "R n a"]:
+        # Relations innermost: what is broadcast below is then whole runs of M x R numbers.
+        gate = gate.permute(1, 2, 0).contiguous()
+        by_guide = gate.transpose(0, 1)
+        variance = folded.pairs @ (by_guide[:, :, None] * by_guide[:, None]).flatten(1, 2)
+        inverse = torch.rsqrt(variance.clamp(min=0) + self.norm.eps).transpose(0, 1).contiguous()
+        coefficient = (gate * inverse[:, None]).flatten(1, 2)
+        return (coefficient.mT @ folded.blocks + folded.constant[:, None]).transpose(0, 1)
+
+
+def _attention(affinity: Float[Tensor, "n L M"], read: Tokens) -> Float[Tensor, "n L M"]:
+    """Softmax over the tokens read; absent ones have no weight."""
+    lowest = torch.finfo(affinity.dtype).min
+    return torch.softmax(affinity.masked_fill(~read.mask[..., None], lowest), dim=1)
+
+
+class EntityGate(nn.Module):
+    """y = e * sigmoid(W3 phi(W1 [e; r] + b1) + b3), phi = LeakyReLU: an entity's vector as a relation sees it.
+
+    Args:
+        entity_width, relation_width: widths of e and r.
+        width: hidden units.
+    """
+
+    SLOPE = 0.1
+
+    def __init__(self, entity_width: int, relation_width: int, width: int):
+        super().__init__()
+        self.entity_width = entity_width
+        self.hidden = nn.Linear(entity_width + relation_width, width)
+        self.gate = nn.Linear(width, entity_width)
+
+    def forward(
+        self, relations: Float[Tensor, "*R relation_width"], entities: Float[Tensor, "*n width"]
+    ) -> Float[Tensor, "*Rn width"]:
+        """Broadcasts: relations [R 1 Dr] with entities [n D] give [R n D]; [n Dr] with [n D] give [n D]."""
+        of_entity, of_relation = self._halves(relations, entities)
+        return entities * torch.sigmoid(self.gate(leaky_relu(of_entity + of_relation, self.SLOPE)))
+
+    def cosine(
+        self,
+        targets: Float[Tensor, "B width"],
+        relations: Float[Tensor, "R relation_width"],
+        entities: Float[Tensor, "n width"],
+        counts: tuple[int, ...],
+    ) -> Float[Tensor, "B n"]:
+        """`grouped_cosine` of gated targets with all entities as each target's relation sees them."""
+        of_entity, of_relation = self._halves(relations, entities)
+        return gated_cosine(
+            targets, entities, of_entity, of_relation, self.gate.weight, self.gate.bias, counts, self.SLOPE
+        )
+
+    def _halves(
+        self, relations: Float[Tensor, "*R relation_width"], entities: Float[Tensor, "*n width"]
+    ) -> tuple[Float[Tensor, "*n hidden"], Float[Tensor, "*R hidden"]]:
+        # W1 [e; r] + b1 = W1e e + (W1r r + b1), so that no pair is ever concatenated.
+        of_entity, of_relation = self.hidden.weight.split([self.entity_width, relations.shape[-1]], dim=1)
+        return entities @ of_entity.T, relations @ of_relation.T + self.hidden.bias

@@ -1,0 +1,111 @@
+"""Triples to batches: their order, which side is replaced, how much each row weighs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mmrns.data.graph import KnowledgeGraph
+from mmrns.errors import UsageError
+from mmrns.rng import generator
+from mmrns.types import Batch
+
+SidePolicy = Literal["alternate", "bernoulli"]
+
+
+class Batches:
+    """The stream of training batches; the batch of a step is a function of (seed, step), so a resume replays nothing.
+
+    An epoch is one pass over two permutations of train: its step 2i is a batch of the first, step 2i + 1 of the
+    second. `queries` makes it distinct queries instead, the first of (h, r) and the second of (r, t), each with one of
+    its triples in place of all, every one weighing 1; the shorter of the two starts anew until the longer is through.
+
+    With `alternate` the first replaces tails and the second heads; with `bernoulli` every row of either
+    flips its relation's coin, P(replace the head) = tph / (tph + hpt), with tph the mean number of distinct tails
+    a head and hpt of heads a tail (Wang et al., "Knowledge Graph Embedding by Translating on Hyperplanes", 2014).
+
+    Args:
+        graph: the graph whose train split is served.
+        size: B, rows per batch; the last batch of a permutation holds what is left.
+        sides: the side policy.
+        seed: of the permutations and coins.
+        queries: serve each query once instead of each triple; needs `alternate`.
+        subsampling: weigh each row by `1 / sqrt(c(h, r) + c(r, t))`, both counts offset by 3 (Sun et al., RotatE,
+            2019, whose code starts each count at 4); otherwise every row weighs 1.
+    """
+
+    def __init__(
+        self,
+        graph: KnowledgeGraph,
+        *,
+        size: int,
+        sides: SidePolicy = "alternate",
+        seed: int = 0,
+        subsampling: bool = True,
+        queries: bool = False,
+    ):
+        if queries and sides != "alternate":
+            raise UsageError(f"batches of queries have their sides in turn; training.sides={sides} does not fit")
+        self.triples, self.size, self.sides, self.seed = graph.train, size, sides, seed
+        self.index = graph.train_index
+        every = torch.arange(len(graph.train))
+        self.rows = tuple(_first_of_each_query(graph, head) for head in (False, True)) if queries else (every, every)
+        subsampling = subsampling and not queries
+        self.weight = subsampling_weight(graph) if subsampling else torch.ones(len(graph.train))
+        self.head_probability = graph.head_probability if sides == "bernoulli" else None
+        self._order = lru_cache(maxsize=2)(self._permutation)
+
+    @property
+    def per_pass(self) -> int:
+        """Batches in one permutation, the longer one."""
+        return -(-max(len(rows) for rows in self.rows) // self.size)
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps in one epoch: both permutations."""
+        return 2 * self.per_pass
+
+    def _permutation(self, epoch: int, second: bool) -> Int[Tensor, " M"]:
+        rows = self.rows[second]
+        order = rows[torch.randperm(len(rows), generator=generator(self.seed, "order", epoch, int(second)))]
+        longest = max(len(rows) for rows in self.rows)
+        return order.repeat(-(-longest // max(len(order), 1)))[:longest]
+
+    def at(self, step: int) -> Batch:
+        """The batch of one step (from 0), on the host."""
+        epoch, within = divmod(step, self.per_epoch)
+        start = within // 2 * self.size
+        second = within % 2 == 1
+        rows = self._order(epoch, second)[start : start + self.size]
+        triples = self.triples[rows]
+        if self.head_probability is None:
+            head = torch.full((len(rows),), second)
+        else:
+            coin = torch.rand(len(rows), generator=generator(self.seed, "side", step))
+            head = coin < self.head_probability[triples[:, 1]]
+        batch = Batch.of(triples, head, self.weight[rows])
+        return replace(batch, n_true=self.index.batch_counts(batch))
+
+
+def _first_of_each_query(graph: KnowledgeGraph, head: bool) -> Int[Tensor, " Q"]:
+    """The first train triple of every distinct (h, r), or with `head` of every (r, t)."""
+    anchor = graph.train[:, 2 if head else 0]
+    _, query = torch.unique(anchor * len(graph.relations) + graph.train[:, 1], return_inverse=True)
+    rows = torch.arange(len(query))
+    return torch.full((int(query.max()) + 1,), len(rows)).scatter_reduce(0, query, rows, "amin")
+
+
+def subsampling_weight(graph: KnowledgeGraph) -> Float[Tensor, " n"]:
+    """`1 / sqrt(c(h, r) + c(r, t))` of each train triple, each count being 3 + the rows with that pair."""
+    h, r, t = graph.train.unbind(1)
+
+    def count(entity: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+        _, slot, counts = torch.unique(entity * len(graph.relations) + r, return_inverse=True, return_counts=True)
+        return counts[slot] + 3
+
+    return torch.rsqrt((count(h) + count(t)).to(torch.float32))
