@@ -13,13 +13,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from mmrns.errors import UsageError, unknown
 
 T = TypeVar("T")
-
-_REGISTRIES: list[Registry[Any]] = []
 
 
 class Registry(Generic[T]):
@@ -34,8 +32,6 @@ class Registry(Generic[T]):
         self.kind, self.package = kind, package
         self._classes: dict[str, type[T]] = {}
         self._found = False
-        self.base: type[T] | None = None
-        _REGISTRIES.append(self)
 
     def names(self) -> list[str]:
         """All names: ours in alphabetical order of their modules, then those from outside as they came."""
@@ -84,9 +80,8 @@ class Registry(Generic[T]):
         return next((name for name, held in self._classes.items() if held is cls), path_of(cls))
 
     def _checked(self, found: Any, name: str) -> type[T]:
-        if not (inspect.isclass(found) and (self.base is None or issubclass(found, self.base))):
-            base = "class" if self.base is None else f"subclass of {path_of(self.base)}"
-            raise UsageError(f"{name} is no {self.kind}: it is no {base}")
+        if not (inspect.isclass(found) and getattr(found, "registry", None) is self):
+            raise UsageError(f"{name} is no {self.kind}: subclass the base class of {self.package}")
         return found
 
     def _discover(self) -> None:
@@ -96,6 +91,17 @@ class Registry(Generic[T]):
         package = importlib.import_module(self.package)
         for module in pkgutil.walk_packages(getattr(package, "__path__", []), f"{self.package}."):
             importlib.import_module(module.name)
+
+
+class Named:
+    """Mixed into the base class of a seam: its subclasses enter `registry` by `class Mine(Base, name="mine")`."""
+
+    registry: ClassVar[Registry[Any]]
+
+    def __init_subclass__(cls, *, name: str | None = None, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if name is not None:
+            cls.registry.add(name, cls)
 
 
 def register(cls: type[Any], name: str | None = None) -> type[Any]:
@@ -111,12 +117,13 @@ def register(cls: type[Any], name: str | None = None) -> type[Any]:
     Raises:
         UsageError: a class of another kind, or the name is taken.
     """
-    for registry in _REGISTRIES:
-        if registry.base is not None and issubclass(cls, registry.base):
-            registry.add(name or cls.__name__, cls)
-            return cls
-    kinds = ", ".join(path_of(r.base) for r in _REGISTRIES if r.base is not None)
-    raise UsageError(f"{cls.__name__} can have no name here; subclass one of {kinds}")
+    registry: Registry[Any] | None = getattr(cls, "registry", None)
+    if not isinstance(registry, Registry):
+        raise UsageError(
+            f"{cls.__name__} can have no name here: it is no sampler, scorer, embedder, loss, encoder, layout or callback"
+        )
+    registry.add(name or cls.__name__, cls)
+    return cls
 
 
 def path_of(cls: type[Any]) -> str:
