@@ -31,6 +31,7 @@ class Registry(Generic[T]):
     def __init__(self, kind: str, package: str):
         self.kind, self.package = kind, package
         self._classes: dict[str, type[T]] = {}
+        self._met: dict[str, type[T]] = {}
         self._found = False
 
     def names(self) -> list[str]:
@@ -63,6 +64,8 @@ class Registry(Generic[T]):
         self._discover()
         if name in self._classes:
             return self._classes[name]
+        if name in self._met:
+            return self._met[name]
         module, colon, path = name.partition(":")
         if not colon:
             raise unknown(self.kind, name, self._classes)
@@ -75,9 +78,14 @@ class Registry(Generic[T]):
         return self._checked(found, name)
 
     def name_of(self, cls: type[T]) -> str:
-        """The name of a class: the registered one, or else `package.module:Class`."""
+        """The name of a class: the registered one, or else `package.module:Class`, which is found again by `get`."""
         self._discover()
-        return next((name for name, held in self._classes.items() if held is cls), path_of(cls))
+        for name, held in self._classes.items():
+            if held is cls:
+                return name
+        # Also what no import finds, such as a class that a function defines, is found as long as this process lives.
+        self._met[path_of(cls)] = cls
+        return path_of(cls)
 
     def _checked(self, found: Any, name: str) -> type[T]:
         if not (inspect.isclass(found) and getattr(found, "registry", None) is self):
@@ -120,7 +128,7 @@ def register(cls: type[Any], name: str | None = None) -> type[Any]:
     registry: Registry[Any] | None = getattr(cls, "registry", None)
     if not isinstance(registry, Registry):
         raise UsageError(
-            f"{cls.__name__} can have no name here: it is no sampler, scorer, embedder, loss, encoder, layout or callback"
+            f"{cls.__name__} can have no name here: it is no sampler, scorer, embedder, loss, encoder, layout, callback"
         )
     registry.add(name or cls.__name__, cls)
     return cls

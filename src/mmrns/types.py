@@ -1,16 +1,19 @@
-"""The two values that walk through the training step: `Batch` and `Negatives`.
+"""The values that walk through the training step: `Batch`, `Views` and `Negatives`.
 
-Shapes: B batch, K negatives, P pool, R distinct relations of the batch.
+Shapes: B batch, K negatives, P pool, E entities, V views, R distinct relations of the batch.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+SidePolicy = Literal["alternate", "bernoulli"]
+"""Which side of its triples a step replaces: tails and heads in turn, or for each row by its relation's coin."""
 
 
 @dataclass(frozen=True)
@@ -85,21 +88,110 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Negatives:
-    """What a sampler drew.
+class Views:
+    """Entities in each of V views: one vector for each, and whether the entity has that view at all.
+
+    A view is one way to know an entity: its own trained vector (`structure`), or what is read from one of its
+    modalities. Most models have the one view `structure`.
 
     Attributes:
-        ids: Int[B K] one list a row, Int[P] one pool for all rows, or None.
-        emb: Float[B K width], scored instead of the table's rows when given; `ids` then serve records. With both
-            None every entity is a candidate (1-vs-all).
-        mask: True = counts; None = all count.
-        logp: log of how often each negative is expected among the draws, up to a constant of the row; weights are
-            divided by it. None = every negative as it comes.
-        trace: what `Sampler.draw` hands to `Sampler.loss`; nobody else reads it.
+        vectors: Float[n V width].
+        present: Bool[n V]. Where it is False the vector means nothing.
     """
 
-    ids: Int[Tensor, "B K"] | Int[Tensor, " P"] | None = None
-    emb: Float[Tensor, "B K width"] | None = None
-    mask: Bool[Tensor, "B K"] | None = None
-    logp: Float[Tensor, "B K"] | None = None
-    trace: Any = None
+    vectors: Float[Tensor, "*n V width"]
+    present: Bool[Tensor, "*n V"]
+
+    def __getitem__(self, rows: Any) -> Views:
+        """Some of the entities, by position, slice or mask."""
+        return Views(self.vectors[rows], self.present[rows])
+
+    def index_select(self, rows: Int[Tensor, "*m"]) -> Views:
+        """Some of the entities, by position. Unlike indexing, the gradient is added up in a fixed order."""
+        flat = rows.flatten()
+        vectors = self.vectors.index_select(0, flat).unflatten(0, rows.shape)
+        return Views(vectors, self.present.index_select(0, flat).unflatten(0, rows.shape))
+
+    def flatten(self) -> Views:
+        """All axes of entities made one."""
+        return Views(self.vectors.flatten(0, -3), self.present.flatten(0, -2))
+
+    def with_vectors(self, vectors: Float[Tensor, "*n V width"]) -> Views:
+        """The same entities with other vectors."""
+        return replace(self, vectors=vectors)
+
+
+@dataclass(frozen=True)
+class Negatives:
+    """What a sampler gives each row of a batch to be told from its true entity.
+
+    It comes in one of three forms, each a class: a list of its own for every row (`OwnNegatives`), one list that all
+    rows share (`PoolNegatives`), or every entity of the graph (`AllNegatives`).
+
+    Attributes:
+        mask: Bool[B K], True where a negative counts. None means that all count.
+        log_weight: Float[B K], the logarithm of each negative's importance weight: one over how often it is expected
+            among the draws, up to a factor that the negatives of a row share. A loss multiplies the weight that it
+            gives a negative by the importance weight, so that what is drawn often does not count often. None means
+            that every negative weighs the same.
+        trace: what `Sampler.draw` hands on to `Sampler.loss` and to whoever explains the draw.
+    """
+
+    mask: Bool[Tensor, "B K"] | None = field(default=None, kw_only=True)
+    log_weight: Float[Tensor, "B K"] | None = field(default=None, kw_only=True)
+    trace: Any = field(default=None, kw_only=True)
+
+    def entities(self, rows: int) -> Int[Tensor, "B K"]:
+        """The entities that each of so many rows is compared with."""
+        raise TypeError("negatives are of one of the three forms")
+
+    def counts(self, rows: int) -> Bool[Tensor, "B K"]:
+        """`mask`, spelled out where it is None."""
+        return self.mask if self.mask is not None else torch.ones_like(self.entities(rows), dtype=torch.bool)
+
+
+@dataclass(frozen=True)
+class OwnNegatives(Negatives):
+    """K negatives for each row.
+
+    Attributes:
+        ids: Int[B K].
+        views: their vectors, given by a draw through which a gradient flows. They are scored in place of the model's
+            own vectors of `ids`, to which they are equal. None means that the model looks the entities up itself.
+    """
+
+    ids: Int[Tensor, "B K"]
+    views: Views | None = None
+
+    def entities(self, rows: int) -> Int[Tensor, "B K"]:
+        return self.ids
+
+
+@dataclass(frozen=True)
+class PoolNegatives(Negatives):
+    """One list of P negatives for all rows.
+
+    Attributes:
+        ids: Int[P].
+    """
+
+    ids: Int[Tensor, " P"]
+
+    def entities(self, rows: int) -> Int[Tensor, "B K"]:
+        return self.ids.expand(rows, -1)
+
+
+@dataclass(frozen=True)
+class AllNegatives(Negatives):
+    """Every entity, in the order of ids; the mask says which are false.
+
+    Attributes:
+        n_entities: E.
+        device: where `entities` lie.
+    """
+
+    n_entities: int
+    device: torch.device
+
+    def entities(self, rows: int) -> Int[Tensor, "B K"]:
+        return torch.arange(self.n_entities, device=self.device).expand(rows, -1)

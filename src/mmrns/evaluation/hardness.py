@@ -1,7 +1,7 @@
 """How hard the drawn negatives are: the record `hardness` of `metrics.jsonl`.
 
-Nothing here draws a random number, changes a value or reads the test split. The functions synchronise with the device,
-so they are for log intervals.
+Nothing here draws a random number, changes a value or reads the test split. The functions wait for the device, so they
+are meant for the ends of log intervals.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ from mmrns.data.index import TripleIndex
 from mmrns.evaluation.ranking import ScoresAll
 from mmrns.nn.model import Model
 from mmrns.samplers.base import Sampler
-from mmrns.types import Batch, Negatives
+from mmrns.samplers.explanation import effective_sample_size
+from mmrns.types import AllNegatives, Batch, Negatives
 
 CELLS = 2**18
-"""Rows times entities that a measurement scores: what bounds its time. A few rows do, since each has K negatives."""
+"""Rows times entities that a measurement scores, which bounds its time. Few rows are enough, since each has K
+negatives."""
 
 
 @torch.no_grad()
 def measure(
     model: Model, sampler: Sampler, batch: Batch, negatives: Negatives, train: TripleIndex, valid: TripleIndex
 ) -> dict[str, Any]:
-    """The hardness of one step's negatives, asked for just after its update.
+    """How hard the negatives of one step were, asked just after its update.
 
     Scores are those of the updated model; the sampler's distribution is the one that was drawn from; gradients are
     those of the step, which stay until the next one clears them.
@@ -45,7 +47,7 @@ def measure(
     """
     return {
         "score_percentile": mean_score_percentile(model, batch, negatives, train),
-        "effective_sample_size": mean_effective_sample_size(sampler, negatives),
+        "effective_sample_size": mean_effective_sample_size(sampler, batch, negatives),
         "valid_negatives": share_true(batch, negatives, valid),
         "gradient_norm": {"model": gradient_norm(model), "sampler": gradient_norm(sampler)},
     }
@@ -71,7 +73,7 @@ def average(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def score_percentiles(
     scores: Float[Tensor, "B E"], true: Bool[Tensor, "B E"], ids: Int[Tensor, "B K"]
 ) -> Float[Tensor, "B K"]:
-    """How many of the others each negative outscores, ties counting half: 0 easiest, 1 hardest, 0.5 a random one.
+    """The share of the other entities that each negative outscores, ties counting half: 0 is easiest, 1 hardest.
 
         ( #{c in C: s_c < s_x} + #{c in C: s_c = s_x} / 2 ) / #C
 
@@ -104,7 +106,7 @@ def mean_score_percentile(
 ) -> float | None:
     """Mean of `score_percentiles` over the counting negatives of some rows, entities true in train left out.
 
-    The rows are evenly spaced in the batch, which is sorted by side: `cells / E` of them, at least 8 and at most 500.
+    It looks at the rows of `spaced_rows`; as a batch is sorted by side, they are of both sides in proportion.
 
     Args:
         model: scores every entity.
@@ -116,11 +118,10 @@ def mean_score_percentile(
     Returns:
         None where no negative counts, the sampler draws no entities or a score is not finite.
     """
-    ids = drawn_ids(batch, negatives)
-    if ids is None or not len(batch):
+    if isinstance(negatives, AllNegatives) or not len(batch):
         return None
-    count = min(len(batch), 500, max(8, cells // train.n_entities))
-    spaced = torch.arange(count, device=ids.device) * len(batch) // count
+    ids = negatives.entities(len(batch))
+    spaced = spaced_rows(batch, train.n_entities, cells)
     triples, head = torch.stack([batch.h, batch.r, batch.t], dim=1), batch.head
     train = train.to(ids.device)
     found: list[Tensor] = []
@@ -141,18 +142,30 @@ def mean_score_percentile(
     return _mean(torch.cat(found))
 
 
-def mean_effective_sample_size(sampler: Sampler, negatives: Negatives) -> float | None:
-    """Mean of `Sampler.effective_sample_size` over the rows that have a distribution; None where it is not known."""
-    sizes = sampler.effective_sample_size(negatives)
-    return None if sizes is None else _mean(sizes[~sizes.isnan()])
+@torch.no_grad()
+def mean_effective_sample_size(sampler: Sampler, batch: Batch, negatives: Negatives) -> float | None:
+    """Mean of `effective_sample_size` of the proposal over the rows that `mean_score_percentile` looks at.
+
+    None where the sampler does not know its proposal, or no row has anything to draw from.
+    """
+    proposal = sampler.proposal(batch, negatives, spaced_rows(batch, sampler.n_entities))
+    if proposal is None:
+        return None
+    sizes = effective_sample_size(proposal)
+    return _mean(sizes[~sizes.isnan()])
+
+
+def spaced_rows(batch: Batch, n_entities: int, cells: int = CELLS) -> Int[Tensor, " n"]:
+    """Some rows of a batch, evenly spaced: `cells / E` of them, at least 8 and at most 500, all of a smaller batch."""
+    count = min(len(batch), 500, max(8, cells // n_entities))
+    return torch.arange(count, device=batch.h.device) * len(batch) // max(count, 1)
 
 
 def share_true(batch: Batch, negatives: Negatives, index: TripleIndex) -> float | None:
     """The share of the counting negatives that are true triples of an index; None where no negative counts."""
-    ids = drawn_ids(batch, negatives)
-    if ids is None:
+    if isinstance(negatives, AllNegatives):
         return None
-    true = index.to(ids.device).batch_contains(batch, ids)
+    true = index.to(batch.h.device).batch_contains(batch, negatives.entities(len(batch)))
     return _mean(true if negatives.mask is None else true[negatives.mask])
 
 
@@ -161,12 +174,6 @@ def gradient_norm(module: nn.Module) -> float | None:
     gradients = [p.grad for p in module.parameters() if p.grad is not None]
     norms = [torch.linalg.vector_norm(g.coalesce().values() if g.is_sparse else g) for g in gradients]
     return _finite(torch.linalg.vector_norm(torch.stack(norms))) if norms else None
-
-
-def drawn_ids(batch: Batch, negatives: Negatives) -> Int[Tensor, "B K"] | None:
-    """The drawn entities row by row, a shared pool repeated; None where the sampler draws no entities."""
-    ids = negatives.ids
-    return ids if ids is None or ids.ndim == 2 else ids.expand(len(batch), -1)
 
 
 def _mean(values: Tensor) -> float | None:

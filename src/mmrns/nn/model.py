@@ -1,19 +1,21 @@
-"""The model: embedders and a scorer."""
+"""The model: an embedder of entities, vectors of relations, and a scorer."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mmrns.nn.embedders.table import FusedEmbedder, Table
+from mmrns.nn.embedders import STRUCTURE, Embedder, Table, TableEmbedder
+from mmrns.nn.lookup import Lookup, Query
+from mmrns.nn.losses import Loss
+from mmrns.nn.mixture import gated_mixture, reals_per_pair
 from mmrns.nn.scorers import Scorer
-from mmrns.types import Batch, Negatives
+from mmrns.types import AllNegatives, Batch, Negatives, OwnNegatives, PoolNegatives, Views
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class ModelSpec:
 
     Attributes:
         dim: d.
-        entity_width, relation_width: reals per entity and relation vector.
+        entity_width: reals of an entity's vector in one view.
+        relation_width: reals of a relation's vector.
     """
 
     dim: int
@@ -33,13 +36,16 @@ class ModelSpec:
 class Model(nn.Module):
     """f_theta: scores of triples, negatives and all entities; the only source of entity and relation vectors.
 
+    With several views a relation has a vector of its own for each of them, then a logit for each that says how much it
+    trusts the view; the views' scores are mixed by `gated_mixture`.
+
     Args:
-        scorer: the formula.
+        scorer: the formula, of one view.
         n_entities, n_relations: sizes of the vocabularies.
         reciprocal: each relation has a second vector, its inverse: a head is asked for as the tail of (t, inverse), so
             that the two sides are scored by different triples (Lacroix et al., 2018).
         sparse: the tables' gradients hold only the rows of the step.
-        entity: the embedder of entities; a table by default.
+        embedder: of entities; a table by default.
     """
 
     def __init__(
@@ -50,21 +56,30 @@ class Model(nn.Module):
         *,
         reciprocal: bool = False,
         sparse: bool = False,
-        entity: Table | FusedEmbedder | None = None,
+        embedder: Embedder | None = None,
     ):
         super().__init__()
         self.scorer = scorer
         self.n_entities, self.n_relations, self.reciprocal = n_entities, n_relations, reciprocal
-        self._read: tuple[Batch, Tensor, Tensor] | None = None
-        self.entity = entity or Table(n_entities, scorer.entity_width, scorer.init_range, sparse=sparse)
-        self.relation = Table(n_relations * (1 + reciprocal), scorer.relation_width, scorer.init_range, sparse=sparse)
+        self.entity = embedder or TableEmbedder.of(n_entities, scorer.entity_width, scorer.init_range, sparse=sparse)
+        views = len(self.entity.views)
+        width = scorer.relation_width if views == 1 else views * (scorer.relation_width + 1)
+        self.relation = Table(n_relations * (1 + reciprocal), width, scorer.init_range, sparse=sparse)
+
+    def __repr__(self) -> str:
+        return f"Model({self.scorer!r}, {self.n_entities:,} entities, {self.n_relations:,} relations)"
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Names of the views."""
+        return self.entity.views
 
     @property
     def spec(self) -> ModelSpec:
         """Widths, for the samplers."""
-        return ModelSpec(self.scorer.dim, self.scorer.entity_width, self.scorer.relation_width)
+        return ModelSpec(self.scorer.dim, self.scorer.entity_width, self.relation.weight.shape[1])
 
-    def entities(self, ids: Int[Tensor, "*n"]) -> Float[Tensor, "*n width"]:
+    def entities(self, ids: Int[Tensor, "*n"]) -> Views:
         """Vectors of entities."""
         return self.entity(ids)
 
@@ -72,50 +87,81 @@ class Model(nn.Module):
         """Vectors of relations."""
         return self.relation(ids)
 
-    @contextmanager
-    def reading(self, batch: Batch) -> Generator[None]:
-        """Inside, the batch's own vectors are looked up once, so that their gradients are added up once."""
-        own = self.entities(torch.cat([batch.anchor, batch.target]))
-        anchor, target = own.split(len(batch))
-        self._read = batch, self._query(batch, anchor), target
-        try:
-            yield
-        finally:
-            self._read = None
+    def relation_ids(self, batch: Batch) -> Int[Tensor, " B"]:
+        """Rows of the relation table that the queries use; with `reciprocal` the inverses where a head is asked for."""
+        return torch.where(batch.head, batch.r + self.n_relations, batch.r) if self.reciprocal else batch.r
 
-    def query(self, batch: Batch) -> Float[Tensor, "B query_width"]:
-        """What the candidates of each row are compared with."""
-        if self._read is not None and self._read[0] is batch:
-            return self._read[1]
-        return self._query(batch, self.entities(batch.anchor))
-
-    def _query(self, batch: Batch, anchor: Float[Tensor, "B width"]) -> Float[Tensor, "B query_width"]:
+    def lookup(self, batch: Batch) -> Lookup:
+        """The vectors of a batch. Whatever scores the batch's rows takes them from here."""
+        both = self.entities(torch.cat([batch.anchor, batch.target]))
+        anchor, target = both[: len(batch)], both[len(batch) :]
         relation = self.relations(self.relation_ids(batch))
+        return Lookup(batch, anchor, target, relation, self._query(batch, anchor, relation))
+
+    def _query(self, batch: Batch, anchor: Views, relation: Float[Tensor, "B relation_width"]) -> Query:
+        views = len(self.views)
+        anchor = self.entity.anchor(anchor, relation)
+        vectors = anchor.vectors.unbind(-2)
+        if views == 1:
+            return Query((self._query_of_view(batch, vectors[0], relation),), anchor.present, None)
+        own, logits = relation.tensor_split([-views], dim=-1)
+        queries = [self._query_of_view(batch, a, r) for a, r in zip(vectors, own.chunk(views, dim=-1), strict=True)]
+        return Query(tuple(queries), anchor.present, torch.softmax(logits, dim=-1))
+
+    def _query_of_view(self, batch: Batch, anchor: Tensor, relation: Tensor) -> Float[Tensor, "B query_width"]:
         if self.reciprocal:
             return self.scorer.query(anchor, relation, False)
         parts = [self.scorer.query(anchor[rows], relation[rows], head) for head, rows in batch.sides]
         return torch.cat(parts)
 
-    def relation_ids(self, batch: Batch) -> Int[Tensor, " B"]:
-        """Rows of the relation table that the queries use; with `reciprocal` the inverses where a head is asked for."""
-        return torch.where(batch.head, batch.r + self.n_relations, batch.r) if self.reciprocal else batch.r
-
-    def score(self, batch: Batch) -> Float[Tensor, " B"]:
+    def score(self, lookup: Lookup) -> Float[Tensor, " B"]:
         """f(h, r, t) of each row."""
-        if self._read is not None and self._read[0] is batch:
-            return self.scorer.compare(self._read[1], self._read[2][:, None]).squeeze(1)
-        return self.score_against(batch, Negatives(ids=batch.target[:, None])).squeeze(1)
+        return self.compare(lookup.query, _as_candidates(lookup.target)).squeeze(1)
 
-    def score_against(self, batch: Batch, negatives: Negatives) -> Float[Tensor, "B K"]:
+    def score_against(self, lookup: Lookup, negatives: Negatives) -> Float[Tensor, "B K"]:
         """Scores with each row's target replaced by its negatives."""
-        query, ids = self.query(batch), negatives.ids
-        if negatives.emb is not None:
-            return self.scorer.compare(query, negatives.emb)
-        if ids is None:
-            return self.scorer.compare(query, self.entity.all())
-        if ids.ndim == 2 and isinstance(self.entity, Table) and not self.entity.sparse:
-            return self.scorer.compare_rows(query, self.entity.weight, ids)
-        return self.scorer.compare(query, self.entities(ids))
+        match negatives:
+            case OwnNegatives(ids, views=None) if (table := self.entity.table) is not None:
+                return self.scorer.compare_rows(lookup.query.vectors[0], table, ids)
+            case _:
+                return self.compare(lookup.query, self._candidates(negatives))
+
+    def score_views(self, lookup: Lookup, negatives: Negatives | None = None) -> Float[Tensor, "B K V"]:
+        """The scores of each view before they are mixed, of the negatives or, without any, of the true entity (K = 1).
+
+        Where one of the two entities lacks a view its score means nothing.
+        """
+        candidates = _as_candidates(lookup.target) if negatives is None else self._candidates(negatives)
+        return torch.stack(self._compare_views(lookup.query, candidates), dim=-1)
+
+    def _candidates(self, negatives: Negatives) -> Views:
+        match negatives:
+            case OwnNegatives(ids, views):
+                return self.entities(ids) if views is None else views
+            case PoolNegatives(ids):
+                return self.entities(ids)
+            case AllNegatives():
+                return self.entity.all()
+            case _:
+                raise TypeError(f"negatives of no known form: {type(negatives).__name__}")
+
+    def compare(self, query: Query, candidates: Views) -> Float[Tensor, "B K"]:
+        """Scores of each row's own candidates [B K V width], or of one pool [P V width] for all rows."""
+        scores = self._compare_views(query, candidates)
+        return self._mixed(query, scores, candidates.present)
+
+    def compare_rows(self, query: Query, candidates: Views, rows: Int[Tensor, "B K"]) -> Float[Tensor, "B K"]:
+        """Scores of each row's own candidates where they are listed elsewhere, by position."""
+        if query.gate is None:
+            return self.scorer.compare_rows(query.vectors[0], candidates.vectors.squeeze(-2), rows)
+        return self.compare(query, candidates.index_select(rows))
+
+    def _compare_views(self, query: Query, candidates: Views) -> list[Tensor]:
+        vectors = candidates.vectors.unbind(-2)
+        return [self.scorer.compare(q, c) for q, c in zip(query.vectors, vectors, strict=True)]
+
+    def _mixed(self, query: Query, scores: list[Tensor], present: Bool[Tensor, "*K V"]) -> Float[Tensor, "B K"]:
+        return scores[0] if query.gate is None else gated_mixture(scores, query.gate, query.present, present)
 
     def score_all(self, batch: Batch, memory_mb: float | int = math.inf) -> Float[Tensor, "B E"]:
         """Scores with each row's target replaced by every entity, in id order.
@@ -125,14 +171,39 @@ class Model(nn.Module):
             memory_mb: bound on what the comparison holds beside the scores, in MiB; the entities are taken in chunks,
                 of one at least.
         """
-        query, table = self.query(batch), self.entity.all()
-        per_entity = query.element_size() * len(query) * self.scorer.pair_width(query.device)
-        size = len(table) if per_entity == 0 else int(min(len(table), max(1, memory_mb * 2**20 / per_entity)))
-        if size == len(table):
-            return self.scorer.compare(query, table)
-        return torch.cat([self.scorer.compare(query, part) for part in table.split(size)], dim=1)
+        relation = self.relations(self.relation_ids(batch))
+        query = self._query(batch, self.entities(batch.anchor), relation)
+        every = self.entity.all()
+        held = self.scorer.pair_width(relation.device) + (0 if query.gate is None else reals_per_pair(len(self.views)))
+        per_entity = relation.element_size() * len(batch) * held
+        n = len(every.present)
+        size = n if per_entity == 0 else int(min(n, max(1, memory_mb * 2**20 / per_entity)))
+        if size == n:
+            return self.compare(query, every)
+        parts = zip(every.vectors.split(size), every.present.split(size), strict=True)
+        return torch.cat([self.compare(query, Views(*part)) for part in parts], dim=1)
+
+    def loss(self, lookup: Lookup, negatives: Negatives, objective: Loss) -> Float[Tensor, ""] | float:
+        """The term of the step's loss that the model itself brings along: its embedder's, by default 0."""
+        return self.entity.loss(lookup, negatives, objective, partial(self.score_views, lookup))
+
+    def structure(self, lookup: Lookup) -> tuple[Tensor, Tensor, Tensor] | None:
+        """The free vectors of a batch, those of anchors, relations and targets that are trained as they are.
+
+        They are the vectors of the structural view, and the relation's for that view; None for an embedder without one.
+        """
+        if STRUCTURE not in self.views:
+            return None
+        view = self.views.index(STRUCTURE)
+        width = self.scorer.relation_width
+        relation = lookup.relation[:, view * width : (view + 1) * width]
+        return lookup.anchor.vectors[:, view], relation, lookup.target.vectors[:, view]
 
     def constrain(self) -> None:
-        """What follows an optimizer step: projections, of which the present scorers have none."""
-        if isinstance(self.entity, FusedEmbedder):
-            self.entity.forget()
+        """What follows an optimizer step: the embedder's projections."""
+        self.entity.constrain()
+
+
+def _as_candidates(target: Views) -> Views:
+    """The true entity of each row as its only candidate."""
+    return Views(target.vectors[:, None], target.present[:, None])

@@ -5,12 +5,12 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mmrns.nn.lookup import Lookup
 from mmrns.nn.model import Model
-from mmrns.types import Batch
 
 
 class Regularizer(nn.Module):
-    """Penalties on the batch's own vectors:
+    """Penalties on the batch's own vectors of structure:
 
         mean_b sum_{v in (h, r, t)} ( l2 ||v||_2^2 + l3 ||v||_3^3 + n3 || |v| ||_3^3 )
 
@@ -18,6 +18,9 @@ class Regularizer(nn.Module):
     2018): the sum of the cubed moduli of complex vectors, the same as L3 for real ones. Published codes penalise the
     whole tables at times; the batch's vectors are what the step touches, so this form costs nothing that grows with the
     number of entities.
+
+    With several views only the structural one is penalised, entities and relations alike: what is computed from
+    features is bounded by them, and the logits of the mixture are no factors of a tensor.
 
     Args:
         l2, l3, n3: weights; 0 switches a term off.
@@ -27,12 +30,14 @@ class Regularizer(nn.Module):
         super().__init__()
         self.l2, self.l3, self.n3 = l2, l3, n3
 
-    def forward(self, model: Model, batch: Batch) -> Float[Tensor, ""] | float:
+    def forward(self, model: Model, lookup: Lookup) -> Float[Tensor, ""] | float:
         """Scalar penalty."""
         if not (self.l2 or self.l3 or self.n3):
             return 0.0
-        vectors = (model.entities(batch.h), model.relations(model.relation_ids(batch)), model.entities(batch.t))
-        return sum(self._penalty(v, model.scorer.complex) for v in vectors) / len(batch)
+        vectors = model.structure(lookup)
+        if vectors is None:
+            return 0.0
+        return sum(self._penalty(v, model.scorer.complex) for v in vectors) / len(lookup.batch)
 
     def _penalty(self, v: Float[Tensor, "B width"], complex: bool) -> Float[Tensor, ""] | float:
         total: Tensor | float = 0.0

@@ -3,7 +3,7 @@
 A scorer turns (anchor, relation) into a query once and compares it with many candidates, so that one formula serves a
 triple, K negatives and all entities. What the formula does to the candidates under the relation (TransD, PairRE) the
 query carries along. Arithmetic is real: d complex numbers are d real parts, then d imaginary parts. To add one:
-subclass `Scorer` in this file and name it in the tests' table.
+subclass `Scorer` with a `name`, define `query`, name the `comparison`, and give it an entry in the tests' table.
 """
 
 from __future__ import annotations
@@ -19,19 +19,27 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, normalize
 
 from mmrns.nn.kernels import comparisons
+from mmrns.registry import Named, Registry
 
 Queries = Float[Tensor, "B width"]
 Candidates = Float[Tensor, "B K width"] | Float[Tensor, "P width"]
 Scores = Float[Tensor, "B K"]
 
 
-class Scorer(nn.Module, ABC):
+class Scorer(Named, nn.Module, ABC):
     """Bare scores f(h, r, t). What parameters it has are trained and stored with the model's.
 
     Args:
         dim: d, the embedding dimension.
         init_range: embeddings start uniform on `[-init_range, init_range]`.
     """
+
+    registry: ClassVar[Registry[Scorer]] = Registry("scorer", "mmrns.nn.scorers")
+
+    comparison: comparisons.Kind | None = None
+    """How a query and a candidate are compared: `dot`, their product; `l1` and `l2`, minus the length of their
+    difference in that norm; `modulus`, minus the sum of the moduli of their complex difference. None: `compare` is
+    overridden."""
 
     distance: ClassVar[bool] = False
     """True when scores are negated distances, to which the loss adds its margin gamma."""
@@ -53,28 +61,37 @@ class Scorer(nn.Module, ABC):
         """Reals in a relation vector."""
         return self.dim
 
-    def compare_rows(
-        self, query: Float[Tensor, "B query_width"], table: Float[Tensor, "E width"], ids: Int[Tensor, "B K"]
-    ) -> Scores:
-        """The scores of each row's own candidates where they are rows of a table; the default gathers them first."""
-        return self.compare(query, embedding(ids, table))
-
-    def pair_width(self, device: torch.device | str) -> int:
-        """Reals that a comparison with a pool holds for each pair on a device, beside the score; default none."""
-        return 0
-
     @abstractmethod
     def query(
         self, anchor: Queries, relation: Float[Tensor, "B relation_width"], head: bool
     ) -> Float[Tensor, "B query_width"]:
         """What every candidate is compared with; `head` = the candidates replace the head."""
 
-    @abstractmethod
     def compare(self, query: Float[Tensor, "B query_width"], candidates: Candidates) -> Scores:
         """Scores of each row's own candidates [B K width], or of one pool [P width] for all rows."""
+        if self.comparison is None:
+            raise TypeError(f"{type(self).__name__} names no `comparison` and does not override `compare`")
+        found = comparisons.compare(self.comparison, query, candidates)
+        return found if self.comparison == "dot" else -found
+
+    def compare_rows(
+        self, query: Float[Tensor, "B query_width"], table: Float[Tensor, "E width"], ids: Int[Tensor, "B K"]
+    ) -> Scores:
+        """The scores of each row's own candidates where they are rows of a table, which a kernel reads in place."""
+        if self.comparison is None:
+            return self.compare(query, embedding(ids, table))
+        found = comparisons.compare_rows(self.comparison, query, table, ids)
+        return found if self.comparison == "dot" else -found
+
+    def pair_width(self, device: torch.device | str) -> int:
+        """Reals that a comparison with a pool holds for each pair on a device, beside the score."""
+        return comparisons.pair_width(self.entity_width, device) if self.comparison == "modulus" else 0
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(d={self.dim})"
 
 
-class TransE(Scorer):
+class TransE(Scorer, name="TransE"):
     """f(h, r, t) = -||h + r - t||_p (Bordes et al., "Translating Embeddings for Modeling Multi-relational Data", 2013).
 
     Args:
@@ -88,25 +105,13 @@ class TransE(Scorer):
     def __init__(self, dim: int, init_range: float, *, p: Literal[1, 2] = 1):
         super().__init__(dim, init_range)
         self.p = p
+        self.comparison = "l1" if p == 1 else "l2"
 
     def query(self, anchor: Queries, relation: Queries, head: bool) -> Queries:
         return anchor - relation if head else anchor + relation
 
-    def compare(self, query: Queries, candidates: Candidates) -> Scores:
-        if self.p == 1:
-            return -comparisons.compare("l1", query, candidates)
-        if candidates.ndim == 2:
-            # "donot_use_mm": the matrix-product form of the Euclidean distance loses half of the digits.
-            return -torch.cdist(query, candidates, p=2.0, compute_mode="donot_use_mm_for_euclid_dist")
-        return -torch.linalg.vector_norm(query[:, None] - candidates, dim=-1)
 
-    def compare_rows(self, query: Queries, table: Float[Tensor, "E width"], ids: Int[Tensor, "B K"]) -> Scores:
-        if self.p == 1:
-            return -comparisons.compare_rows("l1", query, table, ids)
-        return super().compare_rows(query, table, ids)
-
-
-class TransD(Scorer):
+class TransD(Scorer, name="TransD"):
     """f(h, r, t) = -||h_r + r - t_r||_2^2, where e_r = e + <e_p, e> r_p is entity e as the relation sees it.
 
     Ji et al., "Knowledge Graph Embedding via Dynamic Mapping Matrix", 2015, with entities and relations of the same
@@ -144,26 +149,23 @@ class TransD(Scorer):
         return (left @ right.T).clamp(max=0)
 
 
-class DistMult(Scorer):
+class DistMult(Scorer, name="DistMult"):
     """f(h, r, t) = <h, r, t> (Yang et al., "Embedding Entities and Relations for Learning and Inference", 2015)."""
+
+    comparison = "dot"
 
     def query(self, anchor: Queries, relation: Queries, head: bool) -> Queries:
         return anchor * relation
 
-    def compare(self, query: Queries, candidates: Candidates) -> Scores:
-        return comparisons.compare("dot", query, candidates)
 
-    def compare_rows(self, query: Queries, table: Float[Tensor, "E width"], ids: Int[Tensor, "B K"]) -> Scores:
-        return comparisons.compare_rows("dot", query, table, ids)
-
-
-class ComplEx(Scorer):
+class ComplEx(Scorer, name="ComplEx"):
     """f(h, r, t) = Re <h, r, conj(t)> over d complex numbers.
 
     Trouillon et al., "Complex Embeddings for Simple Link Prediction", 2016. Vectors hold the d real parts, then the d
     imaginary parts.
     """
 
+    comparison = "dot"
     complex = True
 
     @property
@@ -182,20 +184,15 @@ class ComplEx(Scorer):
             d = -d
         return torch.cat([a * c - b * d, a * d + b * c], dim=-1)
 
-    def compare(self, query: Queries, candidates: Candidates) -> Scores:
-        return comparisons.compare("dot", query, candidates)
 
-    def compare_rows(self, query: Queries, table: Float[Tensor, "E width"], ids: Int[Tensor, "B K"]) -> Scores:
-        return comparisons.compare_rows("dot", query, table, ids)
-
-
-class RotatE(Scorer):
+class RotatE(Scorer, name="RotatE"):
     """f(h, r, t) = -sum_i |h_i e^(i phi_i) - t_i| over d complex numbers (Sun et al., "RotatE", 2019).
 
     Entity vectors hold the d real parts, then the d imaginary parts. Relation vectors hold d numbers in the same
     range as the entities; the phases are `phi = pi * r / init_range`, so that one learning rate suits both tables.
     """
 
+    comparison = "modulus"
     distance = True
 
     @property
@@ -208,17 +205,8 @@ class RotatE(Scorer):
         re, im = anchor.chunk(2, dim=-1)
         return torch.cat([re * cos - im * sin, re * sin + im * cos], dim=-1)
 
-    def compare(self, query: Queries, candidates: Candidates) -> Scores:
-        return -comparisons.compare("modulus", query, candidates)
 
-    def compare_rows(self, query: Queries, table: Float[Tensor, "E width"], ids: Int[Tensor, "B K"]) -> Scores:
-        return -comparisons.compare_rows("modulus", query, table, ids)
-
-    def pair_width(self, device: torch.device | str) -> int:
-        return comparisons.pair_width(2 * self.dim, device)
-
-
-class pRotatE(Scorer):  # the paper's name for it
+class pRotatE(Scorer, name="pRotatE"):  # the paper's name for it
     """f(h, r, t) = -2 C sum_i |sin((h_i + r_i - t_i) / 2)|: RotatE with all entities at modulus C (Sun et al., 2019).
 
     Vectors hold d numbers in the range of the embeddings; phases are pi / init_range times them, as RotatE's. C is a
@@ -247,7 +235,7 @@ class pRotatE(Scorer):  # the paper's name for it
         return torch.cat([torch.cos(phase), torch.sin(phase)], dim=-1)
 
 
-class PairRE(Scorer):
+class PairRE(Scorer, name="PairRE"):
     """f(h, r, t) = -||h o r_H - t o r_T||_1 with h and t scaled to length 1.
 
     Chao et al., "PairRE: Knowledge Graph Embeddings via Paired Relation Vectors", 2021; o is the elementwise product.
@@ -277,7 +265,7 @@ class PairRE(Scorer):
         return self.dim + comparisons.pair_width(self.dim, device)
 
 
-class TuckER(Scorer):
+class TuckER(Scorer, name="TuckER"):
     """f(h, r, t) = sum_ijk W_ijk h_i r_j t_k, the bare form, without the authors' batch normalisation and dropout.
 
     Balazevic et al., "TuckER: Tensor Factorization for Knowledge Graph Completion", 2019. The core W
@@ -288,6 +276,8 @@ class TuckER(Scorer):
         init_range: see `Scorer`.
         relation_dim: width of the relation vectors; d by default.
     """
+
+    comparison = "dot"
 
     def __init__(self, dim: int, init_range: float, *, relation_dim: PositiveInt | None = None):
         super().__init__(dim, init_range)
@@ -300,12 +290,6 @@ class TuckER(Scorer):
     def query(self, anchor: Queries, relation: Float[Tensor, "B relation_width"], head: bool) -> Queries:
         core = self.core.transpose(0, 2) if head else self.core
         return torch.einsum("bi,bj,ijk->bk", anchor, relation, core)
-
-    def compare(self, query: Queries, candidates: Candidates) -> Scores:
-        return comparisons.compare("dot", query, candidates)
-
-    def compare_rows(self, query: Queries, table: Float[Tensor, "E width"], ids: Int[Tensor, "B K"]) -> Scores:
-        return comparisons.compare_rows("dot", query, table, ids)
 
 
 def _inner(x: Float[Tensor, "*n d"], y: Float[Tensor, "*n d"]) -> Float[Tensor, "*n 1"]:

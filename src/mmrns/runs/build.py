@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -12,23 +11,34 @@ import torch
 
 from mmrns.data.datasets import Dataset, load_dataset
 from mmrns.errors import UsageError
-from mmrns.nn.embedders.table import FusedEmbedder
-from mmrns.nn.fusion import FusedScorer
-from mmrns.nn.losses import LOSSES, Loss
+from mmrns.nn.embedders import Embedder
+from mmrns.nn.losses import Loss
 from mmrns.nn.model import Model
 from mmrns.nn.regularizers import Regularizer
-from mmrns.registry import sampler_class, scorer_class
+from mmrns.nn.scorers import Scorer
 from mmrns.rng import seeded
-from mmrns.runs.config import METHODS, Config, inner_options
+from mmrns.runs.config import EMBEDDER_KEYWORDS, LOSS_KEYWORDS, Config, inner_options, options_of, takes
 from mmrns.samplers.base import Inner, Sampler
 from mmrns.training.batches import Batches
+from mmrns.training.callbacks import Callback
 from mmrns.training.optimizer import Group, Optimizer, schedule_of, sparse_tables
-from mmrns.training.trainer import Plan, Trainer
+from mmrns.training.progress import Plan
+from mmrns.training.trainer import Trainer
 
 
-def build_dataset(config: Config) -> Dataset:
-    """The dataset, its validation split and features treated as configured, the features near the device."""
-    dataset = load_dataset(config.data.dataset)
+def build_dataset(config: Config, given: Dataset | None = None) -> Dataset:
+    """The dataset, its validation split and features treated as configured, the features near the device.
+
+    Args:
+        config: the configuration.
+        given: the dataset itself, where it is at hand.
+
+    Raises:
+        UsageError: the configuration names none, since it was made in Python, and it is not given.
+    """
+    if given is None and config.data.dataset is None:
+        raise UsageError("the run's dataset was made in Python; hand it over: load_run(folder, dataset=...)")
+    dataset = given if given is not None else load_dataset(config.data.dataset or "")
     features = dataset.features.drop(config.data.drop_modality, config.seed)
     dataset = replace(dataset, features=features.on(build_device(config.device), config.data.features_mb))
     return dataset.without_leaked_valid() if config.data.drop_leaked_valid else dataset
@@ -51,60 +61,76 @@ def build_device(name: str) -> torch.device:
 def build_model(config: Config, dataset: Dataset) -> Model:
     """A freshly initialised model; embeddings start within (gamma + 2) / d as in the RotatE code base."""
     m, sparse, graph = config.model, config.training.sparse, dataset.graph
-    n = len(graph.entities)
+    given = m.model_extra or {}
     with seeded(config.seed, "model"):
-        scorer = scorer_class(m.scorer)(m.dim, (config.objective.gamma + 2) / m.dim, **(m.model_extra or {}))
-        entity = None
-        if m.modalities:
-            chosen = {name: dataset.features[name] for name in m.modalities}
-            width, seen = scorer.entity_width, graph.seen_entities
-            entity = FusedEmbedder(n, width, scorer.init_range, chosen, seen, sparse=sparse)
-            scorer = FusedScorer(scorer, 1 + len(chosen))
-        return Model(scorer, n, len(graph.relations), reciprocal=m.reciprocal, sparse=sparse, entity=entity)
+        of_scorer, of_embedder = Scorer.registry.get(m.scorer), Embedder.registry.get(m.embedder or "table")
+        options = {key: given[key] for key in options_of(of_scorer).model_fields}
+        scorer = of_scorer(m.dim, (config.objective.gamma + 2) / m.dim, **options)
+        options = {key: given[key] for key in options_of(of_embedder, EMBEDDER_KEYWORDS).model_fields}
+        if takes(of_embedder, "modalities"):
+            options["modalities"] = m.modalities or None
+        width, init_range = scorer.entity_width, scorer.init_range
+        embedder: Any = of_embedder
+        return Model(
+            scorer,
+            len(graph.entities),
+            len(graph.relations),
+            reciprocal=m.reciprocal,
+            sparse=sparse,
+            embedder=embedder(graph, dataset.features, width=width, init_range=init_range, sparse=sparse, **options),
+        )
 
 
 def build_sampler(config: Config, dataset: Dataset, model: Model) -> Sampler:
     """A freshly initialised sampler, and those inside it; each is given what it needs of the objective."""
-    alpha = config.method.alpha
+    alpha = config.recipe.alpha
 
-    def of(method: str, options: Mapping[str, Any]) -> Inner:
-        cls = sampler_class(METHODS[method].sampler)
+    def of(name: str, options: Mapping[str, Any]) -> Inner:
+        cls = Sampler.registry.get(name)
         chosen = dict(options)
-        for name in inner_options(cls):
-            if chosen[name] is not None:
-                inner = dict(chosen[name])
-                chosen[name] = of(inner.pop("name"), inner)
-        if "alpha" in inspect.signature(cls).parameters:
+        for option in inner_options(cls):
+            if chosen[option] is not None:
+                inner = dict(chosen[option])
+                chosen[option] = of(inner.pop("name"), inner)
+        if takes(cls, "alpha"):
             chosen["alpha"] = alpha
         return partial(cls, dataset.graph, dataset.features, model.spec, seed=config.seed, **chosen)
 
     with seeded(config.seed, "sampler"):
-        return of(config.sampler.name, config.sampler.model_extra or {})()
+        return of(config.recipe.sampler, config.sampler.model_extra or {})()
+
+
+def build_objective(config: Config, model: Model) -> Loss:
+    """The loss of the scores; distances are given the margin gamma, other scores only where it is more than a shift."""
+    recipe, o = config.recipe, config.objective
+    loss = Loss.registry.get(recipe.loss)
+    gamma = o.gamma if model.scorer.distance or not loss.shifts else 0.0
+    given = o.model_extra or {}
+    options = {key: given[key] for key in options_of(loss, LOSS_KEYWORDS).model_fields}
+    return loss(gamma=gamma, alpha=recipe.alpha, **options)
 
 
 def build_batches(config: Config, dataset: Dataset) -> Batches:
     """The stream of training batches."""
-    method = config.method
+    recipe = config.recipe
     return Batches(
         dataset.graph,
         size=config.training.batch_size,
-        sides=method.sides,
+        sides=recipe.sides,
         seed=config.seed,
         subsampling=config.objective.subsampling,
-        queries=method.queries,
+        queries=recipe.queries,
     )
 
 
 def build_trainer(config: Config, dataset: Dataset) -> Trainer:
     """Everything that trains, on the configured device."""
-    device, method = build_device(config.device), config.method
+    device = build_device(config.device)
     model = build_model(config, dataset)
     sampler = build_sampler(config, dataset, model)
     model.to(device)
     sampler.to(device)
-    loss = LOSSES[method.loss]
-    gamma = config.objective.gamma if model.scorer.distance or not loss.shifts else 0.0
-    objective = loss(gamma=gamma, alpha=method.alpha)
+    objective = build_objective(config, model)
     optimizer = build_optimizer(config, model, sampler)
     batches = build_batches(config, dataset)
     o = config.objective
@@ -141,3 +167,9 @@ def build_plan(config: Config) -> Plan:
     """When the loop logs, validates, saves and stops."""
     t = config.training
     return Plan(t.steps, t.log_every, t.evaluate_every, t.checkpoint_every, t.patience)
+
+
+def build_callbacks(config: Config) -> list[Callback]:
+    """The callbacks that the configuration names."""
+    names = [*(["hardness"] if config.training.hardness else []), *config.training.callbacks]
+    return [Callback.registry.get(name)() for name in names]

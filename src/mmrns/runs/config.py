@@ -21,44 +21,18 @@ from pydantic import (
     create_model,
 )
 
-from mmrns.errors import DataError, UsageError, nearest, unknown
-from mmrns.registry import sampler_class, scorer_class
-from mmrns.samplers.base import Inner
-from mmrns.training.batches import SidePolicy
+from mmrns.errors import DataError, UsageError, nearest
+from mmrns.nn.embedders import Embedder
+from mmrns.nn.losses import Loss
+from mmrns.nn.scorers import Scorer
+from mmrns.registry import Registry
+from mmrns.runs.methods import Method, method_of
+from mmrns.samplers.base import Inner, Sampler
+from mmrns.training.callbacks import Callback
+from mmrns.types import SidePolicy
 
 _Schema = TypeVar("_Schema", bound=BaseModel)
 
-
-class Method(BaseModel):
-    """What a method's name stands for: a sampler, its objective, the side policy and what a batch is made of."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    sampler: str
-    alpha: float
-    sides: SidePolicy = "alternate"
-    loss: str = "self-adversarial"
-    queries: bool = False
-
-
-METHODS: dict[str, Method] = {
-    "uniform": Method(sampler="uniform", alpha=0.0),
-    "self-adversarial": Method(sampler="uniform", alpha=1.0),
-    "bernoulli": Method(sampler="uniform", alpha=0.0, sides="bernoulli"),
-    "shared-pool": Method(sampler="shared", alpha=1.0),
-    "inbatch": Method(sampler="inbatch", alpha=1.0),
-    "frequency": Method(sampler="frequency", alpha=1.0),
-    "hard": Method(sampler="hard", alpha=1.0),
-    "kbgan": Method(sampler="kbgan", alpha=0.0, sides="bernoulli"),
-    "igan": Method(sampler="igan", alpha=0.0, sides="bernoulli"),
-    "nscaching": Method(sampler="nscaching", alpha=0.0),
-    "sans": Method(sampler="sans", alpha=1.0),
-    "mmrns": Method(sampler="mmrns", alpha=1.0),
-    "file": Method(sampler="file", alpha=1.0),
-    "1-vs-all": Method(sampler="all", alpha=0.0, loss="cross-entropy"),
-    "k-vs-all": Method(sampler="all", alpha=0.0, loss="k-vs-all", queries=True),
-}
-"""Methods are named whole; `objective.loss`, `objective.alpha` and `training.sides` override what a name stands for."""
 
 _INNER = "uniform"
 """What draws for another sampler where it needs one and none is named."""
@@ -71,7 +45,9 @@ class _Section(BaseModel):
 class DataConfig(_Section):
     """Which triples and features."""
 
-    dataset: str = Field("countries", description="name of a dataset, or its folder")
+    dataset: str | None = Field(
+        "countries", description="name of a dataset, or its folder; null for one made in Python"
+    )
     drop_leaked_valid: bool = Field(False, description="validate without the rows that are also in train or test")
     drop_modality: float = Field(
         0.0,
@@ -87,12 +63,15 @@ class DataConfig(_Section):
 
 
 class ModelConfig(_Section):
-    """The model; further keys are options of the scorer (TransE: p)."""
+    """The model; further keys are options of the scorer (TransE: p) and of the embedder."""
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 
     scorer: str = Field("TransE", description="name of the scorer")
     dim: PositiveInt = Field(200, description="d, the embedding dimension")
+    embedder: str | None = Field(
+        None, description="name of the embedder of entities; by default table, and fused where there are modalities"
+    )
     modalities: list[str] = Field(
         default_factory=list[str], description="what entities are scored by beside their structural vectors"
     )
@@ -100,11 +79,11 @@ class ModelConfig(_Section):
 
 
 class ObjectiveConfig(_Section):
-    """The loss."""
+    """The loss; further keys are its options."""
 
-    loss: Literal["self-adversarial", "softplus", "margin", "cross-entropy", "k-vs-all"] | None = Field(
-        None, description="of the scores; the method's own by default"
-    )
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+    loss: str | None = Field(None, description="name of the loss of the scores; the method's own by default")
     gamma: PositiveFloat = Field(
         9.0, description="margin of distance scorers and of the margin loss; also sets the range of initial embeddings"
     )
@@ -118,11 +97,11 @@ class ObjectiveConfig(_Section):
 
 
 class SamplerConfig(_Section):
-    """The method's name; further keys are options of its sampler."""
+    """What draws; further keys are options of the sampler."""
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 
-    name: str = Field("mmrns", description="the method, named whole")
+    name: str | None = Field(None, description="name of the sampler; the method's own by default")
 
 
 class TrainingConfig(_Section):
@@ -152,6 +131,9 @@ class TrainingConfig(_Section):
     evaluate_every: PositiveInt = Field(500, description="interval of validation")
     log_every: PositiveInt = Field(100, description="interval of the loss in metrics.jsonl")
     hardness: bool = Field(True, description="measure the drawn negatives' hardness beside each loss in metrics.jsonl")
+    callbacks: list[str] = Field(
+        default_factory=list[str], description="names of further callbacks, each made without arguments"
+    )
     checkpoint_every: PositiveInt = Field(500, description="interval of checkpoint/last.safetensors")
     patience: NonNegativeInt = Field(5, description="validations without improvement before training stops; 0 = never")
 
@@ -166,6 +148,7 @@ class EvaluationConfig(_Section):
 class Config(_Section):
     """Everything needed to repeat a run."""
 
+    method: str = Field("mmrns", description="what draws and what it is trained with, under one name")
     data: DataConfig = DataConfig()  # pyright: ignore[reportCallIssue]
     model: ModelConfig = ModelConfig()  # pyright: ignore[reportCallIssue]
     objective: ObjectiveConfig = ObjectiveConfig()  # pyright: ignore[reportCallIssue]
@@ -176,12 +159,16 @@ class Config(_Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
     @property
-    def method(self) -> Method:
-        """What the sampler's name stands for, with this configuration's overrides."""
-        method = METHODS[self.sampler.name]
-        alpha = method.alpha if self.objective.alpha is None else self.objective.alpha
-        loss, sides = self.objective.loss or method.loss, self.training.sides or method.sides
-        return method.model_copy(update={"alpha": alpha, "loss": loss, "sides": sides})
+    def recipe(self) -> Method:
+        """What the method stands for, with this configuration's overrides."""
+        method = method_of(self.method)
+        return Method(
+            sampler=self.sampler.name or method.sampler,
+            alpha=method.alpha if self.objective.alpha is None else self.objective.alpha,
+            sides=self.training.sides or method.sides,
+            loss=self.objective.loss or method.loss,
+            queries=method.queries,
+        )
 
     def with_method(self, name: str) -> Config:
         """The same with another method, which is named whole: none of this one's options and overrides.
@@ -190,56 +177,139 @@ class Config(_Section):
             UsageError: no such method.
         """
         values = self.model_dump()
-        values["sampler"] = {"name": name}
-        values["objective"] |= {"loss": None, "alpha": None}
+        own = options_of(Loss.registry.get(self.recipe.loss), LOSS_KEYWORDS).model_fields
+        objective = {key: value for key, value in values["objective"].items() if key not in own}
+        values |= {"method": name, "sampler": {}, "objective": objective | {"loss": None, "alpha": None}}
         values["training"] |= {"sides": None, "sparse": False}
         return make_config(values)
 
     @property
     def default_folder(self) -> Path:
-        """`runs/DATASET-SCORER-SAMPLER-sSEED`."""
+        """`runs/DATASET-SCORER-METHOD-sSEED`."""
         # Resolved, so that `--dataset .` has a name too.
-        name = f"{Path(self.data.dataset).resolve().name}-{self.model.scorer}-{self.sampler.name}-s{self.seed}"
-        return Path("runs") / name
+        dataset = "triples" if self.data.dataset is None else Path(self.data.dataset).resolve().name
+        scorer, method = (name.rpartition(":")[2] for name in (self.model.scorer, self.method))
+        return Path("runs") / f"{dataset}-{scorer}-{method}-s{self.seed}"
+
+
+SAMPLER_KEYWORDS = frozenset({"seed", "alpha"})
+EMBEDDER_KEYWORDS = frozenset({"width", "init_range", "sparse", "modalities"})
+LOSS_KEYWORDS = frozenset({"gamma", "alpha"})
+"""Keywords that the composition root gives: they are no options of a class's own."""
 
 
 def make_config(values: Mapping[str, Any]) -> Config:
-    """Validate nested values, fill in every default, the scorer's and the sampler's options among them.
+    """Validate nested values and fill in every default, those of the chosen classes' options among them.
+
+    Wherever a name is expected the class itself may stand.
 
     Raises:
         UsageError: an unknown key (with the nearest known one) or a value that does not fit.
     """
+    values = _by_name(values)
+    _refuse_old_names(values)
+    given = values.get("sampler", {}) if isinstance(values.get("sampler", {}), Mapping) else {}
+    if "method" not in values and isinstance(given.get("name"), str):
+        values["method"] = given["name"]
     config = _validated(Config, values, "")
-    if config.sampler.name not in METHODS:
-        raise unknown("sampler", config.sampler.name, METHODS)
-    _check_fit(config)
-    sampler = _sampler_options(config.sampler.name, config.sampler.model_extra or {}, "sampler.")
-    scorer_options = options_of(scorer_class(config.model.scorer))
-    model = _validated(scorer_options, config.model.model_extra or {}, "model.", ModelConfig.model_fields)
+    method = method_of(config.method)
+    sampler = config.sampler.name or method.sampler
     complete = config.model_dump()
-    complete["sampler"] |= sampler
-    complete["model"] |= model.model_dump()
-    return Config.model_validate(complete)
+    complete["sampler"] = {"name": sampler, **_sampler_options(sampler, config.sampler.model_extra or {}, "sampler.")}
+    embedder = config.model.embedder or ("fused" if config.model.modalities else "table")
+    complete["model"] |= {"embedder": embedder, **_model_options(config.model, embedder)}
+    loss = Loss.registry.get(config.objective.loss or method.loss)
+    complete["objective"] |= _validated(
+        options_of(loss, LOSS_KEYWORDS), config.objective.model_extra or {}, "objective.", ObjectiveConfig.model_fields
+    ).model_dump()
+    found = Config.model_validate(complete)
+    _check_fit(found)
+    return found
+
+
+def _by_name(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of nested values with classes replaced by their names."""
+    found = deepcopy({key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()})
+    seams: list[tuple[Registry[Any], tuple[str, ...]]] = [
+        (Sampler.registry, ("method",)),
+        (Sampler.registry, ("sampler", "name")),
+        (Scorer.registry, ("model", "scorer")),
+        (Embedder.registry, ("model", "embedder")),
+        (Loss.registry, ("objective", "loss")),
+    ]
+    for registry, (*sections, key) in seams:
+        inner: Any = found
+        for section in sections:
+            inner = inner.get(section)
+        if isinstance(inner, dict) and isinstance(inner.get(key), type):
+            inner[key] = registry.name_of(registry.get(inner[key]))
+    return found
+
+
+def _refuse_old_names(values: Mapping[str, Any]) -> None:
+    """Names of version 0.1 that now are others end in one line that names the new one.
+
+    Raises:
+        UsageError: one is used.
+    """
+    sampler = values.get("sampler")
+    if not isinstance(sampler, Mapping):
+        return
+    name = sampler.get("name")
+    if name in _METHODS_ONCE_SAMPLERS:
+        raise UsageError(f"sampler.name: {name} is the name of a method; write method: {name}")
+    if name in _OLD_SAMPLERS:
+        raise UsageError(f"sampler.name: {name} is {_OLD_SAMPLERS[name]} now")
+    method = name or values.get("method", "mmrns")
+    for key in sampler:
+        told = _OLD_OPTIONS.get((str(method), str(key)))
+        if told:
+            raise UsageError(f"sampler.{key}: {told}")
+    if method == "mmrns" and sampler.get("discount", 1) == 0:
+        raise UsageError("sampler.discount: 0 is a sampler of its own now; write method: domain-range")
+
+
+_METHODS_ONCE_SAMPLERS = ("self-adversarial", "bernoulli", "k-vs-all")
+_OLD_SAMPLERS = {"shared": "shared-pool", "all": "1-vs-all"}
+_PUBLISHED = "the authors' arithmetic is a sampler of its own now; write method: mmrns-published"
+_OLD_OPTIONS = {
+    ("mmrns", "reference"): _PUBLISHED,
+    ("mmrns", "temperature"): _PUBLISHED,
+    ("mmrns", "loss_rate"): _PUBLISHED,
+    ("mmrns", "slots"): "it is sampler.domain_range now",
+    ("mmrns", "feed"): "it is sampler.pool_sampler now",
+    ("sans", "reference"): "reference: true is sampler.restart=false now",
+}
 
 
 def _sampler_options(
-    method: str, values: Mapping[str, Any], prefix: str, reserved: frozenset[str] = frozenset({"seed", "alpha"})
+    name: str, values: Mapping[str, Any], prefix: str, reserved: frozenset[str] = SAMPLER_KEYWORDS
 ) -> dict[str, Any]:
-    """All options of a method's sampler, and of those inside it."""
-    cls = sampler_class(METHODS[method].sampler)
+    """All options of a sampler, and of those inside it."""
+    cls = Sampler.registry.get(name)
     found = _validated(options_of(cls, reserved), values, prefix, SamplerConfig.model_fields).model_dump()
     for option in inner_options(cls):
         if (given := found[option]) is None:
             continue
         inner = {"name": given} if isinstance(given, str) else {"name": _INNER, **given}
-        name, place = inner.pop("name"), f"{prefix}{option}."
-        if name not in METHODS:
-            raise unknown("sampler", str(name), METHODS)
-        within = sampler_class(METHODS[name].sampler)
-        if inner_options(within) or "negatives" not in inspect.signature(within).parameters:
-            raise UsageError(f"{place}name: {name} cannot draw for another sampler")
-        found[option] = {"name": name, **_sampler_options(name, inner, place, reserved | {"negatives"})}
+        within, place = str(inner.pop("name")), f"{prefix}{option}."
+        other = Sampler.registry.get(within)
+        if inner_options(other) or "negatives" not in inspect.signature(other).parameters:
+            raise UsageError(f"{place}name: {within} cannot draw for another sampler")
+        found[option] = {"name": within, **_sampler_options(within, inner, place, reserved | {"negatives"})}
     return found
+
+
+def _model_options(model: ModelConfig, embedder: str) -> dict[str, Any]:
+    """All options of the scorer and of the embedder."""
+    of_scorer = options_of(Scorer.registry.get(model.scorer))
+    of_embedder = options_of(Embedder.registry.get(embedder), EMBEDDER_KEYWORDS)
+    given = model.model_extra or {}
+    own = {key: value for key, value in given.items() if key in of_embedder.model_fields}
+    rest = {key: value for key, value in given.items() if key not in own}
+    beside = [*ModelConfig.model_fields, *of_embedder.model_fields]
+    found = _validated(of_scorer, rest, "model.", beside).model_dump()
+    return found | _validated(of_embedder, own, "model.").model_dump()
 
 
 def inner_options(cls: type[Any]) -> list[str]:
@@ -247,18 +317,28 @@ def inner_options(cls: type[Any]) -> list[str]:
     return [name for name, hint in get_type_hints(cls.__init__).items() if Inner in (hint, *get_args(hint))]
 
 
+def takes(cls: type[Any], keyword: str) -> bool:
+    """Whether a class's constructor has a keyword."""
+    return keyword in inspect.signature(cls).parameters
+
+
 def _check_fit(config: Config) -> None:
-    method = config.method
-    if method.loss == "k-vs-all" and method.sampler != "all":
-        raise UsageError("objective.loss=k-vs-all needs every entity as a candidate; use --sampler k-vs-all")
-    if method.sampler == "all" and config.training.sparse:
-        raise UsageError(f"{config.sampler.name} touches every row in a step; leave training.sparse out")
+    recipe = config.recipe
+    if Loss.registry.get(recipe.loss).needs_all and recipe.sampler != "1-vs-all":
+        raise UsageError(f"objective.loss={recipe.loss} needs every entity as a candidate; use --method k-vs-all")
+    if recipe.sampler == "1-vs-all" and config.training.sparse:
+        raise UsageError(f"{config.method} touches every row in a step; leave training.sparse out")
+    embedder = config.model.embedder or "table"
+    if config.model.modalities and not takes(Embedder.registry.get(embedder), "modalities"):
+        raise UsageError(f"model.modalities: the embedder {embedder} reads none; use model.embedder=fused")
+    for name in config.training.callbacks:
+        Callback.registry.get(name)
 
 
 def options_of(cls: type[Any], reserved: Iterable[str] = ()) -> type[BaseModel]:
     """A schema of a class's options: its keyword-only constructor arguments, by annotation and default.
 
-    A sampler inside another one is the name of its method, or a mapping with that and its options.
+    A sampler inside another one is its name, or a mapping with that and its options.
     """
     hints = get_type_hints(cls.__init__, include_extras=True)
     named = str | dict[str, Any]
@@ -336,6 +416,12 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def shortened(value: Any) -> str:
+    """A value as one line of at most 80 characters."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def _validated(schema: type[_Schema], values: Mapping[str, Any], prefix: str, beside: Iterable[str] = ()) -> _Schema:
     try:
         return schema.model_validate(values)
@@ -346,7 +432,7 @@ def _validated(schema: type[_Schema], values: Mapping[str, Any], prefix: str, be
             known = _known_keys(schema, prefix, beside)
             hint = nearest(key, known, limit=2) or f"; known: {', '.join(known)}"
             raise UsageError(f"unknown configuration key {key!r}{hint}") from error
-        raise UsageError(f"{key}: {first['msg'].lower()} (got {first['input']!r})") from error
+        raise UsageError(f"{key}: {first['msg'].lower()} (got {shortened(first['input'])})") from error
 
 
 def _known_keys(schema: type[BaseModel], prefix: str, beside: Iterable[str] = ()) -> list[str]:

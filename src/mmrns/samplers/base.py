@@ -1,172 +1,198 @@
-"""The protocol every sampler follows.
+"""The protocol that every sampler follows.
 
-To add a sampler: one file `mmrns/samplers/NAME.py` with one subclass of `Sampler`, one test, and the method that
-names it in `mmrns.runs.config.METHODS`. The keyword arguments of its constructor are its options
-(`--set sampler.OPTION=value`), checked against their annotations.
+To add a sampler, write one file `mmrns/samplers/NAME.py` with one subclass of `Sampler` that has a `name`, and one
+test. The smallest sampler defines `propose`. The keyword arguments of its constructor are its options (`--set
+sampler.OPTION=value`), checked against their annotations.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from abc import ABC
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
-from mmrns.data.index import TripleIndex
+from mmrns.data.index import DomainRangeIndex, TripleIndex
+from mmrns.nn.lookup import Lookup
 from mmrns.nn.model import Model, ModelSpec
-from mmrns.samplers.mmrns.attention import AttentionMap
+from mmrns.registry import Named, Registry
+from mmrns.rng import generator
+from mmrns.samplers.explanation import Explanation
 from mmrns.samplers.reinforce import Reinforce
-from mmrns.types import Batch, Negatives
-
-if TYPE_CHECKING:
-    from mmrns.training.trainer import Trainer
+from mmrns.types import Batch, Negatives, OwnNegatives, PoolNegatives, SidePolicy
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What a sampler compares entities by, for the eyes of people (`mmrns inspect`).
+class Recipe:
+    """What a sampler is trained with unless something else is asked for: the rest of the method that has its name.
 
     Attributes:
-        similarities: by name, Float[B n] between each row's true entity and n entities; NaN where one of the two has
-            nothing to compare.
-        weights: by the same names, Float[B], what each similarity is multiplied by in the sum, 0 where the true entity
-            has nothing to compare; absent where there is no sum.
-        maps: the attention over the tokens of each row's true entity under the row's relation, one for each modality
-            that is read.
-        modalities: names of the modalities that the maps are of.
-        why_not: in words, why some of it is missing.
+        alpha: inverse temperature of the loss's self-adversarial weights; 0 is the plain mean over the negatives.
+        sides: the side policy.
+        loss: name of the loss.
+        queries: batches hold every distinct query once instead of every triple.
     """
 
-    similarities: Mapping[str, Float[Tensor, "B n"]] = field(default_factory=dict[str, Tensor])
-    weights: Mapping[str, Float[Tensor, " B"]] = field(default_factory=dict[str, Tensor])
-    maps: tuple[AttentionMap, ...] = ()
-    modalities: tuple[str, ...] = ()
-    why_not: str = ""
+    alpha: float = 1.0
+    sides: SidePolicy = "alternate"
+    loss: str = "self-adversarial"
+    queries: bool = False
 
 
-class Sampler(nn.Module, ABC):
+class Sampler(Named, Explanation, nn.Module, ABC):
     """Draws negatives x- ~ q_phi( . | anchor, r, step) for the rows of a batch.
 
-    A sampler never stores the model and may read `graph.train` and `graph.train_index` only. Its parameters and buffers
-    are trained and stored with the model's; its random numbers are functions of (seed, step).
+    A sampler never stores the model and may read `graph.train`, `graph.train_index` and `graph.domain_range` only. Its
+    parameters and buffers are trained and stored with the model's. Its random numbers are functions of (seed, step).
 
     Args:
         graph: the knowledge graph.
         features: the modalities.
         spec: widths of the model's vectors.
         seed: of every draw.
+        negatives: K, negatives of each row.
+
+    Attributes:
+        index: what is true in train, on the sampler's device.
+        n_entities, n_relations: sizes of the vocabularies.
     """
 
-    def __init__(self, graph: KnowledgeGraph, features: Features, spec: ModelSpec, *, seed: int = 0):
-        super().__init__()
-        self.seed = seed
+    registry: ClassVar[Registry[Sampler]] = Registry("sampler", "mmrns.samplers")
 
-    @abstractmethod
-    def draw(self, batch: Batch, model: Model, step: int) -> Negatives:
-        """Negatives for each row of the batch."""
+    recipe: ClassVar[Recipe] = Recipe()
+    """What the method of the sampler's name consists of beside it."""
+
+    def __init__(
+        self,
+        graph: KnowledgeGraph,
+        features: Features,
+        spec: ModelSpec,
+        *,
+        seed: int = 0,
+        negatives: PositiveInt = 64,
+    ):
+        super().__init__()
+        self.seed, self.negatives = seed, negatives
+        self.n_entities, self.n_relations = len(graph.entities), len(graph.relations)
+        self.index: TripleIndex = graph.train_index
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Where the sampler goes its indexes go too. Those of the graph stay where they are."""
+        super()._apply(fn, recurse)
+        device = fn(torch.empty(0)).device
+        for name, value in list(vars(self).items()):
+            if isinstance(value, TripleIndex | DomainRangeIndex):
+                setattr(self, name, value.to(device))
+        return self
+
+    def propose(self, batch: Batch, step: int) -> Int[Tensor, "B K"] | Int[Tensor, " P"]:
+        """Entities to be negatives: K for each row, or one list for all rows. What is true in train may be among them.
+
+        All that a sampler has to define if its draws depend neither on the model nor on anything that has to be
+        handed on; `draw` then leaves out what is true.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines neither `propose` nor `draw`")
+
+    def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
+        """Negatives for each row of the batch.
+
+        Args:
+            lookup: the batch and the model's vectors of it.
+            model: to score candidates with, by `model.score_against` and `model.compare`.
+            step: from 0.
+        """
+        batch = lookup.batch
+        ids = self.propose(batch, step)
+        mask = ~self.index.batch_contains(batch, ids)
+        return OwnNegatives(ids, mask=mask) if ids.ndim == 2 else PoolNegatives(ids, mask=mask)
 
     def loss(
         self,
-        batch: Batch,
+        lookup: Lookup,
         negatives: Negatives,
         s_pos: Float[Tensor, " B"],
         s_neg: Float[Tensor, "B K"],
         model: Model,
         step: int,
     ) -> Float[Tensor, ""] | float:
-        """The sampler's own term of the loss; default 0."""
+        """The sampler's own term of the loss. By default 0."""
         return 0.0
 
-    def effective_sample_size(self, negatives: Negatives) -> Float[Tensor, " B"] | None:
-        """How evenly each row's negatives were drawn, for the record: `1 / (n sum_e q(e)^2)` over its n candidates.
-
-        1 = uniform, 1 / n = always the same one, NaN = nothing to draw from. Default None: the distribution is not
-        known.
-        """
-        return None
-
-    def law(self, batch: Batch, negatives: Negatives, rows: slice) -> Float[Tensor, "n E"] | None:
-        """q: with what probability the first counting draw of some rows is each entity, given the step's candidates.
-
-        For the record, of a few rows. Default None: not known in closed form. NaN or all 0 = nothing to draw from.
-        """
-        return None
-
-    def serves(self, batch: Batch) -> Bool[Tensor, " B"]:
-        """Whether the sampler can draw for each row; a row of train always is True. Default: every row."""
-        return torch.ones(len(batch), dtype=torch.bool, device=batch.h.device)
-
-    def evidence(self, batch: Batch, ids: Int[Tensor, " n"], model: Model) -> Evidence:
-        """What it knows of some entities beside their draws; default nothing."""
-        return Evidence(why_not="it compares no modalities")
-
-    def notes(self, batch: Batch) -> list[str]:
-        """What to know before a training whose batches are like this one; default nothing."""
-        return []
-
-    def pretrain(self, trainer: Trainer) -> None:
-        """Called once before the first step; default nothing."""
+    def pretrain(self, batches: Callable[[int], Batch]) -> None:
+        """Called once before the first step with the training's batches by step. By default nothing."""
 
     def end_epoch(self, epoch: int) -> None:
-        """Called after the last step of each epoch (from 0); default nothing."""
+        """Called after the last step of each epoch (from 0). By default nothing."""
+
+    def stream(self, step: int, *purpose: int | str, device: torch.device | str) -> torch.Generator:
+        """The random stream of a step, one for each purpose."""
+        return generator(self.seed, *purpose[:1], step, *purpose[1:], device=device)
+
+    def uniform(self, step: int, *purpose: int | str, rows: int, device: torch.device | str) -> Float[Tensor, "B K"]:
+        """K numbers for each row, uniform on [0, 1), float64: what draws with replacement are made from."""
+        stream = self.stream(step, *purpose, device=device)
+        return torch.rand(rows, self.negatives, dtype=torch.float64, generator=stream, device=device)
+
+    def absent(self, batch: Batch, rows: Int[Tensor, " n"]) -> Bool[Tensor, "n E"]:
+        """Which entities are not true in train for some rows of a batch."""
+        every = torch.arange(self.n_entities, device=batch.h.device).expand(len(rows), -1)
+        head = batch.head[rows, None]
+        h, t = torch.where(head, every, batch.h[rows, None]), torch.where(head, batch.t[rows, None], every)
+        return ~self.index.contains(h, batch.r[rows, None].expand_as(h), t)
 
 
 Inner = Callable[..., Sampler]
 """Builds the sampler inside another one, which calls it with `negatives`: how many a row it is to draw.
 
-A keyword of a constructor that is annotated so (or so or None) is a section of the configuration: the method's `name`,
-and the other options of its sampler.
+A keyword of a constructor that is annotated so (or so or None) is a section of the configuration: the inner sampler's
+`name` and its options.
 """
 
 
 class Rewarded(Sampler):
     """A sampler trained by REINFORCE: the reward of a draw is its score under the step's model.
 
-    `draw` leaves `(ln q of the draws, q of all candidates)` as the trace, the former with a gradient; nothing where the
-    draw is not its own but uniform.
+    `draw` leaves `(ln q of the draws, q of all candidates)` as the trace, the former with a gradient. It leaves nothing
+    where the draw is not its own but uniform.
 
     Args:
-        graph, features, spec, seed: see `Sampler`.
+        graph, features, spec, seed, negatives: see `Sampler`.
     """
 
-    def __init__(self, graph: KnowledgeGraph, features: Features, spec: ModelSpec, *, seed: int = 0):
-        super().__init__(graph, features, spec, seed=seed)
+    def __init__(
+        self, graph: KnowledgeGraph, features: Features, spec: ModelSpec, *, seed: int = 0, negatives: PositiveInt = 64
+    ):
+        super().__init__(graph, features, spec, seed=seed, negatives=negatives)
         self.reinforce = Reinforce()
 
     def loss(
         self,
-        batch: Batch,
+        lookup: Lookup,
         negatives: Negatives,
         s_pos: Float[Tensor, " B"],
         s_neg: Float[Tensor, "B K"],
         model: Model,
         step: int,
     ) -> Float[Tensor, ""] | float:
-        """The sampler's own; it reaches nothing of the model."""
+        """The policy gradient of the draws. It reaches nothing of the model."""
         if negatives.trace is None:
             return 0.0
         return self.reinforce(negatives.trace[0], s_neg, negatives.mask)
 
-    def effective_sample_size(self, negatives: Negatives) -> Float[Tensor, " B"]:
-        """Of q over the candidates."""
-        if negatives.trace is None:
-            assert negatives.ids is not None
-            return torch.ones(len(negatives.ids), device=negatives.ids.device)
-        q = negatives.trace[1]
-        return 1 / (q.shape[1] * q.square().sum(1))
+
+def even(weights: Float[Tensor, "n E"] | Bool[Tensor, "n E"]) -> Float[Tensor, "n E"]:
+    """Weights scaled to sums of 1; rows without any stay 0."""
+    weights = weights.float()
+    return weights / weights.sum(1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
 
 
-def uniform_law(n_entities: int, index: TripleIndex | None, batch: Batch, rows: slice) -> Float[Tensor, "n E"]:
-    """The law of a uniform draw, over the entities that an index does not hold for a row where one is given."""
-    q = torch.ones(rows.stop - rows.start, n_entities, device=batch.h.device)
-    if index is not None:
-        row, entity = index.to(q.device).batch_targets(batch)
-        own = (row >= rows.start) & (row < rows.stop)
-        q[row[own] - rows.start, entity[own]] = 0.0
-    return q / q.sum(1, keepdim=True)
+def scattered(entities: Int[Tensor, "n C"], q: Float[Tensor, "n C"], n_entities: int) -> Float[Tensor, "n E"]:
+    """Probabilities of candidates as those of entities; one that is a candidate twice counts twice."""
+    return torch.zeros(len(q), n_entities, dtype=q.dtype, device=q.device).scatter_add_(1, entities, q)

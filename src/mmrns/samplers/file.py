@@ -2,41 +2,53 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
-from mmrns.data.index import SlotIndex
+from mmrns.data.index import DomainRangeIndex
 from mmrns.data.negatives import read_negatives
 from mmrns.errors import UsageError
+from mmrns.nn.lookup import Lookup
 from mmrns.nn.model import Model, ModelSpec
-from mmrns.rng import generator
-from mmrns.samplers.base import Inner, Sampler
-from mmrns.types import Batch, Negatives
-
-if TYPE_CHECKING:
-    from mmrns.training.trainer import Trainer
+from mmrns.samplers.base import Inner, Sampler, even
+from mmrns.types import Batch, Negatives, OwnNegatives
 
 
-class File(Sampler):
+@dataclass(frozen=True)
+class Trace:
+    """What a draw leaves behind.
+
+    Attributes:
+        inner: what the other sampler drew.
+        place: Int[B], the place of each row's triple among those of the file.
+        replaced: Bool[B K], the negatives that are from the file.
+    """
+
+    inner: Negatives
+    place: Int[Tensor, " B"]
+    replaced: Bool[Tensor, "B K"]
+
+
+class File(Sampler, name="file"):
     """For a positive with negatives in a file, `share` of its K from there, uniform with replacement; the rest, and all
     K of the other positives, from another sampler.
 
     The table is read by `read_negatives`. A row of a batch has the negatives that replace the side that it replaces.
 
-    What the other sampler draws keeps its weight. Where that is divided by a law (`logp`), the file's negatives, which
-    have none, weigh as much as the row's average:  -logp = ln mean_k e^-logp_k.
+    What the other sampler draws keeps its weight. Where it has importance weights, the file's negatives, which have
+    none, weigh as much as the row's average:  log_weight = ln mean_k e^log_weight_k.
 
     Args:
-        graph, features, spec, seed: see `Sampler`.
-        negatives: K.
+        graph, features, spec, seed, negatives: see `Sampler`.
         path: of the table.
         share: of K, rounded, at least one, where there are negatives in the table.
         other: the other sampler.
@@ -60,49 +72,49 @@ class File(Sampler):
         share: Annotated[float, Field(gt=0, le=1)] = 0.5,
         other: Inner,
     ):
-        super().__init__(graph, features, spec, seed=seed)
+        super().__init__(graph, features, spec, seed=seed, negatives=negatives)
         if path is None:
             raise UsageError("the sampler `file` reads its negatives from a table; name it by sampler.path=FILE")
         self.own, self.other = max(1, int(share * negatives + 0.5)), other(negatives=negatives)
-        self.sizes = len(graph.entities), len(graph.relations)
         positive, negative = read_negatives(Path(path), graph)
-        positives, slot = torch.unique(self._code(*positive.unbind(1)), return_inverse=True)
+        positives, place = torch.unique(self._code(*positive.unbind(1)), return_inverse=True)
         head = positive[:, 0] != negative[:, 0]
-        replaced = torch.where(head, negative[:, 0], negative[:, 2])
+        target = torch.where(head, negative[:, 0], negative[:, 2])
         # Functions of the file: read again rather than stored.
         self.register_buffer("positives", positives, persistent=False)
-        self.index = SlotIndex.listed(slot, head, replaced, len(graph.entities))
+        self.listed = DomainRangeIndex.listed(place, head, target, len(graph.entities))
 
     def _code(self, h: Tensor, r: Tensor, t: Tensor) -> Tensor:
-        n_entities, n_relations = self.sizes
-        return (h * n_relations + r) * n_entities + t
+        return (h * self.n_relations + r) * self.n_entities + t
 
-    def draw(self, batch: Batch, model: Model, step: int) -> Negatives:
+    def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
+        batch = lookup.batch
         device = batch.h.device
-        self.index = self.index.to(device)
-        inner = self.other.draw(batch, model, step)
-        assert inner.ids is not None
-        ids = inner.ids.expand(len(batch), -1)
-        stream = generator(self.seed, "file", step, device=device)
+        inner = self.other.draw(lookup, model, step)
+        ids = inner.entities(len(batch))
+        stream = self.stream(step, "file", device=device)
         u = torch.rand(len(batch), min(self.own, ids.shape[1]), dtype=torch.float64, generator=stream, device=device)
         code = self._code(batch.h, batch.r, batch.t)
-        slot = torch.searchsorted(self.positives, code).clamp(max=len(self.positives) - 1)
-        parts = [self.index.draw(slot[rows], head, u[rows]) for head, rows in batch.sides]
+        place = torch.searchsorted(self.positives, code).clamp(max=len(self.positives) - 1)
+        parts = [self.listed.draw(place[rows], head, u[rows]) for head, rows in batch.sides]
         own, size = torch.cat([own for own, _ in parts]), torch.cat([size for _, size in parts])
-        has = (self.positives[slot] == code) & (size > 0)
+        has = (self.positives[place] == code) & (size > 0)
         column = torch.arange(ids.shape[1], device=device)
         replaced = has[:, None] & (column < own.shape[1])
         ids = torch.where(replaced, torch.cat([own, ids[:, own.shape[1] :]], dim=1), ids)
         mask = None if inner.mask is None else inner.mask | replaced
-        emb = None if inner.emb is None else torch.where(replaced[..., None], model.entities(ids), inner.emb)
-        logp = (
-            None if inner.logp is None else torch.where(replaced, average(inner.logp, inner.mask)[:, None], inner.logp)
-        )
-        return Negatives(ids=ids, emb=emb, mask=mask, logp=logp, trace=(inner, replaced))
+        views = None
+        if isinstance(inner, OwnNegatives) and inner.views is not None:
+            drawn = model.entities(ids)
+            views = drawn.with_vectors(torch.where(replaced[..., None, None], drawn.vectors, inner.views.vectors))
+        weight = inner.log_weight
+        if weight is not None:
+            weight = torch.where(replaced, average(weight, inner.mask)[:, None], weight)
+        return OwnNegatives(ids, views, mask=mask, log_weight=weight, trace=Trace(inner, place, replaced))
 
     def loss(
         self,
-        batch: Batch,
+        lookup: Lookup,
         negatives: Negatives,
         s_pos: Float[Tensor, " B"],
         s_neg: Float[Tensor, "B K"],
@@ -110,29 +122,40 @@ class File(Sampler):
         step: int,
     ) -> Float[Tensor, ""] | float:
         """The other sampler's, of what is left of its own."""
-        inner, replaced = negatives.trace
-        mask = ~replaced if inner.mask is None else inner.mask & ~replaced
-        return self.other.loss(batch, replace(inner, mask=mask), s_pos, s_neg, model, step)
+        trace: Trace = negatives.trace
+        mask = ~trace.replaced if trace.inner.mask is None else trace.inner.mask & ~trace.replaced
+        return self.other.loss(lookup, replace(trace.inner, mask=mask), s_pos, s_neg, model, step)
 
-    def effective_sample_size(self, negatives: Negatives) -> Float[Tensor, " B"] | None:
-        """The other sampler's."""
-        return self.other.effective_sample_size(negatives.trace[0])
+    def proposal(self, batch: Batch, negatives: Negatives, rows: Int[Tensor, " n"]) -> Float[Tensor, "n E"] | None:
+        """The other sampler's and a uniform one over the row's own list, in proportion to how many each has drawn."""
+        trace: Trace = negatives.trace
+        inner = self.other.proposal(batch, trace.inner, rows)
+        if inner is None:
+            return None
+        own = torch.zeros_like(inner)
+        for head, side in batch.sides:
+            here = ((rows >= side.start) & (rows < side.stop)).nonzero().squeeze(1)
+            row, entity = self.listed.members(trace.place[rows[here]], head)
+            own[here[row], entity] = 1.0
+        drawn = trace.replaced[rows].sum(1, keepdim=True)
+        left = (negatives.counts(len(batch))[rows] & ~trace.replaced[rows]).sum(1, keepdim=True)
+        return (drawn * even(own) + left * inner) / (drawn + left).clamp(min=1)
 
     def notes(self, batch: Batch) -> list[str]:
         """How many triples have negatives of their own, and what the other sampler has to say."""
         return [f"{len(self.positives):,} triples have negatives of their own.", *self.other.notes(batch)]
 
-    def pretrain(self, trainer: Trainer) -> None:
+    def pretrain(self, batches: Callable[[int], Batch]) -> None:
         """The other sampler's."""
-        self.other.pretrain(trainer)
+        self.other.pretrain(batches)
 
     def end_epoch(self, epoch: int) -> None:
         """The other sampler's."""
         self.other.end_epoch(epoch)
 
 
-def average(logp: Float[Tensor, "B K"], mask: Tensor | None) -> Float[Tensor, " B"]:
-    """`-ln mean_k e^-logp_k` over the negatives of each row that count; 0 where none does."""
-    counts = torch.ones_like(logp, dtype=torch.bool) if mask is None else mask
-    total = (-logp).masked_fill(~counts, -torch.inf).logsumexp(1)
-    return torch.where(counts.any(1), counts.sum(1).log() - total, 0.0)
+def average(log_weight: Float[Tensor, "B K"], mask: Tensor | None) -> Float[Tensor, " B"]:
+    """`ln mean_k e^log_weight_k` over the negatives of each row that count; 0 where none does."""
+    counts = torch.ones_like(log_weight, dtype=torch.bool) if mask is None else mask
+    total = log_weight.masked_fill(~counts, -torch.inf).logsumexp(1)
+    return torch.where(counts.any(1), total - counts.sum(1).log(), 0.0)

@@ -10,19 +10,19 @@ from torch import Tensor, nn
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.data.index import TripleIndex
+from mmrns.nn.lookup import Lookup
 from mmrns.nn.model import Model, ModelSpec
-from mmrns.rng import generator
-from mmrns.samplers.base import Sampler
-from mmrns.types import Batch, Negatives
+from mmrns.samplers.base import Sampler, even
+from mmrns.types import Batch, Negatives, OwnNegatives
 
 
-class Frequency(Sampler):
+class Frequency(Sampler, name="frequency"):
     """x- with replacement, q(x) ~ (1 + c(x))^power over the entities that are not true in train for (anchor, r).
 
     c(x) counts the triples of train that x is in, on either side; the 1 keeps every entity within reach. After the
     noise distribution of Mikolov et al., "Distributed Representations of Words and Phrases and their Compositionality",
     NIPS 2013, section 2.2, whose power is 3/4. There draws count as they come. With `corrected` the weights of the loss
-    are divided by the law (`logp` = ln q), so that they estimate those over all entities, with fewer draws wasted on
+    are divided by q (`log_weight` = -ln q), so that they estimate those over all entities, with fewer draws wasted on
     entities that hardly occur; with equal scores that is uniform sampling with more variance.
 
     The draw is exact without rejection. An entity is an interval as long as its weight; the true ones of a query leave
@@ -31,8 +31,7 @@ class Frequency(Sampler):
     themselves: to a relative 1e-5 or less for a million entities and ten million triples.
 
     Args:
-        graph, features, spec, seed: see `Sampler`.
-        negatives: K, draws per row.
+        graph, features, spec, seed, negatives: see `Sampler`.
         power: 0 draws uniformly, 1 in proportion to the frequency.
         corrected: divide the weights of the loss by the law of the draw.
     """
@@ -50,8 +49,8 @@ class Frequency(Sampler):
         power: NonNegativeFloat = 0.75,
         corrected: bool = True,
     ):
-        super().__init__(graph, features, spec, seed=seed)
-        self.negatives, self.corrected, self.index = negatives, corrected, graph.train_index
+        super().__init__(graph, features, spec, seed=seed, negatives=negatives)
+        self.corrected = corrected
         count = torch.bincount(graph.train[:, [0, 2]].flatten(), minlength=len(graph.entities))
         weight = (1.0 + count).double() ** power
         # The lengths of all queries, one after the other, fit 63 bits.
@@ -60,27 +59,24 @@ class Frequency(Sampler):
         # Functions of the graph: built again rather than stored.
         self.register_buffer("weight", weight, persistent=False)
         self.tails, self.heads = Gaps(self.index, weight, head=False), Gaps(self.index, weight, head=True)
-        q = weight / weight.sum()
-        self.size = 1 / (len(q) * q.square().sum())
 
-    def draw(self, batch: Batch, model: Model, step: int) -> Negatives:
+    def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
+        batch = lookup.batch
         device = batch.h.device
-        self.index = self.index.to(device)
-        stream = generator(self.seed, "frequency", step, device=device)
-        u = torch.rand(len(batch), self.negatives, dtype=torch.float64, generator=stream, device=device)
+        u = self.uniform(step, "frequency", rows=len(batch), device=device)
         anchor = batch.anchor
         parts = [
             gaps(self.index.places(anchor[rows], batch.r[rows], head), u[rows])
             for gaps, (head, rows) in zip((self.tails, self.heads), batch.sides, strict=True)
         ]
         ids, free = torch.cat([ids for ids, _ in parts]), torch.cat([free for _, free in parts])[:, None]
-        logp = (self.weight[ids] / free.clamp(min=1)).log() if self.corrected else None
-        return Negatives(ids=ids, mask=(free > 0).expand_as(ids), logp=logp)
+        weight = -(self.weight[ids] / free.clamp(min=1)).log() if self.corrected else None
+        return OwnNegatives(ids, mask=(free > 0).expand_as(ids), log_weight=weight)
 
-    def effective_sample_size(self, negatives: Negatives) -> Float[Tensor, " B"]:
-        """Of the law over all entities."""
-        assert negatives.ids is not None
-        return self.size.to(negatives.ids.device).expand(len(negatives.ids))
+    def proposal(self, batch: Batch, negatives: Negatives, rows: Int[Tensor, " n"]) -> Float[Tensor, "n E"]:
+        """In proportion to the powers of the frequencies, over what is not true in train."""
+        # As shares of the largest, since the weights themselves are past the range where float32 is exact.
+        return even(self.absent(batch, rows) * (self.weight / self.weight.max()).float())
 
 
 class Gaps(nn.Module):

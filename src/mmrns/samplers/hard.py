@@ -5,21 +5,21 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import PositiveInt
 from torch import Tensor
 
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
+from mmrns.nn.lookup import Lookup
 from mmrns.nn.model import Model, ModelSpec
-from mmrns.rng import generator
-from mmrns.samplers.base import Sampler
+from mmrns.samplers.base import Sampler, even, scattered
 from mmrns.samplers.gumbel import gumbel_noise, log_inclusion
 from mmrns.samplers.pools import distinct
-from mmrns.types import Batch, Negatives
+from mmrns.types import Batch, Negatives, OwnNegatives, PoolNegatives
 
 
-class Hard(Sampler):
+class Hard(Sampler, name="hard"):
     """K of a pool of P entities by the step's own scores s, those true in train left out.
 
     The pool is uniform without replacement, one for all rows, so that its scores are one product for the bilinear
@@ -36,8 +36,8 @@ class Hard(Sampler):
 
     Args:
         graph, features, spec, seed: see `Sampler`.
-        negatives: K, draws per row; at most P.
-        pool: P; at most every entity.
+        negatives: K, at most P.
+        pool: P, at most every entity.
         choice: how they are chosen.
         alpha: inverse temperature of the objective's self-adversarial weights, and of the softmax.
     """
@@ -54,34 +54,34 @@ class Hard(Sampler):
         choice: Literal["top", "softmax", "corrected"] = "top",
         alpha: float = 1.0,
     ):
-        super().__init__(graph, features, spec, seed=seed)
-        self.n_entities, self.index = len(graph.entities), graph.train_index
-        self.pool_size = min(pool, self.n_entities)
-        self.negatives = min(negatives, self.pool_size)
+        size = min(pool, len(graph.entities))
+        super().__init__(graph, features, spec, seed=seed, negatives=min(negatives, size))
+        self.pool_size = size
         self.choice, self.alpha = choice, alpha
 
     @torch.no_grad()
-    def draw(self, batch: Batch, model: Model, step: int) -> Negatives:
+    def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
+        batch = lookup.batch
         device = batch.h.device
-        self.index = self.index.to(device)
         pool = distinct(self.seed, "hard pool", step, n=self.n_entities, size=self.pool_size)
         pool = pool.to(device, non_blocking=True)
         true = self.index.batch_contains(batch, pool)
-        scores = model.score_against(batch, Negatives(ids=pool))
+        scores = model.score_against(lookup, PoolNegatives(pool))
         if self.choice == "top":
             logits = perturbed = scores.masked_fill(true, -torch.inf)
         else:
             logits = (self.alpha * scores).masked_fill(true, -torch.inf)
-            stream = generator(self.seed, "hard", step, device=device)
+            stream = self.stream(step, "hard", device=device)
             perturbed = logits + gumbel_noise(logits.shape, stream, device)
         columns = perturbed.topk(self.negatives, dim=1).indices
-        logp = log_inclusion(logits, perturbed, columns) if self.choice == "corrected" else None
-        return Negatives(ids=pool[columns], mask=~true.gather(1, columns), logp=logp, trace=logits)
+        weight = -log_inclusion(logits, perturbed, columns) if self.choice == "corrected" else None
+        return OwnNegatives(pool[columns], mask=~true.gather(1, columns), log_weight=weight, trace=(pool, logits))
 
-    def effective_sample_size(self, negatives: Negatives) -> Float[Tensor, " B"]:
-        """Of the first draw, relative to what the row may draw from the pool; of `top`, the K relative to that."""
-        logits = negatives.trace
-        some = torch.isfinite(logits).sum(1)
+    def proposal(self, batch: Batch, negatives: Negatives, rows: Int[Tensor, " n"]) -> Float[Tensor, "n E"]:
+        """The softmax of the scores over the pool; for `top` uniform over the K highest, which are no draw."""
+        pool, logits = negatives.trace
         if self.choice == "top":
-            return torch.where(some > 0, (self.negatives / some).clamp(max=1), torch.nan)
-        return 1 / (some * torch.softmax(logits, dim=1).square().sum(1))
+            ids, counts = negatives.entities(len(batch))[rows], negatives.counts(len(batch))[rows]
+            return scattered(ids, even(counts), self.n_entities)
+        q = torch.softmax(logits[rows], dim=1).nan_to_num()
+        return scattered(pool.expand(len(rows), -1), q, self.n_entities)

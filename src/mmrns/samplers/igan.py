@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
-from mmrns.nn.embedders.table import Table
+from mmrns.nn.embedders import Table
+from mmrns.nn.lookup import Lookup
 from mmrns.nn.model import Model, ModelSpec
-from mmrns.rng import generator
-from mmrns.samplers.base import Rewarded, uniform_law
-from mmrns.types import Batch, Negatives
+from mmrns.samplers.base import Recipe, Rewarded, even
+from mmrns.types import Batch, Negatives, OwnNegatives
 
 
-class Igan(Rewarded):
+class Igan(Rewarded, name="igan"):
     """x- from a softmax over all entities, by a network that reads the anchor and the relation.
 
         q(. | anchor, r) = softmax( W3 relu( W2 relu( W1 [a ; r] + b1 ) + b2 ) + b3 )
@@ -32,12 +32,13 @@ class Igan(Rewarded):
     uniformly, and the network, which learns nothing in them, takes over from there.
 
     Args:
-        graph, features, spec, seed: see `Sampler`.
-        negatives: K, draws per row.
+        graph, features, spec, seed, negatives: see `Sampler`.
         dim: of the network's vectors and hidden layers.
         filtered: leave out what is true in train; otherwise any entity may be drawn.
         pretrain: steps of the training that draw uniformly before the network does.
     """
+
+    recipe = Recipe(alpha=0.0, sides="bernoulli")
 
     def __init__(
         self,
@@ -51,15 +52,15 @@ class Igan(Rewarded):
         filtered: bool = True,
         pretrain: NonNegativeInt = 0,
     ):
-        super().__init__(graph, features, spec, seed=seed)
-        self.negatives, self.filtered, self.index = negatives, filtered, graph.train_index
-        self.n_entities, self.n_relations, self.pretrain_steps = len(graph.entities), len(graph.relations), pretrain
+        super().__init__(graph, features, spec, seed=seed, negatives=negatives)
+        self.filtered, self.pretrain_steps = filtered, pretrain
         self.entity = Table(len(graph.entities), dim, dim**-0.5)
         self.relation = Table(2 * self.n_relations, dim, dim**-0.5)
         self.hidden = nn.Sequential(nn.Linear(2 * dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU())
         self.out = nn.Linear(dim, len(graph.entities))
 
-    def draw(self, batch: Batch, model: Model, step: int) -> Negatives:
+    def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
+        batch = lookup.batch
         if step < self.pretrain_steps:
             return self._uniform(batch, step)
         device = batch.h.device
@@ -67,7 +68,6 @@ class Igan(Rewarded):
         logits = self.out(self.hidden(torch.cat([self.entity(batch.anchor), self.relation(relation)], dim=1)))
         some = torch.ones(len(batch), dtype=torch.bool, device=device)
         if self.filtered:
-            self.index = self.index.to(device)
             true = torch.zeros_like(logits, dtype=torch.bool)
             true[self.index.batch_targets(batch, batch.n_true)] = True
             some = ~true.all(1)
@@ -75,22 +75,21 @@ class Igan(Rewarded):
             logits = logits.masked_fill(true & some[:, None], torch.finfo(logits.dtype).min)
         logq = torch.log_softmax(logits, dim=1)
         q = logq.detach().exp()
-        stream = generator(self.seed, "igan", step, device=device)
+        stream = self.stream(step, "igan", device=device)
         ids = torch.multinomial(q, self.negatives, replacement=True, generator=stream)
-        return Negatives(ids=ids, mask=some[:, None].expand_as(ids), trace=(logq.gather(1, ids), q))
+        return OwnNegatives(ids, mask=some[:, None].expand_as(ids), trace=(logq.gather(1, ids), q))
 
     def _uniform(self, batch: Batch, step: int) -> Negatives:
         device = batch.h.device
-        stream = generator(self.seed, "igan pretrain", step, device=device)
-        u = torch.rand(len(batch), self.negatives, dtype=torch.float64, generator=stream, device=device)
+        u = self.uniform(step, "igan pretrain", rows=len(batch), device=device)
         if not self.filtered:
-            return Negatives(ids=(u * self.n_entities).long())
-        self.index = self.index.to(device)
+            return OwnNegatives((u * self.n_entities).long())
         ids, free = self.index.batch_absent(batch, u)
-        return Negatives(ids=ids, mask=(free > 0)[:, None].expand_as(ids))
+        return OwnNegatives(ids, mask=(free > 0)[:, None].expand_as(ids))
 
-    def law(self, batch: Batch, negatives: Negatives, rows: slice) -> Float[Tensor, "n E"]:
+    def proposal(self, batch: Batch, negatives: Negatives, rows: Int[Tensor, " n"]) -> Float[Tensor, "n E"]:
         """The network's softmax, or that of the uniform draws that come before."""
-        if negatives.trace is None:
-            return uniform_law(self.n_entities, self.index if self.filtered else None, batch, rows)
-        return negatives.trace[1][rows]
+        if negatives.trace is not None:
+            return negatives.trace[1][rows]
+        absent = self.absent(batch, rows)
+        return even(absent if self.filtered else torch.ones_like(absent))

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import PositiveInt
 from torch import Tensor
 
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
+from mmrns.nn.lookup import Lookup
 from mmrns.nn.model import Model, ModelSpec
-from mmrns.rng import generator
-from mmrns.samplers.base import Sampler
-from mmrns.types import Batch, Negatives
+from mmrns.samplers.base import Sampler, even
+from mmrns.types import Batch, Negatives, PoolNegatives
 
 
-class InBatch(Sampler):
+class InBatch(Sampler, name="inbatch"):
     """The targets of K rows of the batch, one list for all, but for a row's own and those true in train for it.
 
-    Their vectors are those that the step reads anyway. The law of the draw is how often an entity is a target: in
+    Their vectors are those that the step reads anyway. The proposal q is how often an entity is a target: in
     proportion to c(e), its triples in train on the side that the batch replaces. (A batch of both sides has Bernoulli
     sides: a triple then counts with the probability that its coin gives it to the side.) Entities that never fill the
     side are never drawn.
 
     As they come, frequent entities would be negatives as often as they are positives, so that the scores learn f(x) -
-    ln c(x) in the place of f(x) and rank what is rare too high. With `corrected`, `logp` is ln q(x) of the law, and the
+    ln c(x) in the place of f(x) and rank what is rare too high. With `corrected`, `log_weight` is -ln q(x), and the
     weights of the loss estimate those over all entities that fill the side: the logQ correction of sampled softmax
     (Bengio and Senecal, 2008; for batches Yi et al., "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item
     Recommendations", RecSys 2019). Frequencies are counted and not estimated from the stream, since train is finite.
@@ -32,11 +32,10 @@ class InBatch(Sampler):
     Args:
         graph, features, spec, seed: see `Sampler`.
         negatives: K, rows whose targets are taken; all of a batch that has no more.
-        corrected: divide the weights of the loss by the law of the draw.
+        corrected: divide the weights of the loss by the proposal.
     """
 
     frequency: Tensor
-    size: Tensor
 
     def __init__(
         self,
@@ -48,8 +47,8 @@ class InBatch(Sampler):
         negatives: PositiveInt = 64,
         corrected: bool = True,
     ):
-        super().__init__(graph, features, spec, seed=seed)
-        self.negatives, self.corrected, self.index = negatives, corrected, graph.train_index
+        super().__init__(graph, features, spec, seed=seed, negatives=negatives)
+        self.corrected = corrected
         h, r, t = graph.train.unbind(1)
         n, coin = len(graph.entities), graph.head_probability.double()[r]
         laws = [
@@ -59,22 +58,22 @@ class InBatch(Sampler):
         ]
         # Of batches that replace tails, heads, and both.
         self.register_buffer("frequency", torch.stack(laws).div_(len(h)).float(), persistent=False)
-        self.register_buffer("size", 1 / (n * self.frequency.square().sum(1)), persistent=False)
 
-    def draw(self, batch: Batch, model: Model, step: int) -> Negatives:
+    def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
+        batch = lookup.batch
         device = batch.h.device
-        self.index = self.index.to(device)
-        stream = generator(self.seed, "inbatch", step, device=device)
+        stream = self.stream(step, "inbatch", device=device)
         target = batch.target
         rows = torch.randperm(len(batch), generator=stream, device=device)[: self.negatives]
         # Ascending, which makes the searches for the true ones cheaper.
         ids = target[rows].sort().values
         side = 2 if 0 < batch.n_tail < len(batch) else int(batch.n_tail == 0)
         mask = ~(self.index.batch_contains(batch, ids) | (ids == target[:, None]))
-        logp = self.frequency[side][ids].log().expand(mask.shape) if self.corrected else None
-        return Negatives(ids=ids, mask=mask, logp=logp, trace=self.size[side])
+        weight = -self.frequency[side][ids].log().expand(mask.shape) if self.corrected else None
+        return PoolNegatives(ids, mask=mask, log_weight=weight)
 
-    def effective_sample_size(self, negatives: Negatives) -> Float[Tensor, " B"]:
-        """Of the law of the draw over all entities."""
-        assert negatives.mask is not None
-        return negatives.trace.expand(len(negatives.mask))
+    def proposal(self, batch: Batch, negatives: Negatives, rows: Int[Tensor, " n"]) -> Float[Tensor, "n E"]:
+        """How often each entity is a target of the batch, but for the row's own and those true in train."""
+        target = batch.target
+        times = torch.bincount(target, minlength=self.n_entities).float() * self.absent(batch, rows)
+        return even(times.scatter(1, target[rows, None], 0.0))

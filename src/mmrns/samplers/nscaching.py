@@ -9,17 +9,18 @@ from torch import Tensor
 
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
+from mmrns.nn.lookup import Lookup
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.rng import generator
-from mmrns.samplers.base import Sampler
+from mmrns.samplers.base import Recipe, Sampler, scattered
 from mmrns.samplers.gumbel import gumbel_noise
-from mmrns.types import Batch, Negatives
+from mmrns.types import Batch, Negatives, OwnNegatives
 
 CHUNK = 2**22
 """Draws made at once when the caches are first filled."""
 
 
-class NSCaching(Sampler):
+class NSCaching(Sampler, name="nscaching"):
     """x- uniform, with replacement, from a cache that every query of train has.
 
     Each distinct (h, r) has a cache of N1 tails and each (r, t) one of N1 heads, at first uniform draws. After a row
@@ -35,8 +36,7 @@ class NSCaching(Sampler):
     algorithms 2 and 3. The caches take 4 N1 bytes a distinct query, and are stored with the run.
 
     Args:
-        graph, features, spec, seed: see `Sampler`.
-        negatives: K, draws per row.
+        graph, features, spec, seed, negatives: see `Sampler`.
         cache: N1.
         candidates: N2.
         temperature: of the scores; small = only the highest stay.
@@ -45,6 +45,8 @@ class NSCaching(Sampler):
 
     heads: Tensor
     tails: Tensor
+
+    recipe = Recipe(alpha=0.0)
 
     def __init__(
         self,
@@ -59,10 +61,9 @@ class NSCaching(Sampler):
         temperature: PositiveFloat = 1.0,
         lazy: NonNegativeInt = 0,
     ):
-        super().__init__(graph, features, spec, seed=seed)
-        self.negatives, self.width, self.candidates = negatives, cache, candidates
+        super().__init__(graph, features, spec, seed=seed, negatives=negatives)
+        self.width, self.candidates = cache, candidates
         self.temperature, self.lazy = temperature, lazy
-        self.n_entities, self.index = len(graph.entities), graph.train_index
         self.register_buffer("tails", self._filled(False))
         self.register_buffer("heads", self._filled(True))
         self.epoch = 0
@@ -86,23 +87,23 @@ class NSCaching(Sampler):
         n = batch.n_tail
         return torch.cat([self.tails.index_select(0, place[:n]), self.heads.index_select(0, place[n:])]).long()
 
-    def draw(self, batch: Batch, model: Model, step: int) -> Negatives:
+    def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
+        batch = lookup.batch
         device = batch.h.device
-        self.index = self.index.to(device)
         place = self._places(batch)
         cached = self._cached(batch, place)
-        stream = generator(self.seed, "nscaching", step, device=device)
+        stream = self.stream(step, "nscaching", device=device)
         column = torch.randint(self.width, (len(batch), self.negatives), generator=stream, device=device)
         ids = cached.gather(1, column)
         u = torch.rand(len(batch), self.candidates, dtype=torch.float64, generator=stream, device=device)
         fresh, free = self.index.batch_absent(batch, u)
         # What `loss` refreshes from is drawn here, so that both sides of the step see the same entities.
         trace = (place, torch.cat([cached, fresh], dim=1))
-        return Negatives(ids=ids, mask=(free > 0)[:, None].expand_as(ids), trace=trace)
+        return OwnNegatives(ids, mask=(free > 0)[:, None].expand_as(ids), trace=trace)
 
     def loss(
         self,
-        batch: Batch,
+        lookup: Lookup,
         negatives: Negatives,
         s_pos: Float[Tensor, " B"],
         s_neg: Float[Tensor, "B K"],
@@ -114,32 +115,24 @@ class NSCaching(Sampler):
             return 0.0
         place, candidates = negatives.trace
         with torch.no_grad():
-            logits = model.score_against(batch, Negatives(ids=candidates)) / self.temperature
-            stream = generator(self.seed, "nscaching refresh", step, device=logits.device)
+            logits = model.score_against(lookup, OwnNegatives(candidates)) / self.temperature
+            stream = self.stream(step, "nscaching refresh", device=logits.device)
             noise = gumbel_noise(logits.shape, stream, logits.device)
             kept = candidates.gather(1, (logits + noise).topk(self.width, dim=1).indices).to(torch.int32)
-            for (_, rows), cache in zip(batch.sides, (self.tails, self.heads), strict=True):
+            for (_, rows), cache in zip(lookup.batch.sides, (self.tails, self.heads), strict=True):
                 own = place[rows]
                 cache[torch.where(first_of_each(own), own, len(cache) - 1)] = kept[rows]
                 cache[-1] = 0
         return 0.0
 
-    def effective_sample_size(self, negatives: Negatives) -> Float[Tensor, " B"]:
-        """Of a uniform draw from the cache's distinct entities, relative to all entities."""
-        _, candidates = negatives.trace
-        same = candidates[:, : self.width, None] == candidates[:, None, : self.width]
-        # sum_e q(e)^2 with q(e) = how often e is in the cache / N1.
-        return self.width**2 / same.sum((1, 2)) / self.n_entities
-
-    def law(self, batch: Batch, negatives: Negatives, rows: slice) -> Float[Tensor, "n E"]:
+    def proposal(self, batch: Batch, negatives: Negatives, rows: Int[Tensor, " n"]) -> Float[Tensor, "n E"]:
         """Uniform over the places of the cache."""
         cached = negatives.trace[1][rows, : self.width]
-        found = torch.zeros(len(cached), self.n_entities, device=cached.device)
-        return found.scatter_add_(1, cached, torch.full(cached.shape, 1 / self.width, device=cached.device))
+        same = torch.full(cached.shape, 1 / self.width, device=cached.device)
+        return scattered(cached, same, self.n_entities)
 
     def serves(self, batch: Batch) -> Bool[Tensor, " B"]:
         """Queries of train have a cache."""
-        self.index = self.index.to(batch.h.device)
         n_queries = torch.where(batch.head, len(self.heads), len(self.tails)) - 1
         return self._places(batch) < n_queries
 

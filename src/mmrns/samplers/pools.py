@@ -1,4 +1,4 @@
-"""Pools of candidates: uniform ones, and those that another sampler feeds."""
+"""Pools of candidates: uniform ones, and those that are half from another sampler."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mmrns.data.index import TripleIndex
 from mmrns.rng import numpy_generator
+from mmrns.types import Batch
 
 
 def distinct(seed: int, *purpose: int | str, n: int, size: int) -> Int[Tensor, " size"]:
@@ -19,55 +21,75 @@ def distinct(seed: int, *purpose: int | str, n: int, size: int) -> Int[Tensor, "
 
 
 @dataclass(frozen=True)
-class FedPool:
-    """P distinct entities: some of those that were fed, and some of all others.
+class MixedPool:
+    """P distinct entities: some of those that another sampler has drawn, and some of all others.
 
     Attributes:
         ids: Int[P], ascending.
-        fed: Int[F], all that was fed, ascending, with repeats.
-        rates: Float[2], the share of the others that is in the pool, and the share of the fed.
+        drawn: Int[F], all that the other sampler has drawn, ascending, with repeats.
+        rates: Float[2], the share of the other entities that is in the pool, and the share of the drawn ones.
     """
 
     ids: Int[Tensor, " P"]
-    fed: Int[Tensor, " F"]
+    drawn: Int[Tensor, " F"]
     rates: Float[Tensor, " 2"]
 
     def rate(self, entities: Int[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-        """The probability with which each entity is in the pool, given what was fed."""
-        place = torch.searchsorted(self.fed, entities.contiguous()).clamp(max=len(self.fed) - 1)
-        return self.rates[(self.fed[place] == entities).long()]
+        """The probability with which each entity is in the pool, given what was drawn."""
+        place = torch.searchsorted(self.drawn, entities.contiguous()).clamp(max=len(self.drawn) - 1)
+        return self.rates[(self.drawn[place] == entities).long()]
 
 
-def fed_pool(fed: Int[Tensor, " F"], uniform: Int[Tensor, " P"], n_entities: int, stream: torch.Generator) -> FedPool:
-    """Half of a pool from what was fed, or all of it if that is less; the rest uniform over all other entities.
+def mixed_pool(
+    drawn: Int[Tensor, " F"], uniform: Int[Tensor, " P"], n_entities: int, stream: torch.Generator
+) -> MixedPool:
+    """Half of a pool from what another sampler has drawn, or all of it if that is less; the rest uniform over the
+    others.
 
-    Given what was fed, the pool is a stratified sample: k of the n distinct fed entities and m = P - k of the E - n
-    others, in either stratum each as likely. So sums over the pool, each entity divided by k / n or m / (E - n), are
-    unbiased estimates of sums over all entities, whatever the law of what was fed, which need not be known. Half of the
-    pool stays uniform, so that this holds. (Where too few others are among the uniform ones, the pool is filled up from
-    the fed; k and m are what they turn out to be.)
+    Given what was drawn, the pool is a sample of two strata: k of the n distinct entities that were drawn, and
+    m = P - k of the E - n others, each entity of a stratum as likely as any other. So sums over the pool, each entity
+    divided by k / n or m / (E - n), are unbiased estimates of sums over all entities, whatever the distribution that
+    the other sampler draws from, which need not be known. Half of the pool stays uniform, so that this holds. If too
+    few others are among the uniform ones, the pool is filled up from what was drawn, and k and m are what they turn out
+    to be.
 
     Nothing is read on the host: repeats are found by sorting.
 
     Args:
-        fed: at least one id, in any order, with repeats.
+        drawn: at least one id, in any order, with repeats.
         uniform: P distinct ids, uniform.
         n_entities: E.
         stream: of the choice, where the ids are.
     """
     size = len(uniform)
-    # Even numbers are fed; of an entity that is both, the fed one comes first.
-    marked = torch.cat([2 * fed, 2 * uniform + 1]).sort().values
+    # Drawn entities get even numbers, uniform ones odd ones; of an entity that is both, the drawn one comes first.
+    marked = torch.cat([2 * drawn, 2 * uniform + 1]).sort().values
     entity = marked // 2
     first = torch.ones_like(entity, dtype=torch.bool)
     first[1:] = entity[1:] != entity[:-1]
-    is_fed, is_other = first & (marked % 2 == 0), first & (marked % 2 == 1)
+    is_drawn, is_other = first & (marked % 2 == 0), first & (marked % 2 == 1)
     u = torch.rand(len(entity), generator=stream, device=entity.device)
-    half = torch.where(is_fed, u, -1.0).topk(min(max(size // 2, 1), len(entity))).indices
+    half = torch.where(is_drawn, u, -1.0).topk(min(max(size // 2, 1), len(entity))).indices
     rank = u.scatter_add(0, half, torch.full_like(u[: len(half)], 2.0))
-    rank = torch.where(is_fed, rank, torch.where(is_other, 1 + u, -1.0))
+    rank = torch.where(is_drawn, rank, torch.where(is_other, 1 + u, -1.0))
     chosen = rank.topk(size).indices
-    k, n = is_fed[chosen].sum(), is_fed.sum()
+    k, n = is_drawn[chosen].sum(), is_drawn.sum()
     rates = torch.stack([(size - k) / (n_entities - n).clamp(min=1), k / n])
-    # A stratum without anything in the pool is not asked about but by what is left out anyway.
-    return FedPool(entity[chosen].sort().values, fed.sort().values, rates.clamp(min=1 / n_entities))
+    # A stratum without anything in the pool is only asked about by entities that are left out anyway.
+    return MixedPool(entity[chosen].sort().values, drawn.sort().values, rates.clamp(min=1 / n_entities))
+
+
+def place_in(pool: Int[Tensor, " P"], entities: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+    """Position of each entity in the pool; P where it is not in it."""
+    ordered, order = pool.sort()
+    found = torch.searchsorted(ordered, entities).clamp(max=len(pool) - 1)
+    return torch.where(ordered[found] == entities, order[found], len(pool))
+
+
+def true_in_pool(index: TripleIndex, batch: Batch, pool: Int[Tensor, " P"]) -> Bool[Tensor, "B P"]:
+    """Which entities of a pool are true for each row, scattered from the index of train."""
+    # One column more than the pool takes the true entities that are not in it.
+    true = torch.zeros(len(batch), len(pool) + 1, dtype=torch.bool, device=pool.device)
+    row, entity = index.batch_targets(batch, batch.n_true)
+    true[row, place_in(pool, entity)] = True
+    return true[:, :-1]

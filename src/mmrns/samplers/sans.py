@@ -13,10 +13,11 @@ from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.data.index import TripleIndex
 from mmrns.errors import UsageError
+from mmrns.nn.lookup import Lookup
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.rng import generator
-from mmrns.samplers.base import Sampler, uniform_law
-from mmrns.types import Batch, Negatives
+from mmrns.samplers.base import Sampler, even
+from mmrns.types import Batch, Negatives, OwnNegatives
 
 CHUNK = 2**22
 """Walks made at once."""
@@ -28,7 +29,7 @@ LIMIT = 2**28
 """Entities in all neighbourhoods together, at 4 bytes each."""
 
 
-class Sans(Sampler):
+class Sans(Sampler, name="sans"):
     """x- uniform, with replacement, over the anchor's neighbourhood without what is true in train for (anchor, r).
 
     The neighbourhood of an entity is the set of the distinct ends of `walks` random walks of `hops` steps on the
@@ -44,12 +45,12 @@ class Sans(Sampler):
     hops 10,000 of 12,842.
 
     Args:
-        graph, features, spec, seed: see `Sampler`.
-        negatives: K, draws per row.
+        graph, features, spec, seed, negatives: see `Sampler`.
         hops: steps of a walk.
         walks: of each entity; 0 = the whole neighbourhood.
-        reference: walk as the authors' code does, where every walk of an entity but its first starts at the end of the
-            one before, so that most ends lie outside the ball of `hops` around it.
+        restart: start every walk of an entity at the entity. False walks as the authors' code does, where every walk
+            but the first starts at the end of the one before, so that most ends lie outside the ball of `hops` around
+            it.
 
     Raises:
         UsageError: the whole neighbourhoods are too large to be held.
@@ -68,12 +69,11 @@ class Sans(Sampler):
         negatives: PositiveInt = 64,
         hops: PositiveInt = 3,
         walks: NonNegativeInt = 1000,
-        reference: bool = False,
+        restart: bool = True,
     ):
-        super().__init__(graph, features, spec, seed=seed)
-        self.negatives, self.hops, self.walks, self.reference = negatives, hops, walks, reference
-        self.n_entities, self.index = len(graph.entities), graph.train_index
-        offsets, members, self.near = self._neighbourhoods(graph)
+        super().__init__(graph, features, spec, seed=seed, negatives=negatives)
+        self.hops, self.walks, self.restart = hops, walks, restart
+        offsets, members, (self.near_tails, self.near_heads) = self._neighbourhoods(graph)
         # Functions of the graph and the seed: built again rather than stored.
         self.register_buffer("offsets", offsets, persistent=False)
         self.register_buffer("members", members, persistent=False)
@@ -150,7 +150,7 @@ class Sans(Sampler):
         stream: torch.Generator,
     ) -> tuple[Int[Tensor, " n"], ...]:
         """The end of each walk from each start."""
-        if not self.reference:
+        if self.restart:
             at = start.repeat_interleave(self.walks)
             for _ in range(self.hops):
                 at = self._hop(at, offsets, neighbours, stream)
@@ -174,18 +174,16 @@ class Sans(Sampler):
         place = offsets[at] + (u * degree).long()
         return torch.where(degree > 0, neighbours[place.clamp(max=len(neighbours) - 1)], (u * self.n_entities).long())
 
-    def draw(self, batch: Batch, model: Model, step: int) -> Negatives:
+    def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
+        batch = lookup.batch
         device = batch.h.device
-        self.index = self.index.to(device)
-        self.near = self.near[0].to(device), self.near[1].to(device)
-        stream = generator(self.seed, "sans", step, device=device)
-        u = torch.rand(len(batch), self.negatives, dtype=torch.float64, generator=stream, device=device)
+        u = self.uniform(step, "sans", rows=len(batch), device=device)
         anchor = batch.anchor
         first = self.offsets[anchor]
         size = self.offsets[anchor + 1] - first
         parts = [
-            self.near[head].sample_absent(anchor[rows], batch.r[rows], head, u[rows], size[rows])
-            for head, rows in batch.sides
+            near.sample_absent(anchor[rows], batch.r[rows], head, u[rows], size[rows])
+            for near, (head, rows) in zip((self.near_tails, self.near_heads), batch.sides, strict=True)
         ]
         place, some = torch.cat([place for place, _ in parts]), torch.cat([free for _, free in parts]) > 0
         far, free = self.index.batch_absent(batch, u)
@@ -193,22 +191,16 @@ class Sans(Sampler):
         if len(self.members):
             near = self.members[torch.minimum(first[:, None] + place, self.offsets[-1] - 1)]
             ids = torch.where(some[:, None], near.long(), far)
-        share = torch.where(some, size, self.n_entities) / self.n_entities
-        return Negatives(ids=ids, mask=(free > 0)[:, None].expand_as(ids), trace=share)
+        return OwnNegatives(ids, mask=(free > 0)[:, None].expand_as(ids))
 
-    def effective_sample_size(self, negatives: Negatives) -> Float[Tensor, " B"]:
-        """The size of the neighbourhood relative to all entities; 1 for a row that draws from them all."""
-        return negatives.trace
-
-    def law(self, batch: Batch, negatives: Negatives, rows: slice) -> Float[Tensor, "n E"]:
+    def proposal(self, batch: Batch, negatives: Negatives, rows: Int[Tensor, " n"]) -> Float[Tensor, "n E"]:
         """Uniform over what is not true in train: of the neighbourhood, or of everything where it has none."""
-        q = uniform_law(self.n_entities, self.index, batch, rows)
-        near = torch.zeros_like(q)
+        absent = self.absent(batch, rows)
+        near = torch.zeros_like(absent)
         for i, anchor in enumerate(batch.anchor[rows].tolist()):
-            near[i, self.members[self.offsets[anchor] : self.offsets[anchor + 1]]] = 1.0
-        near *= q > 0
-        some = near.sum(1, keepdim=True)
-        return torch.where(some > 0, near / some, q)
+            near[i, self.members[self.offsets[anchor] : self.offsets[anchor + 1]]] = True
+        near &= absent
+        return even(torch.where(near.any(1, keepdim=True), near, absent))
 
 
 def adjacency(graph: KnowledgeGraph) -> tuple[Int[Tensor, " offsets"], Int[Tensor, " n"]]:

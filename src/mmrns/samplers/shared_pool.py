@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
-from pydantic import PositiveInt
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from mmrns.data.features import Features
-from mmrns.data.graph import KnowledgeGraph
-from mmrns.nn.model import Model, ModelSpec
-from mmrns.rng import generator
-from mmrns.samplers.base import Sampler, uniform_law
+from mmrns.samplers.base import Sampler, even
 from mmrns.types import Batch, Negatives
 
 
-class Shared(Sampler):
+class SharedPool(Sampler, name="shared-pool"):
     """K uniform entities a step, with replacement, that every row is compared with, but for those true in train for it.
 
     Their vectors are looked up once for the whole batch, and a scorer whose comparison is a dot product compares in one
@@ -23,35 +18,15 @@ class Shared(Sampler):
     independent.
 
     Args:
-        graph, features, spec, seed: see `Sampler`.
-        negatives: K.
+        graph, features, spec, seed, negatives: see `Sampler`.
     """
 
-    def __init__(
-        self,
-        graph: KnowledgeGraph,
-        features: Features,
-        spec: ModelSpec,
-        *,
-        seed: int = 0,
-        negatives: PositiveInt = 64,
-    ):
-        super().__init__(graph, features, spec, seed=seed)
-        self.negatives, self.n_entities, self.index = negatives, len(graph.entities), graph.train_index
-
-    def draw(self, batch: Batch, model: Model, step: int) -> Negatives:
+    def propose(self, batch: Batch, step: int) -> Int[Tensor, " P"]:
         device = batch.h.device
-        self.index = self.index.to(device)
-        stream = generator(self.seed, "shared", step, device=device)
+        stream = self.stream(step, "shared", device=device)
         # Ascending, which makes the searches for the true ones cheaper.
-        ids = torch.randint(self.n_entities, (self.negatives,), generator=stream, device=device).sort().values
-        return Negatives(ids=ids, mask=~self.index.batch_contains(batch, ids))
+        return torch.randint(self.n_entities, (self.negatives,), generator=stream, device=device).sort().values
 
-    def effective_sample_size(self, negatives: Negatives) -> Float[Tensor, " B"]:
-        """1: every candidate is as likely as any other."""
-        assert negatives.mask is not None
-        return torch.ones(len(negatives.mask), device=negatives.mask.device)
-
-    def law(self, batch: Batch, negatives: Negatives, rows: slice) -> Float[Tensor, "n E"]:
+    def proposal(self, batch: Batch, negatives: Negatives, rows: Int[Tensor, " n"]) -> Float[Tensor, "n E"]:
         """Uniform over what counts."""
-        return uniform_law(self.n_entities, self.index, batch, rows)
+        return even(self.absent(batch, rows))

@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import PositiveInt
 from torch import Tensor
 
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
+from mmrns.nn.lookup import Lookup
 from mmrns.nn.model import Model, ModelSpec
-from mmrns.rng import generator
-from mmrns.samplers.base import Sampler, uniform_law
-from mmrns.types import Batch, Negatives
+from mmrns.samplers.base import Recipe, Sampler, even
+from mmrns.types import Batch, Negatives, OwnNegatives
 
 
-class Uniform(Sampler):
+class Uniform(Sampler, name="uniform"):
     """x- uniform, with replacement, over the entities that are not true in train for (anchor, r).
 
     With m true ids of E, a number uniform on [0, E - m) is mapped to the entity of that rank among the others
@@ -25,10 +25,11 @@ class Uniform(Sampler):
     entity is true counts no negative.
 
     Args:
-        graph, features, spec, seed: see `Sampler`.
-        negatives: K, draws per row.
+        graph, features, spec, seed, negatives: see `Sampler`.
         filtered: leave the true ones out; otherwise draw from all entities.
     """
+
+    recipe = Recipe(alpha=0.0)
 
     def __init__(
         self,
@@ -40,30 +41,20 @@ class Uniform(Sampler):
         negatives: PositiveInt = 64,
         filtered: bool = True,
     ):
-        super().__init__(graph, features, spec, seed=seed)
-        self.negatives, self.filtered = negatives, filtered
-        self.n_entities = len(graph.entities)
-        self.index = graph.train_index
+        super().__init__(graph, features, spec, seed=seed, negatives=negatives)
+        self.filtered = filtered
 
-    def draw(self, batch: Batch, model: Model, step: int) -> Negatives:
-        device = batch.h.device
-        stream = generator(self.seed, "uniform", step, device=device)
-        u = torch.rand(len(batch), self.negatives, dtype=torch.float64, generator=stream, device=device)
+    def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
+        batch = lookup.batch
+        u = self.uniform(step, "uniform", rows=len(batch), device=batch.h.device)
         if not self.filtered:
-            return Negatives(
-                ids=(u * self.n_entities).long(),
-                logp=torch.full_like(u, -math.log(self.n_entities), dtype=torch.float32),
-            )
-        self.index = self.index.to(device)
+            same = torch.full_like(u, math.log(self.n_entities), dtype=torch.float32)
+            return OwnNegatives((u * self.n_entities).long(), log_weight=same)
         ids, free = self.index.batch_absent(batch, u)
         mask = (free > 0)[:, None].expand_as(ids)
-        return Negatives(ids=ids, mask=mask, logp=-free.clamp(min=1).float().log()[:, None].expand_as(u))
+        return OwnNegatives(ids, mask=mask, log_weight=free.clamp(min=1).float().log()[:, None].expand_as(u))
 
-    def effective_sample_size(self, negatives: Negatives) -> Float[Tensor, " B"]:
-        """1: every candidate is as likely as any other."""
-        assert negatives.ids is not None
-        return torch.ones(len(negatives.ids), device=negatives.ids.device)
-
-    def law(self, batch: Batch, negatives: Negatives, rows: slice) -> Float[Tensor, "n E"]:
+    def proposal(self, batch: Batch, negatives: Negatives, rows: Int[Tensor, " n"]) -> Float[Tensor, "n E"]:
         """Uniform over what may be drawn."""
-        return uniform_law(self.n_entities, self.index if self.filtered else None, batch, rows)
+        absent = self.absent(batch, rows)
+        return even(absent if self.filtered else torch.ones_like(absent))

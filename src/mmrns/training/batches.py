@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -13,21 +12,19 @@ from torch import Tensor
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.errors import UsageError
 from mmrns.rng import generator
-from mmrns.types import Batch
-
-SidePolicy = Literal["alternate", "bernoulli"]
+from mmrns.types import Batch, SidePolicy
 
 
 class Batches:
-    """The stream of training batches; the batch of a step is a function of (seed, step), so a resume replays nothing.
+    """The stream of training batches. The batch of a step is a function of (seed, step), so a resume replays nothing.
 
-    An epoch is one pass over two permutations of train: its step 2i is a batch of the first, step 2i + 1 of the
-    second. `queries` makes it distinct queries instead, the first of (h, r) and the second of (r, t), each with one of
-    its triples in place of all, every one weighing 1; the shorter of the two starts anew until the longer is through.
+    An epoch is one pass over each of two permutations of train. Its step 2i is a batch of the first, its step 2i + 1
+    one of the second. With the side policy `alternate` the first permutation replaces tails and the second heads. With
+    `bernoulli` every row of either flips its relation's coin (`KnowledgeGraph.head_probability`).
 
-    With `alternate` the first replaces tails and the second heads; with `bernoulli` every row of either
-    flips its relation's coin, P(replace the head) = tph / (tph + hpt), with tph the mean number of distinct tails
-    a head and hpt of heads a tail (Wang et al., "Knowledge Graph Embedding by Translating on Hyperplanes", 2014).
+    With `queries` an epoch is a pass over queries in place of triples: the first permutation is of all distinct (h, r),
+    the second of all distinct (r, t). Each query is represented by one of its triples and weighs 1. The side that has
+    fewer queries starts anew until the other is through.
 
     Args:
         graph: the graph whose train split is served.
@@ -51,7 +48,8 @@ class Batches:
     ):
         if queries and sides != "alternate":
             raise UsageError(f"batches of queries have their sides in turn; training.sides={sides} does not fit")
-        self.triples, self.size, self.sides, self.seed = graph.train, size, sides, seed
+        self.graph, self.triples = graph, graph.train
+        self.size, self.sides, self.seed = size, sides, seed
         self.index = graph.train_index
         every = torch.arange(len(graph.train))
         self.rows = tuple(_first_of_each_query(graph, head) for head in (False, True)) if queries else (every, every)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from mmrns.errors import DataError
 from mmrns.files import read_tensors, write_tensors
-from mmrns.training.trainer import Progress, Trainer
+from mmrns.training.progress import Progress
+from mmrns.training.trainer import Trainer
 
 
 def save_checkpoint(path: Path, trainer: Trainer, progress: Progress, extra: Mapping[str, Any]) -> None:

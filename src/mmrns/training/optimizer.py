@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from mmrns.nn.embedders.table import Table
+from mmrns.nn.embedders import Table, TableEmbedder
 
 Kind = Literal["adam", "adagrad"]
 Schedule = Callable[[int], float]
@@ -103,7 +103,7 @@ class Optimizer:
 
 def sparse_tables(module: nn.Module) -> list[nn.Parameter]:
     """The weights whose gradients are sparse."""
-    return [table.weight for table in module.modules() if isinstance(table, Table) and table.sparse]
+    return [table.weight for table in module.modules() if isinstance(table, Table | TableEmbedder) and table.sparse]
 
 
 def schedule_of(name: Literal["constant", "linear", "cosine"], steps: int, warmup: int = 0) -> Schedule:

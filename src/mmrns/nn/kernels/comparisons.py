@@ -16,11 +16,12 @@ from torch.nn.functional import embedding
 
 _FUSED = find_spec("numba") is not None
 
-Kind = Literal["l1", "modulus", "dot"]
+Kind = Literal["l1", "l2", "modulus", "dot"]
 """What is summed over the coordinates of query q and candidate c.
 
-`l1`: |q_i - c_i|; `modulus`: the same over complex numbers, of which vectors hold all real parts, then all imaginary
-parts; `dot`: q_i c_i. The derivatives of |x| and |z| at 0 are taken as 0.
+`l1`: |q_i - c_i|; `l2`: (q_i - c_i)^2, of whose sum the root is taken; `modulus`: the first over complex numbers, of
+which vectors hold all real parts, then all imaginary parts; `dot`: q_i c_i. The derivatives of |x| and |z| at 0 are
+taken as 0.
 """
 
 
@@ -29,7 +30,7 @@ def compare(
 ) -> Float[Tensor, "B K"]:
     """Each row's query with its own candidates [B K width], or with one pool [P width] for all rows."""
     # A product with a pool is what libraries are best at.
-    if fusible(query, candidates) and not (kind == "dot" and candidates.ndim == 2):
+    if kind != "l2" and fusible(query, candidates) and not (kind == "dot" and candidates.ndim == 2):
         return _Fused.apply(kind, query, candidates, None)  # pyright: ignore[reportReturnType]
     return _in_torch(kind, query, candidates)
 
@@ -38,7 +39,7 @@ def compare_rows(
     kind: Kind, query: Float[Tensor, "B width"], table: Float[Tensor, "E width"], ids: Int[Tensor, "B K"]
 ) -> Float[Tensor, "B K"]:
     """Each row's query with rows of a table, which the fused kernel reads where they are."""
-    if fusible(query, table):
+    if kind != "l2" and fusible(query, table):
         return _Fused.apply(kind, query, table, ids)  # pyright: ignore[reportReturnType]
     return _in_torch(kind, query, embedding(ids, table))
 
@@ -59,7 +60,12 @@ def _in_torch(kind: Kind, query: Tensor, candidates: Tensor) -> Tensor:
         return query @ candidates.T if candidates.ndim == 2 else (candidates @ query[:, :, None]).squeeze(-1)
     if kind == "l1" and candidates.ndim == 2:
         return torch.cdist(query, candidates, p=1)
+    if kind == "l2" and candidates.ndim == 2:
+        # "donot_use_mm": the matrix-product form of the Euclidean distance loses half of the digits.
+        return torch.cdist(query, candidates, p=2.0, compute_mode="donot_use_mm_for_euclid_dist")
     difference = query[:, None] - candidates
+    if kind == "l2":
+        return torch.linalg.vector_norm(difference, dim=-1)
     if kind == "l1":
         # The same number as vector_norm(ord=1), in two thirds of its time.
         return difference.abs().sum(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
+from mmrns.samplers.explanation import AttentionMap
 from mmrns.samplers.mmrns.grouped import gated_cosine
 
 
@@ -45,8 +47,9 @@ class Folded:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What one modality's y owes to the entities alone: L tokens read, guided by M tokens of the other modality.
+class EntityTerms:
+    """The part of one modality's y that depends on the entities alone: L tokens are read, M of the other modality
+    guide.
 
     Attributes:
         modality: which of the attention's modalities is read.
@@ -63,27 +66,6 @@ class Reading:
     guide_mask: Bool[Tensor, "n M"]
     attended: Float[Tensor, "n M a"]
     folded: Folded | None = None
-
-
-@dataclass(frozen=True)
-class AttentionMap:
-    """How the L tokens of one modality are read, guided by the M tokens of the other, for n entities.
-
-    Attributes:
-        modality: which of the attention's modalities is read.
-        affinity: Float[n L M], C.
-        attention: Float[n L M], softmax of C over the L tokens; absent ones have no weight.
-        gate: Float[n L M], of the entity's relation; what guides is `gate * affinity`.
-        read_mask: Bool[n L], the tokens read that are present.
-        guide_mask: Bool[n M], the guiding tokens that are present.
-    """
-
-    modality: int
-    affinity: Float[Tensor, "n L M"]
-    attention: Float[Tensor, "n L M"]
-    gate: Float[Tensor, "n L M"]
-    read_mask: Bool[Tensor, "n L"]
-    guide_mask: Bool[Tensor, "n M"]
 
 
 class KnowledgeGuidedAttention(nn.Module):
@@ -137,15 +119,15 @@ class KnowledgeGuidedAttention(nn.Module):
     def outer(
         self,
         relations: Float[Tensor, "R relation_width"],
-        readings: list[Reading],
+        terms: list[EntityTerms],
     ) -> list[Float[Tensor, "R n a"]]:
         """The values y of every (relation, entity) pair, one tensor a modality.
 
-        A reading that is folded is combined in its folded form, any other in the direct form of the class docstring.
+        A term that is folded is combined in its folded form, any other in the direct form of the class docstring.
         """
         return [
-            self._combine_folded(gate, reading.folded) if reading.folded else self._combine(gate[:, None], reading)
-            for gate, reading in zip(self.gates(relations), readings, strict=True)
+            self._combine_folded(gate, term.folded) if term.folded else self._combine(gate[:, None], term)
+            for gate, term in zip(self.gates(relations), terms, strict=True)
         ]
 
     def paired(
@@ -159,37 +141,40 @@ class KnowledgeGuidedAttention(nn.Module):
             omit_first_norm: leave the LayerNorm out of the first modality's attention term (a bug of the authors'
                 code).
         """
-        readings = self.readings(tokens, omit_first_norm=omit_first_norm)
+        terms = self.terms(tokens, omit_first_norm=omit_first_norm)
         gates = self.gates(relations)
-        return [self._combine(g[None], reading).squeeze(0) for g, reading in zip(gates, readings, strict=True)]
+        return [self._combine(g[None], term).squeeze(0) for g, term in zip(gates, terms, strict=True)]
 
-    def readings(self, tokens: list[Tokens], *, n_relations: int = 0, omit_first_norm: bool = False) -> list[Reading]:
-        """What of y depends on the entities alone, one reading a modality.
+    def terms(self, tokens: list[Tokens], *, n_relations: int = 0, omit_first_norm: bool = False) -> list[EntityTerms]:
+        """What of y depends on the entities alone, one term a modality.
 
         Args:
             tokens: the entities' tokens, one a modality.
-            n_relations: relations that the readings will be combined with; where that is cheaper they are folded.
+            n_relations: relations that the terms will be combined with; where that is cheaper they are folded.
             omit_first_norm: see `paired`.
         """
         first, second = tokens[0], tokens[-1]
         affinity = torch.einsum("nja,nka->njk", first.values, second.values)
-        readings = [self._reading(0, affinity, first, second, n_relations, omit_first_norm)]
+        terms = [self._terms(0, affinity, first, second, n_relations, omit_first_norm)]
         if self.n_modalities == 2:
-            readings.append(self._reading(1, affinity.mT, second, first, n_relations))
-        return readings
+            terms.append(self._terms(1, affinity.mT, second, first, n_relations))
+        return terms
 
-    def maps(self, relations: Float[Tensor, "n relation_width"], tokens: list[Tokens]) -> tuple[AttentionMap, ...]:
+    def maps(
+        self, relations: Float[Tensor, "n relation_width"], tokens: list[Tokens], names: Sequence[str]
+    ) -> tuple[AttentionMap, ...]:
         """How each entity's tokens are read under its own relation, one map a modality: for the eyes of people.
 
         Args:
             relations: a relation vector for each entity.
             tokens: the entities' tokens, one a modality.
+            names: of the modalities.
         """
         first, second = tokens[0], tokens[-1]
         affinity = torch.einsum("nja,nka->njk", first.values, second.values)
         sides = [(affinity, first, second), (affinity.mT, second, first)]
         return tuple(
-            AttentionMap(m, c, _attention(c, read), gate, read.mask, guide.mask)
+            AttentionMap(names[m], names[len(names) - 1 - m], c, _attention(c, read), gate, read.mask, guide.mask)
             for m, (gate, (c, read, guide)) in enumerate(zip(self.gates(relations), sides, strict=False))
         )
 
@@ -220,7 +205,7 @@ class KnowledgeGuidedAttention(nn.Module):
         first, second = self.tokens
         return (first, second) if modality == 0 else (second, first)
 
-    def _reading(
+    def _terms(
         self,
         modality: int,
         affinity: Float[Tensor, "n L M"],
@@ -228,31 +213,31 @@ class KnowledgeGuidedAttention(nn.Module):
         guide: Tokens,
         n_relations: int,
         omit_norm: bool = False,
-    ) -> Reading:
+    ) -> EntityTerms:
         attention = _attention(affinity, read)
         attended = torch.einsum("njk,nja->nka", attention, read.values)
         if not omit_norm:
             attended = self.norm(attended)
-        reading = Reading(modality, affinity, read.values, guide.mask, attended)
-        return replace(reading, folded=self._fold(reading)) if self.folds(modality, n_relations) else reading
+        term = EntityTerms(modality, affinity, read.values, guide.mask, attended)
+        return replace(term, folded=self._fold(term)) if self.folds(modality, n_relations) else term
 
-    def _combine(self, gate: Float[Tensor, "R #n L M"], reading: Reading) -> Float[Tensor, "R n a"]:
-        guided = torch.einsum("rnjk,nja->rnka", gate * reading.affinity, reading.values)
-        mixed = self.norm(guided) * reading.guide_mask[..., None] + reading.attended
-        return self.out[reading.modality](mixed.flatten(-2))
+    def _combine(self, gate: Float[Tensor, "R #n L M"], term: EntityTerms) -> Float[Tensor, "R n a"]:
+        guided = torch.einsum("rnjk,nja->rnka", gate * term.affinity, term.values)
+        mixed = self.norm(guided) * term.guide_mask[..., None] + term.attended
+        return self.out[term.modality](mixed.flatten(-2))
 
-    def _fold(self, reading: Reading) -> Folded:
-        n, n_read, n_guide = reading.affinity.shape
-        a = reading.values.shape[-1]
-        out = self.out[reading.modality]
+    def _fold(self, term: EntityTerms) -> Folded:
+        n, n_read, n_guide = term.affinity.shape
+        a = term.values.shape[-1]
+        out = self.out[term.modality]
         assert isinstance(out, nn.Linear)
         weight = out.weight.view(a, n_guide, a).transpose(0, 1) * self.norm.weight
-        constant = out((reading.attended + reading.guide_mask[..., None] * self.norm.bias).flatten(-2))
-        centred = reading.values - reading.values.mean(-1, keepdim=True)
+        constant = out((term.attended + term.guide_mask[..., None] * self.norm.bias).flatten(-2))
+        centred = term.values - term.values.mean(-1, keepdim=True)
         projected = (centred.flatten(0, 1) @ weight.flatten(0, 1).T).view(n, n_read, n_guide, a)
-        blocks = (reading.affinity[..., None] * projected).flatten(1, 2)
+        blocks = (term.affinity[..., None] * projected).flatten(1, 2)
         gram = centred @ centred.mT / a
-        guide = reading.affinity.permute(2, 0, 1)
+        guide = term.affinity.permute(2, 0, 1)
         pairs = guide[..., None] * guide[..., None, :] * gram
         return Folded(constant, blocks, pairs.flatten(2))
 

@@ -12,7 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from mmrns.data.features import Modality
 from mmrns.nn.model import Model, ModelSpec
-from mmrns.samplers.mmrns.attention import AttentionMap, EntityGate, KnowledgeGuidedAttention, Reading, Tokens
+from mmrns.samplers.explanation import AttentionMap
+from mmrns.samplers.mmrns.attention import EntityGate, EntityTerms, KnowledgeGuidedAttention, Tokens
 from mmrns.samplers.mmrns.grouped import grouped_cosine
 from mmrns.types import Batch
 
@@ -33,7 +34,7 @@ class Similarity:
 
 
 @dataclass(frozen=True)
-class View:
+class Representation:
     """Entities as their relations see them, in one modality.
 
     Attributes:
@@ -50,20 +51,19 @@ class GuidedSimilarity(nn.Module):
 
         sim_m(r, x, e) = <y_m(r, x), y_m(r, e)> / stopgrad(||y_m(r, x)|| ||y_m(r, e)||)
 
-    with y_m(r, e) the reading of e in modality m under the relation (`KnowledgeGuidedAttention`), and for the term
-    `structure` its vector through the `EntityGate`. The terms are the modalities, then `structure` where it is asked
-    for or there is no modality.
+    y_m(r, e) represents e in modality m under the relation (`KnowledgeGuidedAttention`); for the term `structure` it is
+    the entity's own vector through the `EntityGate`. The terms are the modalities, and `structure` where it is asked
+    for or there is no modality. The model's vectors get no gradient from here.
 
     Args:
-        modalities: one or two, by name; none = structure alone.
+        modalities: one or two, by name; with none the structure alone is compared.
         spec: widths of the model's vectors.
         width: a, width of the attention.
         gate_width: hidden units of the entity gate.
         structure: compare the structural vectors too.
+        guidance: let the relation guide; otherwise every relation has the vector 0, and with it the same gates.
         memory_mb: bound on what the similarities of a step hold, in MiB; beyond it they are computed in chunks, and
             again in the backward pass.
-        reference: as the authors' code: gradients to the model's vectors, zero vectors for missing tokens, and a
-            LayerNorm left out.
     """
 
     def __init__(
@@ -73,12 +73,12 @@ class GuidedSimilarity(nn.Module):
         *,
         width: int,
         gate_width: int,
-        structure: bool,
-        memory_mb: int,
-        reference: bool,
+        structure: bool = False,
+        guidance: bool = True,
+        memory_mb: int = 1024,
     ):
         super().__init__()
-        self.modalities, self.memory_mb, self.reference = dict(modalities), memory_mb, reference
+        self.modalities, self.guidance, self.memory_mb = dict(modalities), guidance, memory_mb
         self.attention: KnowledgeGuidedAttention | None = None
         self.gate: EntityGate | None = None
         if modalities:
@@ -98,20 +98,21 @@ class GuidedSimilarity(nn.Module):
 
     def relations(self, batch: Batch, model: Model) -> Float[Tensor, "R relation_width"]:
         """Vectors of the batch's distinct relations."""
-        vectors = model.relations(batch.relations)
-        return vectors if self.reference else vectors.detach()
+        vectors = model.relations(batch.relations).detach()
+        return vectors if self.guidance else torch.zeros_like(vectors)
 
-    def view(
+    def represent(
         self, relations: Float[Tensor, "n relation_width"], entities: Int[Tensor, " n"], model: Model
-    ) -> list[View]:
+    ) -> list[Representation]:
         """Each entity under its own relation, in every term."""
-        found: list[View] = []
+        found: list[Representation] = []
         if self.attention is not None:
-            tokens = self._tokens(entities)
-            values = self.attention.paired(relations, tokens, omit_first_norm=self.reference)
-            found += [View(y, t.mask.any(1)) for y, t in zip(values, tokens, strict=True)]
+            tokens = self.tokens(entities)
+            values = self.paired(relations, tokens)
+            found += [Representation(y, t.mask.any(1)) for y, t in zip(values, tokens, strict=True)]
         if self.gate is not None:
-            found.append(View(self.gate(relations, self._vectors(entities, model)), torch.ones_like(entities).bool()))
+            everyone = torch.ones_like(entities).bool()
+            found.append(Representation(self.gate(relations, self.structure(entities, model)), everyone))
         return found
 
     def forward(
@@ -120,7 +121,7 @@ class GuidedSimilarity(nn.Module):
         pool: Int[Tensor, " P"],
         model: Model,
         *,
-        targets: list[View] | None = None,
+        targets: list[Representation] | None = None,
         direct: bool = False,
     ) -> dict[str, Similarity]:
         """Similarity of each row's true entity to every entity of a pool, by term.
@@ -138,25 +139,25 @@ class GuidedSimilarity(nn.Module):
         order = torch.argsort(batch.relation_index, stable=True)
         relations = self.relations(batch, model)
         if targets is None:
-            targets = self.view(relations[batch.relation_index], batch.target, model)
+            targets = self.represent(relations[batch.relation_index], batch.target, model)
         in_order = [target.values[order] for target in targets]
-        vectors = self._vectors(pool, model) if self.gate is not None else None
+        vectors = self.structure(pool, model) if self.gate is not None else None
         present: list[Tensor] = []
-        readings: list[Reading] = []
+        terms: list[EntityTerms] = []
         if self.attention is not None:
-            of_pool = self._tokens(pool)
-            readings = self.attention.readings(of_pool, n_relations=0 if direct else len(relations))
+            of_pool = self.tokens(pool)
+            terms = self.attention.terms(of_pool, n_relations=0 if direct else len(relations))
             present += [tokens.mask.any(1) for tokens in of_pool]
         if vectors is not None:
             present.append(torch.ones_like(pool, dtype=torch.bool))
 
-        def under(chunk: Tensor, counts: tuple[int, ...], *views: Tensor) -> Tensor:
+        def under(chunk: Tensor, counts: tuple[int, ...], *by_term: Tensor) -> Tensor:
             found: list[Tensor] = []
             if self.attention is not None:
-                ys = self.attention.outer(chunk, readings)
-                found += [grouped_cosine(t, y, counts) for t, y in zip(views, ys, strict=False)]
+                ys = self.attention.outer(chunk, terms)
+                found += [grouped_cosine(t, y, counts) for t, y in zip(by_term, ys, strict=False)]
             if self.gate is not None and vectors is not None:
-                found.append(self.gate.cosine(views[-1], chunk, vectors, counts))
+                found.append(self.gate.cosine(by_term[-1], chunk, vectors, counts))
             return torch.stack(found)
 
         size = max(1, self.memory_mb * 2**20 // self._bytes_per_relation(len(pool), len(relations)))
@@ -181,7 +182,9 @@ class GuidedSimilarity(nn.Module):
         self, relations: Float[Tensor, "n relation_width"], entities: Int[Tensor, " n"]
     ) -> tuple[AttentionMap, ...]:
         """How each entity's tokens are read under its own relation, one map a modality; none without an attention."""
-        return () if self.attention is None else self.attention.maps(relations, self._tokens(entities))
+        if self.attention is None:
+            return ()
+        return self.attention.maps(relations, self.tokens(entities), list(self.modalities))
 
     def notes(self, batch: Batch, n_candidates: int) -> list[str]:
         """What the similarities of a batch like this one hold, in words."""
@@ -197,26 +200,25 @@ class GuidedSimilarity(nn.Module):
         reals = 1 if self.attention is None else self.attention.reals_per_pair(n_relations)
         return 4 * n_candidates * reals
 
-    def _vectors(self, ids: Int[Tensor, " n"], model: Model) -> Float[Tensor, "n width"]:
-        vectors = model.entities(ids)
-        return vectors if self.reference else vectors.detach()
+    def structure(self, ids: Int[Tensor, " n"], model: Model) -> Float[Tensor, "n width"]:
+        """The entities' own vectors."""
+        return model.entities(ids).vectors[:, 0].detach()
 
-    def _tokens(self, ids: Int[Tensor, " n"]) -> list[Tokens]:
+    def tokens(self, ids: Int[Tensor, " n"]) -> list[Tokens]:
+        """The entities' projected tokens, by modality."""
+        return [self._encoded(m, *modality.gather(ids)) for m, modality in enumerate(self.modalities.values())]
+
+    def paired(self, relations: Float[Tensor, "n relation_width"], tokens: list[Tokens]) -> list[Float[Tensor, "n a"]]:
+        """Y of each entity under its own relation, by modality."""
         assert self.attention is not None
-        tokens: list[Tokens] = []
-        for m, modality in enumerate(self.modalities.values()):
-            values, mask = modality.gather(ids)
-            # The authors' code knows no missing token: its zero vectors take part.
-            tokens.append(self.attention.encode(m, values, torch.ones_like(mask) if self.reference else mask))
-        return tokens
+        return self.attention.paired(relations, tokens)
+
+    def _encoded(self, m: int, values: Float[Tensor, "n L D"], mask: Bool[Tensor, "n L"]) -> Tokens:
+        assert self.attention is not None
+        return self.attention.encode(m, values, mask)
 
 
 def cosine(a: Float[Tensor, "*#n a"], b: Float[Tensor, "*#n a"]) -> Float[Tensor, "*n"]:
     """As `grouped_cosine`: without gradient through the norms."""
     norms = torch.linalg.vector_norm(a.detach(), dim=-1) * torch.linalg.vector_norm(b.detach(), dim=-1)
     return (a * b).sum(-1) / (norms + 1e-10)
-
-
-def log_mixture(similarities: Mapping[str, Similarity], tau: float) -> Float[Tensor, "B P"]:
-    """`ln sum_m softmax_e(sim_m / tau)`."""
-    return torch.stack([torch.log_softmax(s.values / tau, dim=1) for s in similarities.values()]).logsumexp(0)

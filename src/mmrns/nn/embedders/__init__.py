@@ -1,0 +1,7 @@
+"""Embedders: ids of entities to the vectors that they are scored by, one class a file."""
+
+from mmrns.nn.embedders.base import STRUCTURE, Embedder
+from mmrns.nn.embedders.fused import AttentionPool, FusedEmbedder
+from mmrns.nn.embedders.table import Table, TableEmbedder
+
+__all__ = ["STRUCTURE", "AttentionPool", "Embedder", "FusedEmbedder", "Table", "TableEmbedder"]

@@ -1,0 +1,73 @@
+"""What every embedder is: ids of entities in, their views out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mmrns.nn.lookup import Lookup
+from mmrns.nn.losses import Loss
+from mmrns.registry import Named, Registry
+from mmrns.types import Negatives, Views
+
+STRUCTURE = "structure"
+"""The view that is the entity's own trained vector."""
+
+
+class Embedder(Named, nn.Module, ABC):
+    """Gives every entity a vector in each of V views.
+
+    To add one: subclass it with a `name`, fill `views` and define `forward` and `all`. Its constructor is called with
+    the graph, the features, and the keywords `width` (reals of a vector), `init_range` (vectors start about as long as
+    those uniform on `[-init_range, init_range]`) and `sparse` (gradients of tables are to hold the rows of the step
+    only). Further keywords are its options, settable as `model.OPTION`.
+
+    Attributes:
+        views: the names of the views, in the order of their vectors.
+    """
+
+    registry: ClassVar[Registry[Embedder]] = Registry("embedder", "mmrns.nn.embedders")
+
+    views: tuple[str, ...] = (STRUCTURE,)
+
+    @abstractmethod
+    def forward(self, ids: Int[Tensor, "*n"]) -> Views:
+        """The entities' vectors, `[*n V width]`, and which views each of them has."""
+
+    @abstractmethod
+    def all(self) -> Views:
+        """The same of every entity, in the order of ids."""
+
+    @property
+    def table(self) -> Float[Tensor, "E width"] | None:
+        """The tensor whose rows are the vectors of the only view, where there is one that kernels may read."""
+        return None
+
+    def anchor(self, views: Views, relation: Float[Tensor, "B relation_width"]) -> Views:
+        """The views of anchors as the relation asked about sees them. By default the relation changes nothing."""
+        return views
+
+    def loss(
+        self,
+        lookup: Lookup,
+        negatives: Negatives,
+        objective: Loss,
+        score_views: Callable[[Negatives | None], Float[Tensor, "B K V"]],
+    ) -> Float[Tensor, ""] | float:
+        """A term of the step's loss that the embedder brings along, such as a loss of each view. By default 0.
+
+        Args:
+            lookup: the batch and its vectors.
+            negatives: what was drawn.
+            objective: the loss of the mixed scores.
+            score_views: gives the scores of each view before they are mixed, of negatives, or for None of the true
+                entities.
+        """
+        return 0.0
+
+    def constrain(self) -> None:
+        """What follows an optimizer step, such as a projection. By default nothing."""

@@ -1,0 +1,1 @@
+"""Comparisons of queries with candidates: Numba's kernels, and the torch form that is their oracle."""

@@ -1,0 +1,69 @@
+"""Hard negatives from a pool and from the relation's domain or range, weighed by how they were drawn."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import NonNegativeInt, PositiveInt
+
+from mmrns.data.features import Features
+from mmrns.data.graph import KnowledgeGraph
+from mmrns.nn.lookup import Lookup
+from mmrns.nn.model import Model, ModelSpec
+from mmrns.samplers.base import Inner
+from mmrns.samplers.gumbel import log_inclusion
+from mmrns.samplers.mmrns.proposal import CandidateSampler, Trace
+from mmrns.types import Negatives, OwnNegatives
+
+
+class DomainRange(CandidateSampler, name="domain-range"):
+    """Hard negatives from a shared pool and from the relation's domain or range, with exact importance weights.
+
+    It is the sampler `mmrns` without its attention: no parameter, no modality. With pi(e) the probability that e is a
+    candidate (`CandidateSampler`) and s(e) the model's own score, the proposal is
+
+        q(e) ~ exp(alpha s(e)) / pi(e)
+
+    K negatives are drawn from it without replacement, by one Gumbel noise and its top K (the Plackett-Luce
+    distribution). Candidates that are true in train are left out. The importance weight of a draw is one over pi(e)
+    times the probability of being among the K (`log_inclusion`), so that the loss estimates the self-adversarial
+    softmax over all entities.
+
+    Args:
+        graph, features, spec, seed: see `Sampler`.
+        negatives, pool, domain_range: see `CandidateSampler`.
+        pool_sampler: a sampler whose draws fill half of the pool.
+        alpha: inverse temperature of the objective's self-adversarial weights.
+    """
+
+    def __init__(
+        self,
+        graph: KnowledgeGraph,
+        features: Features,
+        spec: ModelSpec,
+        *,
+        seed: int = 0,
+        negatives: PositiveInt = 32,
+        pool: PositiveInt = 512,
+        domain_range: NonNegativeInt = 512,
+        pool_sampler: Inner | None = None,
+        alpha: float = 1.0,
+    ):
+        super().__init__(graph, features, spec, seed=seed, negatives=negatives, pool=pool, domain_range=domain_range)
+        self.alpha = alpha
+        self.fill_pool_with(pool_sampler)
+
+    def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
+        of_pool = self.for_the_pool(lookup, model, step)
+        candidates = self.candidates(lookup.batch, step, of_pool)
+        with torch.no_grad():
+            scores, _, _ = self.scores(lookup, model, candidates)
+            logits = (self.alpha * scores - candidates.log_density).masked_fill(candidates.excluded, -torch.inf)
+            perturbed = logits + self.noise(logits.shape, step, logits.device)
+            positions = perturbed.topk(self.negatives, dim=1).indices
+            expected = log_inclusion(logits, perturbed, positions) + candidates.log_density.gather(1, positions)
+        return OwnNegatives(
+            candidates.ids(positions),
+            mask=~candidates.excluded.gather(1, positions),
+            log_weight=-expected,
+            trace=Trace(candidates, logits, positions, of_pool),
+        )

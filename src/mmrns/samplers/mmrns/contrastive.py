@@ -1,0 +1,44 @@
+"""The contrastive losses of similarities: positives alike, others diverse."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def info_nce(
+    pmi: Float[Tensor, "B C"],
+    log_density: Float[Tensor, "B C"],
+    excluded: Bool[Tensor, "B C"],
+    positive: Float[Tensor, " B"],
+    has_positive: Bool[Tensor, " B"],
+) -> Float[Tensor, ""]:
+    """Mean of `-ln [ e^positive / (e^positive + sum_e e^pmi(e) / pi(e)) ]` over the rows that have a positive.
+
+    InfoNCE (van den Oord et al., "Representation Learning with Contrastive Predictive Coding", 2018) with candidates of
+    unequal probability.
+
+    Args:
+        pmi: of each candidate to the row's true entity.
+        log_density: ln pi, of the probability with which each came to be a candidate.
+        excluded: candidates that are left out.
+        positive: pmi of another true entity.
+        has_positive: rows that have one; without any the loss is 0.
+    """
+    lowest = torch.finfo(pmi.dtype).min
+    others = (pmi - log_density).masked_fill(excluded, lowest).logsumexp(1)
+    rows = torch.logaddexp(others, positive) - positive
+    return torch.where(has_positive, rows, 0.0).sum() / has_positive.sum().clamp(min=1)
+
+
+def contrastive(
+    similarity: Float[Tensor, "B P"], true: Bool[Tensor, "B P"], weight: Float[Tensor, "B P"]
+) -> Float[Tensor, ""]:
+    """`-ln [ sum_true w e^sim / sum_other w e^sim ]` over all pairs of the batch; 0 where a sum is empty."""
+    # Cosines are at most 1, so that nothing overflows.
+    mass = similarity.exp() * weight
+    positive, every = (mass * true).sum(), mass.sum()
+    both = (positive > 0) & (every > positive)
+    negative = torch.where(both, every - positive, 1.0)
+    return torch.where(both, negative.log() - torch.where(both, positive, 1.0).log(), 0.0)

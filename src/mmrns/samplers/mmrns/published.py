@@ -1,0 +1,200 @@
+"""The sampler of the MMRNS paper, in the arithmetic of its authors' code."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from mmrns.data.features import Features
+from mmrns.data.graph import KnowledgeGraph
+from mmrns.nn.lookup import Lookup
+from mmrns.nn.losses import adversarial_weights
+from mmrns.nn.model import Model, ModelSpec
+from mmrns.samplers.base import Sampler, scattered
+from mmrns.samplers.explanation import Evidence
+from mmrns.samplers.gumbel import gumbel_noise, straight_through
+from mmrns.samplers.mmrns.attention import Tokens
+from mmrns.samplers.mmrns.contrastive import contrastive
+from mmrns.samplers.mmrns.sampler import chosen_modalities, evidence_of
+from mmrns.samplers.mmrns.similarity import GuidedSimilarity, Similarity
+from mmrns.samplers.pools import distinct, true_in_pool
+from mmrns.types import Batch, Negatives, OwnNegatives, Views
+
+_LOG_MASKED = math.log(1e-38)
+"""What the authors' code adds to the logit of a true or already drawn candidate."""
+
+
+class PublishedSimilarity(GuidedSimilarity):
+    """`GuidedSimilarity` as in the authors' code: gradients reach the model's vectors, missing tokens are zero vectors
+    that take part, and the first modality's attention term of the true entity has no LayerNorm.
+    """
+
+    def relations(self, batch: Batch, model: Model) -> Float[Tensor, "R relation_width"]:
+        """Vectors of the batch's distinct relations."""
+        return model.relations(batch.relations)
+
+    def structure(self, ids: Int[Tensor, " n"], model: Model) -> Float[Tensor, "n width"]:
+        """The entities' own vectors."""
+        return model.entities(ids).vectors[:, 0]
+
+    def paired(self, relations: Float[Tensor, "n relation_width"], tokens: list[Tokens]) -> list[Float[Tensor, "n a"]]:
+        """Y of each entity under its own relation, by modality."""
+        assert self.attention is not None
+        return self.attention.paired(relations, tokens, omit_first_norm=True)
+
+    def _encoded(self, m: int, values: Float[Tensor, "n L D"], mask: Bool[Tensor, "n L"]) -> Tokens:
+        return super()._encoded(m, values, torch.ones_like(mask))
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a draw leaves behind.
+
+    Attributes:
+        pool: Int[P].
+        true: Bool[B P], the candidates that are true in train.
+        logits: Float[B P] of the first draw.
+        positions: Int[B K], the columns drawn.
+        similarities: by term.
+    """
+
+    pool: Int[Tensor, " P"]
+    true: Bool[Tensor, "B P"]
+    logits: Float[Tensor, "B P"]
+    positions: Int[Tensor, "B K"]
+    similarities: Mapping[str, Similarity]
+
+
+class MmrnsPublished(Sampler, name="mmrns-published"):
+    """The sampler of Xu et al., "Relation-enhanced Negative Sampling for Multimodal Knowledge Graph Completion" (ACM MM
+    2022), in the arithmetic of the authors' code, peculiarities included (docs/mmrns.md lists them).
+
+    A step has a pool of P entities, uniform without replacement. Negatives are drawn from it that look like the row's
+    true entity x, as the relation sees them:
+
+        q(e) = sum_m softmax_e( sim_m(e) / tau ),   tau = temperature / (1 + ln(step + 1))
+
+    sim_m is the cosine of x and e in modality m (`KnowledgeGuidedAttention`), and of their structural vectors
+    (`EntityGate`). Each of the K draws has a Gumbel noise of its own, and a straight-through gradient. What is true in
+    train, or drawn already, is masked by ln 1e-38. Negatives have no importance weights. The loss has a contrastive
+    term for each m over the whole batch,
+
+        -ln [ sum_true e^sim / sum_other e^sim ] / (number of terms * loss_rate)
+
+    with the drawn candidates weighed by their self-adversarial weight. Gradients reach the model's vectors.
+
+    Args:
+        graph, features, spec, seed: see `Sampler`.
+        negatives: K, at most P.
+        pool: P, at most every entity.
+        modalities: one or two names; by default all that the dataset has, which must be no more than two.
+        temperature: tau at step 0.
+        loss_rate: divisor of the contrastive terms; 0 leaves them out.
+        width: a, width of the attention.
+        gate_width: hidden units of the entity gate.
+        memory_mb: bound on what the similarities of a step hold, in MiB.
+        alpha: inverse temperature of the objective's self-adversarial weights.
+
+    Raises:
+        UsageError: more than two modalities.
+    """
+
+    def __init__(
+        self,
+        graph: KnowledgeGraph,
+        features: Features,
+        spec: ModelSpec,
+        *,
+        seed: int = 0,
+        negatives: PositiveInt = 20,
+        pool: PositiveInt = 1500,
+        modalities: list[str] | None = None,
+        temperature: PositiveFloat = 10.0,
+        loss_rate: NonNegativeFloat = 100.0,
+        width: PositiveInt = 50,
+        gate_width: PositiveInt = 100,
+        memory_mb: NonNegativeInt = 1024,
+        alpha: float = 1.0,
+    ):
+        size = min(pool, len(graph.entities))
+        super().__init__(graph, features, spec, seed=seed, negatives=min(negatives, size))
+        self.pool_size, self.alpha = size, alpha
+        self.temperature, self.loss_rate = temperature, loss_rate
+        self.similarity = PublishedSimilarity(
+            {name: features[name] for name in chosen_modalities(features, modalities)},
+            spec,
+            width=width,
+            gate_width=gate_width,
+            structure=True,
+            memory_mb=memory_mb,
+        )
+
+    def pool(self, step: int) -> Int[Tensor, " P"]:
+        """The pool of a step: P distinct ids, ascending."""
+        return distinct(self.seed, "pool", step, n=self.n_entities, size=self.pool_size)
+
+    def noise(self, shape: torch.Size, step: int, draw: int, device: torch.device) -> Float[Tensor, "B P"]:
+        """The Gumbel noise of one of a step's draws."""
+        return gumbel_noise(shape, self.stream(step, "gumbel", draw, device=device), device)
+
+    def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
+        batch = lookup.batch
+        pool = self.pool(step).to(batch.h.device, non_blocking=True)
+        true = true_in_pool(self.index, batch, pool)
+        similarities = self.similarity(batch, pool, model)
+        mixture = log_mixture(similarities, self.temperature / (1 + math.log(step + 1)))
+        first = mixture + true * _LOG_MASKED
+        logits, soft, positions = first, [], []
+        for k in range(self.negatives):
+            soft.append(torch.softmax(logits + self.noise(logits.shape, step, k, logits.device), dim=1))
+            positions.append(soft[-1].argmax(dim=1))
+            logits = logits + torch.zeros_like(logits).scatter_(1, positions[-1][:, None], _LOG_MASKED)
+        drawn = torch.stack(positions, dim=1)
+        candidates = model.entities(pool)
+        vectors = straight_through(torch.stack(soft, dim=1), drawn, candidates.vectors.flatten(1))
+        views = Views(vectors.unflatten(-1, candidates.vectors.shape[1:]), candidates.present[drawn])
+        return OwnNegatives(pool[drawn], views, trace=Trace(pool, true, first, drawn, similarities))
+
+    def loss(
+        self,
+        lookup: Lookup,
+        negatives: Negatives,
+        s_pos: Float[Tensor, " B"],
+        s_neg: Float[Tensor, "B K"],
+        model: Model,
+        step: int,
+    ) -> Float[Tensor, ""] | float:
+        """The contrastive terms."""
+        if not self.loss_rate:
+            return 0.0
+        trace: Trace = negatives.trace
+        p = adversarial_weights(s_neg, self.alpha)
+        weight = torch.ones_like(trace.logits).scatter_(1, trace.positions, p)
+        terms = [contrastive(s.values, trace.true, weight) for s in trace.similarities.values()]
+        return torch.stack(terms).sum() / (len(terms) * self.loss_rate)
+
+    def proposal(self, batch: Batch, negatives: Negatives, rows: Int[Tensor, " n"]) -> Float[Tensor, "n E"]:
+        """The mixture of softmaxes over the pool of the step."""
+        trace: Trace = negatives.trace
+        q = torch.softmax(trace.logits[rows].detach(), dim=1)
+        return scattered(trace.pool.expand(len(rows), -1), q, self.n_entities)
+
+    @torch.no_grad()
+    def evidence(self, batch: Batch, ids: Int[Tensor, " n"], model: Model) -> Evidence:
+        """Similarities in every term and the attention maps."""
+        return evidence_of(self.similarity, batch, ids, model)
+
+    def notes(self, batch: Batch) -> list[str]:
+        none = [] if self.similarity.modalities else ["No modality: the sampler compares structure alone."]
+        return [*none, *self.similarity.notes(batch, self.pool_size)]
+
+
+def log_mixture(similarities: Mapping[str, Similarity], tau: float) -> Float[Tensor, "B P"]:
+    """`ln sum_m softmax_e(sim_m / tau)`."""
+    return torch.stack([torch.log_softmax(s.values / tau, dim=1) for s in similarities.values()]).logsumexp(0)
