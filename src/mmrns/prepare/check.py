@@ -36,8 +36,8 @@ def check_dataset(folder: str | Path, limit: int = 5) -> dict[str, Any]:
 
     Returns:
         Plain values: `triples` (file; well-formed, distinct and malformed rows of each split), `entities`, `relations`,
-        `leakage`, `unseen`, `features`, `problems` (see `mmrns.prepare.findings.Problem`), `more`, and `errors`, how many
-        of the problems are errors, listed or not. Under `leakage`, `valid_in_train`, `test_in_train` and
+        `leakage`, `unseen`, `features`, `problems` (see `mmrns.prepare.findings.Problem`), `more`, and `errors`, how
+        many of the problems are errors, listed or not. Under `leakage`, `valid_in_train`, `test_in_train` and
         `valid_in_test` count the rows of the first split that are also rows of the second; `inverse_in_train` counts
         the rows of valid and test whose two entities a row of train joins in the other direction, `same_pair_in_train`
         those that one joins in the same direction by another relation; `by_split` tells valid and test apart.
