@@ -208,7 +208,10 @@ def test_images_and_their_tokens(entities: pl.DataFrame):
             assert picture.format == "PNG"
             assert picture.size == (144, 108)
             pictures.append(np.asarray(picture.convert("RGB")))
-    np.testing.assert_allclose(grid_tokens(pictures), modality("image")[1], atol=1e-3)
+    # On another processor an edge at the border of two angles may fall into the neighbouring one.
+    found, stored = grid_tokens(pictures), modality("image")[1]
+    assert (np.abs(found - stored) <= 1e-3).mean() > 0.9999
+    np.testing.assert_allclose(found, stored, atol=1e-2)
 
 
 @pytest.mark.parametrize("name", ["text", "image"])

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mmrns.data.graph import KnowledgeGraph
-from mmrns.data.index import SlotIndex, TripleIndex
+from mmrns.data.index import DomainRangeIndex, TripleIndex
 from mmrns.data.vocabulary import Vocabulary
 from mmrns.errors import MmrnsError, UsageError
 
@@ -203,18 +203,18 @@ def test_graph_without_valid_and_test() -> None:
     assert len(graph.known_index) == 1
 
 
-def test_slots_are_sampled_evenly_and_without_repeats() -> None:
+def test_domains_are_sampled_evenly_and_without_repeats() -> None:
     triples = torch.tensor([[0, 0, t] for t in (1, 3, 4, 6, 8)] + [[h, 1, 2] for h in (5, 7)] + [[0, 0, 3]])
-    index = SlotIndex(triples, 9)
+    index = DomainRangeIndex(triples, 9)
     relations = torch.tensor([0, 1, 2])
     counts = torch.zeros(9)
     n = 300
     for start in (torch.arange(n, dtype=torch.float64) / n).tolist():
-        fillers, there, rate = index.sample(relations, False, torch.full((3,), start, dtype=torch.float64), 3)
-        row = fillers[0][there[0]].tolist()
+        drawn, there, rate = index.sample(relations, False, torch.full((3,), start, dtype=torch.float64), 3)
+        row = drawn[0][there[0]].tolist()
         assert len(set(row)) == 3
         counts[row] += 1
-        assert fillers[1][there[1]].tolist() == [2]
+        assert drawn[1][there[1]].tolist() == [2]
         # Relation 2 has no triples.
         assert not there[2].any()
     assert rate.tolist() == pytest.approx([3 / 5, 1, 0])

@@ -28,12 +28,12 @@ def test_what_is_not_fit_is_one_line(toy: Dataset, tmp_path: Path) -> None:
     good = write_negatives(path).read_text().splitlines()[0].split("\t")
     h, r, t, *_ = good
     others = [e for e in ENTITIES if not graph.train_index.contains(*_ids(toy, h, r, e)) and e != t]
-    fellow = next(row for row in graph.train.tolist() if row[1] == graph.relations.id("likes"))
-    names = [graph.entities[fellow[0]], "likes", graph.entities[fellow[2]]]
+    other = next(row for row in graph.train.tolist() if row[1] == graph.relations.id("likes"))
+    names = [graph.entities[other[0]], "likes", graph.entities[other[2]]]
     true = next(
         e
         for e in range(len(ENTITIES))
-        if e != fellow[2] and graph.train_index.contains(*(torch.tensor([x]) for x in (fellow[0], fellow[1], e)))
+        if e != other[2] and graph.train_index.contains(*(torch.tensor([x]) for x in (other[0], other[1], e)))
     )
     cases = {
         f"{h}\t{r}\t{t}": "3 columns where head TAB relation TAB tail TAB negative head",

@@ -1,47 +1,113 @@
-"""Datasets by name or folder: the three splits, optional `entities.tsv`, `relations.tsv` and `features/`."""
+"""Datasets: from a name or a folder by `load_dataset`, from what is in memory by `Dataset.from_triples`."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from mmrns.data.arrays import modality_of, triples_frame
 from mmrns.data.features import Features
-from mmrns.data.folders import SPLITS, SUFFIXES, find_dataset, read_entities, read_triples, split_file
+from mmrns.data.folders import SPLITS, find_dataset, read_entities, read_triples, split_file
 from mmrns.data.graph import KnowledgeGraph
+from mmrns.data.splitting import Amount, split_triples
 from mmrns.data.tables import read_header_table
-from mmrns.data.vocabulary import Vocabulary
-from mmrns.errors import DataError
+from mmrns.errors import DataError, UsageError
 from mmrns.files import sha256_of
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset in memory: triples loaded, features mapped.
+    """A knowledge graph and the features of its entities.
 
     Attributes:
         name: the name it was asked for, or the folder's name.
-        folder: where it lies.
+        folder: where it lies; None for a dataset that was made in memory.
         graph: entities, relations, triples.
-        features: modalities.
-        files: the split files that were read, by split.
+        features: the modalities, mapped from their files.
+        files: the split files that were read, by split; none without a folder.
+        names: readable names of entities, which stand in for `entities.tsv` where there is no folder.
     """
 
     name: str
-    folder: Path
+    folder: Path | None
     graph: KnowledgeGraph
     features: Features
-    files: Mapping[str, Path]
+    files: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    names: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def __repr__(self) -> str:
+        n, relations = len(self.graph.entities), len(self.graph.relations)
+        covered = [f"{name} {100 * modality.covered / n:.0f} %" for name, modality in self.features.items()]
+        return f"Dataset({self.name}: {', '.join([f'{n:,} entities', f'{relations:,} relations', *covered])})"
+
+    @classmethod
+    def from_triples(
+        cls,
+        triples: Any,
+        *,
+        valid: Any = None,
+        test: Any = None,
+        features: Mapping[str, Any] | None = None,
+        split: Mapping[str, Amount] | None = None,
+        name: str = "triples",
+        names: Mapping[Any, str] | None = None,
+        seed: int = 0,
+    ) -> Dataset:
+        """A dataset of triples that are in memory already; it has no folder.
+
+        >>> people = [("ann", "knows", "bob"), ("bob", "knows", "cem"), ("cem", "likes", "ann")]
+        >>> Dataset.from_triples(people, features={"age": {"ann": [0.3], "cem": [0.9]}}, name="people")
+        Dataset(people: 3 entities, 2 relations, age 67 %)
+
+        Args:
+            triples: a polars or pandas frame, an array [n, 3], or a list of triples of names. Of a frame the columns
+                head, relation and tail are taken; a frame without them must have three columns, in this order. A name
+                is a string, or an integer, which stands for the name that its decimals spell.
+            valid, test: the same for the other splits; left out, they are empty.
+            features: for each modality by name either a mapping of entities to arrays [L, D] or [D], or a tuple
+                (entities, values [n, L, D] or [n, D]), or (entities, values, mask [n, L], True where a token is
+                present). Entities may be missing. Names of no entity are recorded in `Modality.unmatched`. Arrays of
+                float16 and float32 are not copied, so do not change them afterwards.
+            split: how many rows of `triples` go to valid and test, as in `{"valid": 0.1, "test": 500}`: a share of the
+                distinct rows, or a number. They are chosen as `mmrns data split` chooses them (`split_triples`), and
+                repeated rows are dropped.
+            name: what to call the dataset.
+            names: readable names of entities, for those that have one.
+            seed: of the split.
+
+        Raises:
+            UsageError: what is given is not fit; the message names the row.
+        """
+        frames = {"train": triples_frame(triples)}
+        if split is not None:
+            if valid is not None or test is not None or not {"valid", "test"} >= set(split):
+                usual = '{"valid": 0.1, "test": 0.1}'
+                raise UsageError(f"give either valid= and test=, or split= with shares, as in {usual}")
+            if not all(amount >= 0 and (isinstance(amount, int) or amount < 1) for amount in split.values()):
+                raise UsageError(f"split={dict(split)}: give shares below 1, or numbers of rows")
+            shares = split.get("valid", 0), split.get("test", 0)
+            frames = split_triples(frames["train"], valid=shares[0], test=shares[1], seed=seed).frames
+        else:
+            for other, given in (("valid", valid), ("test", test)):
+                frames[other] = triples_frame([] if given is None else given, other)
+        if frames["train"].is_empty():
+            raise UsageError("triples: there is none to train on; give at least one")
+        graph = KnowledgeGraph.from_names(frames["train"], frames["valid"], frames["test"])
+        made = {key: modality_of(key, given, graph.entities) for key, given in (features or {}).items()}
+        labels = {str(entity): label for entity, label in (names or {}).items() if str(entity) in graph.entities}
+        return cls(name, None, graph, Features(made), names=labels)
 
     @cached_property
     def labels(self) -> Mapping[str, str]:
-        """Readable name of each entity that `entities.tsv` names; empty without the file."""
-        return self._column("entities.tsv", "entity", "name")
+        """Readable name of each entity that has one: by `entities.tsv`, or as it was given."""
+        return self.names or self._column("entities.tsv", "entity", "name")
 
     @cached_property
     def relation_labels(self) -> Mapping[str, str]:
@@ -72,8 +138,7 @@ class Dataset:
         return {} if table is None else dict(table.filter(pl.col(value) != "").iter_rows())
 
     def _table(self, file: str, *columns: str) -> pl.DataFrame | None:
-        path = self.folder / file
-        if not path.exists():
+        if self.folder is None or not (path := self.folder / file).exists():
             return None
         table = read_header_table(path)
         return table.select(columns) if set(columns) <= set(table.columns) else None
@@ -83,25 +148,43 @@ class Dataset:
         return replace(self, graph=self.graph.without_leaked_valid())
 
     def refuse_not_finite(self) -> None:
-        """Read every feature file once, as training should before it starts: one NaN spoils all that it touches.
+        """Read all features once, as training should before it starts: one NaN spoils all that it touches.
 
         Raises:
-            DataError: a present token holds NaN or infinity.
+            DataError: a present token holds NaN or infinity; a UsageError where there is no folder.
         """
         for name, modality in self.features.items():
             row = modality.first_not_finite()
             if row is not None:
+                message = "holds NaN or infinity in a token that its mask calls present"
+                if self.folder is None:
+                    raise UsageError(f"features[{name!r}]: row {row} (counted from 0) {message}; leave the row out")
                 path = self.folder / "features" / f"{name}.safetensors"
                 remedy = "encode it again or leave the row out; `mmrns data check` lists all"
-                raise DataError(path, "holds NaN or infinity in a token that its mask calls present", remedy, row + 1)
+                raise DataError(path, message, remedy, row + 1)
 
     def checksums(self) -> dict[str, str]:
-        """SHA-256 of every split and feature file and of `entities.tsv`, which adds ids; by path within the folder."""
+        """SHA-256 of what the dataset was made from, so that a run can tell whether it is still the same.
+
+        With a folder: of every split and feature file and of `entities.tsv`, which adds ids, by path within the
+        folder. Without one: of the names, of the ids of each split and of the arrays of each modality.
+        """
+        if self.folder is None:
+            return self._digests()
         features = [
             self.folder / "features" / f"{name}{end}" for name in self.features for end in (".safetensors", ".entities")
         ]
         paths = [*self.files.values(), *self.folder.glob("entities.tsv"), *features]
         return {str(path.relative_to(self.folder)): sha256_of(path) for path in paths}
+
+    def _digests(self) -> dict[str, str]:
+        graph = self.graph
+        parts = {kind: "\n".join(getattr(graph, kind)).encode() for kind in ("entities", "relations")}
+        parts |= {split: getattr(graph, split).cpu().numpy().tobytes() for split in SPLITS}
+        features = {
+            f"features/{name}": modality.provenance.get("sha256", "") for name, modality in self.features.items()
+        }
+        return {name: hashlib.sha256(part).hexdigest() for name, part in parts.items()} | features
 
 
 def load_dataset(name_or_folder: str | Path) -> Dataset:
@@ -124,7 +207,7 @@ def load_dataset(name_or_folder: str | Path) -> Dataset:
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
-    """Counts, coverage of the modalities, and notes on what distorts a comparison; plain values, for printing."""
+    """Counts, the coverage of the modalities, and notes on what distorts a comparison, as plain values for printing."""
     graph = dataset.graph
     known = len(graph.entities)
     splits = {"train": graph.train, "valid": graph.valid, "test": graph.test}
@@ -157,26 +240,10 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     }
     return {
         "name": dataset.name,
-        "folder": str(dataset.folder),
+        "folder": None if dataset.folder is None else str(dataset.folder),
         "entities": known,
         "relations": len(graph.relations),
         "triples": triples,
         "features": features,
         "notes": notes,
     }
-
-
-def read_vocabulary(folder: Path) -> Vocabulary:
-    """The entities of a folder, of whichever splits and `entities.tsv` are there; features are not looked at.
-
-    Raises:
-        DataError: a malformed file, or none of them is there.
-    """
-    paths = [path for split in SPLITS for suffix in SUFFIXES if (path := folder / f"{split}{suffix}").exists()]
-    names = [frame[side].alias("entity") for frame in map(read_triples, paths) for side in ("head", "tail")]
-    table = read_entities(folder)
-    if table is not None:
-        names.append(table["entity"])
-    if not names:
-        raise DataError(folder, "holds neither triples nor entities.tsv", "give the folder of a dataset")
-    return Vocabulary(pl.concat(names))

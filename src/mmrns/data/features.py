@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+import polars as pl
 import torch
 from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
@@ -18,7 +19,7 @@ from mmrns.errors import DataError, unknown
 from mmrns.rng import generator
 
 CHUNK = 1024
-"""Rows that are looked at in one go."""
+"""How many rows are looked at in one go."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,11 @@ class Modality:
     """One modality: L token vectors of width D for some of the entities.
 
     Attributes:
-        values: [n L D] float16 or float32, mapped from the file; rows in the file's order.
-        mask: Bool[n L], True = token present.
-        row: Int[E], the row of each entity, -1 = the entity lacks the modality.
-        provenance: the file's metadata (encoder, revision, ...).
-        unmatched: names in the file that are not entities of the graph.
+        values: [n L D] float16 or float32, mapped from the file where there is one; rows are in the file's order.
+        mask: Bool[n L], True where a token is present.
+        row: Int[E], the row of each entity; -1 where the entity lacks the modality.
+        provenance: how the tokens were made (encoder, revision, ...): the file's metadata.
+        unmatched: names that have a row but are not entities of the graph.
     """
 
     values: Float[Tensor, "n L D"]
@@ -38,6 +39,10 @@ class Modality:
     row: Int[Tensor, " E"]
     provenance: Mapping[str, str] = field(default_factory=dict[str, str])
     unmatched: Sequence[str] = ()
+
+    def __repr__(self) -> str:
+        shape = " x ".join(f"{size:,}" for size in self.values.shape)
+        return f"Modality({shape}, {self.covered:,} of {len(self.row):,} entities)"
 
     @property
     def tokens(self) -> int:
@@ -133,14 +138,20 @@ class Modality:
         if len(repeated):
             line = int(repeated[0])
             raise DataError(listing, f"entity {names[line]!r} is listed twice", "keep one row", line + 1)
-        ids = entities.find(names)
-        found = ids >= 0
-        if not found.any():
+        row, unmatched = match_rows(names, entities)
+        if len(unmatched) == len(names):
             message = f"none of its {len(names):,} entities is in the graph (first: {names[0]!r})"
             raise DataError(listing, message, "use the entity names of the triples", 1)
-        row = torch.full((len(entities),), -1)
-        row[ids[found]] = torch.arange(len(names))[found]
-        return cls(values, mask, row, provenance, names.filter((~found).numpy()).to_list())
+        return cls(values, mask, row, provenance, unmatched)
+
+
+def match_rows(names: pl.Series, entities: Vocabulary) -> tuple[Int[Tensor, " E"], list[str]]:
+    """The row of each entity in a list of names, -1 where the list lacks it; and the names of no entity."""
+    ids = entities.find(names)
+    found = ids >= 0
+    row = torch.full((len(entities),), -1)
+    row[ids[found]] = torch.arange(len(names))[found]
+    return row, names.filter((~found).numpy()).to_list()
 
 
 class Features(Mapping[str, Modality]):
@@ -157,6 +168,9 @@ class Features(Mapping[str, Modality]):
     def open(cls, folder: Path, entities: Vocabulary) -> Features:
         """Map every `NAME.safetensors` of a folder; no folder means no features."""
         return cls({path.stem: Modality.open(path, entities) for path in sorted(folder.glob("*.safetensors"))})
+
+    def __repr__(self) -> str:
+        return f"Features({', '.join(self)})"
 
     def __getitem__(self, name: str) -> Modality:
         if name not in self._modalities:

@@ -1,11 +1,11 @@
-"""Dataset folders: where they lie, how they are laid out, how one is written. Loads no torch."""
+"""Dataset folders: where they are found, and how their tables are read. This module loads no torch."""
 
 from __future__ import annotations
 
 import os
 import tomllib
 from functools import cache
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 import polars as pl
 
@@ -117,31 +117,6 @@ def read_parquet(path: Path) -> pl.DataFrame:
     if len(frame.columns) != 3:
         raise DataError(path, f"{len(frame.columns)} columns where 3 are expected", "keep head, relation, tail")
     return frame.rename(dict(zip(frame.columns, COLUMNS, strict=True))).cast(pl.String)
-
-
-def write_triples(frame: pl.DataFrame, path: Path) -> None:
-    """Write triples as head TAB relation TAB tail.
-
-    Raises:
-        DataError: a name holds a tab or a line end, which the format cannot say.
-    """
-    broken = frame.select(pl.any_horizontal(pl.all().str.contains(r"[\t\n\r]"))).to_series().arg_true()
-    if len(broken):
-        row = frame.row(int(broken[0]))
-        raise DataError(path, f"cannot hold {row!r}: a name has a tab or a line end", "rename it, or write Parquet")
-    frame.write_csv(path, separator="\t", include_header=False, quote_style="never")
-
-
-def leads_out(path: str) -> bool:
-    """Whether a path, read as POSIX or Windows would, leaves the folder that it is relative to."""
-    if PurePosixPath(path).is_absolute() or PureWindowsPath(path).drive or path.startswith("\\"):
-        return True
-    return os.path.normpath(path.replace("\\", "/")).startswith("..")
-
-
-def pictures_of(path: Path) -> list[Path]:
-    """The files below a folder, by name; links to folders are not entered."""
-    return [Path(place, name) for place, _, names in sorted(os.walk(path)) for name in sorted(names)]
 
 
 def read_entities(folder: Path) -> pl.DataFrame | None:

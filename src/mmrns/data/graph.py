@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mmrns.data.index import SlotIndex, TripleIndex
+from mmrns.data.index import DomainRangeIndex, TripleIndex
 from mmrns.data.vocabulary import Vocabulary
 
 
@@ -29,11 +29,15 @@ class KnowledgeGraph:
     valid: Int[Tensor, "valid 3"]
     test: Int[Tensor, "test 3"]
 
+    def __repr__(self) -> str:
+        splits = ", ".join(f"{name} {len(getattr(self, name)):,}" for name in ("train", "valid", "test"))
+        return f"KnowledgeGraph({len(self.entities):,} entities, {len(self.relations):,} relations, {splits})"
+
     @classmethod
     def from_names(
         cls, train: pl.DataFrame, valid: pl.DataFrame, test: pl.DataFrame, entities: pl.Series | None = None
     ) -> KnowledgeGraph:
-        """From frames with the columns head, relation, tail; `entities` adds names that no triple mentions."""
+        """The graph of frames with the columns head, relation, tail; `entities` adds names that no triple mentions."""
         every = pl.concat([train, valid, test])
         extra = [] if entities is None else [entities.cast(pl.String).alias("head")]
         names = Vocabulary(pl.concat([every["head"], every["tail"].alias("head"), *extra]))
@@ -50,22 +54,22 @@ class KnowledgeGraph:
 
     @cached_property
     def train_index(self) -> TripleIndex:
-        """Train only: the only index that samplers, masks and contrastive terms may read."""
+        """The triples of train: the only index that samplers, masks and contrastive terms may read."""
         return self._index(self.train)
 
     @cached_property
-    def slot_index(self) -> SlotIndex:
-        """The heads and tails of each relation in train."""
-        return SlotIndex(self.train, len(self.entities))
+    def domain_range(self) -> DomainRangeIndex:
+        """The domain and the range of each relation: the entities that occur in train as its heads and tails."""
+        return DomainRangeIndex(self.train, len(self.entities))
 
     @cached_property
     def valid_index(self) -> TripleIndex:
-        """Validation only: for the record of how many negatives are true there."""
+        """The triples of valid: hardness logs count with it how many negatives are true there."""
         return self._index(self.valid)
 
     @cached_property
     def known_index(self) -> TripleIndex:
-        """All splits: for ranking and prediction only."""
+        """The triples of all splits: only ranking and prediction may read it."""
         return self._index(torch.cat([self.train, self.valid, self.test]))
 
     @cached_property

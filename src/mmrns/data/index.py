@@ -1,4 +1,7 @@
-"""Indexes of triples, in compressed sparse rows: what is true, and which entities a relation has on either side."""
+"""Two indexes of triples in compressed sparse rows (CSR), which answer questions about whole batches.
+
+`TripleIndex` knows which triples are true, `DomainRangeIndex` which entities a relation has on either side.
+"""
 
 from __future__ import annotations
 
@@ -18,59 +21,59 @@ from mmrns.types import Batch
 class _Side:
     """CSR of one side: the distinct `(anchor, relation)` keys and the targets of each, all ascending.
 
-    The last key is a sentinel without targets, so that a search never runs off the end.
+    The last key is a sentinel that has no targets, so that a search never runs off the end.
     """
 
     keys: Int[Tensor, " Q"]
     offsets: Int[Tensor, " Q+1"]
     targets: Int[Tensor, " M"]
     codes: Int[Tensor, " M"]
-    """`slot * (E + 1) + target`, ascending over the whole array: for `contains`."""
+    """`place * (E + 1) + target`, ascending over the whole array: for `contains`."""
     absent: Int[Tensor, " M"]
     """`code - rank of the target within its key`, ascending too: for `nth_absent`."""
 
     @classmethod
     def of(cls, key: Int[Tensor, " n"], target: Int[Tensor, " n"], n_entities: int) -> _Side:
         pairs = torch.unique(key * n_entities + target)
-        keys, slot, counts = torch.unique_consecutive(pairs // n_entities, return_inverse=True, return_counts=True)
+        keys, place, counts = torch.unique_consecutive(pairs // n_entities, return_inverse=True, return_counts=True)
         keys = torch.cat([keys, keys.new_tensor([torch.iinfo(torch.int64).max])])
         offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0), counts.sum()[None]])
         targets = pairs % n_entities
-        codes = slot * (n_entities + 1) + targets
-        return cls(keys, offsets, targets, codes, codes - torch.arange(len(codes)) + offsets[slot])
+        codes = place * (n_entities + 1) + targets
+        return cls(keys, offsets, targets, codes, codes - torch.arange(len(codes)) + offsets[place])
 
     def to(self, device: torch.device | str) -> _Side:
         return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
     def find(self, key: Int[Tensor, " B"]) -> tuple[Int[Tensor, " B"], Bool[Tensor, " B"]]:
-        """The slot of each key, and whether the key is there."""
-        slot = torch.searchsorted(self.keys, key.contiguous())
-        return slot, self.keys[slot] == key
+        """The place of each key among `keys`, and whether the key is there."""
+        place = torch.searchsorted(self.keys, key.contiguous())
+        return place, self.keys[place] == key
 
     def counts(self, key: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
         """Number of targets of each key."""
-        slot, found = self.find(key)
-        return torch.where(found, self.offsets[slot + 1] - self.offsets[slot], 0)
+        place, found = self.find(key)
+        return torch.where(found, self.offsets[place + 1] - self.offsets[place], 0)
 
     def flat(self, key: Int[Tensor, " B"], size: int | None = None) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
-        """All targets of all keys: `(place of the key, target)`, places ascending; `size` is their number, if known."""
-        slot, found = self.find(key)
-        start = self.offsets[slot]
-        count = torch.where(found, self.offsets[slot + 1] - start, 0)
+        """All targets of all keys: `(row of the key, target)`, rows ascending; `size` is their number, if known."""
+        place, found = self.find(key)
+        start = self.offsets[place]
+        count = torch.where(found, self.offsets[place + 1] - start, 0)
         # Without the size torch has to ask the device for it.
-        row = torch.repeat_interleave(torch.arange(len(slot), device=slot.device), count, output_size=size)
+        row = torch.repeat_interleave(torch.arange(len(place), device=place.device), count, output_size=size)
         first = count.cumsum(0) - count
-        position = torch.arange(len(row), device=slot.device) - first[row] + start[row]
+        position = torch.arange(len(row), device=place.device) - first[row] + start[row]
         return row, self.targets[position]
 
     def contains(self, key: Int[Tensor, " B"], target: Int[Tensor, " B"], n_entities: int) -> Bool[Tensor, " B"]:
         """Whether each target belongs to its key."""
-        slot, found = self.find(key)
-        return found & self.holds(slot, target, n_entities)
+        place, found = self.find(key)
+        return found & self.holds(place, target, n_entities)
 
-    def holds(self, slot: Int[Tensor, "*n"], target: Int[Tensor, "*n"], n_entities: int) -> Bool[Tensor, "*n"]:
-        """Whether each target belongs to the key at its slot; a search costs less where the targets ascend."""
-        wanted = slot * (n_entities + 1) + target
+    def holds(self, place: Int[Tensor, "*n"], target: Int[Tensor, "*n"], n_entities: int) -> Bool[Tensor, "*n"]:
+        """Whether each target belongs to the key at its place; the search costs less where the targets ascend."""
+        wanted = place * (n_entities + 1) + target
         if not len(self.codes):
             return torch.zeros_like(wanted, dtype=torch.bool)
         # One past the end is the only place outside; it cannot match, so any inside place will do.
@@ -82,7 +85,7 @@ _Index = TypeVar("_Index", bound="_TwoSided")
 
 
 class _TwoSided:
-    """What has a `_Side` for the tails that a question can have, and one for the heads."""
+    """An index with one `_Side` for the tails that answer a query, and one for the heads."""
 
     _sides: tuple[_Side, _Side]
 
@@ -100,8 +103,11 @@ class _TwoSided:
         return self._sides[0].keys.device
 
 
-class SlotIndex(_TwoSided):
-    """Which entities fill a slot: for a relation, its heads and its tails, in compressed sparse rows.
+class DomainRangeIndex(_TwoSided):
+    """The domain and the range of each relation: which entities occur as its heads, and which as its tails.
+
+    In all methods `r` are relations, and `head` chooses the side: True for the domain (heads), False for the range
+    (tails).
 
     Args:
         triples: Int[n 3] (h, r, t).
@@ -113,11 +119,15 @@ class SlotIndex(_TwoSided):
         self.n_entities = n_entities
         self._sides = (_Side.of(r, t, n_entities), _Side.of(r, h, n_entities))
 
+    def __repr__(self) -> str:
+        tails, heads = (len(side.targets) for side in self._sides)
+        return f"DomainRangeIndex({heads:,} heads and {tails:,} tails of relations)"
+
     @classmethod
     def listed(
         cls, relation: Int[Tensor, " n"], head: Bool[Tensor, " n"], entity: Int[Tensor, " n"], n_entities: int
-    ) -> SlotIndex:
-        """Of slots that are listed one entity a row, `head` telling the side."""
+    ) -> DomainRangeIndex:
+        """An index of a list that names one entity a row; `head` says on which side of the relation it belongs."""
         found = cls(torch.empty(0, 3, dtype=torch.int64), n_entities)
         found._sides = (
             _Side.of(relation[~head], entity[~head], n_entities),
@@ -126,61 +136,63 @@ class SlotIndex(_TwoSided):
         return found
 
     def members(self, r: Int[Tensor, " R"], head: bool) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
-        """All entities of all slots, flat: `(place of the relation, entity)`."""
+        """All entities of each domain or range, flat: `(row of the relation in r, entity)`."""
         return self._sides[head].flat(r)
 
     def sample(
         self, r: Int[Tensor, " R"], head: bool, start: Float[Tensor, " R"], width: int
     ) -> tuple[Int[Tensor, "R M"], Bool[Tensor, "R M"], Float[Tensor, " R"]]:
-        """M distinct fillers of each slot by systematic sampling: every (size / M)-th from a random start.
+        """M distinct entities of each domain or range by systematic sampling.
+
+        From a random start every (size / M)-th entity is taken, so that each of them is equally likely to be drawn.
 
         Args:
-            r, head: the slots.
+            r, head: whose domain or range.
             start: uniform on [0, 1), float64.
             width: M.
 
         Returns:
-            The fillers; which of them count (a slot of fewer than M gives all that it has); the probability with which
-            each entity of a slot is among them.
+            The entities; which of them count (a domain of fewer than M entities gives all of them, and the other
+            columns do not count); the probability with which each entity of the domain is drawn.
         """
         side = self._sides[head]
-        slot, found = side.find(r)
-        first = side.offsets[slot][:, None]
-        size = torch.where(found, side.offsets[slot + 1] - side.offsets[slot], 0)
+        place, found = side.find(r)
+        first = side.offsets[place][:, None]
+        size = torch.where(found, side.offsets[place + 1] - side.offsets[place], 0)
         taken = size.clamp(max=width)
         column = torch.arange(width, device=r.device)
         every = (size / taken.clamp(min=1)).to(torch.float64)[:, None]
         last = (size - 1).clamp(min=0)[:, None]
         nth = torch.minimum(((start[:, None] + column) * every).long(), last)
-        fillers = side.targets[(first + nth).clamp(max=len(side.targets) - 1)]
-        return fillers, column < taken[:, None], taken / size.clamp(min=1)
+        entities = side.targets[(first + nth).clamp(max=len(side.targets) - 1)]
+        return entities, column < taken[:, None], taken / size.clamp(min=1)
 
     def draw(
         self, r: Int[Tensor, " B"], head: bool, u: Float[Tensor, "B K"]
     ) -> tuple[Int[Tensor, "B K"], Int[Tensor, " B"]]:
-        """Fillers of each slot, uniform with replacement.
+        """Entities of each domain or range, drawn uniformly and with replacement.
 
         Args:
-            r, head: the slots.
+            r, head: whose domain or range.
             u: uniform on [0, 1), float64.
 
         Returns:
-            The fillers, any entity where there is none; from how many each row is drawn.
+            The entities, which mean nothing where the domain is empty; the size of each row's domain or range.
         """
         side = self._sides[head]
         if not len(side.targets):
             return torch.zeros_like(u, dtype=torch.int64), torch.zeros_like(r)
-        slot, found = side.find(r)
-        size = torch.where(found, side.offsets[slot + 1] - side.offsets[slot], 0)
-        place = side.offsets[slot][:, None] + (u * size[:, None]).long()
-        return side.targets[place.clamp(max=len(side.targets) - 1)], size
+        place, found = side.find(r)
+        size = torch.where(found, side.offsets[place + 1] - side.offsets[place], 0)
+        drawn = side.offsets[place][:, None] + (u * size[:, None]).long()
+        return side.targets[drawn.clamp(max=len(side.targets) - 1)], size
 
     def contains(self, entities: Int[Tensor, " P"], r: Int[Tensor, " R"], head: bool) -> Bool[Tensor, "R P"]:
-        """Whether each entity fills each slot."""
+        """Whether each entity belongs to each domain or range."""
         side = self._sides[head]
-        slot, found = side.find(r)
+        place, found = side.find(r)
         shape = (len(r), len(entities))
-        return found[:, None] & side.holds(slot[:, None].expand(shape), entities.expand(shape), self.n_entities)
+        return found[:, None] & side.holds(place[:, None].expand(shape), entities.expand(shape), self.n_entities)
 
 
 class TripleIndex(_TwoSided):
@@ -212,6 +224,9 @@ class TripleIndex(_TwoSided):
         """Number of distinct triples."""
         return len(self._sides[0].targets)
 
+    def __repr__(self) -> str:
+        return f"TripleIndex({len(self):,} triples)"
+
     def _key(self, anchor: Int[Tensor, " B"], r: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
         return anchor * self.n_relations + r
 
@@ -227,8 +242,8 @@ class TripleIndex(_TwoSided):
     def places(self, anchor: Int[Tensor, " B"], r: Int[Tensor, " B"], head: bool) -> Int[Tensor, " B"]:
         """The place of each query among `queries`; their number where it is not among them."""
         side = self._sides[head]
-        slot, found = side.find(self._key(anchor, r))
-        return torch.where(found, slot, len(side.keys) - 1)
+        place, found = side.find(self._key(anchor, r))
+        return torch.where(found, place, len(side.keys) - 1)
 
     def targets(
         self, anchor: Int[Tensor, " B"], r: Int[Tensor, " B"], head: bool, size: int | None = None
@@ -237,7 +252,7 @@ class TripleIndex(_TwoSided):
 
         Args:
             anchor, r, head: the queries.
-            size: n, where it is known; otherwise the device is asked, which waits for it.
+            size: n, where it is known; otherwise the host waits for the device to say it.
         """
         return self._sides[head].flat(self._key(anchor, r), size)
 
@@ -248,7 +263,7 @@ class TripleIndex(_TwoSided):
 
         Args:
             batch: the rows.
-            sizes: how many there are on each side, where it is known: of the train index `batch.n_true`.
+            sizes: how many targets there are on each side, where that is known (`batch.n_true` for the train index).
         """
         anchor = batch.anchor
         parts = [
@@ -263,27 +278,29 @@ class TripleIndex(_TwoSided):
         tails, heads = (int(self.counts(anchor[rows], batch.r[rows], head).sum()) for head, rows in batch.sides)
         return tails, heads
 
-    def batch_fellows(self, batch: Batch, u: Float[Tensor, " B"]) -> tuple[Int[Tensor, " B"], Bool[Tensor, " B"]]:
-        """Another known target of each row's query, whichever side it replaces.
+    def batch_other_positives(
+        self, batch: Batch, u: Float[Tensor, " B"]
+    ) -> tuple[Int[Tensor, " B"], Bool[Tensor, " B"]]:
+        """Another positive of each row: a further known target of its query, whichever side the row replaces.
 
         Args:
             batch: known triples.
-            u: uniform on [0, 1), which makes each other target as likely.
+            u: uniform on [0, 1); each further target is equally likely then.
 
         Returns:
-            The entities, the row's own where it is the only one; whether there is another.
+            The entities (the row's own target where there is no other); whether there is another.
         """
         anchor, target = batch.anchor, batch.target
         found: list[Tensor] = []
         several: list[Tensor] = []
         for head, rows in batch.sides:
             side, own = self._sides[head], target[rows]
-            slot, _ = side.find(self._key(anchor[rows], batch.r[rows]))
-            first = side.offsets[slot]
-            others = side.offsets[slot + 1] - first - 1
+            place, _ = side.find(self._key(anchor[rows], batch.r[rows]))
+            first = side.offsets[place]
+            others = side.offsets[place + 1] - first - 1
             nth = (u[rows] * others).long()
-            rank = torch.searchsorted(side.codes, slot * (self.n_entities + 1) + own) - first
-            # Counted among the others, which the row's own does not belong to.
+            rank = torch.searchsorted(side.codes, place * (self.n_entities + 1) + own) - first
+            # The others are counted without the row's own target, so that those from its rank on are one further.
             other = side.targets[first + nth + ((nth >= rank) & (others > 0)).long()]
             found.append(torch.where(others > 0, other, own))
             several.append(others > 0)
@@ -302,10 +319,11 @@ class TripleIndex(_TwoSided):
         Args:
             anchor, r, head: the queries.
             u: uniform on [0, 1), float64.
-            among: draw from the first so many entities, which hold all known targets; all of them by default.
+            among: for each row, draw from the first so many entities only, which must hold all its known targets; by
+                default all entities.
 
         Returns:
-            The entities, any where there is none; from how many each row is drawn.
+            The entities, which mean nothing where none is absent; how many absent entities each row is drawn from.
         """
         free = (self.n_entities if among is None else among) - self.counts(anchor, r, head)
         ids = self.nth_absent((u * free[:, None]).long(), anchor, r, head)
@@ -337,7 +355,7 @@ class TripleIndex(_TwoSided):
         id is `n + j`, where j counts the known targets `v_i` (ascending, from i = 0) with `v_i - i <= n`.
         """
         side = self._sides[head]
-        slot, found = side.find(self._key(anchor, r))
-        wanted = slot[:, None] * (self.n_entities + 1) + n
-        below = torch.searchsorted(side.absent, wanted, right=True) - side.offsets[slot][:, None]
+        place, found = side.find(self._key(anchor, r))
+        wanted = place[:, None] * (self.n_entities + 1) + n
+        below = torch.searchsorted(side.absent, wanted, right=True) - side.offsets[place][:, None]
         return n + torch.where(found[:, None], below, 0)

@@ -29,6 +29,9 @@ class Vocabulary(Sequence[str]):
     def __len__(self) -> int:
         return len(self._names)
 
+    def __repr__(self) -> str:
+        return f"Vocabulary({len(self):,} names)"
+
     @overload
     def __getitem__(self, index: int) -> str: ...
     @overload

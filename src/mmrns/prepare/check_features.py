@@ -14,8 +14,8 @@ import numpy.typing as npt
 import polars as pl
 from safetensors import SafetensorError, safe_open
 
-from mmrns.data.folders import leads_out, pictures_of
 from mmrns.prepare.findings import Findings, find_lines, quoted
+from mmrns.prepare.folders import leads_out, pictures_of
 
 CHUNK_BYTES = 1 << 25
 """Feature values that are looked at in one go."""

@@ -1,4 +1,4 @@
-"""Splitting triples into train, valid and test, at random or so that train gives nothing of the held-out rows away."""
+"""Dataset folders with other splits: split anew, repaired, or reduced to a core."""
 
 from __future__ import annotations
 
@@ -7,66 +7,22 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 
-from mmrns.data.folders import COLUMNS, SPLITS, find_table, leads_out, pictures_of, read_triples, write_triples
+from mmrns.data.folders import COLUMNS, SPLITS, find_table, read_triples
+from mmrns.data.splitting import Amount, Splits, hold_out, rows_of, split_triples
 from mmrns.data.tables import read_header_table
 from mmrns.errors import DataError, UsageError
 from mmrns.files import new_folder
-from mmrns.rng import numpy_generator
-
-Amount = int | float
-"""How many rows: an integer counts them, a float below 1 is a share of all distinct ones."""
+from mmrns.prepare.folders import leads_out, pictures_of, write_triples
 
 TABLES = ("relations.tsv", "texts.tsv", "numbers.tsv")
 """What may lie beside `entities.tsv`: names of relations, and what features are built from."""
 
 INHERITED = ("title", "licence", "source", "sources")
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Three sets of triples, each a frame head, relation, tail in the order of the source."""
-
-    train: pl.DataFrame
-    valid: pl.DataFrame
-    test: pl.DataFrame
-
-    @property
-    def frames(self) -> dict[str, pl.DataFrame]:
-        """The frames by name."""
-        return {split: getattr(self, split) for split in SPLITS}
-
-
-def split_triples(
-    triples: pl.DataFrame, *, valid: Amount = 0.1, test: Amount = 0.1, seed: int = 0, leakage_free: bool = True
-) -> Splits:
-    """Split the distinct triples.
-
-    Leakage-free: the triples that join the same two entities, in either direction and by whatever relation, stay
-    together, so that none of them in train gives another away; and every entity and relation occurs in train. The units
-    come in random order; one stays in train if an entity or a relation is first met in it, which is the greedy cover in
-    that order, and the others are held out until there are enough.
-
-    Args:
-        triples: columns head, relation, tail.
-        valid, test: how many rows, or which share.
-        seed: of the random order.
-        leakage_free: False draws rows uniformly instead.
-
-    Raises:
-        UsageError: that many rows cannot be held out.
-    """
-    triples = triples.unique(maintain_order=True)
-    counts = [_rows(test, len(triples)), _rows(valid, len(triples))]
-    label = _hold_out(triples, counts, seed, "split", leakage_free)
-    return Splits(*(triples.filter(pl.Series(label == i)) for i in (0, 2, 1)))
 
 
 def repair_splits(
@@ -106,8 +62,8 @@ def repair_splits(
     kept = drop(splits.valid, "valid", {"test": test, "train": train})
     if valid is not None:
         every = pl.concat([train, kept, test]).n_unique()
-        missing = max(0, _rows(valid, every) - len(kept))
-        moves = pl.Series(_hold_out(train, [missing], seed, "repair", leakage_free) == 1)
+        missing = max(0, rows_of(valid, every) - len(kept))
+        moves = pl.Series(hold_out(train, [missing], seed, "repair", leakage_free) == 1)
         note(train.filter(moves), "train", "valid", "to fill valid")
         kept, train = pl.concat([kept, train.filter(moves)]), train.filter(~moves)
     return Splits(train, kept, test), pl.concat(changes)
@@ -125,64 +81,6 @@ def k_core(triples: pl.DataFrame, k: int) -> pl.DataFrame:
         if len(kept) == len(triples):
             return triples
         triples = kept
-
-
-def _rows(amount: Amount, total: int) -> int:
-    return amount if isinstance(amount, int) else round(amount * total)
-
-
-def _hold_out(
-    triples: pl.DataFrame, counts: list[int], seed: int, purpose: str, leakage_free: bool
-) -> npt.NDArray[np.int8]:
-    """Label each row of distinct triples: i + 1 for the `counts[i]` rows of the i-th held-out set, 0 for the rest."""
-    random = numpy_generator(seed, purpose)
-    label = np.zeros(len(triples), np.int8)
-    if not leakage_free:
-        if sum(counts) >= len(triples):
-            raise UsageError(f"{sum(counts):,} of {len(triples):,} rows leave nothing to train on; hold out fewer")
-        order = random.permutation(len(triples))
-        label[order] = np.repeat([*range(1, len(counts) + 1), 0], [*counts, len(triples) - sum(counts)])
-        return label
-
-    entity = pl.Enum(pl.concat([triples["head"], triples["tail"].alias("head")]).unique().sort())
-    relation = pl.Enum(triples["relation"].unique().sort())
-    kinds = dict(zip(COLUMNS, (entity, relation, entity), strict=True))
-    h, r, t = (triples[c].cast(kind).to_physical().cast(pl.Int64).to_numpy() for c, kind in kinds.items())
-    pair = np.minimum(h, t) * len(entity.categories) + np.maximum(h, t)
-    unit, size = np.unique(pair, return_inverse=True, return_counts=True)[1:]
-    order = random.permutation(len(size))
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    met = np.full((2, max(len(entity.categories), len(relation.categories))), len(size))
-    for kind, code in ((0, h), (0, t), (1, r)):
-        np.minimum.at(met[kind], code, place[unit])
-    free = np.ones(len(size) + 1, np.bool_)
-    free[met] = False
-    chosen = np.zeros(len(size), np.int8)  # By place.
-    for i, count in enumerate(counts):
-        there = np.flatnonzero(free[:-1])
-        if size[order[there]].sum() < count:
-            possible = size[order[np.flatnonzero(free[:-1] | (chosen > 0))]].sum()
-            raise UsageError(
-                f"only {possible:,} of {len(triples):,} rows can be held out without leaving an entity or a relation "
-                f"out of train, not {sum(counts):,}; hold out fewer, or split at random"
-            )
-        taken = there[_take(size[order[there]], count)]
-        free[taken] = False
-        chosen[taken] = i + 1
-    return chosen[place[unit]]
-
-
-def _take(sizes: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
-    """Places of units, in order, whose sizes add up to `count`, or to less where the sizes do not allow it."""
-    whole = int(np.searchsorted(sizes.cumsum(), count, side="right"))
-    rest = count - int(sizes[:whole].sum())
-    taken = [np.arange(whole)]
-    for size in np.unique(sizes[whole:])[::-1]:
-        fitting = np.flatnonzero(sizes[whole:] == size)[: rest // size] + whole
-        rest -= int(size) * len(fitting)
-        taken.append(fitting)
-    return np.concatenate(taken)
 
 
 def split_dataset(

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mmrns.data.datasets import read_entities, read_vocabulary
+from mmrns.data.folders import read_entities
 from mmrns.data.tables import read_columns
 from mmrns.data.vocabulary import Vocabulary
 from mmrns.errors import DataError
@@ -29,6 +29,7 @@ from mmrns.prepare.encoders.pictures import (
 )
 from mmrns.prepare.encoders.rows import WRITER, Encoded, Keys, Progress, Skipped, encode_rows, finished, key_of, silent
 from mmrns.prepare.encoders.texts import SentenceEncoder, split_sentences
+from mmrns.prepare.folders import read_vocabulary
 
 if TYPE_CHECKING:
     from PIL.Image import Image

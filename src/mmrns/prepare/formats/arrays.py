@@ -324,11 +324,11 @@ def _of_numbers(path: Path, names: pl.Series, rows: list[Any], codebook: Table, 
         flat.group_by("row", "token")
         .agg(pl.len().alias("count"), pl.col("place").min())
         .sort(["row", "count", "place"], descending=[False, True, False])
-        .with_columns(slot=pl.int_range(pl.len()).over("row"))
-        .filter(pl.col("slot") < kept)
+        .with_columns(nth=pl.int_range(pl.len()).over("row"))
+        .filter(pl.col("nth") < kept)
     )
     ids = np.full((len(rows), kept), -1, dtype=np.int64)
-    ids[ranked["row"].to_numpy(), ranked["slot"].to_numpy()] = ranked["token"].to_numpy()
+    ids[ranked["row"].to_numpy(), ranked["nth"].to_numpy()] = ranked["token"].to_numpy()
     vectors, _ = codebook.read(np.arange(n))
 
     def read(chosen: Rows) -> Block:
