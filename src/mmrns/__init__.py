@@ -2,7 +2,7 @@
 
 import mmrns
 
-run = mmrns.train({"data": {"dataset": "countries"}, "sampler": {"name": "mmrns"}})
+run = mmrns.train(dataset="countries", scorer="TransE", method="mmrns", steps=500)
 run.evaluate()
 run.predict(head="country/France", relation="borders")
 """
@@ -13,18 +13,47 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mmrns.data.datasets import load_dataset
+    from mmrns.data.datasets import Dataset, load_dataset
+    from mmrns.nn.embedders import Embedder
+    from mmrns.nn.losses import Loss
+    from mmrns.nn.scorers import Scorer
+    from mmrns.registry import register
     from mmrns.runs.run import Run, load_run
     from mmrns.runs.train import train
+    from mmrns.samplers.base import Sampler
+    from mmrns.training.callbacks import Callback
+    from mmrns.types import Views
 
-__all__ = ["Run", "__version__", "load_dataset", "load_run", "train"]
+__all__ = [
+    "Callback",
+    "Dataset",
+    "Embedder",
+    "Loss",
+    "Run",
+    "Sampler",
+    "Scorer",
+    "Views",
+    "__version__",
+    "load_dataset",
+    "load_run",
+    "register",
+    "train",
+]
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Callback": "mmrns.training.callbacks",
+    "Dataset": "mmrns.data.datasets",
+    "Embedder": "mmrns.nn.embedders",
+    "Loss": "mmrns.nn.losses",
+    "Run": "mmrns.runs.run",
+    "Sampler": "mmrns.samplers.base",
+    "Scorer": "mmrns.nn.scorers",
+    "Views": "mmrns.types",
     "load_dataset": "mmrns.data.datasets",
     "load_run": "mmrns.runs.run",
+    "register": "mmrns.registry",
     "train": "mmrns.runs.train",
-    "Run": "mmrns.runs.run",
 }
 
 

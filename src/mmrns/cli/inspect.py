@@ -48,10 +48,10 @@ def inspect(
     if file is not None and not file.parent.is_dir():
         raise UsageError(f"--out {file}: no folder {str(file.parent)!r}; make it first")
 
-    from mmrns.runs.run import Run
+    from mmrns.runs.run import load_run
 
-    opened = Run(run)
-    others = [name for name in dict.fromkeys(sampler or ()) if name != opened.config.sampler.name]
+    opened = load_run(run)
+    others = [name for name in dict.fromkeys(sampler or ()) if name != opened.config.method]
     with bar("drawing", steps * (2 if side is None else 1) * (1 + len(others))) as advance:
         found = opened.inspect(
             head,
@@ -110,7 +110,7 @@ def _rows(drawn: Drawn, names: Mapping[str, str]) -> list[dict[str, Any]]:
             "score": n["score"],
             "rank": n["rank"],
             **{term: n["similarities"][term] for term in terms},
-            **({"likeness": n["likeness"]} if drawn["weights"] else {}),
+            **({"pmi": n["pmi"]} if drawn["weights"] else {}),
             "known": n["known"] or "",
         }
         for n in drawn["negatives"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -17,23 +16,24 @@ from mmrns.cli.options import Device
 from mmrns.cli.show import err, out, print_metrics
 
 if TYPE_CHECKING:
-    from mmrns.runs.train import Reporter
+    from mmrns.training.callbacks import Callback, Training
 
 
-@app.command(
-    epilog="Example: mmrns train --dataset countries --scorer TransE --sampler mmrns --set training.steps=2000"
-)
+@app.command(epilog="Example: mmrns train --dataset countries --scorer TransE --method mmrns --set training.steps=2000")
 def train(
     config: Annotated[Path | None, typer.Argument(help="YAML file; what it leaves out takes its default.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Dataset name or folder.")] = None,
     scorer: Annotated[str | None, typer.Option(help="Name of the scorer, e.g. TransE, ComplEx or RotatE.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="Name of the method, e.g. self-adversarial or mmrns.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", "--sampler", help="Name of the method, e.g. self-adversarial or mmrns."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Any configuration key; repeatable.")
     ] = None,
     folder: Annotated[
-        Path | None, typer.Option("--out", help="Run folder [default: runs/DATASET-SCORER-SAMPLER-sSEED].")
+        Path | None, typer.Option("--out", help="Run folder [default: runs/DATASET-SCORER-METHOD-sSEED].")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out with its own configuration.")
@@ -41,13 +41,16 @@ def train(
     device: Annotated[Device | None, typer.Option(help="Where to train.")] = None,
 ) -> None:
     """Train a model and its sampler, evaluate it and write a run folder."""
+    from mmrns.runs.config import apply_settings, make_config, read_config
     from mmrns.runs.train import train as train_run
 
-    named = {"data.dataset": dataset, "model.scorer": scorer, "sampler.name": sampler, "seed": seed, "device": device}
-    given = [f"{key}={json.dumps(str(value) if isinstance(value, StrEnum) else value)}" for key, value in named.items()]
-    given = [setting for setting, value in zip(given, named.values(), strict=True) if value is not None]
-    with _training_progress() as reporter:
-        run = train_run(config, out=folder, settings=[*given, *(settings or [])], resume=resume, reporter=reporter)
+    named = {"data.dataset": dataset, "model.scorer": scorer, "method": method, "seed": seed, "device": device}
+    given = {key: str(value) if isinstance(value, StrEnum) else value for key, value in named.items()}
+    values = {} if config is None else read_config(config)
+    values = apply_settings(values, {key: value for key, value in given.items() if value is not None})
+    values = apply_settings(values, settings or [])
+    with _training_progress() as progress:
+        run = train_run(values, out=folder or make_config(values).default_folder, resume=resume, callbacks=[progress])
     results = run.results
     if "test" in results:
         print_metrics(results["test"], results["baseline"])
@@ -60,10 +63,10 @@ def train(
 
 
 @contextmanager
-def _training_progress() -> Generator[Reporter]:
+def _training_progress() -> Generator[Callback]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from mmrns.runs.train import Reporter
+    from mmrns.training.callbacks import Callback
 
     columns = (
         TextColumn("{task.description}"),
@@ -77,29 +80,30 @@ def _training_progress() -> Generator[Reporter]:
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task("training", total=None, loss="", mrr="", speed="", start=False)
 
-        def start(done: int, total: int) -> None:
-            bar.start_task(task)
-            bar.update(task, completed=done, total=total)
+        class ProgressBar(Callback):
+            def on_start(self, training: Training) -> None:
+                bar.start_task(task)
+                bar.update(task, completed=training.progress.step, total=training.plan.steps)
 
-        def advance(done: int, loss: float | None) -> None:
-            fields: dict[str, Any] = {} if loss is None else {"loss": f"loss {loss:.4f}"}
-            speed = bar.tasks[0].speed
-            bar.update(task, completed=done, speed=f"{speed:.1f} steps/s" if speed else "", **fields)
+            def on_progress(self, step: int, loss: float | None) -> None:
+                fields: dict[str, Any] = {} if loss is None else {"loss": f"loss {loss:.4f}"}
+                speed = bar.tasks[0].speed
+                bar.update(task, completed=step, speed=f"{speed:.1f} steps/s" if speed else "", **fields)
 
-        def evaluated(step: int, mrr: float) -> None:
-            bar.update(task, mrr=f"valid MRR {mrr:.4f}")
+            def on_validation(self, step: int, mrr: float) -> None:
+                bar.update(task, mrr=f"valid MRR {mrr:.4f}")
 
-        def ranking(what: str, queries: int) -> Callable[[int], None]:
-            ranked = bar.add_task(f"ranking {what}", total=queries, loss="", mrr="", speed="")
+            def on_ranking(self, what: str, queries: int) -> Callable[[int], None]:
+                ranked = bar.add_task(f"ranking {what}", total=queries, loss="", mrr="", speed="")
 
-            def done(n: int) -> None:
-                bar.advance(ranked, n)
-                if bar.tasks[bar.task_ids.index(ranked)].finished:
-                    bar.remove_task(ranked)
+                def done(n: int) -> None:
+                    bar.advance(ranked, n)
+                    if bar.tasks[bar.task_ids.index(ranked)].finished:
+                        bar.remove_task(ranked)
 
-            return done
+                return done
 
-        def note(message: str) -> None:
-            bar.console.print(Text(message), soft_wrap=True)
+            def on_note(self, message: str) -> None:
+                bar.console.print(Text(message), soft_wrap=True)
 
-        yield Reporter(note, start, advance, evaluated, ranking)
+        yield ProgressBar()

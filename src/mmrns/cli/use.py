@@ -32,9 +32,9 @@ def evaluate(
 ) -> None:
     """Rank a split with a run's model and print the metrics."""
     from mmrns.evaluation.report import breakdown, report
-    from mmrns.runs.run import Run
+    from mmrns.runs.run import load_run
 
-    opened = Run(run)
+    opened = load_run(run)
     graph = opened.dataset.graph
     with bar("ranking", 2 * len(graph.test if split is Split.test else graph.valid)) as advance:
         ranks = opened.ranks(split.value, advance, candidates=candidates)
@@ -70,13 +70,13 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Complete triples: the best entities for the missing side."""
-    from mmrns.runs.run import Run
+    from mmrns.runs.run import load_run
 
     if queries is not None and (head or relation or tail):
         raise UsageError("give either --queries or --head/--relation/--tail")
     if file is not None and file.suffix not in FRAME_WRITERS:
         raise UsageError(f"--out {file}: write one of {', '.join(FRAME_WRITERS)}")
-    opened = Run(run)
+    opened = load_run(run)
     frame = opened.predict(head, relation, tail, queries=queries, top=top, known=known.value, candidates=candidates)
     if file is not None:
         write_frame(frame, file)

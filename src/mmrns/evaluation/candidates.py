@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mmrns.data.graph import KnowledgeGraph
-from mmrns.data.index import SlotIndex
+from mmrns.data.index import DomainRangeIndex
 from mmrns.data.tables import read_columns
 from mmrns.data.vocabulary import Vocabulary
 from mmrns.errors import DataError, nearest
@@ -19,21 +19,21 @@ SIDES = ("tail", "head")
 
 
 class Candidates:
-    """The entities that may fill each side of each relation.
+    """The entities that may be the head, and those that may be the tail, of each relation.
 
     A side of a relation for which no entity is listed is unrestricted.
 
     Args:
-        slots: the entities.
+        listed: the entities.
     """
 
-    def __init__(self, slots: SlotIndex):
-        self.slots = slots
+    def __init__(self, listed: DomainRangeIndex):
+        self.listed = listed
 
     @classmethod
     def of_train(cls, graph: KnowledgeGraph) -> Candidates:
-        """The entities that fill the relation's side in some train triple: its types, as far as train shows them."""
-        return cls(graph.slot_index)
+        """Each relation's domain and range in train: the entities that are its head or tail in some triple."""
+        return cls(graph.domain_range)
 
     @classmethod
     def read(cls, path: Path, graph: KnowledgeGraph) -> Candidates:
@@ -47,13 +47,13 @@ class Candidates:
         relation = _ids(path, "relation", rows["relation"], graph.relations)
         side = _ids(path, "side", rows["side"], sides)
         entity = _ids(path, "entity", rows["entity"], graph.entities)
-        return cls(SlotIndex.listed(relation, side == sides.id("head"), entity, len(graph.entities)))
+        return cls(DomainRangeIndex.listed(relation, side == sides.id("head"), entity, len(graph.entities)))
 
     def mask(self, r: Int[Tensor, " R"], head: bool) -> Bool[Tensor, "R E"]:
-        """True for the entities that may fill that side of each relation."""
-        row, entity = self.slots.members(r, head)
-        listed = torch.bincount(row, minlength=len(r)) > 0
-        mask = (~listed)[:, None].repeat(1, self.slots.n_entities)
+        """True for the entities that may stand on that side of each relation."""
+        row, entity = self.listed.members(r, head)
+        restricted = torch.bincount(row, minlength=len(r)) > 0
+        mask = (~restricted)[:, None].repeat(1, self.listed.n_entities)
         mask[row, entity] = True
         return mask
 

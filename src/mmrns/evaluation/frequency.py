@@ -10,8 +10,8 @@ from mmrns.data.graph import KnowledgeGraph
 from mmrns.types import Batch
 
 
-class SlotFrequency:
-    """Scores an entity by the number of train triples in which it fills the same side of the same relation.
+class RelationFrequency:
+    """Scores an entity by the number of train triples in which it is on the same side of the same relation.
 
     It knows nothing of the anchor, so a model that does not beat it has learned no more than which entities are common.
     """

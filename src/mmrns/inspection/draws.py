@@ -14,17 +14,16 @@ from torch import Tensor
 
 from mmrns.data.datasets import Dataset
 from mmrns.errors import UsageError
-from mmrns.evaluation.hardness import drawn_ids
 from mmrns.nn.model import Model
-from mmrns.samplers.base import Evidence, Sampler
-from mmrns.samplers.mmrns.attention import AttentionMap
+from mmrns.samplers.base import Sampler
+from mmrns.samplers.explanation import AttentionMap, Evidence
 from mmrns.training.batches import Batches
 from mmrns.types import Batch
 
 Side = Literal["head", "tail"]
 SPLITS = ("train", "valid", "test")
 _EXACT = 1e-6
-"""Two laws of a step that differ by no more are the same: the rounding of a product depends on the batch around it."""
+"""Two proposals that differ by no more are the same: the rounding of a product depends on the batch around it."""
 
 
 class Negative(TypedDict):
@@ -32,8 +31,8 @@ class Negative(TypedDict):
 
     `probability` and `drawn` are those of `Drawn`; `score` and `rank` the model's, rank 1 being the best of all
     entities; `known` the first split that holds the triple with this entity; `similarities` by what the sampler
-    compares, None where one of the two entities has nothing to compare; `likeness` their weighted sum, None where one
-    of them is None or the sampler has no weights.
+    compares, None where one of the two entities has nothing to compare; `pmi` their weighted sum, None where one of
+    them is None or the sampler has no weights.
     """
 
     entity: str
@@ -43,7 +42,7 @@ class Negative(TypedDict):
     rank: int
     known: str | None
     similarities: dict[str, float | None]
-    likeness: float | None
+    pmi: float | None
 
 
 class TokenList(TypedDict):
@@ -81,7 +80,7 @@ class Drawn(TypedDict):
 
     `trained` is None where a sampler has nothing to train. `probability` of a negative is that of a draw (without
     replacement: of a row's first), `exact` where it is the same in every step and known in closed form; otherwise the
-    mean over the steps of what is known given their candidates (`law`), or how often it was drawn (not `law`).
+    mean over the steps of the proposals given their candidates (`closed_form`), or how often it was drawn (otherwise).
     `draws` counts all draws, `per_step` how many a step makes, `distinct` the entities drawn; `median_rank` is the
     model's rank of half of the draws or better; `known` the share of draws that each split holds. `why_not` says in
     words what a sampler cannot tell.
@@ -89,7 +88,7 @@ class Drawn(TypedDict):
 
     method: str
     trained: bool | None
-    law: bool
+    closed_form: bool
     exact: bool
     per_step: int
     draws: int
@@ -153,11 +152,11 @@ class Drawing:
 
 @dataclass
 class _Tally:
-    """What the queries of a side drew so far: how often each entity, the most in a step, the sum of the laws."""
+    """What the queries of a side drew so far: how often each entity, the most in a step, the sum of the proposals."""
 
     counts: Int[Tensor, "n E"]
     per_step: Int[Tensor, " n"]
-    law: Float[Tensor, "n E"] | None = None
+    proposal: Float[Tensor, "n E"] | None = None
     first: Float[Tensor, "n E"] | None = None
     spread: float = 0.0
 
@@ -299,23 +298,22 @@ def _draw(
         # Rows are sorted by side, stably: the queries are the last of theirs.
         end = len(batch) if head else batch.n_tail
         rows = slice(end - n, end)
-        negatives = drawing.sampler.draw(batch, model, step)
-        ids = drawn_ids(batch, negatives)
-        ids = torch.arange(shape[1]).expand(n, -1) if ids is None else ids[rows].cpu()
-        counts = serves.expand_as(ids)
-        counts = counts if negatives.mask is None else counts & negatives.mask[rows].cpu()
+        negatives = drawing.sampler.draw(model.lookup(batch), model, step)
+        ids = negatives.entities(len(batch))[rows].cpu()
+        counts = serves & negatives.counts(len(batch))[rows].cpu()
         tally.counts.scatter_add_(1, ids, counts.long())
         tally.per_step = torch.maximum(tally.per_step, counts.sum(1))
-        law = drawing.sampler.law(batch, negatives, rows)
-        if law is not None:
-            law = torch.where(serves, law.cpu().double().nan_to_num(), 0.0)
-            if tally.law is None or tally.first is None:
-                tally.law, tally.first = torch.zeros_like(law), law
-            tally.law += law
-            tally.spread = max(tally.spread, float((law - tally.first).abs().max()))
+        places = torch.arange(end - n, end, device=device)
+        proposal = drawing.sampler.proposal(batch, negatives, places)
+        if proposal is not None:
+            proposal = torch.where(serves, proposal.cpu().double().nan_to_num(), 0.0)
+            if tally.proposal is None or tally.first is None:
+                tally.proposal, tally.first = torch.zeros_like(proposal), proposal
+            tally.proposal += proposal
+            tally.spread = max(tally.spread, float((proposal - tally.first).abs().max()))
         progress(1)
-    if tally.law is not None:
-        tally.law /= steps
+    if tally.proposal is not None:
+        tally.proposal /= steps
     return tally
 
 
@@ -333,11 +331,11 @@ def _described(
 ) -> Drawn:
     counts = tally.counts[row]
     total = int(counts.sum())
-    law = tally.law is not None
-    probability = counts.double() / max(total, 1) if tally.law is None else tally.law[row]
+    closed_form = tally.proposal is not None
+    probability = counts.double() / max(total, 1) if tally.proposal is None else tally.proposal[row]
     column = {e: i for i, e in enumerate(tally.entities.tolist())}
     order = counts.nonzero().squeeze(1)
-    # By probability, then by draws, then by id; what an exact law holds equal may differ by rounding.
+    # By probability, then by draws, then by id; what an exact proposal holds equal may differ by rounding.
     order = order[torch.argsort(counts[order], descending=True, stable=True)]
     order = order[torch.argsort(probability[order].float(), descending=True, stable=True)]
     weights = {name: float(w[row]) for name, w in evidence.weights.items()}
@@ -353,7 +351,7 @@ def _described(
                 "rank": int(ranks[e]),
                 "known": _first_split(known[:, e]),
                 "similarities": similarities,
-                "likeness": _likeness(similarities, weights),
+                "pmi": _pmi(similarities, weights),
             }
         )
     why_not = evidence.why_not
@@ -364,8 +362,8 @@ def _described(
     return {
         "method": drawing.method,
         "trained": drawing.trained,
-        "law": law,
-        "exact": law and tally.spread <= _EXACT,
+        "closed_form": closed_form,
+        "exact": closed_form and tally.spread <= _EXACT,
         "per_step": int(tally.per_step[row]),
         "draws": total,
         "distinct": len(order),
@@ -378,7 +376,7 @@ def _described(
     }
 
 
-def _likeness(similarities: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:
+def _pmi(similarities: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:
     total = 0.0
     for name, weight in weights.items():
         similarity = similarities[name]
@@ -390,23 +388,17 @@ def _likeness(similarities: Mapping[str, float | None], weights: Mapping[str, fl
 
 def _attention(dataset: Dataset, evidence: Evidence, row: int, target: int) -> Attention:
     entity = dataset.graph.entities[target]
-    names = evidence.modalities
-    maps: list[HeatMap] = []
-    tokens: dict[str, TokenList] = {}
-    for one in evidence.maps:
-        reads, guide = names[one.modality], names[(len(names) - 1) - one.modality]
-        tokens[reads] = _tokens(dataset, reads, entity, one.read_mask[row])
-        maps.append(_heat_map(one, row, reads, guide))
-    return {"entity": entity, "tokens": tokens, "maps": maps}
+    tokens = {one.reads: _tokens(dataset, one.reads, entity, one.read_mask[row]) for one in evidence.maps}
+    return {"entity": entity, "tokens": tokens, "maps": [_heat_map(one, row) for one in evidence.maps]}
 
 
-def _heat_map(one: AttentionMap, row: int, reads: str, guide: str) -> HeatMap:
+def _heat_map(one: AttentionMap, row: int) -> HeatMap:
     def numbers(values: Tensor) -> list[list[float]]:
         return values[row].tolist()
 
     return {
-        "reads": reads,
-        "guide": guide,
+        "reads": one.reads,
+        "guide": one.guide,
         "affinity": numbers(one.affinity),
         "attention": numbers(one.attention),
         "gate": numbers(one.gate),

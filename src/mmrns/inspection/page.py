@@ -273,6 +273,6 @@ def probability(drawn: Drawn, found: Inspection) -> str:
     """Where the probabilities come from, as a phrase."""
     if drawn["exact"]:
         return "probabilities are exact"
-    if drawn["law"]:
+    if drawn["closed_form"]:
         return f"probabilities are those of the first draw, estimated: the mean over {found['steps']:,} steps"
     return f"probabilities are estimated: shares of {drawn['draws']:,} draws"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,21 @@ from mmrns.training.callbacks import Callback
 from mmrns.training.optimizer import Group, Optimizer, schedule_of, sparse_tables
 from mmrns.training.progress import Plan
 from mmrns.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Objects that are at hand and take the place of what the configuration would make.
+
+    Attributes:
+        dataset, scorer, embedder, sampler, objective: the objects; None = as the configuration says.
+    """
+
+    dataset: Dataset | None = None
+    scorer: Scorer | None = None
+    embedder: Embedder | None = None
+    sampler: Sampler | None = None
+    objective: Loss | None = None
 
 
 def build_dataset(config: Config, given: Dataset | None = None) -> Dataset:
@@ -58,27 +73,28 @@ def build_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def build_model(config: Config, dataset: Dataset) -> Model:
+def build_model(config: Config, dataset: Dataset, parts: Parts | None = None) -> Model:
     """A freshly initialised model; embeddings start within (gamma + 2) / d as in the RotatE code base."""
     m, sparse, graph = config.model, config.training.sparse, dataset.graph
+    parts = parts or Parts()
     given = m.model_extra or {}
     with seeded(config.seed, "model"):
-        of_scorer, of_embedder = Scorer.registry.get(m.scorer), Embedder.registry.get(m.embedder or "table")
-        options = {key: given[key] for key in options_of(of_scorer).model_fields}
-        scorer = of_scorer(m.dim, (config.objective.gamma + 2) / m.dim, **options)
-        options = {key: given[key] for key in options_of(of_embedder, EMBEDDER_KEYWORDS).model_fields}
-        if takes(of_embedder, "modalities"):
-            options["modalities"] = m.modalities or None
-        width, init_range = scorer.entity_width, scorer.init_range
-        embedder: Any = of_embedder
-        return Model(
-            scorer,
-            len(graph.entities),
-            len(graph.relations),
-            reciprocal=m.reciprocal,
-            sparse=sparse,
-            embedder=embedder(graph, dataset.features, width=width, init_range=init_range, sparse=sparse, **options),
-        )
+        scorer = parts.scorer or _scorer(m.scorer, m.dim, (config.objective.gamma + 2) / m.dim, given)
+        embedder = parts.embedder
+        if embedder is None:
+            cls: Any = Embedder.registry.get(m.embedder or "table")
+            options = {key: given[key] for key in options_of(cls, EMBEDDER_KEYWORDS).model_fields}
+            if takes(cls, "modalities"):
+                options["modalities"] = m.modalities or None
+            widths = {"width": scorer.entity_width, "init_range": scorer.init_range, "sparse": sparse}
+            embedder = cls(graph, dataset.features, **widths, **options)
+        sizes = len(graph.entities), len(graph.relations)
+        return Model(scorer, *sizes, reciprocal=m.reciprocal, sparse=sparse, embedder=embedder)
+
+
+def _scorer(name: str, dim: int, init_range: float, given: Mapping[str, Any]) -> Scorer:
+    cls = Scorer.registry.get(name)
+    return cls(dim, init_range, **{key: given[key] for key in options_of(cls).model_fields})
 
 
 def build_sampler(config: Config, dataset: Dataset, model: Model) -> Sampler:
@@ -123,14 +139,15 @@ def build_batches(config: Config, dataset: Dataset) -> Batches:
     )
 
 
-def build_trainer(config: Config, dataset: Dataset) -> Trainer:
+def build_trainer(config: Config, dataset: Dataset, parts: Parts | None = None) -> Trainer:
     """Everything that trains, on the configured device."""
     device = build_device(config.device)
-    model = build_model(config, dataset)
-    sampler = build_sampler(config, dataset, model)
+    parts = parts or Parts()
+    model = build_model(config, dataset, parts)
+    sampler = parts.sampler or build_sampler(config, dataset, model)
     model.to(device)
     sampler.to(device)
-    objective = build_objective(config, model)
+    objective = parts.objective or build_objective(config, model)
     optimizer = build_optimizer(config, model, sampler)
     batches = build_batches(config, dataset)
     o = config.objective

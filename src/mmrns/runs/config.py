@@ -229,7 +229,7 @@ def make_config(values: Mapping[str, Any]) -> Config:
 
 def _by_name(values: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of nested values with classes replaced by their names."""
-    found = deepcopy({key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()})
+    found = apply_settings(values, {})
     seams: list[tuple[Registry[Any], tuple[str, ...]]] = [
         (Sampler.registry, ("method",)),
         (Sampler.registry, ("sampler", "name")),
@@ -371,32 +371,37 @@ def read_config(path: Path) -> dict[str, Any]:
     return values
 
 
-def apply_settings(values: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
-    """Nested values with `a.b=value` settings laid over them; values are read as YAML.
+def apply_settings(values: Mapping[str, Any], settings: Mapping[str, Any] | Iterable[str]) -> dict[str, Any]:
+    """Nested values with settings by dotted key laid over them: a mapping, or texts `a.b=value` that are read as YAML.
 
     >>> apply_settings({"seed": 1}, ["sampler.modalities=[text, image]"])
     {'seed': 1, 'sampler': {'modalities': ['text', 'image']}}
 
     Raises:
-        UsageError: a setting without `=`, or a value that is not YAML.
+        UsageError: a text without `=`, or a value that is not YAML.
     """
-    merged = deepcopy(dict(values))
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise UsageError(f"--set {setting}: write KEY=VALUE, e.g. --set training.steps=1000")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UsageError(f"--set {setting}: {text!r} is not a YAML value") from error
+    merged = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    merged = deepcopy(merged)
+    pairs = settings.items() if isinstance(settings, Mapping) else map(_setting, settings)
+    for key, value in pairs:
         *sections, name = key.split(".")
         inner: Any = merged
         for i, section in enumerate(sections):
             inner = inner.setdefault(section, {})
             if not isinstance(inner, dict):
-                raise UsageError(f"--set {setting}: {'.'.join(sections[: i + 1])!r} is not a section")
+                raise UsageError(f"--set {key}: {'.'.join(sections[: i + 1])!r} is not a section")
         inner[name] = value
     return merged
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"--set {text}: write KEY=VALUE, e.g. --set training.steps=1000")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--set {text}: {value!r} is not a YAML value") from error
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,8 +57,8 @@ def _code_version() -> dict[str, Any]:
     }
 
 
-def plot_curves(rows: list[dict[str, Any]], path: Path, title: str, selected: int) -> None:
-    """Training loss and validation MRR against steps, the selected step marked, as a PNG."""
+def plot_curves(rows: Sequence[Mapping[str, Any]], title: str, selected: int) -> Figure:
+    """Training loss and validation MRR against steps, the selected step marked."""
     figure, left = new_figure(title)
     right = left.twinx()
     for axis, key, label, colour in ((left, "loss", "training loss", "0.6"), (right, "valid_mrr", "MRR", "tab:blue")):
@@ -70,12 +71,12 @@ def plot_curves(rows: list[dict[str, Any]], path: Path, title: str, selected: in
     left.set_xlabel("step")
     right.set_ylim(bottom=0)
     left.axvline(selected, color="tab:blue", linestyle=":", linewidth=1)
-    save_figure(figure, path)
+    return figure
 
 
-def plot_hardness(rows: list[dict[str, Any]], path: Path, title: str) -> None:
+def plot_hardness(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
     """Score percentile and effective sample size of the negatives, and the model's gradient norm on a logarithmic
-    right axis, against steps, as a PNG; what a sampler does not tell is left out.
+    right axis, against steps; what a sampler does not tell is left out.
     """
     figure, left = new_figure(title)
     right = left.twinx()
@@ -98,7 +99,7 @@ def plot_hardness(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     right.set_yscale("log")
     right.set_ylabel("gradient norm of the model", color="0.4")
     figure.legend(handles=lines, loc="outside lower center", ncols=3, frameon=False)
-    save_figure(figure, path)
+    return figure
 
 
 def new_figure(title: str, height: float = 4.0) -> tuple[Figure, Axes]:

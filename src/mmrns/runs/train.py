@@ -1,38 +1,48 @@
-"""From a configuration to a finished run folder."""
+"""From a configuration to a finished run."""
 
 from __future__ import annotations
 
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mmrns.data.datasets import Dataset
 from mmrns.data.folders import dataset_folders
 from mmrns.errors import DataError, MmrnsError, UsageError, nearest
-from mmrns.evaluation.frequency import SlotFrequency
-from mmrns.evaluation.hardness import measure
+from mmrns.evaluation.frequency import RelationFrequency
 from mmrns.evaluation.ranking import Ranks
 from mmrns.evaluation.report import policies, report
-from mmrns.files import JsonLines, read_json, read_json_lines, write_json, write_tensors, write_text
+from mmrns.files import JsonLines, read_json, read_json_lines, write_json, write_text
 from mmrns.memory import freed_memory_kept
-from mmrns.runs.build import (
-    build_dataset,
-    build_plan,
-    build_trainer,
+from mmrns.nn.embedders import Embedder
+from mmrns.nn.losses import Loss
+from mmrns.nn.scorers import Scorer
+from mmrns.registry import Registry
+from mmrns.runs.build import Parts, build_callbacks, build_dataset, build_plan, build_trainer
+from mmrns.runs.config import (
+    Config,
+    apply_settings,
+    dump_config,
+    flatten,
+    make_config,
+    options_of,
+    read_config,
+    shortened,
 )
-from mmrns.runs.config import Config, apply_settings, dump_config, flatten, make_config, read_config
-from mmrns.runs.record import listing, plot_curves, plot_hardness, provenance
+from mmrns.runs.methods import method_names
+from mmrns.runs.record import provenance
 from mmrns.runs.run import Run, Split, rank_split
+from mmrns.samplers.base import Sampler
+from mmrns.training.callbacks import Callback, CallbackList
 from mmrns.training.checkpoint import load_checkpoint, load_weights, save_checkpoint
-from mmrns.training.trainer import Observer, Progress
-from mmrns.types import Batch, Negatives
+from mmrns.training.progress import Progress
+from mmrns.training.trainer import Trainer
 
 
 class Interrupted(MmrnsError):
@@ -41,125 +51,261 @@ class Interrupted(MmrnsError):
     exit_code = 130
 
 
-@dataclass(frozen=True)
-class Reporter:
-    """Where a training reports to; the Python interface keeps silent, the command line draws a progress bar.
-
-    Attributes:
-        note: told things worth saying once.
-        start: called with the steps already done and the steps in all.
-        advance: called after each step with the steps done and, at intervals, the mean loss.
-        evaluated: called with the step and the validation MRR.
-        ranking: called with what is about to be ranked and the number of queries; returns what is told of those done.
-    """
-
-    note: Callable[[str], None] = lambda message: None
-    start: Callable[[int, int], None] = lambda done, total: None
-    advance: Callable[[int, float | None], None] = lambda done, loss: None
-    evaluated: Callable[[int, float], None] = lambda step, mrr: None
-    ranking: Callable[[str, int], Callable[[int], None]] = lambda what, queries: lambda done: None
-
-
 def train(
     config: Mapping[str, Any] | str | Path | None = None,
     *,
+    dataset: str | Path | Dataset | None = None,
+    scorer: str | type[Scorer] | Scorer | None = None,
+    method: str | None = None,
+    sampler: str | type[Sampler] | Sampler | None = None,
+    embedder: str | type[Embedder] | Embedder | None = None,
+    modalities: Sequence[str] | None = None,
+    loss: str | type[Loss] | Loss | None = None,
+    dim: int | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    callbacks: Sequence[Callback] = (),
     out: str | Path | None = None,
-    settings: tuple[str, ...] | list[str] = (),
     resume: bool = False,
-    reporter: Reporter | None = None,
 ) -> Run:
-    """Train into a run folder and return the finished run.
+    """Train a model and its sampler and return the finished run.
+
+    >>> run = train(dataset="countries", scorer="RotatE", sampler="self-adversarial", dim=20, steps=10, device="cpu")
+    >>> run.config.model.scorer, run.results["selected_step"]
+    ('RotatE', 10)
+
+    A name may be given by a class of your own, or by an object. What is not given takes its default, or what `config`
+    says.
 
     Args:
-        config: nested values, or a YAML file of them; what is left out takes its default.
-        out: the run folder; by default `runs/DATASET-SCORER-SAMPLER-sSEED`.
-        settings: `a.b=value` laid over the configuration.
+        config: nested values, or a YAML file of them.
+        dataset: a name, a folder, or a `Dataset`.
+        scorer: the formula of the scores.
+        method: a sampler and what it is trained with, by name.
+        sampler: what draws negatives. A name of a method is understood as `method`.
+        embedder: what makes vectors of entities.
+        modalities: what entities are scored by beside their own vectors; that makes the embedder `fused` by default.
+        loss: of the scores; by default that of the method.
+        dim: d, the embedding dimension.
+        steps: of the training at most.
+        seed: of everything random.
+        device: where to train: auto, cpu, cuda or mps.
+        settings: further settings by dotted key: a mapping, or texts `a.b=value` whose values are read as YAML.
+        callbacks: told of the progress.
+        out: a folder to write the run to. None keeps it in memory; `Run.save` writes it later.
         resume: continue the run in `out` with its own configuration; anything given here must agree with it.
-        reporter: told of the progress.
 
     Raises:
         UsageError, DataError: see `make_config` and `load_dataset`; also when `out` holds a run and `resume` is not
             set.
-        Interrupted: after Ctrl-C, with the checkpoint written.
+        Interrupted: after Ctrl-C, with the checkpoint written where there is a folder.
     """
+    if config is not None and not isinstance(config, str | Path | Mapping):
+        raise UsageError(f"config is a mapping or a YAML file, not {shortened(config)}; a dataset is given by dataset=")
     values = read_config(Path(config)) if isinstance(config, str | Path) else dict(config or {})
+    parts = Parts(
+        dataset=dataset if isinstance(dataset, Dataset) else None,
+        scorer=scorer if isinstance(scorer, Scorer) else None,
+        embedder=embedder if isinstance(embedder, Embedder) else None,
+        sampler=sampler if isinstance(sampler, Sampler) else None,
+        objective=loss if isinstance(loss, Loss) else None,
+    )
+    if isinstance(sampler, str) and method is None and sampler in method_names():
+        method, sampler = sampler, None
+    named: dict[str, Any] = {
+        "data.dataset": None if dataset is None else _dataset_name(dataset),
+        "model.scorer": _given("scorer", scorer, Scorer.registry),
+        "model.dim": scorer.dim if isinstance(scorer, Scorer) else dim,
+        "model.embedder": _given("embedder", embedder, Embedder.registry),
+        "model.modalities": None if modalities is None else list(modalities),
+        "method": method,
+        "sampler.name": _given("sampler", sampler, Sampler.registry),
+        "objective.loss": _given("loss", loss, Loss.registry),
+        "training.steps": steps,
+        "seed": seed,
+        "device": device,
+    }
+    for part, section in ((parts.scorer, "model"), (parts.sampler, "sampler"), (parts.objective, "objective")):
+        named |= {} if part is None else _options(part, section)
+    if parts.dataset is not None:
+        # A dataset that was made in memory has no name that another process could find it by.
+        values = apply_settings(values, {"data.dataset": named.pop("data.dataset")})
+    values = apply_settings(values, {key: value for key, value in named.items() if value is not None})
     values = apply_settings(values, settings)
-    folder = Path(out) if out is not None else make_config(values).default_folder
+    folder = None if out is None else Path(out)
+    own = [name for name in ("scorer", "embedder", "sampler", "objective") if getattr(parts, name) is not None]
+    if folder is not None and own:
+        raise UsageError(f"a folder cannot tell how the {own[0]} object was made; give its class, or out=None")
     if resume:
+        if folder is None:
+            raise UsageError("resume needs the folder of the run; give it by out")
         chosen = _config_of(folder, values)
         if (folder / "results.json").exists():
-            return Run(folder)
+            return Run.load(folder, dataset=parts.dataset)
     else:
         chosen = _with_folder_resolved(make_config(values))
-        if (folder / "config.yaml").exists():
+        if folder is not None and (folder / "config.yaml").exists():
             raise DataError(folder, "holds a run already", "continue it with --resume or choose another --out")
     with freed_memory_kept():
-        _train(chosen, folder, reporter or Reporter())
-    return Run(folder)
+        return _train(chosen, folder, parts, callbacks)
 
 
-def _train(config: Config, folder: Path, reporter: Reporter) -> None:
-    dataset = build_dataset(config)
-    if not len(dataset.graph.valid):
-        if config.data.drop_leaked_valid:
-            raise DataError(dataset.files["valid"], "every row is also in train or test", "split the triples anew")
-        raise DataError(dataset.files["valid"], "no triple to validate on", "move some triples from train to valid")
+def _given(kind: str, value: Any, registry: Registry[Any]) -> str | None:
+    """The name that stands for what was given for a seam."""
+    if value is None or isinstance(value, str):
+        return value
+    found = value if isinstance(value, type) else type(value)
+    if getattr(found, "registry", None) is not registry:
+        raise UsageError(f"{kind}={shortened(value)} is no {kind}; give a name, a class or an object")
+    return registry.name_of(registry.get(found))
+
+
+def _options(part: object, section: str) -> dict[str, Any]:
+    """The options that an object was made with, as far as it keeps them under their names."""
+    fields = options_of(type(part), ("seed", "gamma", "alpha")).model_fields
+    return {f"{section}.{key}": getattr(part, key) for key in fields if hasattr(part, key)}
+
+
+def _dataset_name(dataset: str | Path | Dataset) -> str | None:
+    if isinstance(dataset, Dataset):
+        if dataset.folder is None:
+            return None
+        known = dataset_folders().get(dataset.name)
+        return dataset.name if known == dataset.folder else str(dataset.folder)
+    if not isinstance(dataset, str | Path):
+        raise UsageError(
+            f"dataset={shortened(dataset)} is no dataset; give a name, a folder or Dataset.from_triples(...)"
+        )
+    return str(dataset)
+
+
+class _Memory:
+    """Where a training without a folder keeps its best weights."""
+
+    def __init__(self) -> None:
+        self.best: dict[str, dict[str, Tensor]] = {}
+
+    def save(self, best: bool, trainer: Trainer, progress: Progress, notes: Mapping[str, Any]) -> None:
+        if best:
+            parts = {"model": trainer.model, "sampler": trainer.sampler}
+            self.best = {
+                name: {key: value.detach().clone() for key, value in part.state_dict().items()}
+                for name, part in parts.items()
+            }
+
+    def load_last(self, trainer: Trainer) -> tuple[Progress, dict[str, Any]] | None:
+        return None
+
+    def load_best(self, trainer: Trainer) -> None:
+        trainer.model.load_state_dict(self.best["model"])
+        trainer.sampler.load_state_dict(self.best["sampler"])
+
+
+class _Folder:
+    """The checkpoints of a run folder."""
+
+    def __init__(self, folder: Path):
+        self.last, self.best = folder / "checkpoint" / "last.safetensors", folder / "checkpoint" / "best.safetensors"
+        self.last.parent.mkdir(parents=True, exist_ok=True)
+
+    def save(self, best: bool, trainer: Trainer, progress: Progress, notes: Mapping[str, Any]) -> None:
+        save_checkpoint(self.best if best else self.last, trainer, progress, notes)
+
+    def load_last(self, trainer: Trainer) -> tuple[Progress, dict[str, Any]] | None:
+        return load_checkpoint(self.last, trainer) if self.last.exists() else None
+
+    def load_best(self, trainer: Trainer) -> None:
+        load_weights(self.best, trainer)
+
+
+class _Rows(Callback):
+    """Keeps the rows of metrics, and writes them to the folder where there is one."""
+
+    def __init__(self, folder: Path | None):
+        self.rows: list[dict[str, Any]] = []
+        self.path = None if folder is None else folder / "metrics.jsonl"
+        self.log: JsonLines | None = None
+
+    def begin(self, length: int) -> None:
+        """Go on behind so many bytes of an earlier sitting; the rest was written after the checkpoint."""
+        if self.path is not None:
+            self.log = JsonLines(self.path, length)
+            self.rows = read_json_lines(self.path)
+
+    @property
+    def length(self) -> int:
+        return 0 if self.log is None else self.log.length
+
+    def on_row(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        if self.log is not None:
+            self.log.write(row)
+
+
+def _train(config: Config, folder: Path | None, parts: Parts, given: Sequence[Callback]) -> Run:
+    dataset = build_dataset(config, parts.dataset)
+    _refuse_nothing_to_validate_on(dataset, config)
     dataset.refuse_not_finite()
-    _say_what_matters(dataset, config.data.drop_modality, reporter)
-    trainer = build_trainer(config, dataset)
+    rows, interruption = _Rows(folder), _Interruption()
+    callback = CallbackList([interruption, *build_callbacks(config), *given, rows])
+    _say_what_matters(dataset, config.data.drop_modality, callback)
+    trainer = build_trainer(config, dataset, parts)
     for line in trainer.sampler.notes(trainer.batches.at(0)):
-        reporter.note(line)
+        callback.on_note(line)
     plan = build_plan(config)
-
-    (folder / "checkpoint").mkdir(parents=True, exist_ok=True)
-    last, best = folder / "checkpoint" / "last.safetensors", folder / "checkpoint" / "best.safetensors"
-    write_text(folder / "config.yaml", dump_config(config))
     record = provenance(config, dataset, trainer.device)
-    if last.exists():
-        _refuse_other_data(folder, dataset, record["dataset"]["sha256"])
-    write_json(folder / "record.json", record)
+    checkpoints = _Memory()
+    if folder is not None:
+        checkpoints = _Folder(folder)
+        write_text(folder / "config.yaml", dump_config(config))
+        if checkpoints.last.exists():
+            _refuse_other_data(folder, dataset, record["dataset"]["sha256"])
+        write_json(folder / "record.json", record)
 
-    progress, extra = load_checkpoint(last, trainer) if last.exists() else (Progress(), {})
-    log = JsonLines(folder / "metrics.jsonl", extra.get("metrics_length", 0))
+    found = checkpoints.load_last(trainer)
+    progress, extra = found or (Progress(), {})
+    rows.begin(extra.get("metrics_length", 0))
     pretrain_seconds: float = extra.get("pretrain_seconds", 0.0)
+    callback.load_state_dict(extra.get("callbacks", {}))
 
     def save(is_best: bool) -> None:
-        notes = {"metrics_length": log.length, "pretrain_seconds": pretrain_seconds}
-        save_checkpoint(best if is_best else last, trainer, progress, notes)
+        notes = {
+            "metrics_length": rows.length,
+            "pretrain_seconds": pretrain_seconds,
+            "callbacks": callback.state_dict(),
+        }
+        checkpoints.save(is_best, trainer, progress, notes)
 
     def model_ranks(split: Split) -> Ranks:
         queries = 2 * len(dataset.graph.test if split == "test" else dataset.graph.valid)
-        return rank_split(trainer.model, dataset, split, config, trainer.device, reporter.ranking(split, queries))
+        told = callback.on_ranking(split, queries)
+        return rank_split(trainer.model, dataset, split, config, trainer.device, told)
 
     def validate() -> float:
-        mrr = policies(model_ranks("valid"))["realistic"]["mrr"]
-        reporter.evaluated(progress.step, mrr)
-        return mrr
+        return policies(model_ranks("valid"))["realistic"]["mrr"]
 
-    def hardness(batch: Batch, negatives: Negatives) -> dict[str, Any]:
-        graph = dataset.graph
-        return measure(trainer.model, trainer.sampler, batch, negatives, graph.train_index, graph.valid_index)
-
-    if not extra:
+    if found is None:
         started = time.perf_counter()
-        trainer.sampler.pretrain(trainer)
+        trainer.sampler.pretrain(trainer.batch)
         pretrain_seconds = time.perf_counter() - started
         save(False)
-    reporter.start(progress.step, plan.steps)
-    with _interruptions() as interrupted:
-        measured = hardness if config.training.hardness else None
-        trainer.fit(progress, plan, Observer(validate, log.write, save, reporter.advance, interrupted, measured))
+    with interruption:
+        trainer.fit(progress, plan, validate=validate, save=save, callback=callback)
     if progress.step < plan.steps and not progress.stopped:
-        raise Interrupted(f"{folder}: interrupted at step {progress.step}; continue with --resume")
+        where = "interrupted" if folder is None else f"{folder}: interrupted"
+        how = "nothing is kept without a folder (out)" if folder is None else "continue with --resume"
+        raise Interrupted(f"{where} at step {progress.step}; {how}")
     if progress.stopped:
-        reporter.note(f"Stopped at step {progress.step}: no better validation MRR since step {progress.best_step}.")
+        callback.on_note(f"Stopped at step {progress.step}: no better validation MRR since step {progress.best_step}.")
 
     started = time.perf_counter()
-    load_weights(best, trainer)
+    checkpoints.load_best(trainer)
     graph = dataset.graph
     results: dict[str, Any] = {"valid": report(model_ranks("valid"), graph)}
     if config.evaluation.test:
-        baseline = policies(rank_split(SlotFrequency(graph), dataset, "test", config, torch.device("cpu")))
+        baseline = policies(rank_split(RelationFrequency(graph), dataset, "test", config, torch.device("cpu")))
         results = {
             "test": report(model_ranks("test"), graph),
             **results,
@@ -172,17 +318,35 @@ def _train(config: Config, folder: Path, reporter: Reporter) -> None:
         "evaluate": round(progress.evaluate_seconds + time.perf_counter() - started, 3),
     }
     results |= {"selected_step": progress.best_step, "seconds": seconds}
-    for name, part in (("model", trainer.model), ("sampler", trainer.sampler)):
-        write_tensors(folder / f"{name}.safetensors", part.state_dict())
-    write_text(folder / "entities.txt", listing(graph.entities.names))
-    write_text(folder / "relations.txt", listing(graph.relations.names))
-    title = f"{config.model.scorer}, {config.sampler.name}, {dataset.name}"
-    rows = read_json_lines(log.path)
-    plot_curves(rows, folder / "plots" / "curves.png", title, progress.best_step)
-    if any("hardness" in row for row in rows):
-        plot_hardness(rows, folder / "plots" / "hardness.png", title)
-    write_json(folder / "record.json", record | {"wall_seconds": sum(seconds.values())})
-    write_json(folder / "results.json", results)
+    run = Run(
+        config,
+        results,
+        record | {"wall_seconds": sum(seconds.values())},
+        rows=rows.rows,
+        folder=folder,
+        dataset=dataset,
+        model=trainer.model.eval(),
+        sampler=trainer.sampler.eval(),
+    )
+    if folder is not None:
+        run.save(folder)
+    return run
+
+
+def _refuse_nothing_to_validate_on(dataset: Dataset, config: Config) -> None:
+    """A model is selected on validation.
+
+    Raises:
+        DataError, UsageError: the split is empty.
+    """
+    if len(dataset.graph.valid):
+        return
+    if "valid" not in dataset.files:
+        message = "the dataset has no validation triples; make some by Dataset.from_triples(..., split="
+        raise UsageError(message + '{"valid": 0.1, "test": 0.1})')
+    if config.data.drop_leaked_valid:
+        raise DataError(dataset.files["valid"], "every row is also in train or test", "split the triples anew")
+    raise DataError(dataset.files["valid"], "no triple to validate on", "move some triples from train to valid")
 
 
 def _refuse_other_data(folder: Path, dataset: Dataset, sha256: dict[str, str]) -> None:
@@ -195,14 +359,15 @@ def _refuse_other_data(folder: Path, dataset: Dataset, sha256: dict[str, str]) -
     changed = sorted(name for name in began.keys() | sha256.keys() if began.get(name) != sha256.get(name))
     if changed:
         remedy = "restore it, or train anew into another --out"
-        raise DataError(dataset.folder / changed[0], f"has changed since the run in {folder} began", remedy)
+        where = (dataset.folder or Path(dataset.name)) / changed[0]
+        raise DataError(where, f"has changed since the run in {folder} began", remedy)
 
 
-def _say_what_matters(dataset: Dataset, dropped: float, reporter: Reporter) -> None:
+def _say_what_matters(dataset: Dataset, dropped: float, callback: Callback) -> None:
     graph = dataset.graph
     leaked = int(graph.leaked_valid().sum())
     if leaked:
-        reporter.note(
+        callback.on_note(
             f"{leaked:,} of {len(graph.valid):,} validation rows are also rows of train or test, so that validation "
             "rewards memorising; --set data.drop_leaked_valid=true validates on the others, and `mmrns data split "
             "--repair` makes a clean split."
@@ -213,26 +378,30 @@ def _say_what_matters(dataset: Dataset, dropped: float, reporter: Reporter) -> N
             message += f"; {len(modality.unmatched):,} names match none, first: {modality.unmatched[0]!r}"
         if dropped:
             message += f"; others were left out by data.drop_modality={dropped:g}"
-        reporter.note(message + ".")
+        callback.on_note(message + ".")
 
 
-@contextmanager
-def _interruptions() -> Generator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a request to stop after the step; a second one interrupts at once."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
+class _Interruption(Callback):
+    """Within its context, the first Ctrl-C asks to stop after the step; a second one interrupts at once."""
 
-    def ask(number: int, frame: object) -> None:
-        signal.signal(signal.SIGINT, before)
-        asked.set()
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.before: Any = None
 
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield asked.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)
+    def should_stop(self) -> bool:
+        return self.asked.is_set()
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self.before = signal.signal(signal.SIGINT, self._ask)
+
+    def __exit__(self, *error: object) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self.before)
+
+    def _ask(self, number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, self.before)
+        self.asked.set()
 
 
 def _config_of(folder: Path, values: Mapping[str, Any]) -> Config:
@@ -243,8 +412,8 @@ def _config_of(folder: Path, values: Mapping[str, Any]) -> Config:
     own = make_config(read_config(path))
     flat = flatten(own.model_dump(mode="json"))
     given = flatten(values)
-    if "data.dataset" in given:
-        given["data.dataset"] = _resolved(str(given["data.dataset"]))
+    if isinstance(given.get("data.dataset"), str):
+        given["data.dataset"] = _resolved(given["data.dataset"])
     strange = set(given) - set(flat)
     if strange:
         key = sorted(strange)[0]
@@ -264,5 +433,7 @@ def _resolved(name: str) -> str:
 
 
 def _with_folder_resolved(config: Config) -> Config:
+    if config.data.dataset is None:
+        return config
     data = config.data.model_copy(update={"dataset": _resolved(config.data.dataset)})
     return config.model_copy(update={"data": data})
