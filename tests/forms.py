@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import inspect
 import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mmrns.registry import sampler_names
-from mmrns.runs.config import METHODS
+from mmrns.samplers.base import Sampler
 
-METHOD_OF = {method.sampler: name for name, method in reversed(METHODS.items())}
-FORMS: dict[str, dict[str, Any]] = {name: {"name": METHOD_OF[name]} for name in sampler_names()} | {
-    "mmrns with attention": {"name": "mmrns", "discount": 0.25},
-    "mmrns fed by nscaching": {"name": "mmrns", "pool": 20, "feed": "nscaching"},
-    "mmrns with attention fed by kbgan": {
+FORMS: dict[str, dict[str, Any]] = {name: {"name": name} for name in Sampler.registry.names()} | {
+    "domain-range, half its pool from nscaching": {"name": "domain-range", "pool": 20, "pool_sampler": "nscaching"},
+    "domain-range, pool alone, half from a shared list": {
+        "name": "domain-range",
+        "pool": 20,
+        "domain_range": 0,
+        "pool_sampler": "inbatch",
+    },
+    "mmrns, half its pool from kbgan": {
         "name": "mmrns",
         "pool": 20,
-        "discount": 0.25,
-        "feed": {"name": "kbgan", "candidates": 8},
+        "pool_sampler": {"name": "kbgan", "candidates": 8},
     },
-    "mmrns without slots fed by a shared list": {"name": "mmrns", "pool": 20, "slots": 0, "feed": "inbatch"},
+    "mmrns without guidance": {"name": "mmrns", "guidance": False},
+    "mmrns without a contrastive loss": {"name": "mmrns", "contrastive": False},
+    "mmrns without a gradient": {"name": "mmrns", "gradient": False},
+    "mmrns, uncorrected": {"name": "mmrns", "corrected": False},
     # With every entity in the pool there would be one draw only.
     "hard": {"name": "hard", "pool": 20},
     "hard, corrected": {"name": "hard", "pool": 20, "choice": "corrected"},
@@ -34,8 +40,10 @@ FORMS: dict[str, dict[str, Any]] = {name: {"name": METHOD_OF[name]} for name in 
 
 def form_of(name: str, negatives: int) -> dict[str, Any]:
     """The section `sampler` of a form, with so many negatives where it draws any, and a file where it reads one."""
-    table = {"path": str(_negatives())} if FORMS[name]["name"] == "file" else {}
-    return FORMS[name] | table | ({} if name == "all" else {"negatives": negatives})
+    form = FORMS[name]
+    table = {"path": str(_negatives())} if form["name"] == "file" else {}
+    draws = "negatives" in inspect.signature(Sampler.registry.get(form["name"])).parameters
+    return form | table | ({"negatives": negatives} if draws else {})
 
 
 @cache

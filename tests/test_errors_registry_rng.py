@@ -12,8 +12,8 @@ import torch
 
 import mmrns
 from mmrns.errors import DataError, MmrnsError, UsageError, nearest
-from mmrns.registry import sampler_class, sampler_names, scorer_class, scorer_names
 from mmrns.rng import generator, numpy_generator, seeded, stream_seed
+from mmrns.samplers.base import Sampler
 
 
 def test_data_error_is_one_line_naming_place_and_remedy() -> None:
@@ -49,37 +49,86 @@ def test_nearest_of_nothing() -> None:
 def test_sampler_names_are_the_files_of_the_folder() -> None:
     folder = Path(mmrns.__file__).parent / "samplers"
     files = {path.stem for path in folder.glob("*.py")} - {"__init__", "base"}
-    assert set(sampler_names()) == files
+    assert set(Sampler.registry.names()) == files
     assert {"uniform", "mmrns"} <= files
 
 
 def test_listing_samplers_imports_none() -> None:
     code = (
-        "import sys; from mmrns.registry import sampler_names; sampler_names()\n"
+        "import sys; from mmrns.registry import sampler_names; Sampler.registry.names()\n"
         "assert not [m for m in sys.modules if m.startswith(('torch', 'mmrns.samplers', 'mmrns.nn'))]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_every_name_gives_its_class() -> None:
-    for name in sampler_names():
-        assert sampler_class(name).__module__ == f"mmrns.samplers.{name}"
-    for name in scorer_names():
-        assert scorer_class(name).__name__ == name
-    assert {"TransE", "DistMult", "RotatE"} <= set(scorer_names())
-    assert "Scorer" not in scorer_names()
+    for registry in (Sampler.registry, Scorer.registry, Embedder.registry, Loss.registry, Callback.registry):
+        for name in registry.names():
+            cls = registry.get(name)
+            assert cls.__module__.startswith(registry.package)
+            assert registry.name_of(cls) == name
+            assert registry.get(cls) is cls
+    assert {"TransE", "DistMult", "RotatE"} <= set(Scorer.registry.names())
 
 
 @pytest.mark.parametrize(
-    ("get", "names", "wrong", "meant"),
-    [(sampler_class, sampler_names, "unifo", "uniform"), (scorer_class, scorer_names, "transe", "TransE")],
+    ("registry", "wrong", "meant"), [(Sampler.registry, "unifo", "uniform"), (Scorer.registry, "transe", "TransE")]
 )
-def test_an_unknown_name_gets_a_hint_and_the_known_ones(get, names, wrong: str, meant: str) -> None:
+def test_an_unknown_name_gets_a_hint_and_the_known_ones(registry: Registry[Any], wrong: str, meant: str) -> None:
     with pytest.raises(UsageError, match=f"did you mean '{meant}'\\?") as caught:
-        get(wrong)
-    assert all(name in str(caught.value) for name in names())
-    with pytest.raises(UsageError, match="'base'"):
-        sampler_class("base")
+        registry.get(wrong)
+    assert all(name in str(caught.value) for name in registry.names())
+
+
+def test_a_class_of_ones_own_has_a_name_or_is_found_by_its_path() -> None:
+    class Mine(Uniform):
+        pass
+
+    path = f"{__name__}:test_a_class_of_ones_own_has_a_name_or_is_found_by_its_path.<locals>.Mine"
+    assert Sampler.registry.name_of(Mine) == path
+    assert Sampler.registry.get(path) is Mine
+    assert path not in Sampler.registry.names()
+    assert Sampler.registry.get("mmrns.samplers.uniform:Uniform") is Uniform
+
+
+def test_names_are_taken_once_and_by_the_right_kind() -> None:
+    class Base(Named):
+        registry = Registry[Any]("thing", "mmrns.errors")
+
+    class First(Base, name="first"):
+        pass
+
+    assert Base.registry.names() == ["first"]
+    assert register(First, "again") is First
+    assert Base.registry.names() == ["first", "again"]
+    with pytest.raises(UsageError, match="the thing 'first' is .*First already"):
+
+        class Second(Base, name="first"):
+            pass
+
+    with pytest.raises(UsageError, match="is no thing"):
+        Base.registry.get(Uniform)
+    with pytest.raises(UsageError, match="is no thing"):
+        Base.registry.get("mmrns.samplers.uniform:Uniform")
+    with pytest.raises(UsageError, match="no thing at 'mmrns.nowhere:Uniform'"):
+        Base.registry.get("mmrns.nowhere:Uniform")
+    with pytest.raises(UsageError, match="can have no name here"):
+        register(dict)
+
+
+def test_a_class_that_a_notebook_defines_again_replaces_itself() -> None:
+    class Base(Named):
+        registry = Registry[Any]("thing", "mmrns.errors")
+
+    def cell() -> type[Base]:
+        class Mine(Base, name="mine"):
+            pass
+
+        return Mine
+
+    cell()
+    again = cell()
+    assert Base.registry.get("mine") is again
 
 
 def test_stream_seeds_are_63_bits_and_tell_purposes_apart() -> None:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrns.types import Batch, Negatives
+from mmrns.types import AllNegatives, Batch, Negatives, OwnNegatives, PoolNegatives, Views
 
 ROWS = st.lists(
     st.tuples(st.integers(0, 9), st.integers(0, 4), st.integers(0, 9), st.booleans(), st.integers(1, 50)), max_size=20
@@ -66,5 +66,29 @@ def test_batch_and_negatives_are_frozen() -> None:
         batch.n_tail = 2  # pyright: ignore
     negatives = Negatives()
     with pytest.raises(dataclasses.FrozenInstanceError):
-        negatives.ids = batch.h  # pyright: ignore
-    assert [getattr(negatives, f.name) for f in dataclasses.fields(Negatives)] == [None] * 5
+        negatives.mask = batch.h  # pyright: ignore
+    assert [getattr(negatives, f.name) for f in dataclasses.fields(Negatives)] == [None] * 3
+
+
+def test_negatives_of_every_form_say_what_each_row_is_compared_with() -> None:
+    own = OwnNegatives(torch.tensor([[1, 2], [0, 3]]))
+    pool = PoolNegatives(torch.tensor([4, 5]), mask=torch.tensor([[True, False], [False, True]]))
+    every = AllNegatives(3, torch.device("cpu"))
+    assert own.entities(2).tolist() == [[1, 2], [0, 3]]
+    assert own.counts(2).all()
+    assert pool.entities(2).tolist() == [[4, 5], [4, 5]]
+    assert pool.counts(2).tolist() == [[True, False], [False, True]]
+    assert every.entities(2).tolist() == [[0, 1, 2], [0, 1, 2]]
+    with pytest.raises(TypeError):
+        Negatives().entities(2)
+
+
+def test_views_are_cut_as_one() -> None:
+    views = Views(torch.arange(12.0).view(3, 2, 2), torch.tensor([[True, False], [True, True], [False, True]]))
+    assert torch.equal(views[1:].vectors, views.vectors[1:])
+    rows = torch.tensor([[2, 0], [1, 1]])
+    picked = views.index_select(rows)
+    assert torch.equal(picked.vectors, views.vectors[rows])
+    assert torch.equal(picked.present, views.present[rows])
+    assert picked.flatten().vectors.shape == (4, 2, 2)
+    assert torch.equal(views.with_vectors(views.vectors + 1).present, views.present)

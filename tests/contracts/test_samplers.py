@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from forms import FORMS, METHOD_OF, form_of
+from forms import FORMS, form_of
 from mmrns.data.datasets import Dataset
-from mmrns.registry import sampler_class, sampler_names
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
+from mmrns.samplers.base import Sampler
 from mmrns.training.trainer import Trainer
+from mmrns.types import AllNegatives, OwnNegatives
 
 
 def _trainer(toy: Dataset, name: str, sides: str = "alternate", **options: object) -> Trainer:
@@ -28,13 +29,14 @@ def _trainer(toy: Dataset, name: str, sides: str = "alternate", **options: objec
     return build_trainer(config, toy)
 
 
-def test_every_sampler_has_a_test_a_method_and_a_line_in_the_docs() -> None:
-    root = Path(__file__).parents[2]
-    overview = (root / "docs" / "samplers.md").read_text(encoding="utf-8")
-    for name in sampler_names():
-        assert (root / "tests" / "samplers" / f"test_{name}.py").exists(), name
-        assert name in METHOD_OF, name
-        assert f"`{METHOD_OF[name]}`" in overview, name
+@pytest.mark.parametrize("name", Sampler.registry.names())
+def test_every_sampler_has_a_test_of_its_own(name: str) -> None:
+    module = Sampler.registry.get(name).__module__.removeprefix("mmrns.samplers.").split(".")
+    path = Path("tests", "samplers", *module[:-1], f"test_{module[-1]}.py")
+    assert (Path(__file__).parents[2] / path).exists(), (
+        f"the sampler {name!r} has no test; write {path} and test there what is its own: the frequencies of its draws, "
+        "its loss by hand (docs/how-to/add-a-sampler.md shows how)"
+    )
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -43,20 +45,20 @@ def test_shapes_and_range(toy: Dataset, name: str, sides: str) -> None:
     trainer = _trainer(toy, name, sides)
     for step in range(4):
         batch = trainer.batches.at(step)
-        negatives = trainer.sampler.draw(batch, trainer.model, step)
-        k = len(toy.graph.entities) if negatives.ids is None else 5
-        if negatives.ids is not None:
-            assert negatives.ids.shape in {(len(batch), k), (k,)}
-            assert negatives.ids.dtype == torch.int64
-            assert ((negatives.ids >= 0) & (negatives.ids < len(toy.graph.entities))).all()
-        s_neg = trainer.model.score_against(batch, negatives)
-        assert s_neg.shape == (len(batch), k)
-        for part in (negatives.mask, negatives.logp):
+        lookup = trainer.model.lookup(batch)
+        negatives = trainer.sampler.draw(lookup, trainer.model, step)
+        ids = negatives.entities(len(batch))
+        assert ids.shape == (len(batch), len(toy.graph.entities) if isinstance(negatives, AllNegatives) else 5)
+        assert ids.dtype == torch.int64
+        assert ((ids >= 0) & (ids < len(toy.graph.entities))).all()
+        s_neg = trainer.model.score_against(lookup, negatives)
+        assert s_neg.shape == ids.shape
+        for part in (negatives.mask, negatives.log_weight):
             assert part is None or part.shape == s_neg.shape
-        if negatives.emb is not None and negatives.ids is not None and negatives.mask is not None:
+        if isinstance(negatives, OwnNegatives) and negatives.views is not None:
             # What is scored is what the ids say.
-            drawn = trainer.model.entities(negatives.ids)
-            torch.testing.assert_close(negatives.emb[negatives.mask], drawn[negatives.mask])
+            counts, drawn = negatives.counts(len(batch)), trainer.model.entities(ids)
+            torch.testing.assert_close(negatives.views.vectors[counts], drawn.vectors[counts])
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -64,29 +66,25 @@ def test_filtered_samplers_draw_nothing_true(toy: Dataset, name: str) -> None:
     trainer = _trainer(toy, name)
     for step in range(20):
         batch = trainer.batches.at(step)
-        negatives = trainer.sampler.draw(batch, trainer.model, step)
-        ids, mask = negatives.ids, negatives.mask
-        if ids is None:
-            ids = torch.arange(len(toy.graph.entities)).expand(len(batch), -1)
+        negatives = trainer.sampler.draw(trainer.model.lookup(batch), trainer.model, step)
+        ids, counts = negatives.entities(len(batch)), negatives.counts(len(batch))
         h = torch.where(batch.head[:, None], ids, batch.h[:, None])
         t = torch.where(batch.head[:, None], batch.t[:, None], ids)
         true = toy.graph.train_index.contains(h, batch.r[:, None].expand_as(h), t)
-        assert not (true if mask is None else true & mask).any()
+        # The authors' code masks by a number that a row with few candidates can run out of.
+        assert name == "mmrns-published" or not (true & counts).any()
 
 
 @pytest.mark.parametrize("name", FORMS)
 def test_draws_are_a_function_of_seed_and_step(toy: Dataset, name: str) -> None:
     first, second = _trainer(toy, name), _trainer(toy, name)
     batch = first.batches.at(0)
-    draws = [t.sampler.draw(batch, t.model, step).ids for t in (first, second) for step in (3, 4, 3)]
-    ids = [d for d in draws if d is not None]
-    assert len(ids) == (0 if name == "all" else 6)
-    if not ids:
-        return
+    draws = [t.sampler.draw(t.model.lookup(batch), t.model, step) for t in (first, second) for step in (3, 4, 3)]
+    ids = [drawn.entities(len(batch)) for drawn in draws]
     assert torch.equal(ids[0], ids[2])
     assert torch.equal(ids[0], ids[3])
     assert torch.equal(ids[1], ids[4])
-    assert not torch.equal(ids[0], ids[1])
+    assert torch.equal(ids[0], ids[1]) == isinstance(draws[0], AllNegatives)
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -98,7 +96,10 @@ def test_what_must_move_moves_and_what_must_not_does_not(toy: Dataset, name: str
         assert torch.isfinite(trainer.step(step))
     assert torch.equal(global_state, torch.random.get_rng_state()), "draws from process-global state"
     moved = {n for n, p in _parameters(trainer.model, trainer.sampler) if not torch.equal(before[n], p)}
-    assert moved == set(before)
+    # Without the contrastive loss and without the gradient of the draw nothing reaches these.
+    still = {n for n in set(before) - moved if n.startswith("sampler.")}
+    assert moved | still == set(before)
+    assert not still or name in {"mmrns without guidance", "mmrns without a contrastive loss"}, still
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -112,8 +113,8 @@ def test_neither_model_nor_valid_nor_test_is_held(toy: Dataset, name: str) -> No
 
 
 def test_registry_gives_the_class_of_the_file() -> None:
-    for name in sampler_names():
-        assert sampler_class(name).__module__ == f"mmrns.samplers.{name}"
+    for name in Sampler.registry.names():
+        assert Sampler.registry.get(name).__module__ == f"mmrns.samplers.{name}"
 
 
 def _parameters(*modules: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:

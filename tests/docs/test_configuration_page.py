@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mmrns.registry import scorer_names
+from mmrns.nn.scorers import Scorer
 from mmrns.runs.config import METHODS, flatten, make_config
 from mmrns.training.batches import SidePolicy
 
@@ -39,7 +39,7 @@ def _tables() -> list[tuple[set[str], dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("scorer", scorer_names())
+@pytest.mark.parametrize("scorer", Scorer.registry.names())
 def test_every_key_with_its_default(method: str, scorer: str) -> None:
     config = make_config({"model": {"scorer": scorer}, "sampler": {"name": method}})
     actual = flatten(config.model_dump(mode="json"))
@@ -55,7 +55,7 @@ def test_every_key_with_its_default(method: str, scorer: str) -> None:
 
 def test_options_belong_to_something_that_exists() -> None:
     owners = set().union(*(owners for owners, _ in _tables()))
-    assert owners <= {*METHODS, *scorer_names()}
+    assert owners <= {*METHODS, *Scorer.registry.names()}
 
 
 def test_what_methods_stand_for() -> None:

@@ -104,7 +104,7 @@ def test_the_example_sampler_passes_its_own_test(toy: Dataset, monkeypatch: pyte
     graph = toy.graph
     model = Model(TransE(4, 1.0), len(graph.entities), len(graph.relations))
     batch = Batch.of(graph.train[:64], torch.arange(64) % 3 == 0)
-    drawn = cls(graph, toy.features, model.spec, negatives=50).draw(batch, model, 0)
+    drawn = cls(graph, toy.features, model.spec, negatives=50).draw(model.lookup(batch), model, 0)
     true = {tuple(row) for row in graph.train.tolist()}
     for b in range(len(batch)):
         h, r, t = int(batch.h[b]), int(batch.r[b]), int(batch.t[b])

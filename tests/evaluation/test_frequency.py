@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mmrns.data.datasets import Dataset
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.data.vocabulary import Vocabulary
-from mmrns.evaluation.frequency import SlotFrequency
+from mmrns.evaluation.frequency import RelationFrequency
 from mmrns.evaluation.ranking import rank
 from mmrns.types import Batch
 
@@ -32,16 +32,18 @@ def test_counts_equal_those_of_a_loop(
         [(heads if head else tails)[r, e] for e in range(E)]
         for r, head in zip(batch.r.tolist(), batch.head.tolist(), strict=True)
     ]
-    assert SlotFrequency(graph).score_all(batch, 1).tolist() == expected
+    assert RelationFrequency(graph).score_all(batch, 1).tolist() == expected
 
 
 def test_it_reads_train_only_and_finds_hubs(toy: Dataset) -> None:
     graph = toy.graph
-    scores = SlotFrequency(graph).score_all(Batch.of(graph.train, torch.zeros(len(graph.train), dtype=torch.bool)), 1)
+    scores = RelationFrequency(graph).score_all(
+        Batch.of(graph.train, torch.zeros(len(graph.train), dtype=torch.bool)), 1
+    )
     assert (scores.sum(1) == torch.bincount(graph.train[:, 1])[graph.train[:, 1]]).all()
     held_out = torch.cat([graph.valid, graph.test])
     held_out = held_out[held_out[:, 1] == graph.relations.id("part_of")]
-    ranks = rank(SlotFrequency(graph), held_out, graph.known_index)
+    ranks = rank(RelationFrequency(graph), held_out, graph.known_index)
     # Every tail of the relation is one of three hubs.
     assert len(held_out) > 0
     assert ranks.where(~ranks.head).pessimistic.max() <= 3

@@ -25,10 +25,9 @@ from mmrns.evaluation.hardness import (
 from mmrns.nn.model import Model
 from mmrns.nn.scorers import TransE
 from mmrns.rng import seeded
-from mmrns.samplers.base import Sampler
-from mmrns.samplers.mmrns.sampler import Candidates, Mmrns, Trace
+from mmrns.samplers.explanation import effective_sample_size
 from mmrns.samplers.uniform import Uniform
-from mmrns.types import Batch, Negatives
+from mmrns.types import AllNegatives, Batch, Negatives, OwnNegatives, PoolNegatives
 
 E, R = 7, 2
 TRIPLES = st.lists(st.tuples(st.integers(0, E - 1), st.integers(0, R - 1), st.integers(0, E - 1)), min_size=1)
@@ -84,7 +83,9 @@ def test_the_mean_percentile_equals_that_of_a_loop(
     ids = torch.randint(E, (3,) if one_pool else (len(batch), 3), generator=g)
     mask = torch.rand(len(batch), 3, generator=g) < 0.5 if masked else None
     # 1 MiB is far more than enough; the bound on the cells leaves out no row either.
-    found = mean_score_percentile(model, batch, Negatives(ids=ids, mask=mask), index_of(train))
+    found = mean_score_percentile(
+        model, batch, (PoolNegatives if one_pool else OwnNegatives)(ids, mask=mask), index_of(train)
+    )
     expected: list[float] = []
     rows = torch.stack([batch.h, batch.r, batch.t, batch.head.long()], dim=1).tolist()
     for b, (h, r, t, head) in enumerate(rows):
@@ -110,7 +111,7 @@ def test_rows_are_bounded_spread_over_both_sides_and_taken_in_chunks() -> None:
     ids = torch.where(batch.head, n - 1, 0)[:, None]
     for cells, expected in ((10**9, 500), (100 * n, 100), (1, 8)):
         model = Fixed(table)
-        found = mean_score_percentile(model, batch, Negatives(ids=ids), index_of([], n), cells=cells, memory_mb=1)
+        found = mean_score_percentile(model, batch, OwnNegatives(ids), index_of([], n), cells=cells, memory_mb=1)
         assert sum(model.asked) == expected
         assert max(model.asked) <= 2**20 // (4 * n)
         assert found == pytest.approx(0.25)
@@ -120,10 +121,10 @@ def test_what_is_not_finite_or_not_drawn_is_none() -> None:
     batch = Batch.of(torch.tensor([[0, 0, 1]]), torch.tensor([False]))
     table = torch.zeros(E, R, 2, E)
     table[0, 0, 0, 3] = torch.nan
-    one = Negatives(ids=torch.tensor([[2]]))
+    one = OwnNegatives(torch.tensor([[2]]))
     assert mean_score_percentile(Fixed(table), batch, one, index_of([])) is None
     assert mean_score_percentile(Fixed(table.nan_to_num()), batch, one, index_of([])) == 0.5
-    every = Negatives()
+    every = AllNegatives(E, torch.device("cpu"))
     assert mean_score_percentile(Fixed(table), batch, every, index_of([])) is None
     assert share_true(batch, every, index_of([])) is None
     none = replace(one, mask=torch.tensor([[False]]))
@@ -137,7 +138,7 @@ def test_uniform_negatives_of_a_random_model_are_in_the_middle(toy: Dataset) -> 
         model = Model(TransE(8, 1.0), len(graph.entities), len(graph.relations))
     sampler = Uniform(graph, toy.features, model.spec, negatives=500)
     batch = Batch.of(graph.train[:100], torch.arange(100) % 2 == 0)
-    negatives = sampler.draw(batch, model, 0)
+    negatives = sampler.draw(model.lookup(batch), model, 0)
     # 50,000 draws: five standard deviations are 0.007.
     assert mean_score_percentile(model, batch, negatives, graph.train_index) == pytest.approx(0.5, abs=0.007)
     # The hardest and the easiest entity of each row.
@@ -146,63 +147,52 @@ def test_uniform_negatives_of_a_random_model_are_in_the_middle(toy: Dataset) -> 
         row, entity = graph.train_index.targets(batch.anchor[rows], batch.r[rows], head)
         true[row + rows.start, entity] = True
     scores = model.score_all(batch).detach()
-    hardest = Negatives(ids=scores.masked_fill(true, -torch.inf).argmax(1, keepdim=True))
-    easiest = Negatives(ids=scores.masked_fill(true, torch.inf).argmin(1, keepdim=True))
+    hardest = OwnNegatives(scores.masked_fill(true, -torch.inf).argmax(1, keepdim=True))
+    easiest = OwnNegatives(scores.masked_fill(true, torch.inf).argmin(1, keepdim=True))
     assert mean_score_percentile(model, batch, hardest, graph.train_index) == 1
     assert mean_score_percentile(model, batch, easiest, graph.train_index) == 0
 
 
-def _mmrns_with(toy: Dataset, logits: Tensor) -> tuple[Sampler, Negatives]:
-    model = Model(TransE(4, 1.0), len(toy.graph.entities), len(toy.graph.relations))
-    trace = _trace(logits)
-    return Mmrns(toy.graph, toy.features, model.spec), Negatives(ids=trace.positions, trace=trace)
-
-
-def _trace(logits: Tensor) -> Trace:
-    none, rows = torch.empty(0, 0, dtype=torch.int64), torch.zeros(len(logits), dtype=torch.int64)
-    pool = torch.arange(logits.shape[1])
-    candidates = Candidates(pool, none, rows, logits == -torch.inf, torch.zeros_like(logits))
-    return Trace(candidates, logits, rows[:, None], {})
-
-
 def test_effective_sample_sizes_by_hand(toy: Dataset) -> None:
-    out = -torch.inf
     rows = {
-        (0.0, 0.0, 0.0, 0.0): 1.0,
-        (out, 5.0, out, out): 1.0,
-        (1.0, out, 1.0, out): 1.0,
-        (math.log(3), 0.0, out, out): 1 / (9 / 16 + 1 / 16) / 2,
+        (0.25, 0.25, 0.25, 0.25): 1.0,
+        (0.0, 1.0, 0.0, 0.0): 1 / 4,
+        (0.5, 0.0, 0.5, 0.0): 1 / 2,
+        (0.75, 0.25, 0.0, 0.0): 1 / (9 / 16 + 1 / 16) / 4,
     }
-    for logits, expected in rows.items():
-        sampler, negatives = _mmrns_with(toy, torch.tensor([logits]))
-        assert mean_effective_sample_size(sampler, negatives) == pytest.approx(expected)
-    sampler, negatives = _mmrns_with(toy, torch.tensor([(0.0, math.log(3)), (out, out), (1.0, out)]))
-    # The row without candidates has no distribution.
-    assert mean_effective_sample_size(sampler, negatives) == pytest.approx((0.8 + 1) / 2)
+    for q, expected in rows.items():
+        assert effective_sample_size(torch.tensor([q])).item() == pytest.approx(expected)
+    assert effective_sample_size(torch.zeros(1, 4)).isnan().all()
     model = Model(TransE(4, 1.0), len(toy.graph.entities), len(toy.graph.relations))
-    uniform = Uniform(toy.graph, toy.features, model.spec, negatives=3)
+    uniform = Uniform(toy.graph, toy.features, model.spec, negatives=3, filtered=False)
     batch = Batch.of(toy.graph.train[:5], torch.zeros(5, dtype=torch.bool))
-    assert mean_effective_sample_size(uniform, uniform.draw(batch, model, 0)) == 1
+    negatives = uniform.draw(model.lookup(batch), model, 0)
+    assert mean_effective_sample_size(uniform, batch, negatives) == pytest.approx(1)
+
+    class Silent(Uniform):
+        def proposal(self, batch: Batch, negatives: Negatives, rows: Tensor) -> None:
+            return None
+
+    silent = Silent(toy.graph, toy.features, model.spec, negatives=3)
+    assert mean_effective_sample_size(silent, batch, negatives) is None
 
 
 @settings(deadline=None)
 @given(st.lists(st.floats(-30, 30), min_size=1, max_size=20))
 def test_effective_sample_size_is_within_its_bounds(logits: list[float]) -> None:
-    q = torch.tensor([logits])
-    trace = _trace(q)
-    share = Mmrns.effective_sample_size(object.__new__(Mmrns), Negatives(trace=trace))
+    share = effective_sample_size(torch.softmax(torch.tensor([logits]), dim=1))
     assert 1 / len(logits) - 1e-6 <= float(share) <= 1 + 1e-6
 
 
 def test_the_share_of_valid_negatives_by_hand() -> None:
     valid = index_of([(0, 0, 2), (0, 0, 3), (4, 1, 5)])
     batch = Batch.of(torch.tensor([[0, 0, 1], [6, 1, 5]]), torch.tensor([False, True]))
-    negatives = Negatives(ids=torch.tensor([[2, 3, 4, 2], [4, 0, 1, 2]]))
+    negatives = OwnNegatives(torch.tensor([[2, 3, 4, 2], [4, 0, 1, 2]]))
     assert share_true(batch, negatives, valid) == 4 / 8
     counting = torch.tensor([[True, False, True, False], [True, False, False, False]])
     assert share_true(batch, replace(negatives, mask=counting), valid) == 2 / 3
     # One pool for all rows: (0, 0, 3) of the tail side, (4, 1, 5) of the head side.
-    assert share_true(batch, Negatives(ids=torch.tensor([3, 4])), valid) == 2 / 4
+    assert share_true(batch, PoolNegatives(torch.tensor([3, 4])), valid) == 2 / 4
 
 
 def test_gradient_norms() -> None:
@@ -230,7 +220,7 @@ def test_nothing_of_test_is_read(toy: Dataset) -> None:
             model = Model(TransE(8, 1.0), len(graph.entities), len(graph.relations))
         sampler = Uniform(graph, toy.features, model.spec, negatives=9, filtered=False)
         batch = Batch.of(graph.train[:50], torch.arange(50) % 3 == 0)
-        negatives = sampler.draw(batch, model, 0)
+        negatives = sampler.draw(model.lookup(batch), model, 0)
         records.append(measure(model, sampler, batch, negatives, graph.train_index, graph.valid_index))
         assert "known_index" not in vars(graph) or graph is toy.graph
     assert records[0] == records[1]

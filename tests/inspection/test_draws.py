@@ -56,7 +56,7 @@ def test_it_draws_as_training_would_have(run: mmrns.Run, side: Any) -> None:
         weight = torch.cat([own.weight, torch.ones(1)])
         batch = Batch.of(rows, torch.full((len(rows),), side == "head"), weight)
         with torch.no_grad():
-            negatives = run.sampler.draw(batch, run.model, step)
+            negatives = run.sampler.draw(run.model.lookup(batch), run.model, step)
         assert negatives.ids is not None
         assert negatives.mask is not None
         counts.update(graph.entities[e] for e in negatives.ids[-1][negatives.mask[-1]].tolist())

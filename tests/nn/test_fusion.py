@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 
 from mmrns.data.datasets import Dataset
-from mmrns.data.features import Modality
-from mmrns.nn.embedders.table import AttentionPool, FusedEmbedder
-from mmrns.nn.fusion import FusedScorer
+from mmrns.data.features import Features, Modality
+from mmrns.nn.embedders import AttentionPool, FusedEmbedder
 from mmrns.nn.model import Model
-from mmrns.registry import scorer_names
+from mmrns.nn.scorers import Scorer
 from mmrns.runs.build import build_model, build_trainer
 from mmrns.runs.config import make_config
-from mmrns.types import Batch, Negatives
+from mmrns.types import Batch, OwnNegatives
 
 DIM = 4
 LACKS_BOTH, LACKS_IMAGE, UNSEEN = 5, 11, 39
@@ -57,19 +56,18 @@ def test_vectors_start_as_long_as_structural_ones() -> None:
     assert float(pooled.detach().std()) == pytest.approx(0.3 / 3**0.5, rel=0.1)
 
 
-@pytest.mark.parametrize("name", scorer_names())
+@pytest.mark.parametrize("name", Scorer.registry.names())
 @torch.no_grad()
 def test_scores_are_the_gated_mixture_of_the_common_views(toy: Dataset, name: str) -> None:
     model = model_of(toy, scorer=name)
     scorer, embedder = model.scorer, model.entity
-    assert isinstance(scorer, FusedScorer)
-    assert isinstance(embedder, FusedEmbedder)
+    assert embedder.views == ("structure", "image", "text")
     triples = torch.tensor([[0, 1, 2], [LACKS_IMAGE, 0, 3], [4, 2, LACKS_BOTH], [UNSEEN, 1, 0], [LACKS_BOTH, 1, 7]])
     for head in (False, True):
         batch = Batch.of(triples, torch.full((5,), head))
         every = model.score_all(batch)
-        vectors, flags = embedder.all().tensor_split([-3], dim=1)
-        views, base = vectors.chunk(3, dim=1), scorer.base
+        vectors, flags = embedder.all().vectors, embedder.all().present
+        views, base = vectors.unbind(1), scorer
         for row, (h, r, t) in enumerate(triples.tolist()):
             anchor = t if head else h
             relations, logits = model.relation.weight[r].tensor_split([-3])
@@ -84,12 +82,12 @@ def test_scores_are_the_gated_mixture_of_the_common_views(toy: Dataset, name: st
                 expected = sum(gate[v] * own[v][e] for v in common) / weight
                 torch.testing.assert_close(every[row, e], torch.as_tensor(expected))
         ids = torch.randint(40, (5, 6))
-        torch.testing.assert_close(model.score_against(batch, Negatives(ids=ids)), every.gather(1, ids))
-        torch.testing.assert_close(model.score(batch), every[torch.arange(5), batch.target])
+        torch.testing.assert_close(model.score_against(model.lookup(batch), OwnNegatives(ids)), every.gather(1, ids))
+        torch.testing.assert_close(model.score(model.lookup(batch)), every[torch.arange(5), batch.target])
 
 
 def test_flags_say_what_there_is(toy: Dataset) -> None:
-    flags = model_of(toy).entities(torch.tensor([0, LACKS_IMAGE, LACKS_BOTH, UNSEEN]))[:, -3:]
+    flags = model_of(toy).entities(torch.tensor([0, LACKS_IMAGE, LACKS_BOTH, UNSEEN])).present
     assert flags.tolist() == [[1, 1, 1], [1, 0, 1], [1, 0, 0], [0, 1, 0]]
 
 
@@ -100,10 +98,10 @@ def test_an_unseen_entity_is_scored_from_its_features_alone(toy: Dataset) -> Non
     embedder = model.entity
     assert isinstance(embedder, FusedEmbedder)
     with torch.no_grad():
-        embedder.table.weight[UNSEEN] += 10
+        embedder.structure.weight[UNSEEN] += 10
     # What has no view in common with it has only its structural vector to go by.
-    flags = embedder.all()[:, -3:]
-    common = (flags * flags[UNSEEN]).any(1)
+    flags = embedder.all().present
+    common = (flags & flags[UNSEEN]).any(1)
     common[UNSEEN] = False
     after = model.score_all(batch)
     assert torch.equal(after[:, common], before[:, common])
@@ -115,15 +113,17 @@ def test_a_missing_modality_is_as_good_as_removed(toy: Dataset) -> None:
     image = toy.features["image"]
     row = image.row.clone()
     row[0] = -1
-    without = Modality(image.values, image.mask, row)
     torch.manual_seed(1)
-    embedder = FusedEmbedder(40, DIM, 0.5, {"image": image}, torch.ones(40, dtype=torch.bool))
-    other = FusedEmbedder(40, DIM, 0.5, {"image": without}, torch.ones(40, dtype=torch.bool))
+    embedder, other = (
+        FusedEmbedder(toy.graph, Features({"image": modality}), width=DIM, init_range=0.5)
+        for modality in (image, Modality(image.values, image.mask, row))
+    )
     other.load_state_dict(embedder.state_dict())
     a, b = embedder.all(), other.all()
-    assert torch.equal(a[1:], b[1:])
-    assert b[0, -1] == 0
-    assert torch.equal(a[0, :DIM], b[0, :DIM])
+    assert torch.equal(a.vectors[1:], b.vectors[1:])
+    assert torch.equal(a.present[1:], b.present[1:])
+    assert not b.present[0, 1]
+    assert torch.equal(a.vectors[0, 0], b.vectors[0, 0])
 
 
 def test_all_is_kept_only_while_nothing_changes(toy: Dataset) -> None:
@@ -136,13 +136,13 @@ def test_all_is_kept_only_while_nothing_changes(toy: Dataset) -> None:
         with torch.no_grad():
             found = embedder.all()
             assert embedder.all() is found
-            assert torch.equal(found, embedder(ids))
-            return found
+            assert torch.equal(found.vectors, embedder(ids).vectors)
+            return found.vectors
 
     first = everything()
     trainer.step(0)
     assert not torch.equal(everything(), first)
-    assert embedder.all().requires_grad
+    assert embedder.all().vectors.requires_grad
 
 
 @pytest.mark.parametrize("name", ["TransE", "ComplEx"])

@@ -200,9 +200,13 @@ def test_cross_entropy_is_that_of_torch_and_corrects_for_the_draw() -> None:
     torch.testing.assert_close(objective(s[:, 0], s[:, 1:], None, weight, None), expected)
     # What is drawn twice as often and listed twice weighs the same as what is listed once; a row's constant is nothing.
     doubled = torch.cat([s[:, 1:], s[:, 1:2]], dim=1)
-    logp = torch.zeros(4, 6, dtype=torch.float64) + torch.tensor([[0.1], [5.0], [-3.0], [0.0]], dtype=torch.float64)
-    logp[:, [0, 5]] += math.log(2)
-    found = objective(s[:, 0], doubled, None, weight, logp) - torch.logaddexp(s[:, 0], (s[:, 1:]).logsumexp(1)).mean()
+    log_weight = torch.zeros(4, 6, dtype=torch.float64) + torch.tensor(
+        [[0.1], [5.0], [-3.0], [0.0]], dtype=torch.float64
+    )
+    log_weight[:, [0, 5]] -= math.log(2)
+    found = (
+        objective(s[:, 0], doubled, None, weight, log_weight) - torch.logaddexp(s[:, 0], (s[:, 1:]).logsumexp(1)).mean()
+    )
     # Six draws whose mean weight is one stand for 6/5 times the five.
     shift = torch.logaddexp(s[:, 0], s[:, 1:].logsumexp(1) + math.log(6 / 5)) - torch.logaddexp(
         s[:, 0], s[:, 1:].logsumexp(1)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmrns.nn.embedders.table import Table
+from mmrns.nn.embedders import Table, TableEmbedder
+from mmrns.nn.losses import SelfAdversarialLoss
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.nn.scorers import DistMult, RotatE, TransE, TuckER
-from mmrns.types import Batch, Negatives
+from mmrns.types import Batch, OwnNegatives, PoolNegatives, Views
 
 
 def test_table_starts_uniform_on_its_range() -> None:
@@ -26,7 +27,6 @@ def test_table_looks_rows_up() -> None:
     table = Table(5, 2, 1.0)
     ids = torch.tensor([[4, 0], [4, 4]])
     assert torch.equal(table(ids), table.weight[ids])
-    assert torch.equal(table.all(), table(torch.arange(5)))
     table(ids).sum().backward()
     assert table.weight.grad is not None
     assert table.weight.grad[:, 0].tolist() == [1.0, 0.0, 0.0, 0.0, 3.0]
@@ -71,25 +71,36 @@ BATCH = Batch.of(torch.tensor([[3, 1, 0], [1, 0, 2], [2, 1, 1]]), torch.tensor([
 def test_rows_come_in_the_order_of_the_batch() -> None:
     model = known_model()
     # Tail side first: (1, 0, 2), (2, 1, 1), then the head side's (3, 1, 0), whose anchor is entity 0.
-    assert model.query(BATCH).tolist() == [[2.0], [30.0], [10.0]]
-    assert model.score(BATCH).tolist() == [6.0, 60.0, 50.0]
+    assert model.lookup(BATCH).query.vectors[0].tolist() == [[2.0], [30.0], [10.0]]
+    assert model.score(model.lookup(BATCH)).tolist() == [6.0, 60.0, 50.0]
     assert model.score_all(BATCH).tolist() == [
         [2.0, 4.0, 6.0, 10.0],
         [30.0, 60.0, 90.0, 150.0],
         [10.0, 20.0, 30.0, 50.0],
     ]
     ids = torch.tensor([[0, 3], [1, 1], [3, 2]])
-    assert model.score_against(BATCH, Negatives(ids=ids)).tolist() == [[2.0, 10.0], [60.0, 60.0], [50.0, 30.0]]
-    assert model.score_against(BATCH, Negatives(ids=torch.tensor([3]))).tolist() == [[10.0], [150.0], [50.0]]
-    embeddings = torch.tensor([[[7.0]], [[0.5]], [[-1.0]]])
-    found = model.score_against(BATCH, Negatives(ids=ids[:, :1], emb=embeddings))
+    assert model.score_against(model.lookup(BATCH), OwnNegatives(ids)).tolist() == [
+        [2.0, 10.0],
+        [60.0, 60.0],
+        [50.0, 30.0],
+    ]
+    assert model.score_against(model.lookup(BATCH), PoolNegatives(torch.tensor([3]))).tolist() == [
+        [10.0],
+        [150.0],
+        [50.0],
+    ]
+    given = Views(torch.tensor([[[[7.0]]], [[[0.5]]], [[[-1.0]]]]), torch.ones(3, 1, 1, dtype=torch.bool))
+    found = model.score_against(model.lookup(BATCH), OwnNegatives(ids[:, :1], given))
     assert found.tolist() == [[14.0], [15.0], [-10.0]]
 
 
 def test_gradients_reach_only_the_vectors_of_the_batch() -> None:
     model = known_model()
     batch = Batch.of(torch.tensor([[0, 0, 1]]), torch.tensor([False]))
-    (model.score(batch).sum() + model.score_against(batch, Negatives(ids=torch.tensor([[3]]))).sum()).backward()
+    (
+        model.score(model.lookup(batch)).sum()
+        + model.score_against(model.lookup(batch), OwnNegatives(torch.tensor([[3]]))).sum()
+    ).backward()
     assert model.entity.weight.grad is not None
     assert model.relation.weight.grad is not None
     assert model.entity.weight.grad.flatten().tolist() == [7.0, 1.0, 0.0, 1.0]
@@ -100,8 +111,9 @@ def test_gradients_reach_only_the_vectors_of_the_batch() -> None:
 def test_batch_with_one_empty_side(head: bool) -> None:
     model = Model(TransE(3, 1.0), 4, 2)
     batch = Batch.of(torch.tensor([[0, 0, 1], [2, 1, 1]]), torch.full((2,), head))
-    expected = -(model.entities(batch.h) + model.relations(batch.r) - model.entities(batch.t)).abs().sum(1)
-    torch.testing.assert_close(model.score(batch), expected)
+    h, t = (model.entities(ids).vectors[:, 0] for ids in (batch.h, batch.t))
+    expected = -(h + model.relations(batch.r) - t).abs().sum(1)
+    torch.testing.assert_close(model.score(model.lookup(batch)), expected)
 
 
 def test_constrain_changes_nothing_for_the_present_scorers() -> None:
@@ -110,3 +122,32 @@ def test_constrain_changes_nothing_for_the_present_scorers() -> None:
     model.constrain()
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_scores_by_view_of_a_single_view_are_the_scores() -> None:
+    model = known_model()
+    lookup = model.lookup(BATCH)
+    negatives = OwnNegatives(torch.tensor([[0, 3], [1, 1], [3, 2]]))
+    assert torch.equal(model.score_views(lookup, negatives)[..., 0], model.score_against(lookup, negatives))
+    assert torch.equal(model.score_views(lookup)[:, 0, 0], model.score(lookup))
+    assert model.loss(lookup, negatives, SelfAdversarialLoss(gamma=0.0, alpha=0.0)) == 0.0
+
+
+def test_an_anchor_may_see_the_relation_and_an_embedder_may_bring_a_loss() -> None:
+    class Doubled(TableEmbedder):
+        def anchor(self, views: Views, relation: torch.Tensor) -> Views:
+            return views.with_vectors(views.vectors * (relation[:, None] > 5).float())
+
+        def loss(self, lookup, negatives, objective, score_views):
+            return score_views(negatives).sum() + score_views(None).sum()
+
+    model = known_model()
+    embedder = Doubled.of(4, 1, 1.0)
+    embedder.load_state_dict(model.entity.state_dict())
+    other = Model(DistMult(1, 1.0), 4, 2, embedder=embedder)
+    other.relation.load_state_dict(model.relation.state_dict())
+    lookup = other.lookup(BATCH)
+    # Relation 0 has the vector 1, so that its anchors vanish; relation 1 has 10.
+    assert other.score(lookup).tolist() == [0.0, 60.0, 0.0]
+    negatives = OwnNegatives(torch.tensor([[0], [1], [3]]))
+    assert other.loss(lookup, negatives, SelfAdversarialLoss(gamma=0.0, alpha=0.0)).item() == 120.0

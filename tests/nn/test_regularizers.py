@@ -5,9 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mmrns.data.datasets import Dataset
+from mmrns.nn.embedders import FusedEmbedder
 from mmrns.nn.model import Model
 from mmrns.nn.regularizers import Regularizer
 from mmrns.nn.scorers import ComplEx, DistMult
+from mmrns.runs.build import build_model
+from mmrns.runs.config import make_config
 from mmrns.types import Batch
 
 
@@ -25,7 +29,7 @@ BATCH = Batch.of(torch.tensor([[0, 0, 1], [0, 0, 0]]), torch.tensor([False, True
 
 def test_value_and_gradient(model: Model) -> None:
     # Cubes: e0 1 + 8, e1 27, r0 2; rows e0 + r0 + e1 = 38 and e0 + r0 + e0 = 20; their mean times 0.1.
-    penalty = Regularizer(l3=0.1)(model, BATCH)
+    penalty = Regularizer(l3=0.1)(model, model.lookup(BATCH))
     assert isinstance(penalty, torch.Tensor)
     assert penalty.item() == pytest.approx(2.9)
     penalty.backward()
@@ -38,25 +42,47 @@ def test_value_and_gradient(model: Model) -> None:
 
 def test_squares(model: Model) -> None:
     # Squares: e0 5, e1 9, r0 2; rows 16 and 12.
-    penalty = Regularizer(l2=1.0)(model, BATCH)
+    penalty = Regularizer(l2=1.0)(model, model.lookup(BATCH))
     assert isinstance(penalty, torch.Tensor)
     assert penalty.item() == pytest.approx(14.0)
 
 
 def test_weight_zero_switches_it_off(model: Model) -> None:
-    assert Regularizer()(model, BATCH) == 0.0
+    assert Regularizer()(model, model.lookup(BATCH)) == 0.0
 
 
 def test_n3_is_l3_of_real_vectors_and_cubes_the_moduli_of_complex_ones(model: Model) -> None:
-    penalties = [Regularizer(l3=0.1)(model, BATCH), Regularizer(n3=0.1)(model, BATCH)]
+    penalties = [Regularizer(l3=0.1)(model, model.lookup(BATCH)), Regularizer(n3=0.1)(model, model.lookup(BATCH))]
     assert penalties[0].item() == pytest.approx(penalties[1].item())  # type: ignore[union-attr]
     complex_model = Model(ComplEx(1, 1.0), 3, 2)
     complex_model.load_state_dict(model.state_dict())
-    penalty = Regularizer(n3=1.0)(complex_model, BATCH)
+    penalty = Regularizer(n3=1.0)(complex_model, complex_model.lookup(BATCH))
     # |e0| = sqrt 5, |e1| = 3, |r0| = sqrt 2.
     rows = 5**1.5 + 27 + 2**1.5, 2 * 5**1.5 + 2**1.5
     assert penalty.item() == pytest.approx(sum(rows) / 2)  # type: ignore[union-attr]
     with torch.no_grad():
         complex_model.entity.weight.zero_()
-    Regularizer(n3=1.0)(complex_model, BATCH).backward()  # type: ignore[union-attr]
+    Regularizer(n3=1.0)(complex_model, complex_model.lookup(BATCH)).backward()  # type: ignore[union-attr]
     assert torch.isfinite(complex_model.entity.weight.grad).all()  # type: ignore[arg-type]
+
+
+def test_of_several_views_only_the_structural_one_is_penalised(toy: Dataset) -> None:
+    """Moduli of the structural vectors: no features, no logits of the mixture, no flags."""
+    config = {"model": {"scorer": "ComplEx", "dim": 3, "modalities": ["image", "text"]}, "device": "cpu"}
+    model = build_model(make_config(config), toy)
+    batch = Batch.of(toy.graph.train[:7], torch.arange(7) % 2 == 0)
+    penalty = Regularizer(n3=1.0)(model, model.lookup(batch))
+    assert isinstance(penalty, torch.Tensor)
+    embedder = model.entity
+    assert isinstance(embedder, FusedEmbedder)
+
+    def cubes(vectors: torch.Tensor) -> torch.Tensor:
+        return (vectors.unflatten(-1, (2, 3)).square().sum(-2) ** 1.5).sum()
+
+    entities = embedder.structure.weight
+    expected = cubes(entities[batch.h]) + cubes(entities[batch.t]) + cubes(model.relation.weight[batch.r, :6])
+    torch.testing.assert_close(penalty, expected / 7)
+    penalty.backward()
+    assert all(p.grad is None for p in embedder.pools.parameters())
+    assert model.relation.weight.grad is not None
+    assert not model.relation.weight.grad[:, 6:].any()

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from mmrns.nn.scorers import Scorer, TransD, TransE, TuckER
-from mmrns.registry import scorer_class
 
 # By class name: constructor's keywords (`core` and `modulus` are parameters) and rows of h, r, t, f(h, r, t). Every
 # registered scorer has an entry, which tests/contracts/test_scorers.py checks.
@@ -85,7 +84,7 @@ CASES = [(name, *row) for name, rows in TABLE.items() for row in rows]
 
 def make(name: str, settings: dict[str, Any]) -> Scorer:
     """A scorer in double precision, those of its parameters that are among the settings set to them."""
-    cls = scorer_class(name)
+    cls = Scorer.registry.get(name)
     parameters = {key: torch.tensor(settings[key]) for key in ("core", "modulus") if key in settings}
     scorer = cls(**{key: value for key, value in settings.items() if key not in parameters})
     scorer.load_state_dict(parameters, strict=False)
@@ -118,14 +117,14 @@ def test_transe_l2_keeps_its_digits_in_a_pool() -> None:
 def test_rotate_phases_are_scaled_by_the_range() -> None:
     h, r, t = torch.tensor([1.0, 0.0]), torch.tensor([0.3]), torch.tensor([0.0, 0.0])
     for init_range in (0.3, 0.6):
-        rotated = scorer_class("RotatE")(1, init_range).query(h[None], r[None], False)[0]
+        rotated = Scorer.registry.get("RotatE")(1, init_range).query(h[None], r[None], False)[0]
         angle = math.pi * 0.3 / init_range
         assert rotated.tolist() == pytest.approx([math.cos(angle), math.sin(angle)], abs=1e-6)
-        assert score(scorer_class("RotatE")(1, init_range), h, r, t, False) == pytest.approx(-1)
+        assert score(Scorer.registry.get("RotatE")(1, init_range), h, r, t, False) == pytest.approx(-1)
 
 
 def test_only_distances_take_a_margin() -> None:
-    assert {name for name in TABLE if scorer_class(name).distance} == {
+    assert {name for name in TABLE if Scorer.registry.get(name).distance} == {
         "TransE",
         "TransD",
         "RotatE",

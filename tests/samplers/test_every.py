@@ -15,7 +15,7 @@ from mmrns.training.trainer import Trainer
 def _trainer(toy: Dataset, method: str, **training: object) -> Trainer:
     values = {
         "model": {"dim": 8, "scorer": "DistMult"},
-        "sampler": {"name": method},
+        "method": method,
         "training": {"batch_size": 16, "lr": 0.05, **training},
         "device": "cpu",
     }
@@ -28,7 +28,7 @@ def test_the_mask_is_what_is_not_true_in_train(toy: Dataset, method: str) -> Non
     known = {tuple(row) for row in toy.graph.train.tolist()}
     for step in (0, 1):
         batch = trainer.batches.at(step)
-        mask = trainer.sampler.draw(batch, trainer.model, step).mask
+        mask = trainer.sampler.draw(trainer.model.lookup(batch), trainer.model, step).mask
         assert mask is not None
         for row in range(len(batch)):
             h, r, t = (int(x[row]) for x in (batch.h, batch.r, batch.t))
@@ -43,7 +43,7 @@ def test_one_vs_all_is_the_cross_entropy_without_other_answers(toy: Dataset) -> 
     loss = trainer.step(3)
     scores = other.model.score_all(batch)
     rows = torch.arange(len(batch))
-    mask = other.sampler.draw(batch, other.model, 3).mask
+    mask = other.sampler.draw(other.model.lookup(batch), other.model, 3).mask
     assert mask is not None
     mask[rows, batch.target] = True
     expected = torch.nn.functional.cross_entropy(scores.masked_fill(~mask, -torch.inf), batch.target, reduction="none")
@@ -72,5 +72,5 @@ def test_training_lowers_the_loss(toy: Dataset, method: str) -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(UsageError, match=r"leave training\.sparse out"):
         make_config({"sampler": {"name": "1-vs-all"}, "training": {"sparse": True}})
-    with pytest.raises(UsageError, match="use --sampler k-vs-all"):
+    with pytest.raises(UsageError, match="use --method k-vs-all"):
         make_config({"sampler": {"name": "uniform"}, "objective": {"loss": "k-vs-all"}})

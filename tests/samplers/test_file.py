@@ -11,6 +11,7 @@ import torch
 
 from mmrns.data.datasets import Dataset
 from mmrns.errors import UsageError
+from mmrns.nn.lookup import Lookup
 from mmrns.nn.model import Model
 from mmrns.nn.scorers import TransE
 from mmrns.runs.build import build_trainer
@@ -48,8 +49,8 @@ def _own(toy: Dataset, path: Path) -> dict[tuple[int, int, int, bool], set[int]]
 def test_draws_are_uniform_over_the_own_and_the_rest_is_the_others(toy: Dataset, path: Path) -> None:
     sampler, model = _sampler(toy, path, negatives=8000, share=0.25)
     batch = Batch.of(toy.graph.train[:20], torch.arange(20) % 3 == 0)
-    negatives = sampler.draw(batch, model, 0)
-    alone = Uniform(toy.graph, toy.features, model.spec, negatives=8000).draw(batch, model, 0)
+    negatives = sampler.draw(model.lookup(batch), model, 0)
+    alone = Uniform(toy.graph, toy.features, model.spec, negatives=8000).draw(model.lookup(batch), model, 0)
     own = _own(toy, path)
     assert negatives.ids is not None
     assert alone.ids is not None
@@ -71,37 +72,38 @@ def test_draws_are_uniform_over_the_own_and_the_rest_is_the_others(toy: Dataset,
 def test_the_others_weights_are_kept_and_the_own_weigh_as_their_average(toy: Dataset, path: Path) -> None:
     sampler, model = _sampler(toy, path, Frequency, negatives=12, share=0.5)
     batch = Batch.of(toy.graph.train[:20], torch.arange(20) % 3 == 0)
-    negatives = sampler.draw(batch, model, 0)
-    inner, replaced = negatives.trace
-    assert negatives.logp is not None
+    negatives = sampler.draw(model.lookup(batch), model, 0)
+    inner, replaced = negatives.trace.inner, negatives.trace.replaced
+    assert inner.log_weight is not None
+    assert negatives.log_weight is not None
     assert replaced.sum(1).unique().tolist() == [0, 6]
-    torch.testing.assert_close(negatives.logp[~replaced], inner.logp[~replaced])
-    mean = (-inner.logp).exp().mean(1, keepdim=True).expand_as(inner.logp)
-    torch.testing.assert_close((-negatives.logp).exp()[replaced], mean[replaced])
+    torch.testing.assert_close(negatives.log_weight[~replaced], inner.log_weight[~replaced])
+    mean = inner.log_weight.exp().mean(1, keepdim=True).expand_as(inner.log_weight)
+    torch.testing.assert_close(negatives.log_weight.exp()[replaced], mean[replaced])
 
 
 def test_average_of_the_weights_that_count() -> None:
-    logp = torch.tensor([[math.log(0.5), math.log(0.25), 0.0], [0.0, 0.0, 0.0]])
+    log_weight = torch.tensor([[math.log(2.0), math.log(4.0), 0.0], [0.0, 0.0, 0.0]])
     mask = torch.tensor([[True, True, False], [False, False, False]])
-    torch.testing.assert_close(average(logp, mask), torch.tensor([-math.log(3.0), 0.0]))
-    torch.testing.assert_close(average(logp, None)[0], torch.tensor(-math.log(7 / 3)))
+    torch.testing.assert_close(average(log_weight, mask), torch.tensor([math.log(3.0), 0.0]))
+    torch.testing.assert_close(average(log_weight, None)[0], torch.tensor(math.log(7 / 3)))
 
 
 def test_the_other_learns_from_its_own_draws_only(toy: Dataset, path: Path) -> None:
     seen: list[Negatives] = []
 
     class Watched(Uniform):
-        def loss(self, batch: Batch, negatives: Negatives, *rest: Any) -> float:
+        def loss(self, lookup: Lookup, negatives: Negatives, *rest: Any) -> float:
             seen.append(negatives)
             return 0.0
 
     sampler, model = _sampler(toy, path, Watched, negatives=4, share=0.5)
     batch = Batch.of(toy.graph.train[:20], torch.arange(20) % 3 == 0)
-    negatives = sampler.draw(batch, model, 0)
-    s_neg = model.score_against(batch, negatives)
-    sampler.loss(batch, negatives, s_neg[:, 0], s_neg, model, 0)
+    negatives = sampler.draw(model.lookup(batch), model, 0)
+    s_neg = model.score_against(model.lookup(batch), negatives)
+    sampler.loss(model.lookup(batch), negatives, s_neg[:, 0], s_neg, model, 0)
     assert seen[0].mask is not None
-    assert torch.equal(seen[0].mask, ~negatives.trace[1])
+    assert torch.equal(seen[0].mask, ~negatives.trace.replaced)
 
 
 def test_a_side_without_negatives_in_the_file(toy: Dataset, tmp_path: Path) -> None:
@@ -110,7 +112,7 @@ def test_a_side_without_negatives_in_the_file(toy: Dataset, tmp_path: Path) -> N
     (tmp_path / "tails.tsv").write_text("\n".join(tails))
     sampler, model = _sampler(toy, tmp_path / "tails.tsv", negatives=4, share=1.0)
     batch = Batch.of(toy.graph.train[:20], torch.arange(20) % 3 == 0)
-    _, replaced = sampler.draw(batch, model, 0).trace
+    replaced = sampler.draw(model.lookup(batch), model, 0).trace.replaced
     assert not replaced[batch.n_tail :].any()
     assert replaced[: batch.n_tail].any()
 

@@ -26,9 +26,9 @@ def test_draws_follow_the_power_of_the_frequency_without_what_is_true(toy: Datas
     model = _model(graph)
     sampler = Frequency(graph, toy.features, model.spec, negatives=20_000, power=power)
     batch = Batch.of(graph.train[:12], torch.arange(12) % 2 == 0)
-    negatives = sampler.draw(batch, model, 0)
+    negatives = sampler.draw(model.lookup(batch), model, 0)
     assert negatives.ids is not None
-    assert negatives.logp is not None
+    assert negatives.log_weight is not None
     n = len(graph.entities)
     weight = torch.tensor([1.0 + int((graph.train[:, [0, 2]] == e).sum()) for e in range(n)]).double() ** power
     # Entity 0 and the last one, which train does not mention, are within reach.
@@ -38,7 +38,7 @@ def test_draws_follow_the_power_of_the_frequency_without_what_is_true(toy: Datas
     for b, row in enumerate(negatives.ids):
         q = weight.masked_fill(true[b], 0)
         q = q / q.sum()
-        torch.testing.assert_close(negatives.logp[b].exp(), q[row].float())
+        torch.testing.assert_close((-negatives.log_weight[b]).exp(), q[row].float())
         counts = torch.bincount(row, minlength=n).double()
         assert counts[true[b]].sum() == 0
         expected = counts.sum() * q
@@ -77,16 +77,15 @@ def test_a_row_for_which_everything_is_true_counts_nothing() -> None:
     graph = KnowledgeGraph(Vocabulary(["a", "b", "c"]), Vocabulary(["r"]), triples, none, none)
     model = _model(graph)
     batch = Batch.of(triples, torch.zeros(4, dtype=torch.bool))
-    negatives = Frequency(graph, Features(), model.spec, negatives=50).draw(batch, model, 0)
+    negatives = Frequency(graph, Features(), model.spec, negatives=50).draw(model.lookup(batch), model, 0)
     assert negatives.ids is not None
     assert negatives.mask is not None
     assert negatives.mask.any(1).tolist() == [False, False, False, True]
     assert set(negatives.ids[3].tolist()) == {1, 2}
 
 
-def test_effective_sample_size_of_the_law(toy: Dataset) -> None:
+def test_uncorrected_draws_have_no_importance_weights(toy: Dataset) -> None:
     model = _model(toy.graph)
-    sampler = Frequency(toy.graph, toy.features, model.spec, power=0.0, corrected=False)
-    negatives = sampler.draw(Batch.of(toy.graph.train[:3], torch.arange(3) > 0), model, 0)
-    assert negatives.logp is None
-    torch.testing.assert_close(sampler.effective_sample_size(negatives), torch.ones(3))
+    sampler = Frequency(toy.graph, toy.features, model.spec, corrected=False)
+    lookup = model.lookup(Batch.of(toy.graph.train[:3], torch.arange(3) > 0))
+    assert sampler.draw(lookup, model, 0).log_weight is None

@@ -12,8 +12,9 @@ from mmrns.data.graph import KnowledgeGraph
 from mmrns.data.vocabulary import Vocabulary
 from mmrns.nn.model import Model
 from mmrns.nn.scorers import TransE
+from mmrns.samplers.explanation import effective_sample_size
 from mmrns.samplers.hard import Hard
-from mmrns.types import Batch, Negatives
+from mmrns.types import Batch
 
 
 def _model(graph: KnowledgeGraph) -> Model:
@@ -35,7 +36,7 @@ def test_top_takes_the_highest_of_the_pool(toy: Dataset) -> None:
     model = _model(toy.graph)
     sampler = _sampler(toy.graph, toy.features, negatives=4, pool=100)
     batch = Batch.of(toy.graph.train[:20], torch.arange(20) % 2 == 0)
-    ids = sampler.draw(batch, model, 0).ids
+    ids = sampler.draw(model.lookup(batch), model, 0).ids
     assert ids is not None
     scores = model.score_all(batch)
     scores[toy.graph.train_index.batch_targets(batch)] = -torch.inf
@@ -51,7 +52,7 @@ def test_draws_follow_plackett_luce(choice: str) -> None:
     weight[[1, 2]] = 0
     n, found = 6000, dict.fromkeys(itertools.permutations([0, 3, 4, 5, 6], 2), 0)
     for step in range(n):
-        ids = sampler.draw(batch, model, step).ids
+        ids = sampler.draw(model.lookup(batch), model, step).ids
         assert ids is not None
         found[tuple(ids[0].tolist())] += 1
     total = weight.sum()
@@ -70,7 +71,7 @@ def test_the_pool_reaches_every_entity_as_often(toy: Dataset) -> None:
     batch = Batch.of(graph.test[-1:], torch.tensor([False]))
     n, counts = 1500, torch.zeros(len(graph.entities))
     for step in range(n):
-        ids = sampler.draw(batch, model, step).ids
+        ids = sampler.draw(model.lookup(batch), model, step).ids
         assert ids is not None
         assert len(ids.unique()) == 8
         counts[ids[0]] += 1
@@ -86,10 +87,10 @@ def test_the_correction_makes_sums_over_the_draws_unbiased() -> None:
     others = torch.tensor([0, *range(3, 9)])
     estimates = []
     for step in range(4000):
-        negatives = sampler.draw(batch, model, step)
+        negatives = sampler.draw(model.lookup(batch), model, step)
         assert negatives.ids is not None
-        assert negatives.logp is not None
-        estimates.append((value[negatives.ids[0]] / negatives.logp[0].double().exp()).sum())
+        assert negatives.log_weight is not None
+        estimates.append((value[negatives.ids[0]] * negatives.log_weight[0].double().exp()).sum())
     found = torch.stack(estimates)
     assert (found.mean() - value[others].sum()).abs() < 5 * found.std() / len(found) ** 0.5
 
@@ -99,27 +100,23 @@ def test_a_row_with_too_few_candidates_counts_those_it_has(choice: str) -> None:
     graph, model = _small(4), _model(_small(4))
     sampler = _sampler(graph, Features(), negatives=4, pool=4, choice=choice)
     batch = Batch.of(graph.train, torch.zeros(3, dtype=torch.bool))
-    negatives = sampler.draw(batch, model, 0)
+    negatives = sampler.draw(model.lookup(batch), model, 0)
     assert negatives.mask is not None
     assert negatives.mask.sum(1).tolist() == [2, 2, 3]
-    assert negatives.logp is None or torch.isfinite(negatives.logp).all()
-    assert torch.isfinite(model.score_against(batch, negatives)).all()
+    assert negatives.log_weight is None or torch.isfinite(negatives.log_weight).all()
+    assert torch.isfinite(model.score_against(model.lookup(batch), negatives)).all()
 
 
-def test_effective_sample_size(toy: Dataset) -> None:
+def test_the_proposal_is_even_over_what_top_takes_and_sharp_where_alpha_is_large(toy: Dataset) -> None:
     model = _model(toy.graph)
     batch = Batch.of(toy.graph.train[:6], torch.arange(6) > 2)
+    everything, sizes = len(toy.graph.entities), {}
     for choice, alpha in (("top", 1.0), ("softmax", 0.0), ("softmax", 2.0)):
         sampler = _sampler(toy.graph, toy.features, negatives=5, pool=30, choice=choice, alpha=alpha)
-        negatives = sampler.draw(batch, model, 0)
-        found = sampler.effective_sample_size(negatives)
-        logits: torch.Tensor = negatives.trace
-        some = torch.isfinite(logits).sum(1)
-        if choice == "top":
-            torch.testing.assert_close(found, 5 / some)
-        elif not alpha:
-            torch.testing.assert_close(found, torch.ones(6))
-        else:
-            assert ((found > 1 / some) & (found < 1)).all()
-    none = Negatives(ids=torch.zeros(1, 5, dtype=torch.int64), trace=torch.full((1, 30), -torch.inf))
-    assert _sampler(toy.graph, toy.features).effective_sample_size(none).isnan().all()
+        negatives = sampler.draw(model.lookup(batch), model, 0)
+        sizes[choice, alpha] = effective_sample_size(sampler.proposal(batch, negatives, torch.arange(6)))
+    torch.testing.assert_close(sizes["top", 1.0], torch.full((6,), 5 / everything))
+    assert (sizes["softmax", 0.0] * everything).round().tolist() == pytest.approx(
+        (sizes["softmax", 0.0] * everything).tolist(), abs=1e-3
+    )
+    assert (sizes["softmax", 2.0] < sizes["softmax", 0.0]).all()

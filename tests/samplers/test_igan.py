@@ -15,7 +15,7 @@ from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
 from mmrns.samplers.igan import Igan
 from mmrns.training.checkpoint import load_checkpoint, save_checkpoint
-from mmrns.training.trainer import Progress
+from mmrns.training.progress import Progress
 from mmrns.types import Batch
 
 
@@ -30,7 +30,7 @@ def test_draws_follow_the_softmax_over_all_that_may_be_drawn(toy: Dataset, filte
     torch.manual_seed(0)
     sampler = Igan(graph, toy.features, model.spec, negatives=20_000, dim=8, filtered=filtered)
     batch = Batch.of(graph.train[:8], torch.arange(8) % 2 == 0)
-    negatives = sampler.draw(batch, model, 0)
+    negatives = sampler.draw(model.lookup(batch), model, 0)
     _, q = negatives.trace
     assert negatives.ids is not None
     true = torch.zeros_like(q, dtype=torch.bool)
@@ -55,15 +55,15 @@ def test_the_network_learns_what_the_model_scores_high(toy: Dataset) -> None:
 
     def expected_reward() -> float:
         with torch.no_grad():
-            return float((sampler.draw(batch, model, 0).trace[1] * model.score_all(batch)).sum(1).mean())
+            return float((sampler.draw(model.lookup(batch), model, 0).trace[1] * model.score_all(batch)).sum(1).mean())
 
     before = expected_reward()
     optimizer = torch.optim.Adam(sampler.parameters(), 0.02)
     for step in range(60):
-        negatives = sampler.draw(batch, model, step)
-        s_neg = model.score_against(batch, negatives)
+        negatives = sampler.draw(model.lookup(batch), model, step)
+        s_neg = model.score_against(model.lookup(batch), negatives)
         optimizer.zero_grad()
-        sampler.loss(batch, negatives, s_neg[:, 0], s_neg, model, step).backward()
+        sampler.loss(model.lookup(batch), negatives, s_neg[:, 0], s_neg, model, step).backward()
         optimizer.step()
     assert expected_reward() > before + 0.1
     assert all(p.grad is None for p in model.parameters())
@@ -76,11 +76,11 @@ def test_a_row_for_which_everything_is_true_counts_nothing() -> None:
     model = _model(graph)
     sampler = Igan(graph, Features(), model.spec, negatives=5, dim=4)
     batch = Batch.of(triples, torch.zeros(4, dtype=torch.bool))
-    negatives = sampler.draw(batch, model, 0)
+    negatives = sampler.draw(model.lookup(batch), model, 0)
     assert negatives.mask is not None
     assert negatives.mask.any(1).tolist() == [False, False, False, True]
-    s_neg = model.score_against(batch, negatives)
-    sampler.loss(batch, negatives, s_neg[:, 0], s_neg, model, 0).backward()
+    s_neg = model.score_against(model.lookup(batch), negatives)
+    sampler.loss(model.lookup(batch), negatives, s_neg[:, 0], s_neg, model, 0).backward()
     assert all(torch.isfinite(p.grad).all() for p in sampler.parameters() if p.grad is not None)
 
 
@@ -92,7 +92,7 @@ def test_pretraining_draws_uniformly_and_leaves_the_network_alone(toy: Dataset, 
     batch = Batch.of(graph.train[:4], torch.arange(4) % 2 == 0)
     true = torch.zeros(4, len(graph.entities), dtype=torch.bool)
     true[graph.train_index.batch_targets(batch)] = True
-    negatives = sampler.draw(batch, model, 2)
+    negatives = sampler.draw(model.lookup(batch), model, 2)
     assert negatives.ids is not None
     for row, known in zip(negatives.ids, true, strict=True):
         counts = torch.bincount(row, minlength=len(graph.entities)).double()
@@ -101,10 +101,12 @@ def test_pretraining_draws_uniformly_and_leaves_the_network_alone(toy: Dataset, 
         expected = len(row) / allowed.sum()
         degrees = int(allowed.sum()) - 1
         assert ((counts[allowed] - expected) ** 2 / expected).sum() < degrees + 5 * (2 * degrees) ** 0.5
-    s_neg = model.score_against(batch, negatives)
-    assert sampler.loss(batch, negatives, s_neg[:, 0], s_neg, model, 2) == 0.0
-    assert sampler.effective_sample_size(negatives).tolist() == [1.0] * 4
-    assert sampler.draw(batch, model, 3).trace is not None
+    s_neg = model.score_against(model.lookup(batch), negatives)
+    assert sampler.loss(model.lookup(batch), negatives, s_neg[:, 0], s_neg, model, 2) == 0.0
+    even = sampler.proposal(batch, negatives, torch.arange(4))
+    may = (~true if filtered else torch.ones_like(true)).float()
+    torch.testing.assert_close(even, may / may.sum(1, keepdim=True))
+    assert sampler.draw(model.lookup(batch), model, 3).trace is not None
 
 
 def test_a_run_cut_within_its_pretraining_resumes_bit_equal(toy: Dataset, tmp_path: Path) -> None:

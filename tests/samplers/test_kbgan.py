@@ -7,7 +7,7 @@ from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
 from mmrns.samplers.kbgan import Kbgan
 from mmrns.training.trainer import Trainer
-from mmrns.types import Batch, Negatives
+from mmrns.types import Batch, OwnNegatives
 
 
 def _trainer(toy: Dataset, **options: object) -> tuple[Trainer, Kbgan]:
@@ -21,12 +21,14 @@ def _trainer(toy: Dataset, **options: object) -> tuple[Trainer, Kbgan]:
 def test_draws_follow_the_generator(toy: Dataset) -> None:
     trainer, sampler = _trainer(toy, negatives=20_000, temperature=0.3)
     batch = Batch.of(toy.graph.train[:6], torch.arange(6) % 2 == 0)
-    negatives = sampler.draw(batch, trainer.model, 0)
+    negatives = sampler.draw(trainer.model.lookup(batch), trainer.model, 0)
     candidates = sampler.candidates(batch, 0).ids
     assert negatives.ids is not None
     assert candidates is not None
     with torch.no_grad():
-        q = torch.softmax(sampler.generator.score_against(batch, Negatives(ids=candidates)) / 0.3, dim=1)
+        q = torch.softmax(
+            sampler.generator.score_against(sampler.generator.lookup(batch), OwnNegatives(candidates)) / 0.3, dim=1
+        )
     for row, among, probability in zip(negatives.ids, candidates, q, strict=True):
         for entity in among.unique():
             p = probability[among == entity].sum().double()
@@ -39,16 +41,18 @@ def test_the_generator_learns_what_the_model_scores_high(toy: Dataset) -> None:
 
     def reward() -> float:
         with torch.no_grad():
-            drawn = [sampler.draw(batch, trainer.model, 1000 + i) for i in range(10)]
-            return float(torch.stack([trainer.model.score_against(batch, d).mean() for d in drawn]).mean())
+            drawn = [sampler.draw(trainer.model.lookup(batch), trainer.model, 1000 + i) for i in range(10)]
+            return float(
+                torch.stack([trainer.model.score_against(trainer.model.lookup(batch), d).mean() for d in drawn]).mean()
+            )
 
     before = reward()
     optimizer = torch.optim.Adam(sampler.parameters(), 0.05)
     for step in range(60):
-        negatives = sampler.draw(batch, trainer.model, step)
-        s_neg = trainer.model.score_against(batch, negatives)
+        negatives = sampler.draw(trainer.model.lookup(batch), trainer.model, step)
+        s_neg = trainer.model.score_against(trainer.model.lookup(batch), negatives)
         optimizer.zero_grad()
-        sampler.loss(batch, negatives, s_neg[:, 0], s_neg, trainer.model, step).backward()
+        sampler.loss(trainer.model.lookup(batch), negatives, s_neg[:, 0], s_neg, trainer.model, step).backward()
         optimizer.step()
     assert reward() > before + 0.05
     # The model is rewarded for nothing.
@@ -62,11 +66,14 @@ def test_pretraining_teaches_the_generator_the_graph(toy: Dataset) -> None:
 
     def advantage() -> float:
         with torch.no_grad():
-            true, false = sampler.generator.score(batch), sampler.generator.score_against(batch, others)
+            true, false = (
+                sampler.generator.score(sampler.generator.lookup(batch)),
+                sampler.generator.score_against(sampler.generator.lookup(batch), others),
+            )
             return float((true[:, None] > false).double().mean())
 
     before, model = advantage(), {k: v.clone() for k, v in trainer.model.state_dict().items()}
-    sampler.pretrain(trainer)
+    sampler.pretrain(trainer.batch)
     assert advantage() > max(0.8, before)
     assert all(torch.equal(model[k], v) for k, v in trainer.model.state_dict().items())
     assert all(p.grad is None for p in sampler.parameters())

@@ -10,7 +10,7 @@ from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
 from mmrns.samplers.nscaching import NSCaching, first_of_each
 from mmrns.training.trainer import Trainer
-from mmrns.types import Batch, Negatives
+from mmrns.types import Batch, OwnNegatives
 
 
 def _trainer(toy: Dataset, **options: object) -> Trainer:
@@ -51,7 +51,8 @@ def test_caches_hold_harder_entities_after_training(toy: Dataset) -> None:
         batch = Batch.of(triples, torch.full((len(r),), head))
         with torch.no_grad():
             easy, hard = (
-                trainer.model.score_against(batch, Negatives(ids=cache[:-1].long())).mean() for cache in (before, after)
+                trainer.model.score_against(trainer.model.lookup(batch), OwnNegatives(cache[:-1].long())).mean()
+                for cache in (before, after)
             )
         assert hard > easy
 
@@ -63,15 +64,15 @@ def test_a_refresh_keeps_each_entity_by_the_law_of_its_score(toy: Dataset) -> No
     model = Model(TransE(4, 1.0), len(graph.entities), len(graph.relations))
     sampler = NSCaching(graph, toy.features, model.spec, negatives=1, cache=1, candidates=1)
     batch = Batch.of(graph.train[:1], torch.tensor([False]))
-    negatives = sampler.draw(batch, model, 0)
+    negatives = sampler.draw(model.lookup(batch), model, 0)
     place = sampler.index.places(batch.h, batch.r, head=False)
     candidates = torch.tensor([[7, 31]])
-    probability = torch.softmax(model.score_against(batch, Negatives(ids=candidates)), dim=1)[0, 0].item()
+    probability = torch.softmax(model.score_against(model.lookup(batch), OwnNegatives(candidates)), dim=1)[0, 0].item()
     n, kept = 4000, 0
     none = torch.zeros(1)
     for step in range(n):
-        traced = Negatives(ids=negatives.ids, trace=(place, candidates))
-        sampler.loss(batch, traced, none, none[:, None], model, step)
+        traced = OwnNegatives(negatives.ids, trace=(place, candidates))
+        sampler.loss(model.lookup(batch), traced, none, none[:, None], model, step)
         kept += int(sampler.tails[place, 0] == 7)
     assert abs(kept / n - probability) < 5 * (probability * (1 - probability) / n) ** 0.5
 
@@ -80,7 +81,7 @@ def test_draws_are_uniform_over_the_cache(toy: Dataset) -> None:
     model = _trainer(toy).model
     sampler = NSCaching(toy.graph, toy.features, model.spec, negatives=30_000, cache=4)
     batch = Batch.of(toy.graph.train[:6], torch.arange(6) % 2 == 0)
-    ids = sampler.draw(batch, model, 0).ids
+    ids = sampler.draw(model.lookup(batch), model, 0).ids
     assert ids is not None
     places = sampler._places(batch)
     for row, cached in zip(ids, sampler._cached(batch, places), strict=True):

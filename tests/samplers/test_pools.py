@@ -6,46 +6,46 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrns.rng import generator
-from mmrns.samplers.pools import distinct, fed_pool
+from mmrns.samplers.pools import distinct, mixed_pool
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.data())
-def test_a_pool_is_distinct_and_at_most_half_fed_where_others_are_there(data: st.DataObject) -> None:
+def test_a_pool_is_distinct_and_at_most_half_drawn_where_others_are_there(data: st.DataObject) -> None:
     n = data.draw(st.integers(1, 12))
     size = data.draw(st.integers(1, n))
-    fed = torch.tensor(data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=20)))
+    drawn = torch.tensor(data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=20)))
     uniform = distinct(0, "test", n=n, size=size)
-    pool = fed_pool(fed, uniform, n, generator(data.draw(st.integers(0, 9)), "test"))
-    known, others = set(fed.tolist()), set(uniform.tolist()) - set(fed.tolist())
+    pool = mixed_pool(drawn, uniform, n, generator(data.draw(st.integers(0, 9)), "test"))
+    known, others = set(drawn.tolist()), set(uniform.tolist()) - set(drawn.tolist())
     assert len(pool.ids) == len(set(pool.ids.tolist())) == size
     assert pool.ids.tolist() == sorted(pool.ids.tolist())
     assert set(pool.ids.tolist()) <= known | others
-    of_fed = sum(e in known for e in pool.ids.tolist())
+    of_drawn = sum(e in known for e in pool.ids.tolist())
     most = min(len(known), max(size // 2, 1))
-    assert of_fed == max(most, size - len(others))
+    assert of_drawn == max(most, size - len(others))
     every = torch.arange(n)
     rate = pool.rate(every)
     for e in every.tolist():
-        expected = of_fed / len(known) if e in known else (size - of_fed) / (n - len(known))
+        expected = of_drawn / len(known) if e in known else (size - of_drawn) / (n - len(known))
         assert rate[e].item() == pytest.approx(max(expected, 1 / n))
 
 
-@pytest.mark.parametrize("fed", [[3, 3, 3, 7], [0, 1, 2, 3, 4, 5, 6, 7], list(range(17))])
-def test_each_entity_is_in_the_pool_as_often_as_is_said(fed: list[int]) -> None:
+@pytest.mark.parametrize("drawn", [[3, 3, 3, 7], [0, 1, 2, 3, 4, 5, 6, 7], list(range(17))])
+def test_each_entity_is_in_the_pool_as_often_as_is_said(drawn: list[int]) -> None:
     n, size, trials = 20, 8, 4000
     counts, rates = torch.zeros(n), torch.zeros(n)
     sums = []
     value = torch.arange(1, n + 1).float() ** 2
     for i in range(trials):
         uniform = distinct(1, "uniform", i, n=n, size=size)
-        pool = fed_pool(torch.tensor(fed), uniform, n, generator(1, "choice", i))
+        pool = mixed_pool(torch.tensor(drawn), uniform, n, generator(1, "choice", i))
         counts[pool.ids] += 1
         rates += pool.rate(torch.arange(n))
         sums.append((value[pool.ids] / pool.rate(pool.ids)).sum())
     share = rates / trials
     assert ((counts / trials - share).abs() < 5 * (share * (1 - share) / trials) ** 0.5 + 1e-6).all()
-    if len(set(fed)) < 17:
-        # Some others are in every pool, so that sums over it are unbiased whatever was fed.
+    if len(set(drawn)) < 17:
+        # Some others are in every pool, so that sums over it are unbiased whatever was drawn.
         found = torch.stack(sums)
         assert (found.mean() - value.sum()).abs() < 5 * found.std() / trials**0.5

@@ -60,10 +60,10 @@ def test_an_entity_without_neighbours_draws_from_all_when_there_are_no_walks() -
     graph = _graph(PATH, 12)
     sampler = _sampler(graph, negatives=400, walks=0)
     batch = Batch.of(torch.tensor([[11, 0, 3]]), torch.tensor([False]))
-    negatives = sampler.draw(batch, _model(graph), 0)
+    negatives = sampler.draw(_model(graph).lookup(batch), _model(graph), 0)
     assert negatives.ids is not None
     assert set(negatives.ids.flatten().tolist()) == set(range(12))
-    assert sampler.effective_sample_size(negatives).tolist() == [1.0]
+    assert sampler.proposal(batch, negatives, torch.tensor([0])).unique().tolist() == pytest.approx([1 / 12])
 
 
 def test_neighbourhoods_that_are_too_large_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +74,7 @@ def test_neighbourhoods_that_are_too_large_are_refused(monkeypatch: pytest.Monke
 
 
 def test_the_authors_walks_leave_the_ball() -> None:
-    sampler = _sampler(_graph(PATH, 10), hops=1, walks=400, reference=True)
+    sampler = _sampler(_graph(PATH, 10), hops=1, walks=400, restart=False)
     assert _members(sampler, 0) > {1}
 
 
@@ -98,7 +98,7 @@ def test_draws_are_uniform_over_the_allowed(
     graph = toy.graph
     sampler = _sampler(graph, negatives=20_000, hops=hops, walks=walks)
     batch = Batch.of(graph.train[:12], torch.arange(12) % 2 == 0)
-    ids = sampler.draw(batch, _model(graph), 0).ids
+    ids = sampler.draw(_model(graph).lookup(batch), _model(graph), 0).ids
     assert ids is not None
     true = {tuple(row) for row in graph.train.tolist()}
     for b in range(len(batch)):
@@ -118,7 +118,7 @@ def test_a_row_whose_neighbours_are_all_true_draws_uniformly() -> None:
     # 0 reaches only 1 and 2, which are its true tails.
     graph = _graph([(0, 0, 1), (0, 0, 2), (3, 0, 4), (5, 1, 4)], 6)
     sampler = _sampler(graph, negatives=500, hops=1, walks=50)
-    ids = sampler.draw(Batch.of(graph.train[:1], torch.tensor([False])), _model(graph), 0).ids
+    ids = sampler.draw(_model(graph).lookup(Batch.of(graph.train[:1], torch.tensor([False]))), _model(graph), 0).ids
     assert ids is not None
     assert set(ids.flatten().tolist()) == {0, 3, 4, 5}
 
@@ -126,6 +126,8 @@ def test_a_row_whose_neighbours_are_all_true_draws_uniformly() -> None:
 def test_a_row_for_which_everything_is_true_counts_nothing() -> None:
     graph = _graph([(0, 0, e) for e in range(3)] + [(1, 0, 0)], 3)
     sampler = _sampler(graph, negatives=4, walks=20)
-    mask = sampler.draw(Batch.of(graph.train, torch.zeros(4, dtype=torch.bool)), _model(graph), 0).mask
+    mask = sampler.draw(
+        _model(graph).lookup(Batch.of(graph.train, torch.zeros(4, dtype=torch.bool))), _model(graph), 0
+    ).mask
     assert mask is not None
     assert mask.any(1).tolist() == [False, False, False, True]

@@ -24,7 +24,7 @@ def test_draws_are_uniform_over_what_is_allowed(toy: Dataset, filtered: bool) ->
     sampler = Uniform(graph, toy.features, model.spec, negatives=20_000, filtered=filtered)
     rows = graph.train[:12]
     batch = Batch.of(rows, torch.arange(12) % 2 == 0)
-    ids = sampler.draw(batch, model, 0).ids
+    ids = sampler.draw(model.lookup(batch), model, 0).ids
     assert ids is not None
     true = {tuple(t) for t in graph.train.tolist()}
     for b in range(len(batch)):
@@ -41,13 +41,13 @@ def test_draws_are_uniform_over_what_is_allowed(toy: Dataset, filtered: bool) ->
         assert chi2 < degrees + 5 * (2 * degrees) ** 0.5
 
 
-def test_logp_is_the_probability_of_the_draw(toy: Dataset) -> None:
+def test_importance_weights_are_one_over_the_probability_of_the_draw(toy: Dataset) -> None:
     model = _model(toy.graph)
     batch = Batch.of(toy.graph.train[:8], torch.zeros(8, dtype=torch.bool))
-    negatives = Uniform(toy.graph, toy.features, model.spec, negatives=3).draw(batch, model, 0)
+    negatives = Uniform(toy.graph, toy.features, model.spec, negatives=3).draw(model.lookup(batch), model, 0)
     free = len(toy.graph.entities) - toy.graph.train_index.counts(batch.h, batch.r, head=False)
-    assert negatives.logp is not None
-    torch.testing.assert_close(negatives.logp.exp(), (1 / free)[:, None].expand(8, 3).float())
+    assert negatives.log_weight is not None
+    torch.testing.assert_close((-negatives.log_weight).exp(), (1 / free)[:, None].expand(8, 3).float())
 
 
 def test_a_row_for_which_everything_is_true_counts_nothing() -> None:
@@ -56,7 +56,7 @@ def test_a_row_for_which_everything_is_true_counts_nothing() -> None:
     graph = KnowledgeGraph(Vocabulary(["a", "b", "c"]), Vocabulary(["r"]), triples, none, none)
     model = _model(graph)
     batch = Batch.of(triples, torch.zeros(4, dtype=torch.bool))
-    negatives = Uniform(graph, Features(), model.spec, negatives=5).draw(batch, model, 0)
+    negatives = Uniform(graph, Features(), model.spec, negatives=5).draw(model.lookup(batch), model, 0)
     assert negatives.mask is not None
     assert negatives.mask.any(1).tolist() == [False, False, False, True]
     assert negatives.ids is not None

@@ -7,7 +7,7 @@ import torch
 
 from mmrns.data.datasets import Dataset
 from mmrns.evaluation.hardness import gradient_norm
-from mmrns.nn.embedders.table import Table
+from mmrns.nn.embedders import Table
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
 from mmrns.training.optimizer import Group, Optimizer, schedule_of
@@ -48,7 +48,7 @@ def test_a_sparse_step_leaves_the_other_rows_alone(toy: Dataset, kind: str) -> N
     trainer.step(0)
     before = trainer.model.entity.weight.detach().clone()
     batch = trainer.batches.at(1)
-    negatives = trainer.sampler.draw(batch, trainer.model, 1).ids
+    negatives = trainer.sampler.draw(trainer.model.lookup(batch), trainer.model, 1).ids
     assert negatives is not None
     trainer.step(1)
     moved = (trainer.model.entity.weight != before).any(1).nonzero().flatten().tolist()

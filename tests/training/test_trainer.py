@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,8 +11,10 @@ from mmrns.data.datasets import Dataset
 from mmrns.errors import MmrnsError
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
-from mmrns.training.trainer import Observer, Plan, Progress, Trainer
-from mmrns.types import Batch
+from mmrns.training.callbacks import Callback, CallbackList, Hardness, Training
+from mmrns.training.progress import Plan, Progress
+from mmrns.training.trainer import Trainer
+from mmrns.types import Batch, Negatives, OwnNegatives
 
 
 def _trainer(toy: Dataset, **sections: dict[str, object]) -> Trainer:
@@ -24,33 +28,42 @@ def _trainer(toy: Dataset, **sections: dict[str, object]) -> Trainer:
     return build_trainer(make_config({**values, "device": "cpu"}), toy)
 
 
-class _Records:
-    """An observer that remembers what it is told."""
+class _Records(Callback):
+    """Remembers what it is told, and what is saved."""
 
     def __init__(self, mrrs: list[float], stop_at: int | None = None):
         self.mrrs, self.stop_at = iter(mrrs), stop_at
-        self.rows: list[dict[str, object]] = []
+        self.rows: list[dict[str, Any]] = []
         self.saves: list[tuple[int, bool]] = []
         self.step = 0
         self.measured: list[tuple[int, bool]] = []
 
-    def observer(self, progress: Progress) -> Observer:
-        return Observer(
+    def fit(self, trainer: Trainer, progress: Progress, plan: Plan, *further: Callback) -> None:
+        trainer.fit(
+            progress,
+            plan,
             validate=lambda: next(self.mrrs),
-            record=lambda row: self.rows.append(dict(row)),
             save=lambda best: self.saves.append((progress.step, best)),
-            advance=self._advance,
-            interrupted=lambda: self.step == self.stop_at,
-            measure=lambda batch, negatives: self._measure(progress, batch),
+            callback=CallbackList([*further, self]),
         )
 
-    def _measure(self, progress: Progress, batch: Batch) -> dict[str, float]:
-        # Asked for before the step counts as done.
-        self.measured.append((progress.step + 1, bool(batch.head.all())))
-        return {"at": progress.step + 1}
+    def on_start(self, training: Training) -> None:
+        self.plan = training.plan
 
-    def _advance(self, step: int, loss: float | None) -> None:
+    def watches(self, step: int) -> bool:
+        return self.plan.ends_log(step)
+
+    def on_step(self, batch: Batch, negatives: Negatives) -> None:
+        self.measured.append((self.step + 1, bool(batch.head.all())))
+
+    def on_progress(self, step: int, loss: float | None) -> None:
         self.step = step
+
+    def on_row(self, row: dict[str, Any]) -> None:
+        self.rows.append(dict(row))
+
+    def should_stop(self) -> bool:
+        return self.step == self.stop_at
 
 
 def test_the_step_is_the_step_of_the_design(toy: Dataset) -> None:
@@ -59,23 +72,26 @@ def test_the_step_is_the_step_of_the_design(toy: Dataset) -> None:
     loss = trainer.step(11)
     model, sampler = other.model, other.sampler
     batch = other.batches.at(11)
-    negatives = sampler.draw(batch, model, 11)
+    lookup = model.lookup(batch)
+    negatives = sampler.draw(lookup, model, 11)
+    assert isinstance(negatives, OwnNegatives)
     # The twelfth step is one of those that train the attention.
-    assert negatives.emb is not None
-    assert negatives.logp is not None
+    assert negatives.views is not None
+    assert negatives.log_weight is not None
     assert negatives.mask is not None
     assert negatives.mask.all()
-    h, r, t = (model.entities(batch.h), model.relations(batch.r), model.entities(batch.t))
+    r = model.relations(batch.r)
+    h, t = (model.entities(ids).vectors[:, 0] for ids in (batch.h, batch.t))
     s_pos = -(h + r - t).abs().sum(1)
     q = torch.where(batch.head[:, None], t - r, h + r)
-    s_neg = -(q[:, None] - negatives.emb).abs().sum(2)
-    p = torch.softmax(s_neg - negatives.logp, 1).detach()
+    s_neg = -(q[:, None] - negatives.views.vectors[:, :, 0]).abs().sum(2)
+    p = torch.softmax(s_neg + negatives.log_weight, 1).detach()
     gamma = 9.0
     w = batch.weight / batch.weight.sum()
     expected = -0.5 * (w * torch.nn.functional.logsigmoid(gamma + s_pos)).sum()
     expected -= 0.5 * (w * (p * torch.nn.functional.logsigmoid(-gamma - s_neg)).sum(1)).sum()
     expected = expected + 0.01 * sum(x.abs().pow(3).sum() for x in (h, r, t)) / len(batch)
-    expected = expected + sampler.loss(batch, negatives, s_pos, s_neg, model, 11)
+    expected = expected + sampler.loss(lookup, negatives, s_pos, s_neg, model, 11)
     torch.testing.assert_close(loss, expected.detach())
     other.optimizer.zero_grad()
     expected.backward()
@@ -93,7 +109,7 @@ def test_training_lowers_the_loss(toy: Dataset) -> None:
 def test_intervals_early_stopping_and_best(toy: Dataset) -> None:
     progress, records = Progress(), _Records([0.1, 0.3, 0.2, 0.3, 0.9])
     plan = Plan(steps=50, log_every=4, evaluate_every=10, checkpoint_every=25, patience=2)
-    _trainer(toy).fit(progress, plan, records.observer(progress))
+    records.fit(_trainer(toy), progress, plan)
     # 0.3 at step 20 is best; 0.2 and an equal 0.3 do not better it.
     assert (progress.step, progress.best_step, progress.best_mrr, progress.stopped) == (40, 20, 0.3, True)
     assert [step for step, best in records.saves if best] == [10, 20]
@@ -105,11 +121,9 @@ def test_intervals_early_stopping_and_best(toy: Dataset) -> None:
 def test_the_last_two_steps_of_a_log_interval_are_measured(toy: Dataset) -> None:
     progress, records = Progress(), _Records([0.1])
     plan = Plan(steps=13, log_every=6, evaluate_every=13, checkpoint_every=13, patience=0)
-    _trainer(toy).fit(progress, plan, records.observer(progress))
+    records.fit(_trainer(toy), progress, plan)
     # One of each side; the last interval has a single step.
     assert records.measured == [(5, False), (6, True), (11, False), (12, True), (13, False)]
-    assert [row["hardness"] for row in records.rows if "loss" in row] == [{"at": 5.5}, {"at": 11.5}, {"at": 13.0}]
-    assert progress.hardness == []
 
 
 def test_interruption_keeps_the_running_mean(toy: Dataset) -> None:
@@ -117,11 +131,14 @@ def test_interruption_keeps_the_running_mean(toy: Dataset) -> None:
     plan = Plan(steps=12, log_every=6, evaluate_every=100, checkpoint_every=100, patience=0)
 
     def losses(stops: list[int]) -> list[object]:
-        trainer, progress = _trainer(toy), Progress()
-        rows: list[dict[str, object]] = []
+        trainer, progress, state = _trainer(toy), Progress(), {}
+        rows: list[dict[str, Any]] = []
         for stop in [*stops, None]:
-            records = _Records([0.5], stop)
-            trainer.fit(progress, plan, records.observer(progress))
+            records, hardness = _Records([0.5], stop), Hardness()
+            if state:
+                hardness.load_state_dict(json.loads(json.dumps(state)))
+            records.fit(trainer, progress, plan, hardness)
+            state = hardness.state_dict()
             rows += records.rows
         return [(row["loss"], row["hardness"]) for row in rows if "loss" in row]
 
@@ -135,7 +152,7 @@ def test_a_loss_that_is_not_finite_is_an_error_before_anything_is_saved(toy: Dat
     records = _Records([0.1])
     plan = Plan(steps=50, log_every=50, evaluate_every=50, checkpoint_every=5, patience=0)
     with pytest.raises(MmrnsError, match="not finite"):
-        trainer.fit(progress, plan, records.observer(progress))
+        records.fit(trainer, progress, plan)
     assert records.saves == []
 
 
@@ -145,5 +162,5 @@ def test_epoch_ends_are_told(toy: Dataset) -> None:
     trainer.sampler.end_epoch = ended.append  # type: ignore[method-assign]
     progress, steps = Progress(), 2 * trainer.batches.per_epoch + 1
     plan = Plan(steps=steps, log_every=steps, evaluate_every=steps, checkpoint_every=steps, patience=0)
-    trainer.fit(progress, plan, _Records([0.1]).observer(progress))
+    _Records([0.1]).fit(trainer, progress, plan)
     assert ended == [0, 1]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -27,6 +27,8 @@ from mmrns.rng import generator
 from mmrns.samplers.explanation import Explanation
 from mmrns.samplers.reinforce import Reinforce
 from mmrns.types import Batch, Negatives, OwnNegatives, PoolNegatives, SidePolicy
+
+_Sampler = TypeVar("_Sampler", bound="Sampler")
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Sampler(Named, Explanation, nn.Module, ABC):
         self.n_entities, self.n_relations = len(graph.entities), len(graph.relations)
         self.index: TripleIndex = graph.train_index
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+    def _apply(self: _Sampler, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _Sampler:
         """Where the sampler goes its indexes go too. Those of the graph stay where they are."""
         super()._apply(fn, recurse)
         device = fn(torch.empty(0)).device

@@ -82,9 +82,9 @@ def encode(kca: KnowledgeGuidedAttention, values: list[Tensor], masks: list[Tens
 
 def outer(kca: KnowledgeGuidedAttention, relations: Tensor, tokens: list[Tokens], folded: bool = False) -> list[Tensor]:
     """Y of every pair, both modalities folded or none."""
-    readings = kca.readings(tokens, n_relations=MANY if folded else 0)
-    assert all((reading.folded is not None) == folded for reading in readings)
-    return kca.outer(relations, readings)
+    terms = kca.terms(tokens, n_relations=MANY if folded else 0)
+    assert all((term.folded is not None) == folded for term in terms)
+    return kca.outer(relations, terms)
 
 
 @pytest.mark.parametrize("modalities", [1, 2])
@@ -247,7 +247,7 @@ def test_folding_is_chosen_by_the_number_of_products() -> None:
 
 
 @pytest.mark.parametrize("n_modalities", [1, 2])
-def test_maps_are_what_the_reading_is_made_of(n_modalities: int) -> None:
+def test_maps_are_what_the_representation_is_made_of(n_modalities: int) -> None:
     torch.manual_seed(0)
     counts, widths = ((5, 3), (7, 4)) if n_modalities == 2 else ((5,), (7,))
     attention = KnowledgeGuidedAttention(counts, widths, 6, 8).double()
@@ -259,13 +259,15 @@ def test_maps_are_what_the_reading_is_made_of(n_modalities: int) -> None:
         for m, (n, w, mask) in enumerate(zip(counts, widths, masks, strict=True))
     ]
     relations = torch.randn(4, 6, dtype=torch.float64)
-    maps = attention.maps(relations, tokens)
+    names = ["image", "text"][:n_modalities]
+    maps = attention.maps(relations, tokens, names)
     assert len(maps) == n_modalities
-    for one, y in zip(maps, attention.paired(relations, tokens), strict=True):
-        read, guide = tokens[one.modality], tokens[-1 - one.modality]
+    for m, (one, y) in enumerate(zip(maps, attention.paired(relations, tokens), strict=True)):
+        assert (one.reads, one.guide) == (names[m], names[-1 - m])
+        read, guide = tokens[m], tokens[-1 - m]
         torch.testing.assert_close(one.affinity, read.values @ guide.values.mT)
         torch.testing.assert_close(one.attention.sum(1), torch.ones_like(one.attention[:, 0]))
         assert (one.attention[~one.read_mask] == 0).all()
         guided = attention.norm((one.gate * one.affinity).mT @ read.values) * one.guide_mask[..., None]
         mixed = guided + attention.norm(one.attention.mT @ read.values)
-        torch.testing.assert_close(attention.out[one.modality](mixed.flatten(1)), y)
+        torch.testing.assert_close(attention.out[m](mixed.flatten(1)), y)

@@ -34,7 +34,7 @@ def test_draws_follow_the_law(toy: Dataset, name: str) -> None:
     expected = torch.zeros_like(counts)
     for step in range(STEPS):
         with torch.no_grad():
-            negatives = trainer.sampler.draw(batch, trainer.model, step)
+            negatives = trainer.sampler.draw(trainer.model.lookup(batch), trainer.model, step)
             law = trainer.sampler.law(batch, negatives, rows)
         if law is None:
             return
