@@ -23,6 +23,8 @@ SPLIT_NAMES = {
 }
 """How the files of a split are called elsewhere, and how here."""
 
+TEXT_SUFFIXES = (".tsv", ".txt", ".csv", ".tsv.gz", ".txt.gz", ".csv.gz")
+
 LONGEST_NAME = 65_536
 """Bytes of a name; what is longer is a file without line ends or with a quote that is never closed."""
 
@@ -52,18 +54,16 @@ class Contents:
 
     Attributes:
         source: the file or folder it was read from.
-        layout: the name of the layout it was read as.
         splits: frames with the columns head, relation, tail, by split.
         order: the entity of each id, where the layout numbers them; feature tables without names follow it.
-        entities: entity and any of name, description, image.
-        relations: relation, name.
-        numbers: entity, attribute, value.
-        texts: entity, text; further texts of an entity, one a row.
+        entities: a table with the column entity and any of name, description, image.
+        relations: a table with the columns relation and name.
+        numbers: a table with the columns entity, attribute, value.
+        texts: a table with the columns entity and text: further texts of an entity, one a row.
         notes: what the user should know.
     """
 
     source: Path
-    layout: str
     splits: dict[str, pl.DataFrame]
     order: pl.Series | None = None
     entities: pl.DataFrame | None = None
@@ -222,3 +222,8 @@ def split_files(
                 raise DataError(folder, f"{found[split].name} and {path.name} both hold split {split!r}", "keep one")
             found[split] = path
     return {split: found[split] for split in ("train", "valid", "test") if split in found}
+
+
+def text_splits(folder: Path) -> dict[str, Path]:
+    """The files named after the splits that are text, which several layouts have."""
+    return split_files(folder, TEXT_SUFFIXES)
