@@ -1,4 +1,4 @@
-"""What a reader found and a writer puts down: triples by split, tables of names, texts and numbers."""
+"""`Contents`: what a layout reads and another one writes, and what all of them need for that."""
 
 from __future__ import annotations
 
@@ -115,12 +115,12 @@ def refuse_long_names(frame: pl.DataFrame, where: Path, first_line: int = 1) -> 
 
 
 def one_line(column: pl.Expr) -> pl.Expr:
-    """A text whose runs of white space are single blanks."""
+    """The text with every run of white space replaced by one blank."""
     return column.fill_null("").str.replace_all(r"\s+", " ").str.strip_chars()
 
 
 def merged(base: pl.DataFrame | None, more: pl.DataFrame | None) -> pl.DataFrame | None:
-    """Two tables of entities as one; what `base` says stays, new entities follow in order."""
+    """Join two tables of entities; what `base` says is kept, and new entities follow in order."""
     if base is None or more is None:
         return more if base is None else base
     both = base.join(more, on="entity", how="full", suffix=":more", maintain_order="left_right")
@@ -188,7 +188,7 @@ def refuse_outside(entities: pl.DataFrame, where: Path, first_line: int | None =
 
 
 def write_lines(frame: pl.DataFrame, path: Path, *, header: bool) -> None:
-    """Tab-separated, without quoting, as the readers of a dataset folder expect."""
+    """Write a table separated by tabs and without quotes, as a dataset folder has it."""
     frame.write_csv(path, separator="\t", include_header=header, quote_style="never", null_value="")
 
 

@@ -1,4 +1,4 @@
-"""From any layout to any other: read, attach what lies beside the triples, write a folder in one go."""
+"""`convert`: from any layout to any other. It reads triples, adds what lies beside them, and writes a new folder."""
 
 from __future__ import annotations
 
@@ -156,11 +156,11 @@ def convert(
 
 
 def _silent(what: str, done: int, total: int | None) -> None:
-    """Tell nobody."""
+    """Do nothing: nobody wants to know."""
 
 
 def _counted(what: str, told: Callable[[str, int, int | None], None]) -> Callable[[int], None]:
-    """What a reader tells of each batch that it has done; it is added up."""
+    """A function that a reader tells how many more statements it has done, and that passes the sum on."""
     done = 0
 
     def advance(n: int) -> None:
@@ -201,7 +201,7 @@ def _features(reader: Layout, contents: Contents, beside: Path | None) -> dict[s
 
 
 def _take_tables(reader: Layout, contents: Contents, beside: Path | None) -> dict[str, Path]:
-    """Read the tables beside the triples into the contents; those that stay as they are, to be copied."""
+    """Read the tables beside the triples into the contents; returns the files that can be copied as they are."""
     if beside is None:
         return {}
     verbatim: dict[str, Path] = {}
