@@ -221,3 +221,15 @@ def test_domains_are_sampled_evenly_and_without_repeats() -> None:
     assert counts[[1, 3, 4, 6, 8]].tolist() == pytest.approx([n * 3 / 5] * 5, abs=1.5)
     inside = index.contains(torch.arange(9), relations, True)
     assert inside.nonzero().tolist() == [[0, 0], [1, 5], [1, 7]]
+
+
+@given(TRIPLES)
+def test_the_probability_of_a_head_is_that_of_bernoulli(triples: list[tuple[int, int, int]]) -> None:
+    names = [(f"e{h}", f"r{r}", f"e{t}") for h, r, t in triples]
+    frame = pl.DataFrame(names, schema=dict.fromkeys(["head", "relation", "tail"], pl.String), orient="row")
+    graph = KnowledgeGraph.from_names(frame, frame.clear(), frame.clear())
+    for relation, found in zip(graph.relations, graph.head_probability.tolist(), strict=True):
+        own = {(h, t) for h, r, t in names if r == relation}
+        tails_per_head = len(own) / len({h for h, _ in own})
+        heads_per_tail = len(own) / len({t for _, t in own})
+        assert found == pytest.approx(tails_per_head / (tails_per_head + heads_per_tail))

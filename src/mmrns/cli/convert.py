@@ -35,12 +35,17 @@ def data_convert(
         typer.Option(
             "--from",
             metavar="LAYOUT",
-            help="tsv, csv, parquet, openke, ids, rdf, mmrns (the authors' files) or pykeen (SRC is a name there) "
-            "[default: found by the files' names].",
+            help="tsv, csv, parquet, openke, ids, rdf, ntriples, mmrns (the authors' files), pykeen (SRC is a name "
+            "there), or package.module:Class [default: found by the files' names].",
         ),
     ] = None,
     target: Annotated[
-        str, typer.Option("--to", metavar="LAYOUT", help="tsv (a dataset folder), parquet, openke, pykeen or ntriples.")
+        str,
+        typer.Option(
+            "--to",
+            metavar="LAYOUT",
+            help="tsv (a dataset folder), parquet, openke, pykeen, ntriples, or package.module:Class.",
+        ),
     ] = "tsv",
     columns: Annotated[
         str | None,

@@ -26,13 +26,17 @@ _SHOWN = 3
 def encode(
     dataset: Annotated[str, typer.Argument(metavar="DIR", help="Dataset folder, or its name under $MMRNS_DATA.")],
     text: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="sentence-transformers model, by name or folder.")
+        str | None,
+        typer.Option(
+            metavar="MODEL|NAME", help="sentence-transformers model, by name or folder, or an encoder of texts by name."
+        ),
     ] = None,
     image: Annotated[
         str | None,
         typer.Option(
-            metavar="MODEL|classical",
-            help="Vision model of the Hugging Face Hub, by name or folder, or colours and edges without a model.",
+            metavar="MODEL|NAME",
+            help="Vision model of the Hugging Face Hub, by name or folder, or an encoder of pictures by name, such as "
+            "classical (colours and edges, without a model).",
         ),
     ] = None,
     numbers: Annotated[Path | None, typer.Option(metavar="FILE", help="Rows entity, attribute, value.")] = None,
@@ -58,7 +62,8 @@ def encode(
 ) -> None:
     """Encode texts, pictures and numbers of a dataset into its features.
 
-    An interrupted encoding goes on where it stopped; a later one encodes what is new or changed.
+    An interrupted encoding goes on where it stopped; a later one encodes what is new or changed. An encoder of your own
+    goes by the name that it is registered under, or by package.module:Class.
     """
     if text is None and image is None and numbers is None:
         raise UsageError("nothing to encode: give --text MODEL, --image MODEL, --image classical or --numbers FILE")

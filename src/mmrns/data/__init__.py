@@ -1,1 +1,1 @@
-"""From files to `KnowledgeGraph`, `Features` and `Batch`."""
+"""The core: a dataset, from a folder or from memory, with its `KnowledgeGraph` and the `Features` of its entities."""

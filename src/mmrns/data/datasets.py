@@ -1,4 +1,4 @@
-"""Datasets: from a name or a folder by `load_dataset`, from what is in memory by `Dataset.from_triples`."""
+"""`Dataset`, which `load_dataset` makes from a name or a folder and `Dataset.from_triples` from what is in memory."""
 
 from __future__ import annotations
 
@@ -106,22 +106,22 @@ class Dataset:
 
     @cached_property
     def labels(self) -> Mapping[str, str]:
-        """Readable name of each entity that has one: by `entities.tsv`, or as it was given."""
+        """The readable name of each entity that has one, from `entities.tsv` or as it was given."""
         return self.names or self._column("entities.tsv", "entity", "name")
 
     @cached_property
     def relation_labels(self) -> Mapping[str, str]:
-        """Readable name of each relation that `relations.tsv` names."""
+        """The readable name of each relation that `relations.tsv` names."""
         return self._column("relations.tsv", "relation", "name")
 
     @cached_property
     def descriptions(self) -> Mapping[str, str]:
-        """Description of each entity that `entities.tsv` describes."""
+        """The description of each entity that `entities.tsv` describes."""
         return self._column("entities.tsv", "entity", "description")
 
     @cached_property
     def images(self) -> Mapping[str, str]:
-        """Path of each entity's picture within the folder, as `entities.tsv` gives it."""
+        """The path of each entity's picture within the folder, as `entities.tsv` gives it."""
         return self._column("entities.tsv", "entity", "image")
 
     def texts(self, entity: str) -> list[str]:
@@ -144,7 +144,7 @@ class Dataset:
         return table.select(columns) if set(columns) <= set(table.columns) else None
 
     def without_leaked_valid(self) -> Dataset:
-        """The same dataset, its validation rows that are also in train or test left out."""
+        """The same dataset without the validation rows that are also in train or test."""
         return replace(self, graph=self.graph.without_leaked_valid())
 
     def refuse_not_finite(self) -> None:

@@ -1,4 +1,4 @@
-"""Features of entities: token vectors by modality, keyed by name, masked, memory-mapped."""
+"""The features of entities: a modality gives an entity token vectors, matched by name and mapped from a file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CHUNK = 1024
 
 @dataclass(frozen=True)
 class Modality:
-    """One modality: L token vectors of width D for some of the entities.
+    """One modality: it gives some of the entities up to L token vectors of width D.
 
     Attributes:
         values: [n L D] float16 or float32, mapped from the file where there is one; rows are in the file's order.
@@ -46,17 +46,17 @@ class Modality:
 
     @property
     def tokens(self) -> int:
-        """L, tokens per entity."""
+        """L, the number of tokens an entity has room for."""
         return self.values.shape[1]
 
     @property
     def width(self) -> int:
-        """D, width of a token."""
+        """D, the width of a token."""
         return self.values.shape[2]
 
     @property
     def covered(self) -> int:
-        """Number of entities that have a token."""
+        """How many entities have a token."""
         return int(self.present.sum())
 
     @cached_property
@@ -67,7 +67,8 @@ class Modality:
     def drop(self, fraction: float, seed: int, *purpose: int | str) -> Modality:
         """The modality without a fraction of the entities that have it, drawn at random.
 
-        What a larger fraction drops holds what a smaller one does, whatever the order of the rows.
+        With the same seed a larger fraction drops all that a smaller one drops, and more, whatever the order of the
+        rows.
         """
         have = self.present.cpu().nonzero().squeeze(1)
         when = torch.rand(len(self.row), dtype=torch.float64, generator=generator(seed, "drop", *purpose))
@@ -89,13 +90,13 @@ class Modality:
         return values.to(ids.device), mask.to(ids.device)
 
     def to(self, device: torch.device | str) -> Modality:
-        """The same modality on another device, no longer mapped from its file; itself where it lies there."""
+        """The same modality on another device, no longer mapped from its file; itself if it lies there already."""
         if self.values.device == torch.device(device):
             return self
         return replace(self, values=self.values.to(device), mask=self.mask.to(device), row=self.row.to(device))
 
     def first_not_finite(self) -> int | None:
-        """The first row with NaN or infinity in a present token, None where there is none; reads all values once."""
+        """Read all values once to find the first row with NaN or infinity in a present token; None if there is none."""
         bits, exponent = (torch.int16, 0x7C00) if self.values.dtype == torch.float16 else (torch.int32, 0x7F80_0000)
         for start in range(0, len(self.values), CHUNK):
             part = slice(start, start + CHUNK)
@@ -166,7 +167,7 @@ class Features(Mapping[str, Modality]):
 
     @classmethod
     def open(cls, folder: Path, entities: Vocabulary) -> Features:
-        """Map every `NAME.safetensors` of a folder; no folder means no features."""
+        """Map every `NAME.safetensors` of a folder; where there is no folder there are no features."""
         return cls({path.stem: Modality.open(path, entities) for path in sorted(folder.glob("*.safetensors"))})
 
     def __repr__(self) -> str:
@@ -187,7 +188,7 @@ class Features(Mapping[str, Modality]):
         return len(self._modalities)
 
     def on(self, device: torch.device, limit_mb: int) -> Features:
-        """The modalities for use on a device: those whose values take at most `limit_mb` MiB lie there."""
+        """The modalities for use on a device: those whose values take at most `limit_mb` MiB are moved there."""
         return Features({name: m.to(device) if m.values.nbytes <= limit_mb * 2**20 else m for name, m in self.items()})
 
     def gather(self, modality: str, ids: Int[Tensor, " n"]) -> tuple[Float[Tensor, "n L D"], Bool[Tensor, "n L"]]:

@@ -20,7 +20,7 @@ CATALOGUE = Path(__file__).with_name("catalogue.toml")
 
 
 def find_dataset(name_or_folder: str | Path) -> Path:
-    """The folder of a dataset name or path.
+    """Find the folder of a dataset by its name or path.
 
     Raises:
         UsageError: there is none; the message lists the known names.
@@ -40,7 +40,7 @@ def find_dataset(name_or_folder: str | Path) -> Path:
 
 
 def dataset_folders() -> dict[str, Path]:
-    """Names that a dataset is found by: the embedded ones, then the folders under `$MMRNS_DATA`, then the cache."""
+    """The folder of each name: embedded datasets come first, then those under `$MMRNS_DATA`, then the cache."""
     folders = dict(EMBEDDED)
     roots = [Path(os.environ["MMRNS_DATA"])] if "MMRNS_DATA" in os.environ else []
     for root in [*roots, cache_folder()]:
@@ -65,7 +65,7 @@ def cache_folder() -> Path:
 
 
 def find_table(folder: Path, name: str) -> Path | None:
-    """The file of a table of triples such as `train`, whatever its format; None where there is none.
+    """Find the file of a table of triples such as `train`, whatever its format; None where there is none.
 
     Raises:
         DataError: there are two.
@@ -78,7 +78,7 @@ def find_table(folder: Path, name: str) -> Path | None:
 
 
 def split_file(folder: Path, split: str) -> Path:
-    """The file of a split.
+    """Find the file of a split.
 
     Raises:
         DataError: there is none, or two.
@@ -90,7 +90,7 @@ def split_file(folder: Path, split: str) -> Path:
 
 
 def read_triples(path: Path) -> pl.DataFrame:
-    """A table of triples, in any of the formats of a split: columns head, relation, tail, strings.
+    """Read a table of triples in any of the formats of a split, as strings in the columns head, relation, tail.
 
     Raises:
         DataError: unreadable, or the first malformed row, by line.
@@ -105,7 +105,7 @@ def read_triples(path: Path) -> pl.DataFrame:
 
 
 def read_parquet(path: Path) -> pl.DataFrame:
-    """A Parquet file of three columns as head, relation, tail; a field may be null.
+    """Read the three columns of a Parquet file as head, relation, tail; a field may be null.
 
     Raises:
         DataError: unreadable, or another number of columns.
@@ -120,7 +120,7 @@ def read_parquet(path: Path) -> pl.DataFrame:
 
 
 def read_entities(folder: Path) -> pl.DataFrame | None:
-    """`entities.tsv`; None where there is no such file.
+    """Read `entities.tsv`; None where there is no such file.
 
     Raises:
         DataError: no column `entity`, or an entity that is empty or listed twice.

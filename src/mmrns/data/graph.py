@@ -1,4 +1,4 @@
-"""The knowledge graph: its vocabularies and its splits."""
+"""`KnowledgeGraph`: the names of entities and relations, and the triples of the three splits as ids."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class KnowledgeGraph:
 
     @cached_property
     def relation_sizes(self) -> tuple[Int[Tensor, " R"], Int[Tensor, " R"], Int[Tensor, " R"]]:
-        """Distinct triples, heads and tails of each relation in train."""
+        """How many distinct triples, heads and tails each relation has in train."""
         h, r, t = torch.unique(self.train, dim=0).unbind(1)
         n = len(self.relations)
 
@@ -92,10 +92,10 @@ class KnowledgeGraph:
 
     @cached_property
     def head_probability(self) -> Float[Tensor, " R"]:
-        """P(replace the head) = tph / (tph + hpt) of each relation, from distinct train triples; 0.5 where unseen.
+        """For each relation the probability tph / (tph + hpt) of replacing the head; 0.5 for one that train lacks.
 
-        tph is the mean number of distinct tails of a head, hpt that of heads of a tail (Wang et al., "Knowledge Graph
-        Embedding by Translating on Hyperplanes", 2014).
+        tph is the mean number of distinct tails of a head in train, hpt that of heads of a tail (Wang et al.,
+        "Knowledge Graph Embedding by Translating on Hyperplanes", 2014).
         """
         _, heads, tails = self.relation_sizes
         # tph = triples / heads and hpt = triples / tails, so tph / (tph + hpt) = tails / (heads + tails).

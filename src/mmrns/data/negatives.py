@@ -1,4 +1,4 @@
-"""Negatives that a user supplies, read from a table."""
+"""A user may supply negatives in a table, which is read and checked here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLUMNS = ["head", "relation", "tail", "negative head", "negative relation", "ne
 
 
 def read_negatives(path: Path, graph: KnowledgeGraph) -> tuple[Int[Tensor, "n 3"], Int[Tensor, "n 3"]]:
-    """The rows of a table of negatives: a triple of train, then the same triple with its head or its tail replaced.
+    """Read a table of negatives: a triple of train, then the same triple with its head or its tail replaced.
 
     Six columns, separated by tabs, without a header: head, relation, tail, and the same of the negative. Repeated rows
     count once.

@@ -1,4 +1,4 @@
-"""Reading text tables so that every malformed row is named by its line."""
+"""Text tables are read here, in such a way that an error names the line of the malformed row."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmrns.errors import DataError
 
 
 def read_lines(path: Path) -> pl.Series:
-    """All lines of a UTF-8 file (`.gz` is decompressed), without line ends (LF or CRLF) or a byte order mark.
+    """Read all lines of a UTF-8 file (`.gz` is decompressed), without line ends (LF or CRLF) or a byte order mark.
 
     A final line end does not make an empty last line; other blank lines are kept, so that index + 1 is the line number.
 
@@ -30,7 +30,7 @@ def read_lines(path: Path) -> pl.Series:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The bytes of a file, decompressed where its name ends in `.gz`.
+    """Read the bytes of a file, and decompress them where its name ends in `.gz`.
 
     Raises:
         DataError: unreadable or truncated.
@@ -44,15 +44,15 @@ def read_bytes(path: Path) -> bytes:
 
 
 def split_lines(text: str) -> pl.Series:
-    """The lines of a text, without the final line end, CR kept; no text has no line."""
+    """Split a text at its line feeds; a carriage return stays. An empty text has no line."""
     lines = pl.Series("line", [text.removesuffix("\n")], dtype=pl.String).str.split("\n").explode()
     return lines if text else lines.clear()
 
 
 def read_columns(path: Path, columns: list[str]) -> pl.DataFrame:
-    """A headerless tab-separated file with exactly these columns, none of them empty.
+    """Read a tab-separated file without a header that has exactly these columns, none of them empty.
 
-    No quoting, no escaping: a name may hold a double quote.
+    Nothing is quoted or escaped, so that a name may hold a double quote.
 
     Raises:
         DataError: the first row with another number of columns or with an empty field, by line.
@@ -75,7 +75,7 @@ def read_columns(path: Path, columns: list[str]) -> pl.DataFrame:
 
 
 def read_header_table(path: Path) -> pl.DataFrame:
-    """A tab-separated file with a header line; every row must have the header's number of columns.
+    """Read a tab-separated file with a header line; every row must have the header's number of columns.
 
     Raises:
         DataError: no header, repeated column names, or a row with another number of columns, by line.
@@ -90,7 +90,7 @@ def read_header_table(path: Path) -> pl.DataFrame:
 
 
 def split_fields(lines: pl.Series, columns: list[str], path: Path, first_line: int) -> pl.DataFrame:
-    """Lines cut at their tabs; each must have as many fields as there are columns."""
+    """Cut lines at their tabs; each must have as many fields as there are columns."""
     tabs = lines.str.count_matches("\t", literal=True)
     bad = (tabs != len(columns) - 1).arg_true()
     if len(bad):

@@ -1,4 +1,4 @@
-"""Names and their ids."""
+"""`Vocabulary`: the names of entities or relations, and the ids that stand for them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmrns.errors import UsageError, nearest
 
 
 class Vocabulary(Sequence[str]):
-    """Names and their ids: ids count the names in code-point order.
+    """Names and their ids. An id is the place of its name among all names in code-point order.
 
     >>> v = Vocabulary(["b", "a", "b"])
     >>> list(v), v.id("b")
@@ -51,12 +51,12 @@ class Vocabulary(Sequence[str]):
         return self._names
 
     def find(self, names: pl.Series) -> Int[Tensor, " n"]:
-        """Ids of many names; -1 for a name that is not in the vocabulary."""
+        """The ids of many names; -1 stands for a name that is not in the vocabulary."""
         codes = names.cast(pl.String).cast(self._categories, strict=False).to_physical()
         return torch.from_numpy(codes.cast(pl.Int64).fill_null(-1).to_numpy(writable=True))
 
     def id(self, name: str) -> int:
-        """Id of one name.
+        """The id of one name.
 
         Raises:
             UsageError: the name is not known; the message offers close ones.

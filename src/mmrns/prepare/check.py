@@ -79,7 +79,7 @@ def check_dataset(folder: str | Path, limit: int = 5) -> dict[str, Any]:
 
 
 def _find_tables(findings: Findings) -> dict[str, Path]:
-    """The files of triples by split; of a folder that is not split yet the single one, as train."""
+    """Find the file of each split; in a folder that is not split yet the single file of triples counts as train."""
     folder = findings.folder
     found: dict[str, Path] = {}
     for name in (*SPLITS, "triples"):

@@ -36,12 +36,12 @@ def leads_out(path: str) -> bool:
 
 
 def pictures_of(path: Path) -> list[Path]:
-    """The files below a folder, by name; links to folders are not entered."""
+    """List the files below a folder, sorted by name; links to folders are not entered."""
     return [Path(place, name) for place, _, names in sorted(os.walk(path)) for name in sorted(names)]
 
 
 def read_vocabulary(folder: Path) -> Vocabulary:
-    """The entities of a folder, of whichever splits and `entities.tsv` are there; features are not looked at.
+    """Collect the entities of whichever splits and `entities.tsv` a folder has; features are not looked at.
 
     Raises:
         DataError: a malformed file, or none of them is there.

@@ -162,7 +162,7 @@ def split_dataset(
 
 
 def _files(source: Path) -> dict[str, Path]:
-    """The files of triples by split, or the single one under `triples`."""
+    """Find the file of each split; a single file of triples is called `triples`."""
     if source.is_file():
         return {"triples": source}
     found = {split: path for split in SPLITS if (path := find_table(source, split))}
@@ -194,7 +194,7 @@ def _inherited(source: Path) -> dict[str, Any]:
 
 
 def _carry(source: Path, folder: Path, entities: pl.Series | None) -> None:
-    """Bring names, features and pictures along; of `entities.tsv` only `entities`, where given."""
+    """Bring names, features and pictures along; if `entities` are given, `entities.tsv` keeps only their rows."""
     table = source / "entities.tsv"
     pictures: list[str] = []
     if table.exists():
@@ -223,7 +223,7 @@ def _carry(source: Path, folder: Path, entities: pl.Series | None) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
-    """A hard link, or a copy of a text, which an editor may change in place, and where no link can be made."""
+    """Make a hard link; copy a text instead, since an editor may change it in place, and where no link can be made."""
     if source.suffix != ".entities":
         try:
             os.link(source.resolve(), target)

@@ -15,6 +15,7 @@ from mmrns.data.datasets import load_dataset
 from mmrns.errors import DataError, MmrnsError
 from mmrns.prepare.encoders import (
     Encoded,
+    Encoder,
     encode_numbers,
     encode_pictures,
     encode_texts,
@@ -53,19 +54,23 @@ def folder(tmp_path: Path) -> Path:
     return own
 
 
-class Letters:
+class Letters(Encoder):
     """Stands in for a sentence encoder: a token counts three letters. Notes what it was asked for."""
 
-    name, revision = "letters", "1"
+    reads = "texts"
     asked: ClassVar[list[str]] = []
     interrupt_at: ClassVar[int | None] = None
 
     def __init__(self, model: str, **options: Any):
+        super().__init__(**options)
         self.name = model
 
-    def __call__(self, texts: Sequence[Sequence[str]], tokens: int) -> tuple[np.ndarray, np.ndarray]:
-        values, mask = np.zeros((len(texts), tokens, 3), np.float16), np.zeros((len(texts), tokens), np.bool_)
-        for row, strings in enumerate(texts):
+    def settings(self, tokens: int) -> dict[str, str]:
+        return {**super().settings(tokens), "encoder": self.name}
+
+    def encode(self, inputs: Sequence[Sequence[str]], tokens: int) -> tuple[np.ndarray, np.ndarray]:
+        values, mask = np.zeros((len(inputs), tokens, 3), np.float16), np.zeros((len(inputs), tokens), np.bool_)
+        for row, strings in enumerate(inputs):
             for place, text in enumerate(strings):
                 if len(Letters.asked) == Letters.interrupt_at:
                     raise KeyboardInterrupt

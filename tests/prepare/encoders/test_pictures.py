@@ -80,7 +80,7 @@ def test_grids_have_the_cells_asked_for(cells: int) -> None:
 def test_the_classical_encoder_shares_tokens_out() -> None:
     pytest.importorskip("skimage")
     encoder = GridEncoder()
-    whole, part = encoder([read_picture(flag("fr")), read_picture(flag("fr"))], [24, 4])
+    whole, part = encoder.patches([read_picture(flag("fr")), read_picture(flag("fr"))], [24, 4])
     assert whole.shape == (24, GRID_WIDTH)
     assert part.shape == (4, GRID_WIDTH)
     np.testing.assert_array_equal(whole, grid_tokens([np.asarray(read_picture(flag("fr")))])[0])
@@ -90,7 +90,7 @@ def test_the_classical_encoder_shares_tokens_out() -> None:
 def test_the_classical_encoder_takes_any_size(size: tuple[int, int]) -> None:
     image = pytest.importorskip("PIL.Image")
     pytest.importorskip("skimage")
-    (tokens,) = GridEncoder()([image.new("RGB", size, "red")], [24])
+    (tokens,) = GridEncoder().patches([image.new("RGB", size, "red")], [24])
     assert tokens.shape == (24, GRID_WIDTH)
     np.testing.assert_allclose(tokens, np.broadcast_to(tokens[0], tokens.shape), atol=1e-6)
 
@@ -103,7 +103,7 @@ def test_the_patches_of_a_vision_model(vision_model: Path) -> None:
     assert encoder.revision.startswith("sha256 ")
     assert encoder.preprocessing == "BeitImageProcessorPil 32 x 32"
     pictures = [read_picture(flag(code)) for code in ("fr", "de", "jp")]
-    found = list(encoder(pictures, [16, 4, 1]))
+    found = list(encoder.patches(pictures, [16, 4, 1]))
     assert [tokens.shape for tokens in found] == [(16, 16), (4, 16), (1, 16)]
     # By hand: the processor is a resize and (x / 255 - 1/2) / (1/2); the class token comes first.
     network = transformers.BeitModel.from_pretrained(vision_model).eval()
@@ -121,7 +121,7 @@ def test_models_with_a_feature_map(tmp_path: Path) -> None:
     shape = {"embedding_size": 4, "hidden_sizes": [4, 6], "depths": [1, 1], "layer_type": "basic"}
     transformers.ResNetModel(transformers.ResNetConfig(**shape)).save_pretrained(tmp_path / "resnet")
     transformers.ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "resnet")
-    (tokens,) = VisionEncoder(str(tmp_path / "resnet"))([read_picture(flag("fr"))], [6])
+    (tokens,) = VisionEncoder(str(tmp_path / "resnet")).patches([read_picture(flag("fr"))], [6])
     assert tokens.shape == (6, 6)
 
 

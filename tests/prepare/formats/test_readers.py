@@ -10,8 +10,7 @@ import pytest
 
 from mmrns.data.datasets import load_dataset
 from mmrns.errors import DataError, UsageError
-from mmrns.prepare.formats import convert
-from mmrns.prepare.formats.conversion import sniff
+from mmrns.prepare.formats import convert, sniff
 
 TRIPLES = [("a", "likes", "b c"), ("b c", "likes", "d"), ("d", "hates", "a")]
 

@@ -15,7 +15,7 @@ from mmrns.data.folders import EMBEDDED
 from mmrns.errors import DataError
 from mmrns.prepare.formats import convert, to_pykeen
 from mmrns.prepare.formats.contents import Contents
-from mmrns.prepare.formats.rdf import DESCRIPTIONS, NAMES, read_rdf, write_ntriples
+from mmrns.prepare.formats.rdf import DESCRIPTIONS, NAMES, NTriples, Rdf
 
 TARGETS = ["tsv", "parquet", "openke", "pykeen", "ntriples"]
 
@@ -146,7 +146,7 @@ def test_ntriples_say_what_any_parser_reads(
     clean = [[" ".join(text.split()) for text in row[1:]] for row in rows]
     table = pl.DataFrame({"entity": entities, "name": [c[0] for c in clean], "description": [c[1] for c in clean]})
     train = pl.DataFrame({"head": entities, "relation": ["r"] * len(rows), "tail": entities[::-1]})
-    write_ntriples(Contents(folder, "tsv", {"train": train}, entities=table), folder)
+    NTriples().write(Contents(folder, {"train": train}, entities=table), folder)
     said = {NAMES[0]: [c[0] for c in clean if c[0]], DESCRIPTIONS[0]: [c[1] for c in clean if c[1]]}
     if any(said.values()):
         quads = list(parse((folder / "entities.nt").read_bytes(), RdfFormat.N_TRIPLES))
@@ -154,7 +154,7 @@ def test_ntriples_say_what_any_parser_reads(
             found = [q.object.value for q in quads if q.predicate == NamedNode(predicate)]
             assert found == texts
             assert all(isinstance(q.object, Literal) for q in quads)
-    back = read_rdf(folder)
+    back = Rdf().read(folder)
     assert back.splits["train"].rows() == train.rows()
     expected = {row[0]: tuple(row[1:]) for row in table.rows() if any(row[1:])}
     columns = [] if back.entities is None else back.entities.columns

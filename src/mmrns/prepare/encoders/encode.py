@@ -17,10 +17,9 @@ from mmrns.data.folders import read_entities
 from mmrns.data.tables import read_columns
 from mmrns.data.vocabulary import Vocabulary
 from mmrns.errors import DataError
+from mmrns.prepare.encoders.base import Encoder, checked, open_encoder, settings_of
 from mmrns.prepare.encoders.files import Block, stream_features
-from mmrns.prepare.encoders.numbers import ATTRIBUTES, BASES, number_tokens
 from mmrns.prepare.encoders.pictures import (
-    GridEncoder,
     VisionEncoder,
     pictures_by_name,
     pictures_of_column,
@@ -34,16 +33,13 @@ from mmrns.prepare.folders import read_vocabulary
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-CLASSICAL = "classical"
-"""The picture encoder that needs no weights."""
-
 _CHUNK = 128
 _HEADERS = {"entity", "id", "name"}
 
 
 def encode_texts(
     folder: Path,
-    model: str,
+    encoder: str | type[Encoder] | Encoder,
     *,
     file: Path | None = None,
     tokens: int = 4,
@@ -52,11 +48,11 @@ def encode_texts(
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Encoded:
-    """Write `features/text`: an embedding of each of the first sentences about an entity.
+    """Write `features/text`: a token for each of the first sentences about an entity.
 
     Args:
         folder: the dataset folder.
-        model: see `SentenceEncoder`.
+        encoder: a model for `SentenceEncoder`, or an encoder of texts: a name, `package.module:Class`, class or object.
         file: entity and text in two columns (tab-separated, or `.csv`), rows of one entity one after the other; by
             default the columns `name`, which is the first token, and `description` of `entities.tsv`.
         tokens: L, the most sentences of an entity.
@@ -78,17 +74,12 @@ def encode_texts(
         for entity, parts in texts.items()
     }
     rows = {entity: found[:tokens] for entity, found in sorted(sentences.items()) if found}
-    encoder = SentenceEncoder(model, batch_size=batch_size, device=device)
-    settings = {
-        "encoder": encoder.name,
-        "revision": encoder.revision,
-        "preprocessing": "the name, then the sentences of the description" if file is None else "sentences",
-        "pooling": f"one embedding of unit length for each of the first {tokens}",
-    }
-    lists = list(rows.values())
+    opened = open_encoder(encoder, "texts", SentenceEncoder, batch_size=batch_size, device=device)
+    prepared = "the name, then the sentences of the description" if file is None else "sentences"
+    lists, run = list(rows.values()), checked(opened, tokens)
 
     def encode(places: Keys) -> tuple[Block, npt.NDArray[np.bool_]]:
-        return encoder([lists[i] for i in places], tokens), np.ones(len(places), dtype=np.bool_)
+        return run([lists[i] for i in places]), np.ones(len(places), dtype=np.bool_)
 
     keys = np.array([key_of(*(s.encode() for s in row)) for row in lists], dtype=np.int64)
     found = encode_rows(
@@ -97,7 +88,7 @@ def encode_texts(
         list(rows),
         keys,
         encode,
-        settings,
+        settings_of(opened, tokens, prepared),
         chunk=max(batch_size, _CHUNK),
         nothing=lambda: _no_input(source, "text", unmatched),
         overwrite=overwrite,
@@ -108,7 +99,7 @@ def encode_texts(
 
 def encode_pictures(
     folder: Path,
-    model: str,
+    encoder: str | type[Encoder] | Encoder,
     *,
     pictures: Path | None = None,
     tokens: int = 24,
@@ -117,16 +108,17 @@ def encode_pictures(
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Encoded:
-    """Write `features/image`: the patches of each entity's pictures, averaged over the cells of a grid.
+    """Write `features/image`: the tokens of each entity's pictures.
 
-    The L tokens of an entity are shared out among its pictures: m pictures get L // m each, from the squarest grid of
-    so many cells; what is left over is absent. Of more than L pictures the first L count.
+    Our own encoders average the patches of a picture over the cells of a grid, see `PictureEncoder`. Of more than L
+    pictures the first L count.
 
     Pictures that cannot be read are reported and left out; their entities are tried again by the next call.
 
     Args:
         folder: the dataset folder.
-        model: see `VisionEncoder`; `classical` for `GridEncoder`, which needs no weights.
+        encoder: a model for `VisionEncoder`; `classical` for `GridEncoder`, which needs no weights; or another encoder
+            of pictures: a name, `package.module:Class`, class or object.
         pictures: a folder of pictures by entity name; by default the column `image` of `entities.tsv`, or where that
             names none, the folder `images`.
         tokens: L.
@@ -144,13 +136,8 @@ def encode_pictures(
     if not paths:
         raise _no_input(source, "picture", unmatched)
     entities = sorted(paths)
-    encoder = GridEncoder() if model == CLASSICAL else VisionEncoder(model, batch_size=batch_size, device=device)
-    settings = {
-        "encoder": encoder.name,
-        "revision": encoder.revision,
-        "preprocessing": f"RGB on white; {encoder.preprocessing}",
-        "pooling": f"mean over the cells of a grid; {tokens} tokens shared out among the pictures of an entity",
-    }
+    opened = open_encoder(encoder, "pictures", VisionEncoder, batch_size=batch_size, device=device)
+    run = checked(opened, tokens)
     skipped: list[Skipped] = []
 
     def read(path: Path) -> Image | str:
@@ -161,24 +148,19 @@ def encode_pictures(
 
     def encode(places: Keys) -> tuple[Block, npt.NDArray[np.bool_]]:
         named = [(row, path) for row, i in enumerate(places) for path in paths[entities[i]][:tokens]]
-        opened = list(readers.map(read, [path for _, path in named]))
         whole = np.ones(len(places), dtype=np.bool_)
-        for (row, path), found in zip(named, opened, strict=True):
+        pictures: list[list[Image]] = [[] for _ in places]
+        for (row, path), found in zip(named, readers.map(read, [path for _, path in named]), strict=True):
             if isinstance(found, str):
                 whole[row] = False
                 skipped.append(Skipped(entities[places[row]], str(path), found))
-        good = [(row, found) for (row, _), found in zip(named, opened, strict=True) if not isinstance(found, str)]
-        count = np.bincount([row for row, _ in good], minlength=len(places))
-        share = [tokens // int(count[row]) for row, _ in good]
-        vectors = list(encoder([found for _, found in good], share))
-        width = vectors[0].shape[1] if vectors else 0
-        values = np.zeros((len(places), tokens, width), dtype=np.float16)
-        mask = np.zeros((len(places), tokens), dtype=np.bool_)
-        filled = np.zeros(len(places), dtype=np.int64)
-        for (row, _), part in zip(good, vectors, strict=True):
-            here = slice(filled[row], filled[row] + len(part))
-            values[row, here], mask[row, here] = part, True
-            filled[row] += len(part)
+            else:
+                pictures[row].append(found)
+        some = [row for row, found in enumerate(pictures) if found]
+        there = run([pictures[row] for row in some]) if some else (np.zeros((0, tokens, 0)), np.zeros((0, tokens)))
+        values = np.zeros((len(places), *there[0].shape[1:]), dtype=np.float16)
+        mask = np.zeros(values.shape[:2], dtype=np.bool_)
+        values[some], mask[some] = there
         return (values, mask), whole
 
     with reading_pictures(), ThreadPoolExecutor(4) as readers:
@@ -189,7 +171,7 @@ def encode_pictures(
             entities,
             keys,
             encode,
-            settings,
+            settings_of(opened, tokens, "RGB on white"),
             chunk=max(batch_size, _CHUNK),
             nothing=lambda: DataError(
                 skipped[0].input, f"{skipped[0].reason}, nor can another picture be read", "give pictures"
@@ -200,12 +182,20 @@ def encode_pictures(
     return replace(found, skipped=skipped, unmatched=unmatched)
 
 
-def encode_numbers(folder: Path, file: Path, *, tokens: int = 8, overwrite: bool = False) -> Encoded:
-    """Write `features/numeric`: a token a number, see `number_tokens`.
+def encode_numbers(
+    folder: Path,
+    file: Path,
+    encoder: str | type[Encoder] | Encoder = "quantiles",
+    *,
+    tokens: int = 8,
+    overwrite: bool = False,
+) -> Encoded:
+    """Write `features/numeric`: by default a token a number, see `number_tokens`.
 
     Args:
         folder: the dataset folder.
         file: rows entity, attribute, value (tab-separated, or `.csv`).
+        encoder: an encoder of numbers: a name, `package.module:Class`, class or object.
         tokens: L, the most numbers of an entity.
         overwrite: see `encode_rows`.
 
@@ -225,26 +215,28 @@ def encode_numbers(folder: Path, file: Path, *, tokens: int = 8, overwrite: bool
     rows = frame.select("entity", "attribute").with_columns(value).filter(pl.Series(matched.numpy()))
     if rows.is_empty():
         raise _no_input(file, "number", unmatched)
-    settings = {
-        "writer": WRITER,
-        "encoder": f"one-hot attribute (at most {ATTRIBUTES}) and {BASES} radial basis functions",
-        "revision": "1",
-        "preprocessing": "quantile within the attribute",
-        "pooling": f"a token a number, of the most frequent attributes first, at most {tokens}",
-    }
-    entities, shape, blocks = number_tokens(rows, tokens)
+    grouped = rows.group_by("entity").agg("attribute", "value").sort("entity")
+    entities = grouped["entity"].to_list()
+    opened = open_encoder(encoder, "numbers")
+    settings = {"writer": WRITER, **settings_of(opened, tokens)}
     path = folder / "features" / "numeric.safetensors"
-    _, _, keys, changed = finished(path, settings, overwrite)
-    # A quantile depends on every other value, so that all rows have one key.
+    stock, names, keys, changed = finished(path, settings, overwrite)
+    # A token may depend on every other number, so that all rows have one key.
     key = key_of(file.read_bytes(), *(entity.encode() for entity in entities))
-    new = not len(keys) or int(keys[0]) != key
-    if new:
-        metadata = {**settings, "date": datetime.now(UTC).date().isoformat()}
-        stream_features(
-            folder, "numeric", entities, shape, blocks, metadata, keys=np.full(len(entities), key, dtype=np.int64)
-        )
-    n = len(entities)
-    return Encoded("numeric", path, n, n if new else 0, shape, unmatched=unmatched, changed=changed)
+    if len(keys) and int(keys[0]) == key:
+        kept = stock.sources[0][0].shape
+        return Encoded("numeric", path, len(names), 0, (kept[1], kept[2]), unmatched=unmatched)
+    pairs = [list(zip(a, v, strict=True)) for _, a, v in grouped.iter_rows()]
+    values, mask = checked(opened, tokens)(pairs)
+    there = np.asarray(mask.any(1))
+    if not there.any():
+        raise _no_input(file, "number", [])
+    entities = [entity for entity, some in zip(entities, there, strict=True) if some]
+    n, shape = len(entities), (values.shape[1], values.shape[2])
+    metadata = {**settings, "date": datetime.now(UTC).date().isoformat()}
+    block, new = (values[there], mask[there]), np.full(n, key, dtype=np.int64)
+    stream_features(folder, "numeric", entities, shape, [block], metadata, keys=new)
+    return Encoded("numeric", path, n, n, shape, unmatched=unmatched, changed=changed)
 
 
 def _texts(folder: Path, file: Path | None, known: Vocabulary) -> pl.DataFrame:

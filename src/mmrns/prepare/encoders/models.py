@@ -1,4 +1,4 @@
-"""Pretrained models by name or folder: found, identified, and loaded quietly."""
+"""Pretrained models are found by name or folder, identified, and loaded quietly."""
 
 from __future__ import annotations
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from mmrns.prepare.encoders.base import Encoder, Inputs
 from mmrns.prepare.encoders.files import Block
 
 ATTRIBUTES = 112
@@ -19,7 +21,7 @@ BASES = 16
 _BLOCK = 8192
 
 
-def number_tokens(rows: pl.DataFrame, tokens: int = 8) -> tuple[list[str], tuple[int, int], Iterator[Block]]:
+def number_tokens(rows: pl.DataFrame, tokens: int = 8) -> tuple[list[Any], tuple[int, int], Iterator[Block]]:
     """A token a value: its attribute one-hot, then 16 radial basis functions of its quantile within the attribute.
 
     The quantile of a value is `(rank - 1/2) / n` among the n values of its attribute, tied ones at their mean rank, so
@@ -28,7 +30,7 @@ def number_tokens(rows: pl.DataFrame, tokens: int = 8) -> tuple[list[str], tuple
     value; those past the first L are left out.
 
     Args:
-        rows: columns entity, attribute (strings) and value (finite float).
+        rows: columns entity, attribute (a string) and value (a finite float).
         tokens: L.
 
     Returns:
@@ -63,6 +65,35 @@ def number_tokens(rows: pl.DataFrame, tokens: int = 8) -> tuple[list[str], tuple
             yield values, mask
 
     return entities.to_list(), shape, blocks()
+
+
+class NumberEncoder(Encoder, name="quantiles"):
+    """`number_tokens`: the attribute of each number, and where its value lies among those of the same call."""
+
+    reads = "numbers"
+
+    def encode(self, inputs: Inputs, tokens: int) -> Block:
+        """See `number_tokens`."""
+        rows = [(i, str(attribute), float(value)) for i, pairs in enumerate(inputs) for attribute, value in pairs]
+        schema = {"entity": pl.Int64, "attribute": pl.String, "value": pl.Float64}
+        entities, shape, blocks = number_tokens(pl.DataFrame(rows, schema=schema, orient="row"), tokens)
+        values = np.zeros((len(inputs), *shape), dtype=np.float16)
+        mask = np.zeros((len(inputs), tokens), dtype=np.bool_)
+        done = 0
+        for part, present in blocks:
+            here = entities[done : done + len(part)]
+            values[here], mask[here] = part, present
+            done += len(part)
+        return values, mask
+
+    def settings(self, tokens: int) -> dict[str, str]:
+        """See `Encoder.settings`."""
+        return {
+            "encoder": f"one-hot attribute (at most {ATTRIBUTES}) and {BASES} radial basis functions",
+            "revision": self.revision,
+            "preprocessing": "quantile within the attribute",
+            "pooling": f"a token a number, of the most frequent attributes first, at most {tokens}",
+        }
 
 
 def _bases(quantile: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from abc import abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise, product
@@ -17,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mmrns.errors import DataError
+from mmrns.prepare.encoders.base import Encoder, Inputs
+from mmrns.prepare.encoders.files import Block
 from mmrns.prepare.encoders.models import find_model, missing_extra
 
 if TYPE_CHECKING:
@@ -96,14 +99,58 @@ def _spans(size: int, parts: int) -> list[slice]:
     return [slice(*ends) for ends in pairwise(size * part // parts for part in range(parts + 1))]
 
 
-class GridEncoder:
-    """`grid_tokens` of pictures whose longest side is at most 512 pixels; larger ones are reduced to that."""
+class PictureEncoder(Encoder):
+    """An encoder of the cells of a grid; the tokens of an entity are shared out among its pictures.
+
+    m pictures get L // m tokens each, from the squarest grid of so many cells; what is left over is absent.
+
+    Attributes:
+        name: of the encoder or its model.
+        preprocessing: what is done with a picture first.
+    """
+
+    reads = "pictures"
+    name: str
+    preprocessing: str
+
+    @abstractmethod
+    def patches(self, pictures: Sequence[Image], tokens: Sequence[int]) -> Iterator[npt.NDArray[np.float32]]:
+        """The tokens [l, D] of each picture, l as asked for it."""
+
+    def encode(self, inputs: Inputs, tokens: int) -> Block:
+        """See `Encoder.encode`."""
+        rows = [row for row, pictures in enumerate(inputs) for _ in pictures]
+        share = [tokens // len(inputs[row]) for row in rows]
+        vectors = list(self.patches([picture for pictures in inputs for picture in pictures], share))
+        values = np.zeros((len(inputs), tokens, vectors[0].shape[1]), dtype=np.float16)
+        mask = np.zeros((len(inputs), tokens), dtype=np.bool_)
+        filled = np.zeros(len(inputs), dtype=np.int64)
+        for row, part in zip(rows, vectors, strict=True):
+            here = slice(filled[row], filled[row] + len(part))
+            values[row, here], mask[row, here] = part, True
+            filled[row] += len(part)
+        return values, mask
+
+    def settings(self, tokens: int) -> dict[str, str]:
+        """See `Encoder.settings`."""
+        return {
+            "encoder": self.name,
+            "revision": self.revision,
+            "preprocessing": self.preprocessing,
+            "pooling": f"mean over the cells of a grid; {tokens} tokens shared out among the pictures of an entity",
+        }
+
+
+class GridEncoder(PictureEncoder, name="classical"):
+    """`grid_tokens` of pictures whose longest side is at most 512 pixels; larger ones are reduced to that.
+
+    It needs neither weights nor a network.
+    """
 
     name = "mmrns.prepare.encoders.grid_tokens"
-    revision = "1"
     preprocessing = f"longest side at most {_LONGEST} pixels"
 
-    def __call__(self, pictures: Sequence[Image], tokens: Sequence[int]) -> Iterator[npt.NDArray[np.float32]]:
+    def patches(self, pictures: Sequence[Image], tokens: Sequence[int]) -> Iterator[npt.NDArray[np.float32]]:
         """The tokens [l, 42] of each picture, l as asked for it."""
         for picture, count in zip(pictures, tokens, strict=True):
             rows, columns = grid_shape(count)
@@ -113,7 +160,7 @@ class GridEncoder:
             yield grid_tokens([np.asarray(picture)], rows, columns)[0]
 
 
-class VisionEncoder:
+class VisionEncoder(PictureEncoder, name="transformers"):
     """The patches of a vision model of the Hugging Face Hub, such as `microsoft/beit-base-patch16-224`.
 
     The last hidden states of the patches (or the last feature map) are averaged over the cells of a grid; class and
@@ -131,9 +178,10 @@ class VisionEncoder:
         UsageError: the model is not found, cannot be loaded, or lacks weights.
     """
 
-    def __init__(self, model: str, *, batch_size: int = 32, device: str = "cpu"):
+    def __init__(self, model: str, *, batch_size: int = 32, device: str | None = "cpu"):
+        super().__init__(batch_size=batch_size, device=device)
         found = find_model(model)
-        self.name, self.revision, self.batch_size, self.device = found.name, found.revision, batch_size, device
+        self.name, self.revision = found.name, found.revision
         with found.loading():
             from transformers import AutoImageProcessor, AutoModel
 
@@ -147,7 +195,7 @@ class VisionEncoder:
             self._model: Any = getattr(network, "vision_model", network).to(device).eval()
         self.preprocessing = f"{type(self._prepare).__name__} {_size(self._prepare)}"
 
-    def __call__(self, pictures: Sequence[Image], tokens: Sequence[int]) -> Iterator[npt.NDArray[np.float32]]:
+    def patches(self, pictures: Sequence[Image], tokens: Sequence[int]) -> Iterator[npt.NDArray[np.float32]]:
         """The tokens [l, D] of each picture, l as asked for it."""
         import torch
 

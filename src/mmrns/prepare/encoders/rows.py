@@ -74,12 +74,12 @@ class Encoded:
 
 
 def silent(total: int) -> AbstractContextManager[Callable[[int], None]]:
-    """Progress that nobody is told of."""
+    """A progress bar that shows nothing."""
     return nullcontext(lambda n: None)
 
 
 def key_of(*inputs: bytes) -> int:
-    """63 bits that stand for what a row is made from; never 0."""
+    """A number of 63 bits that stands for what a row is made from; it is never 0."""
     digest = hashlib.blake2b(digest_size=8)
     for part in inputs:
         digest.update(len(part).to_bytes(8, "little"))
@@ -88,7 +88,7 @@ def key_of(*inputs: bytes) -> int:
 
 
 class Stock:
-    """Rows that are encoded already, by key; mapped from their files."""
+    """The rows that are encoded already. They are found by their keys and mapped from their files."""
 
     def __init__(self):
         self.sources: list[Block] = []
@@ -96,7 +96,7 @@ class Stock:
         self._index: tuple[Keys, Keys, Keys] | None = None
 
     def add(self, keys: Keys, block: Block) -> None:
-        """More rows; those of key 0 are never found."""
+        """Add rows; those of key 0 are never found."""
         self.sources.append(block)
         self._keys.append(keys)
         self._index = None
@@ -259,7 +259,7 @@ class _Parts:
             stock.add(keys, block)
 
     def add(self, keys: Keys, block: Block) -> None:
-        """More rows, written when they are many or have waited long."""
+        """Add rows, which are written once they are many or have waited long."""
         if len(keys):
             self.waiting.append((keys, block))
         size = sum(values.nbytes for _, (values, _) in self.waiting)
@@ -267,7 +267,7 @@ class _Parts:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Write the rows that wait."""
         self.since = time.monotonic()
         if not self.waiting:
             return
@@ -280,7 +280,7 @@ class _Parts:
         self.waiting = []
 
     def remove(self) -> None:
-        """All parts."""
+        """Remove all parts."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

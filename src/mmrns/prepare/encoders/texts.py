@@ -8,8 +8,9 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from mmrns.prepare.encoders.base import Encoder, Inputs
+from mmrns.prepare.encoders.files import Block
 from mmrns.prepare.encoders.models import find_model
 
 _ABBREVIATIONS = (
@@ -51,8 +52,8 @@ def split_sentences(text: str, limit: int | None = None) -> list[str]:
     return [*found, rest] if rest else found
 
 
-class SentenceEncoder:
-    """A sentence-transformers model.
+class SentenceEncoder(Encoder, name="sentence-transformers"):
+    """A sentence-transformers model: a token is the embedding of a sentence.
 
     Sentence-BERT (Reimers and Gurevych, EMNLP 2019, https://arxiv.org/abs/1908.10084).
 
@@ -68,20 +69,21 @@ class SentenceEncoder:
         UsageError: the model is not found or cannot be loaded.
     """
 
+    reads = "texts"
+
     def __init__(self, model: str | Path, *, batch_size: int = 64, device: str | None = None):
         found = find_model(str(model), "sentence-transformers")
-        self.name, self.revision, self.batch_size = found.name, found.revision, batch_size
+        super().__init__(batch_size=batch_size, device=device)
+        self.name, self.revision = found.name, found.revision
         with found.loading():
             from sentence_transformers import SentenceTransformer
 
             weights = {"use_safetensors": True}
             self._model = SentenceTransformer(str(found.folder), device=device, model_kwargs=weights)
 
-    def __call__(
-        self, texts: Sequence[Sequence[str]], tokens: int
-    ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.bool_]]:
+    def encode(self, inputs: Inputs, tokens: int) -> Block:
         """See `text_tokens`."""
-        rows, strings = _checked(texts, tokens)
+        rows, strings = _checked(inputs, tokens)
         vectors = np.asarray(
             self._model.encode(  # pyright: ignore[reportUnknownMemberType]
                 strings, batch_size=self.batch_size, normalize_embeddings=True, show_progress_bar=False
@@ -95,6 +97,11 @@ class SentenceEncoder:
             mask[number, : len(row)] = True
         return values, mask
 
+    def settings(self, tokens: int) -> dict[str, str]:
+        """See `Encoder.settings`."""
+        pooling = f"one embedding of unit length for each of the first {tokens}"
+        return {"encoder": self.name, "revision": self.revision, "pooling": pooling}
+
 
 def text_tokens(
     texts: Sequence[Sequence[str]],
@@ -103,7 +110,7 @@ def text_tokens(
     *,
     batch_size: int = 64,
     device: str | None = None,
-) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.bool_]]:
+) -> Block:
     """One sentence embedding a string: token l of row i is `e(texts[i][l]) / |e(texts[i][l])|_2`.
 
     A string that occurs several times is encoded once.
@@ -121,7 +128,7 @@ def text_tokens(
         UsageError: the model is not found or cannot be loaded.
     """
     _checked(texts, tokens)
-    return SentenceEncoder(model, batch_size=batch_size, device=device)(texts, tokens)
+    return SentenceEncoder(model, batch_size=batch_size, device=device).encode(texts, tokens)
 
 
 def _checked(texts: Sequence[Sequence[str]], tokens: int) -> tuple[list[list[str]], list[str]]:

@@ -1,8 +1,9 @@
-"""Readers and writers of other layouts: one file a family of layouts, and `convert` between any two."""
+"""Layouts: how triples lie in files elsewhere, one class each; and `convert` between any two of them."""
 
+from mmrns.prepare.formats.base import LAYOUTS, Layout, sniff
 from mmrns.prepare.formats.contents import Contents
-from mmrns.prepare.formats.conversion import LAYOUTS, TARGETS, Converted, convert
+from mmrns.prepare.formats.conversion import Converted, convert
 from mmrns.prepare.formats.features import Source
 from mmrns.prepare.formats.pykeen import to_pykeen
 
-__all__ = ["LAYOUTS", "TARGETS", "Contents", "Converted", "Source", "convert", "to_pykeen"]
+__all__ = ["LAYOUTS", "Contents", "Converted", "Layout", "Source", "convert", "sniff", "to_pykeen"]

@@ -1,4 +1,4 @@
-"""What a reader found and a writer puts down: triples by split, tables of names, texts and numbers."""
+"""`Contents`: what a layout reads and another one writes, and what all of them need for that."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ SPLIT_NAMES = {
     "test": "test",
 }
 """How the files of a split are called elsewhere, and how here."""
+
+TEXT_SUFFIXES = (".tsv", ".txt", ".csv", ".tsv.gz", ".txt.gz", ".csv.gz")
 
 LONGEST_NAME = 65_536
 """Bytes of a name; what is longer is a file without line ends or with a quote that is never closed."""
@@ -52,18 +54,16 @@ class Contents:
 
     Attributes:
         source: the file or folder it was read from.
-        layout: the name of the layout it was read as.
         splits: frames with the columns head, relation, tail, by split.
         order: the entity of each id, where the layout numbers them; feature tables without names follow it.
-        entities: entity and any of name, description, image.
-        relations: relation, name.
-        numbers: entity, attribute, value.
-        texts: entity, text; further texts of an entity, one a row.
+        entities: a table with the column entity and any of name, description, image.
+        relations: a table with the columns relation and name.
+        numbers: a table with the columns entity, attribute, value.
+        texts: a table with the columns entity and text: further texts of an entity, one a row.
         notes: what the user should know.
     """
 
     source: Path
-    layout: str
     splits: dict[str, pl.DataFrame]
     order: pl.Series | None = None
     entities: pl.DataFrame | None = None
@@ -115,12 +115,12 @@ def refuse_long_names(frame: pl.DataFrame, where: Path, first_line: int = 1) -> 
 
 
 def one_line(column: pl.Expr) -> pl.Expr:
-    """A text whose runs of white space are single blanks."""
+    """The text with every run of white space replaced by one blank."""
     return column.fill_null("").str.replace_all(r"\s+", " ").str.strip_chars()
 
 
 def merged(base: pl.DataFrame | None, more: pl.DataFrame | None) -> pl.DataFrame | None:
-    """Two tables of entities as one; what `base` says stays, new entities follow in order."""
+    """Join two tables of entities; what `base` says is kept, and new entities follow in order."""
     if base is None or more is None:
         return more if base is None else base
     both = base.join(more, on="entity", how="full", suffix=":more", maintain_order="left_right")
@@ -188,7 +188,7 @@ def refuse_outside(entities: pl.DataFrame, where: Path, first_line: int | None =
 
 
 def write_lines(frame: pl.DataFrame, path: Path, *, header: bool) -> None:
-    """Tab-separated, without quoting, as the readers of a dataset folder expect."""
+    """Write a table separated by tabs and without quotes, as a dataset folder has it."""
     frame.write_csv(path, separator="\t", include_header=header, quote_style="never", null_value="")
 
 
@@ -222,3 +222,8 @@ def split_files(
                 raise DataError(folder, f"{found[split].name} and {path.name} both hold split {split!r}", "keep one")
             found[split] = path
     return {split: found[split] for split in ("train", "valid", "test") if split in found}
+
+
+def text_splits(folder: Path) -> dict[str, Path]:
+    """The files named after the splits that are text, which several layouts have."""
+    return split_files(folder, TEXT_SUFFIXES)

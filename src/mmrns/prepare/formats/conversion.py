@@ -1,4 +1,4 @@
-"""From any layout to any other: read, attach what lies beside the triples, write a folder in one go."""
+"""`convert`: from any layout to any other. It reads triples, adds what lies beside them, and writes a new folder."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ import polars as pl
 
 from mmrns.data.folders import find_dataset
 from mmrns.data.tables import read_header_table
-from mmrns.errors import DataError, UsageError, unknown
+from mmrns.errors import DataError
 from mmrns.files import new_folder
 from mmrns.prepare.formats import features as feature_tables
 from mmrns.prepare.formats.arrays import open_table
+from mmrns.prepare.formats.base import LAYOUTS, Layout, find_layout, find_target, read_layout, sniff
 from mmrns.prepare.formats.contents import (
     Contents,
     existing,
@@ -25,49 +26,12 @@ from mmrns.prepare.formats.contents import (
     one_line,
     read_entity_table,
     refuse_outside,
-    split_files,
     write_lines,
 )
 from mmrns.prepare.formats.features import Source, Zeros
-from mmrns.prepare.formats.ids import ENTITY_LISTS, list_file, read_ids, read_names, read_openke, write_openke
-from mmrns.prepare.formats.pykeen import read_pykeen, write_pykeen
-from mmrns.prepare.formats.rdf import SUFFIXES as RDF_SUFFIXES
-from mmrns.prepare.formats.rdf import rdf_files, rdf_format, read_rdf, write_ntriples
-from mmrns.prepare.formats.tables import SUFFIXES, TEXT_SUFFIXES, read_tables, table_files
+from mmrns.prepare.formats.ids import read_names
 
-LAYOUTS = {
-    "tsv": "tab-separated: a dataset folder, a folder of train/valid/test, or one file",
-    "csv": "separated otherwise, fields may be quoted",
-    "parquet": "Parquet, one file or one a split",
-    "openke": "entity2id.txt, relation2id.txt, train2id.txt ...: counted ids, head tail relation",
-    "ids": "entities.dict, entities.txt or entity2id.txt beside train.txt ..., by name or by id",
-    "rdf": "N-Triples, Turtle, RDF/XML, N-Quads, TriG",
-    "mmrns": "the authors' files: train.txt ..., ent_links or *SameAsLink*, HDF5 features",
-    "pykeen": "a dataset that PyKEEN knows by name",
-}
-"""What `convert` reads."""
-
-TARGETS = {
-    "tsv": "a dataset folder of mmrns",
-    "parquet": "the same with Parquet triples",
-    "openke": "an OpenKE folder",
-    "pykeen": "train.txt, valid.txt, test.txt for PyKEEN's TriplesFactory.from_path",
-    "ntriples": "train.nt, valid.nt, test.nt, entities.nt",
-}
-"""What `convert` writes."""
-
-_ALIASES = {
-    "folder": "tsv",
-    "dict": "ids",
-    "nt": "rdf",
-    "ntriples": "rdf",
-    "turtle": "rdf",
-    "ttl": "rdf",
-    "rdfxml": "rdf",
-}
-_TARGET_ALIASES = {"folder": "tsv", "nt": "ntriples"}
 _CARRIED = ("README.md", "dataset.json", "LICENSE*", "LICENCE*")
-_ENTITY_TABLES = ("entities", "descriptions", "texts")
 _PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg")
 
 
@@ -77,7 +41,7 @@ class Converted:
 
     Attributes:
         folder: what was written.
-        layout, target: as what it was read and written.
+        layout, target: the names of the layouts that it was read and written as.
         triples: rows by split.
         entities, relations: how many.
         features: by modality, see `convert_features`.
@@ -100,8 +64,8 @@ def convert(
     source: str | Path,
     folder: str | Path,
     *,
-    layout: str | None = None,
-    target: str = "tsv",
+    layout: str | type[Layout] | None = None,
+    target: str | type[Layout] = "tsv",
     columns: Sequence[str] | None = None,
     delimiter: str | None = None,
     header: bool | None = None,
@@ -116,16 +80,17 @@ def convert(
 ) -> Converted:
     """Convert a knowledge graph and what belongs to it into a new folder.
 
-    Read are the triples; beside them `entities`, `descriptions` (`.tsv` or `.csv`), `relations.tsv`, `numbers.tsv`,
-    `texts.tsv`, `images/` or `pictures/`, `features/`, README and licence; and feature tables whose names say their
-    modality. The folder is built under a temporary name beside its own and renamed at the end.
+    What is read are the triples; beside them `entities` and `descriptions` (`.tsv` or `.csv`), `relations.tsv`,
+    `numbers.tsv`, `texts.tsv`, `images/` or `pictures/`, `features/`, README and licence; and feature tables whose
+    names say their modality. The folder is built under a temporary name beside its own and renamed at the end.
 
     Args:
         source: a file, a folder, the name of a known dataset, or with `layout="pykeen"` of one of PyKEEN's.
         folder: what to write; must not exist.
-        layout: one of `LAYOUTS`; None finds out.
-        target: one of `TARGETS`.
-        columns, delimiter, header: of tables, see `read_tables`; `columns` also of ids, by number.
+        layout: the layout of the source: a name, an alias, `package.module:Class` or a subclass of `Layout`; None finds
+            out by the names of the files.
+        target: the layout to write, likewise; it must define `write`.
+        columns, delimiter, header: of tables, see `Tsv.read`; `columns` also of ids, by number.
         features: feature tables by modality, in place of those found; empty for none.
         links: other names of entities, see `read_links`.
         ids: a list of names that gives the order of the rows of feature tables.
@@ -137,13 +102,15 @@ def convert(
         DataError: the source or the target is not fit.
         UsageError: an unknown layout, an option that does not fit, an extra that is not installed.
     """
-    layout, target = _layout(layout), _target(target)
+    asked, writer = None if layout is None else find_layout(layout), find_target(target)()
     told = advance or _silent
-    source, folder = find_source(source, layout), Path(folder)
+    source, folder = find_source(source, asked), Path(folder)
     if os.path.lexists(folder):
         raise DataError(folder, "exists already", "choose another name or remove it")
     told("reading triples", 0, None)
-    contents = _read(source, layout, columns, delimiter, header, language, told)
+    reader = (asked or sniff(source))()
+    options = {"columns": columns, "delimiter": delimiter, "header": header, "language": language}
+    contents = read_layout(reader, source, {**options, "advance": _counted("reading statements", told)})
     if ids is not None:
         contents.order = read_names(ids)
     if not len(contents.splits.get("train", [])):
@@ -152,11 +119,11 @@ def convert(
     if links is None and beside is not None:
         links = feature_tables.find_links(beside)
     link_table = None if links is None else feature_tables.read_links(links)
-    sources = _features(contents, beside) if features is None else dict(features)
+    sources = _features(reader, contents, beside) if features is None else dict(features)
     with new_folder(folder) as made:
-        done = Converted(folder, contents.layout, target)
+        done = Converted(folder, LAYOUTS.name_of(type(reader)), LAYOUTS.name_of(type(writer)))
         told("reading tables", 0, None)
-        verbatim = _take_tables(contents, beside)
+        verbatim = _take_tables(reader, contents, beside)
         if beside is not None:
             done.pictures = _take_pictures(contents, beside, made, verbatim)
         _list_silent_entities(contents, verbatim)
@@ -165,7 +132,7 @@ def convert(
         names = contents.names()
         done.entities, done.relations = len(names), len(contents.relation_names())
         told("writing triples", 0, None)
-        _WRITERS[target](contents, made)
+        writer.write(contents, made)
         _write_tables(contents, made, verbatim)
         if beside is not None:
             _carry(beside, made, sources)
@@ -189,10 +156,22 @@ def convert(
 
 
 def _silent(what: str, done: int, total: int | None) -> None:
-    """Tell nobody."""
+    """Do nothing: nobody wants to know."""
 
 
-def find_source(source: str | Path, layout: str | None) -> Path:
+def _counted(what: str, told: Callable[[str, int, int | None], None]) -> Callable[[int], None]:
+    """A function that a reader tells how many more statements it has done, and that passes the sum on."""
+    done = 0
+
+    def advance(n: int) -> None:
+        nonlocal done
+        done += n
+        told(what, done, None)
+
+    return advance
+
+
+def find_source(source: str | Path, layout: type[Layout] | None) -> Path:
     """The file or folder that is meant: a path, or the name of a known dataset.
 
     Raises:
@@ -200,7 +179,7 @@ def find_source(source: str | Path, layout: str | None) -> Path:
         DataError: it is a link that leads nowhere.
     """
     path = Path(source)
-    if layout == "pykeen":
+    if layout is not None and layout.takes == "name":
         return path
     if path.exists():
         return path
@@ -209,96 +188,11 @@ def find_source(source: str | Path, layout: str | None) -> Path:
     return find_dataset(source)
 
 
-def sniff(source: Path) -> str:
-    """The layout of a file or folder, by the names of its files.
-
-    Raises:
-        DataError: none is recognised.
-    """
-    if not source.is_dir():
-        if rdf_format(source):
-            return "rdf"
-        return "parquet" if source.suffix == ".parquet" else "csv" if ".csv" in source.suffixes else "tsv"
-    if existing(source, ["train2id"], [".txt"]):
-        return "openke"
-    splits = split_files(source, [suffix for suffix in SUFFIXES if suffix != ".parquet"])
-    if splits and list_file(source, ENTITY_LISTS):
-        return "ids"
-    if splits and feature_tables.find_links(source):
-        return "mmrns"
-    if rdf_files(source) and not splits:
-        return "rdf"
-    for path in table_files(source).values():
-        return "parquet" if path.suffix == ".parquet" else "csv" if ".csv" in path.suffixes else "tsv"
-    tables = ", ".join(f"train{suffix}" for suffix in (*TEXT_SUFFIXES[:3], ".parquet"))
-    message = f"holds no triples that are recognised ({tables}, train2id.txt, *{', *'.join(RDF_SUFFIXES[:3])} ...)"
-    raise DataError(source, message, "name the file of triples, or give --from")
-
-
-def _layout(name: str | None) -> str | None:
-    if name is None:
-        return None
-    name = _ALIASES.get(name.lower(), name.lower())
-    if name not in LAYOUTS:
-        raise unknown("layout", name, LAYOUTS)
-    return name
-
-
-def _target(name: str) -> str:
-    name = _TARGET_ALIASES.get(name.lower(), name.lower())
-    if name not in TARGETS:
-        raise unknown("layout to write", name, TARGETS)
-    return name
-
-
-def _read(
-    source: Path,
-    layout: str | None,
-    columns: Sequence[str] | None,
-    delimiter: str | None,
-    header: bool | None,
-    language: str,
-    told: Callable[[str, int, int | None], None],
-) -> Contents:
-    layout = layout or sniff(source)
-    if columns is not None and len(columns) != 3:
-        raise UsageError(f"--columns: give head, relation and tail, three of them, not {len(columns)}")
-    if layout not in ("tsv", "csv", "parquet", "mmrns") and (delimiter is not None or header is not None):
-        raise UsageError(f"--delimiter and --header are for tables, not for {layout}")
-    if columns is not None and layout in ("rdf", "pykeen"):
-        raise UsageError(f"--columns is for tables and ids, not for {layout}")
-    if layout in ("openke", "ids", "mmrns") and not source.is_dir():
-        raise DataError(source, f"is no folder, as --from {layout} needs", "give the folder of the files")
-    match layout:
-        case "openke":
-            return read_openke(source, columns=columns)
-        case "ids":
-            return read_ids(source, columns=columns)
-        case "rdf":
-            statements = 0
-
-            def read(n: int) -> None:
-                nonlocal statements
-                statements += n
-                told("reading statements", statements, None)
-
-            return read_rdf(source, language=language, advance=read)
-        case "pykeen":
-            return read_pykeen(str(source))
-        case _:
-            read_as = "tsv" if layout == "mmrns" else layout
-            contents = read_tables(source, layout=read_as, columns=columns, delimiter=delimiter, header=header)
-            contents.layout = layout
-            return contents
-
-
-def _features(contents: Contents, beside: Path | None) -> dict[str, Source]:
+def _features(reader: Layout, contents: Contents, beside: Path | None) -> dict[str, Source]:
+    """The feature tables of the source, without those whose rows cannot be told apart."""
     if beside is None:
         return {}
-    if contents.layout == "mmrns":
-        sources, _ = feature_tables.mmrns_features(beside)
-        return sources
-    sources = feature_tables.find_features(beside)
+    sources = reader.features(beside)
     nameless = [name for name, s in sources.items() if contents.order is None and open_table(s.path).names is None]
     if nameless:
         files = ", ".join(sources.pop(name).path.name for name in nameless)
@@ -306,18 +200,16 @@ def _features(contents: Contents, beside: Path | None) -> dict[str, Source]:
     return sources
 
 
-def _take_tables(contents: Contents, beside: Path | None) -> dict[str, Path]:
-    """Read the tables beside the triples into the contents; those that stay as they are, to be copied."""
+def _take_tables(reader: Layout, contents: Contents, beside: Path | None) -> dict[str, Path]:
+    """Read the tables beside the triples into the contents; returns the files that can be copied as they are."""
     if beside is None:
         return {}
     verbatim: dict[str, Path] = {}
     said = contents.entities
     table: pl.DataFrame | None = None
-    for stem in _ENTITY_TABLES:
+    for stem in reader.entity_tables:
         for path in existing(beside, [stem], [".tsv", ".csv"]):
             if stem == "texts" and path.suffix == ".tsv":
-                continue
-            if stem == "entities" and contents.layout == "ids" and list_file(beside, [path.name]):
                 continue
             table = merged(table, read_entity_table(path))
             if path.name == "entities.tsv" and "entities.tsv" not in verbatim:
@@ -459,22 +351,3 @@ def _copy_file(path: Path, to: Path, inside: Path) -> None:
         shutil.copyfile(real, to)
     except OSError as error:
         raise DataError(path, f"cannot be copied ({error.strerror or error})", "check the file and the disk") from error
-
-
-def _write_tsv(contents: Contents, folder: Path) -> None:
-    for split, frame in contents.splits.items():
-        write_lines(frame, folder / f"{split}.tsv", header=False)
-
-
-def _write_parquet(contents: Contents, folder: Path) -> None:
-    for split, frame in contents.splits.items():
-        frame.write_parquet(folder / f"{split}.parquet")
-
-
-_WRITERS: dict[str, Callable[[Contents, Path], None]] = {
-    "tsv": _write_tsv,
-    "parquet": _write_parquet,
-    "openke": write_openke,
-    "pykeen": write_pykeen,
-    "ntriples": write_ntriples,
-}

@@ -23,11 +23,12 @@ Zeros = Literal["missing", "keep"]
 DBPEDIA = "http://dbpedia.org/resource/"
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 _BLOCK_BYTES = 2**26
-_KINDS = {
+KINDS = {
     "image": re.compile(r"visual|image|img|vis(?![a-z])|pic|beit|vit(?![a-z])|vgg|resnet|clip"),
     "text": re.compile(r"text|txt|desc|sentence|ling|bert"),
     "numeric": re.compile(r"numeric|number|literal"),
 }
+"""What the name of a feature file says of its modality."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def find_features(folder: Path) -> dict[str, Source]:
         stem = path.stem.lower()
         if re.search(r"(^|[-_.])rel(ations?)?([-_.]|$)", stem):
             continue
-        kind = next((kind for kind, words in _KINDS.items() if words.search(stem)), None)
+        kind = next((kind for kind, words in KINDS.items() if words.search(stem)), None)
         if kind is None:
             continue
         if kind in found:
@@ -189,7 +190,7 @@ def _convert(
         if len(order) != n:
             message = f"{n:,} rows, but there are {len(order):,} entity ids"
             raise DataError(source.path, message, "use the table that belongs to these ids")
-        place, called = match_names(order, Contents(contents.source, "", {}), entities, None), order
+        place, called = match_names(order, Contents(contents.source, {}), entities, None), order
     matched = place >= 0
     # Of two rows for the same entity the first counts.
     _, first = np.unique(place, return_index=True)
@@ -256,25 +257,6 @@ def _convert(
         "dtype": dtype,
         "largest": largest,
     }
-
-
-def mmrns_features(folder: Path) -> tuple[dict[str, Source], Path | None]:
-    """The HDF5 files and the link file of the authors' layout.
-
-    The HDF5 files lie in the folder of the triples or beside it, named after the dataset (`MKG_W_...h5` beside
-    `MKG-W/`, `MMKB_...h5` beside `MMKB-DB15K/`); the link file, `ent_links` or `*SameAsLink*`, lies with the triples.
-    """
-    stems = (folder.name.replace("-", "_").lower(), folder.name.split("-")[0].lower() + "_")
-    inside = [path for path in sorted(folder.iterdir()) if path.suffix in (".h5", ".hdf5")]
-    folder = folder.absolute()
-    beside = [path for path in sorted(folder.parent.iterdir()) if path.suffix in (".h5", ".hdf5")]
-    named = next((found for stem in stems if (found := [p for p in beside if p.name.lower().startswith(stem)])), [])
-    sources: dict[str, Source] = {}
-    for path in inside or named:
-        kind = next((kind for kind, words in _KINDS.items() if words.search(path.stem.lower())), None)
-        if kind is not None:
-            sources.setdefault(kind, Source(path))
-    return sources, find_links(folder)
 
 
 def find_links(folder: Path) -> Path | None:

@@ -9,7 +9,8 @@ import polars as pl
 
 from mmrns.data.tables import read_lines
 from mmrns.errors import DataError, UsageError
-from mmrns.prepare.formats.contents import TRIPLE, Contents, existing, fit_names, split_files
+from mmrns.prepare.formats.base import Layout
+from mmrns.prepare.formats.contents import TRIPLE, Contents, existing, fit_names, split_files, text_splits
 
 ENTITY_LISTS = ("entity2id.txt", "entities.dict", "entities.txt")
 RELATION_LISTS = ("relation2id.txt", "relations.dict", "relations.txt")
@@ -73,58 +74,95 @@ def read_names(path: Path) -> pl.Series:
     return ordered["name"]
 
 
-def read_openke(source: Path, *, columns: Sequence[str] | None = None) -> Contents:
-    """An OpenKE folder: `entity2id.txt`, `relation2id.txt`, and `train2id.txt`, `valid2id.txt`, `test2id.txt`.
+class OpenKE(Layout, name="openke"):
+    """The folders of OpenKE: files that begin with a count, and triples of ids in the order head, tail, relation."""
 
-    The first line of each file counts the rest; forks leave it out in the lists of names. Triples are ids in the order
-    head, tail, relation (https://github.com/thunlp/OpenKE#data); `columns` says otherwise, by number.
+    title = "entity2id.txt, relation2id.txt, train2id.txt ...: counted ids, head tail relation"
+    takes = "folder"
 
-    Raises:
-        DataError: a missing or malformed file, a wrong count, an id out of range; by line.
-    """
-    lists = {name: source / f"{name}2id.txt" for name in ("entity", "relation")}
-    entities, relations = (read_names(path) for path in lists.values())
-    order = _numbers(columns) or [1, 3, 2]
-    files = split_files(source, [".txt"], "2id")
-    if not files:
-        raise DataError(source, "holds no train2id.txt", "add it, or choose another --from")
-    splits = {split: _read_ids(path, order, entities, relations, True) for split, path in files.items()}
-    return Contents(source, "openke", splits, order=entities, relations=None)
+    def recognises(self, path: Path) -> bool:
+        return bool(existing(path, ["train2id"], [".txt"]))
+
+    def read(self, source: Path, *, columns: Sequence[str] | None = None) -> Contents:
+        """An OpenKE folder: `entity2id.txt`, `relation2id.txt`, and `train2id.txt`, `valid2id.txt`, `test2id.txt`.
+
+        The first line of each file counts the rest; forks leave it out in the lists of names. Triples are ids in the
+        order head, tail, relation (https://github.com/thunlp/OpenKE#data); `columns` says otherwise, by number.
+
+        Raises:
+            DataError: a missing or malformed file, a wrong count, an id out of range; by line.
+        """
+        lists = {name: source / f"{name}2id.txt" for name in ("entity", "relation")}
+        entities, relations = (read_names(path) for path in lists.values())
+        order = _numbers(columns) or [1, 3, 2]
+        files = split_files(source, [".txt"], "2id")
+        if not files:
+            raise DataError(source, "holds no train2id.txt", "add it, or choose another --from")
+        splits = {split: _read_ids(path, order, entities, relations, True) for split, path in files.items()}
+        return Contents(source, splits, order=entities)
+
+    def write(self, contents: Contents, folder: Path) -> None:
+        """An OpenKE folder: names numbered by code point, count lines, triples as head, tail, relation."""
+        lists = {"entity": contents.names(), "relation": contents.relation_names()}
+        codes: dict[str, pl.Enum] = {}
+        for what, names in lists.items():
+            codes[what] = pl.Enum(names)
+            rows = pl.DataFrame({"name": names}).with_row_index("id").select("name", "id")
+            _write_counted(rows, folder / f"{what}2id.txt", "\t")
+        for split, frame in contents.splits.items():
+            ids = frame.select(
+                pl.col("head").cast(codes["entity"]).to_physical(),
+                pl.col("tail").cast(codes["entity"]).to_physical(),
+                pl.col("relation").cast(codes["relation"]).to_physical(),
+            )
+            _write_counted(ids, folder / f"{split}2id.txt", " ")
 
 
-def read_ids(source: Path, *, columns: Sequence[str] | None = None) -> Contents:
-    """`entities.dict` (id TAB name), `entities.txt` or `entity2id.txt` beside `train.txt`, `valid.txt`, `test.txt`.
+class Ids(Layout, name="ids"):
+    """Lists of names beside the triples, as RotatE and DGL-KE have them."""
 
-    The triples are head, relation, tail, by name or by id, whichever the list knows. By name is the layout of RotatE
-    and DGL-KE, in which feature tables follow the ids.
+    title = "entities.dict, entities.txt or entity2id.txt beside train.txt ..., by name or by id"
+    aliases = ("dict",)
+    takes = "folder"
+    entity_tables = ("descriptions", "texts")
+    """`entities` is a list of ids here."""
 
-    Raises:
-        DataError: a missing or malformed file, a name or id that is not in the list; by line.
-    """
-    path = list_file(source, ENTITY_LISTS)
-    if path is None:
-        raise DataError(source, f"holds none of {', '.join(ENTITY_LISTS)}", "choose another --from")
-    entities = read_names(path)
-    relation_list = list_file(source, RELATION_LISTS)
-    relations = None if relation_list is None else read_names(relation_list)
-    order = _numbers(columns) or [1, 2, 3]
-    files = split_files(source, _TRIPLE_SUFFIXES)
-    if not files:
-        raise DataError(source, "holds no train.txt", "add it, or choose another --from")
-    contents = Contents(source, "ids", {}, order=entities)
-    for split, file in files.items():
-        frame = _cells(file, order)
-        known = pl.concat([frame["head"], frame["tail"]]).cast(pl.Enum(entities), strict=False).is_not_null()
-        if known.all():
-            contents.splits[split] = fit_names(frame, file, 1, contents.notes)
-        elif 2 * int(known.sum()) > len(known) or relations is None:
-            row = int((~known).arg_true()[0]) % len(frame)
-            names = [frame[c][row] for c in ("head", "tail")]
-            absent = next(name for name in names if name not in set(entities))
-            raise DataError(file, f"entity {absent!r} is not in {path.name}", "add it, or check --columns", row + 1)
-        else:
-            contents.splits[split] = _read_ids(file, order, entities, relations, False)
-    return contents
+    def recognises(self, path: Path) -> bool:
+        return path.is_dir() and bool(text_splits(path)) and list_file(path, ENTITY_LISTS) is not None
+
+    def read(self, source: Path, *, columns: Sequence[str] | None = None) -> Contents:
+        """`entities.dict` (id TAB name), `entities.txt` or `entity2id.txt` beside `train.txt`, `valid.txt`, `test.txt`.
+
+        The triples are head, relation, tail, by name or by id, whichever the list knows. By name is the layout of
+        RotatE and DGL-KE, in which feature tables follow the ids.
+
+        Raises:
+            DataError: a missing or malformed file, a name or id that is not in the list; by line.
+        """
+        path = list_file(source, ENTITY_LISTS)
+        if path is None:
+            raise DataError(source, f"holds none of {', '.join(ENTITY_LISTS)}", "choose another --from")
+        entities = read_names(path)
+        relation_list = list_file(source, RELATION_LISTS)
+        relations = None if relation_list is None else read_names(relation_list)
+        order = _numbers(columns) or [1, 2, 3]
+        files = split_files(source, _TRIPLE_SUFFIXES)
+        if not files:
+            raise DataError(source, "holds no train.txt", "add it, or choose another --from")
+        contents = Contents(source, {}, order=entities)
+        for split, file in files.items():
+            frame = _cells(file, order)
+            known = pl.concat([frame["head"], frame["tail"]]).cast(pl.Enum(entities), strict=False).is_not_null()
+            if known.all():
+                contents.splits[split] = fit_names(frame, file, 1, contents.notes)
+            elif 2 * int(known.sum()) > len(known) or relations is None:
+                row = int((~known).arg_true()[0]) % len(frame)
+                names = [frame[c][row] for c in ("head", "tail")]
+                absent = next(name for name in names if name not in set(entities))
+                raise DataError(file, f"entity {absent!r} is not in {path.name}", "add it, or check --columns", row + 1)
+            else:
+                contents.splits[split] = _read_ids(file, order, entities, relations, False)
+        return contents
 
 
 def _numbers(columns: Sequence[str] | None) -> list[int] | None:
@@ -180,23 +218,6 @@ def _read_ids(
             raise DataError(path, message, remedy, row + first_line)
         named.append(names.gather(ids[column]).alias(column))
     return pl.DataFrame(named)
-
-
-def write_openke(contents: Contents, folder: Path) -> None:
-    """An OpenKE folder: names numbered by code point, count lines, triples as head, tail, relation."""
-    lists = {"entity": contents.names(), "relation": contents.relation_names()}
-    codes: dict[str, pl.Enum] = {}
-    for what, names in lists.items():
-        codes[what] = pl.Enum(names)
-        rows = pl.DataFrame({"name": names}).with_row_index("id").select("name", "id")
-        _write_counted(rows, folder / f"{what}2id.txt", "\t")
-    for split, frame in contents.splits.items():
-        ids = frame.select(
-            pl.col("head").cast(codes["entity"]).to_physical(),
-            pl.col("tail").cast(codes["entity"]).to_physical(),
-            pl.col("relation").cast(codes["relation"]).to_physical(),
-        )
-        _write_counted(ids, folder / f"{split}2id.txt", " ")
 
 
 def _write_counted(frame: pl.DataFrame, path: Path, separator: str) -> None:

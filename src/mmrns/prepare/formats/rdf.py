@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote
 import polars as pl
 
 from mmrns.errors import DataError, UsageError
+from mmrns.prepare.formats.base import Layout
 from mmrns.prepare.formats.contents import (
     ENTITY,
     SPLIT_NAMES,
@@ -22,6 +23,7 @@ from mmrns.prepare.formats.contents import (
     fit_names,
     merged,
     one_line,
+    text_splits,
     write_lines,
 )
 
@@ -87,53 +89,115 @@ def rdf_files(source: Path) -> list[Path]:
     return sorted(path for path in source.iterdir() if rdf_format(path) and (path.is_file() or path.is_symlink()))
 
 
-def read_rdf(source: Path, *, language: str = "en", advance: Callable[[int], None] | None = None) -> Contents:
-    """Statements between resources become triples; literals become names, descriptions, texts and numbers.
+class Rdf(Layout, name="rdf"):
+    """Files of RDF in any of its usual notations."""
 
-    A folder's `train.nt`, `valid.nt`, `test.nt` (or another suffix) are its splits, and its other files then give
-    literals only; without them, every file is train. Names are IRIs as they stand, `_:label` for blank nodes.
-    Of a literal's property: rdfs:label and its like become the name, rdfs:comment and its like the description,
-    foaf:depiction and its like, or any value that ends like a picture, the image (but in files named after the splits,
-    where every statement between resources is a triple); numeric and date types become numbers
-    (a date its year and fraction), other strings texts. Where a name or description comes in several languages,
-    `language` is taken, else the one without a language, else the first.
+    title = "N-Triples, Turtle, RDF/XML, N-Quads, TriG"
+    aliases = ("nt", "turtle", "ttl", "rdfxml")
 
-    Args:
-        source: a file or folder.
-        language: of names and texts.
-        advance: told how many statements are done, now and then.
+    def recognises(self, path: Path) -> bool:
+        if not path.is_dir():
+            return rdf_format(path) is not None
+        return bool(rdf_files(path)) and not text_splits(path)
 
-    Raises:
-        DataError: a malformed or truncated file, by line; no statement between two resources.
-        UsageError: the extra `rdf` is not installed.
-    """
-    files = rdf_files(source)
-    if not files:
-        raise DataError(source, "holds no RDF file", f"name them {', '.join(FORMATS)}, with .gz or without")
-    in_folder = source.is_dir()
-    splits = {path: SPLIT_NAMES.get(path.name.split(".")[0]) if in_folder else "train" for path in files}
-    if not any(split == "train" for split in splits.values()):
-        splits = {path: split or "train" for path, split in splits.items()}
-    notes: list[str] = []
-    triples: dict[str, list[pl.DataFrame]] = {}
-    literals: list[pl.DataFrame] = []
-    beside = 0
-    for path, split in splits.items():
-        named = in_folder and SPLIT_NAMES.get(path.name.split(".")[0]) is not None
-        between, said = _read_file(path, advance or (lambda n: None), pictures=not named)
-        literals.append(said)
-        if split is None:
-            beside += len(between)
-        else:
-            triples.setdefault(split, []).append(fit_names(between, path, 1, notes))
-    if not any(len(frame) for frame in triples.get("train", [])):
-        raise DataError(source, "no statement between two resources", "check the file; literals alone make no graph")
-    if beside:
-        notes.append(f"{beside:,} statements outside the files of the splits were left out")
-    frames = {split: pl.concat(triples[split]) for split in ("train", "valid", "test") if split in triples}
-    contents = Contents(source, "rdf", frames, notes=notes)
-    _take_literals(contents, pl.concat(literals), language)
-    return contents
+    def read(self, source: Path, *, language: str = "en", advance: Callable[[int], None] | None = None) -> Contents:
+        """Statements between resources become triples; literals become names, descriptions, texts and numbers.
+
+        A folder's `train.nt`, `valid.nt`, `test.nt` (or another suffix) are its splits, and its other files then give
+        literals only; without them, every file is train. Names are IRIs as they stand, `_:label` for blank nodes.
+        Of a literal's property: rdfs:label and its like become the name, rdfs:comment and its like the description,
+        foaf:depiction and its like, or any value that ends like a picture, the image (but in files named after the
+        splits, where every statement between resources is a triple); numeric and date types become numbers (a date
+        its year and fraction), other strings texts. Where a name or description comes in several languages,
+        `language` is taken, else the one without a language, else the first.
+
+        Args:
+            source: a file or folder.
+            language: of names and texts.
+            advance: told how many statements are done, now and then.
+
+        Raises:
+            DataError: a malformed or truncated file, by line; no statement between two resources.
+            UsageError: the extra `rdf` is not installed.
+        """
+        files = rdf_files(source)
+        if not files:
+            raise DataError(source, "holds no RDF file", f"name them {', '.join(FORMATS)}, with .gz or without")
+        in_folder = source.is_dir()
+        splits = {path: SPLIT_NAMES.get(path.name.split(".")[0]) if in_folder else "train" for path in files}
+        if not any(split == "train" for split in splits.values()):
+            splits = {path: split or "train" for path, split in splits.items()}
+        notes: list[str] = []
+        triples: dict[str, list[pl.DataFrame]] = {}
+        literals: list[pl.DataFrame] = []
+        beside = 0
+        for path, split in splits.items():
+            named = in_folder and SPLIT_NAMES.get(path.name.split(".")[0]) is not None
+            between, said = _read_file(path, advance or (lambda n: None), pictures=not named)
+            literals.append(said)
+            if split is None:
+                beside += len(between)
+            else:
+                triples.setdefault(split, []).append(fit_names(between, path, 1, notes))
+        if not any(len(frame) for frame in triples.get("train", [])):
+            raise DataError(
+                source, "no statement between two resources", "check the file; literals alone make no graph"
+            )
+        if beside:
+            notes.append(f"{beside:,} statements outside the files of the splits were left out")
+        frames = {split: pl.concat(triples[split]) for split in ("train", "valid", "test") if split in triples}
+        contents = Contents(source, frames, notes=notes)
+        _take_literals(contents, pl.concat(literals), language)
+        return contents
+
+
+class NTriples(Rdf, name="ntriples"):
+    """N-Triples, as we write them; they are read like any other RDF."""
+
+    title = "train.nt, valid.nt, test.nt, entities.nt"
+    aliases = ("nt",)
+
+    def write(self, contents: Contents, folder: Path) -> None:
+        """`train.nt`, `valid.nt`, `test.nt`, and `entities.nt` with names, descriptions, pictures, texts and numbers.
+
+        Names that are IRIs or blank nodes are written as such, others percent-encoded after `urn:mmrns:`, which
+        reading undoes.
+        """
+        names = pl.concat([contents.names(), contents.relation_names()]).unique()
+        tables = [contents.numbers, contents.texts, contents.relations]
+        more = [
+            table[column]
+            for table in tables
+            if table is not None
+            for column in ("entity", "attribute", "relation")
+            if column in table.columns
+        ]
+        terms = _Terms(pl.concat([names, *(column.alias("entity") for column in more)]).unique().sort())
+        for split, frame in contents.splits.items():
+            lines = frame.select(
+                pl.format("{} {} {} .", terms.resource("head"), terms.property("relation"), terms.resource("tail"))
+            )
+            write_lines(lines, folder / f"{split}.nt", header=False)
+        statements: list[pl.DataFrame] = []
+
+        def say(table: pl.DataFrame | None, subject: str, predicate: pl.Expr, column: str, type_: str = "") -> None:
+            if table is None or column not in table.columns:
+                return
+            value = pl.format('"{}"{}', _escaped(column), pl.lit(type_))
+            statements.append(
+                table.filter(pl.col(column).fill_null("") != "").select(
+                    pl.format("{} {} {} .", terms.resource(subject), predicate, value).alias("line")
+                )
+            )
+
+        for column, predicate in (("name", NAMES[0]), ("description", DESCRIPTIONS[0]), ("image", IMAGES[0])):
+            say(contents.entities, "entity", pl.lit(f"<{predicate}>"), column)
+        say(contents.texts, "entity", pl.lit(f"<{_TEXT}>"), "text")
+        say(contents.numbers, "entity", terms.property("attribute"), "value", f"^^<{_XSD}double>")
+        say(contents.relations, "relation", pl.lit(f"<{NAMES[0]}>"), "name")
+        lines = [frame for frame in statements if len(frame)]
+        if lines:
+            write_lines(pl.concat(lines), folder / "entities.nt", header=False)
 
 
 def _read_file(path: Path, advance: Callable[[int], None], *, pictures: bool) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -272,49 +336,6 @@ def _take_literals(contents: Contents, said: pl.DataFrame, language: str) -> Non
     if len(of_relations):
         labels = of_relations.sort("rank", maintain_order=True).unique("head", keep="first").sort("head")
         contents.relations = labels.select(pl.col("head").alias("relation"), pl.col("line").alias("name"))
-
-
-def write_ntriples(contents: Contents, folder: Path) -> None:
-    """`train.nt`, `valid.nt`, `test.nt`, and `entities.nt` with names, descriptions, pictures, texts and numbers.
-
-    Names that are IRIs or blank nodes are written as such, others percent-encoded after `urn:mmrns:`; `read_rdf` undoes
-    it.
-    """
-    names = pl.concat([contents.names(), contents.relation_names()]).unique()
-    tables = [contents.numbers, contents.texts, contents.relations]
-    more = [
-        table[column]
-        for table in tables
-        if table is not None
-        for column in ("entity", "attribute", "relation")
-        if column in table.columns
-    ]
-    terms = _Terms(pl.concat([names, *(column.alias("entity") for column in more)]).unique().sort())
-    for split, frame in contents.splits.items():
-        lines = frame.select(
-            pl.format("{} {} {} .", terms.resource("head"), terms.property("relation"), terms.resource("tail"))
-        )
-        write_lines(lines, folder / f"{split}.nt", header=False)
-    statements: list[pl.DataFrame] = []
-
-    def say(table: pl.DataFrame | None, subject: str, predicate: pl.Expr, column: str, type_: str = "") -> None:
-        if table is None or column not in table.columns:
-            return
-        value = pl.format('"{}"{}', _escaped(column), pl.lit(type_))
-        statements.append(
-            table.filter(pl.col(column).fill_null("") != "").select(
-                pl.format("{} {} {} .", terms.resource(subject), predicate, value).alias("line")
-            )
-        )
-
-    for column, predicate in (("name", NAMES[0]), ("description", DESCRIPTIONS[0]), ("image", IMAGES[0])):
-        say(contents.entities, "entity", pl.lit(f"<{predicate}>"), column)
-    say(contents.texts, "entity", pl.lit(f"<{_TEXT}>"), "text")
-    say(contents.numbers, "entity", terms.property("attribute"), "value", f"^^<{_XSD}double>")
-    say(contents.relations, "relation", pl.lit(f"<{NAMES[0]}>"), "name")
-    lines = [frame for frame in statements if len(frame)]
-    if lines:
-        write_lines(pl.concat(lines), folder / "entities.nt", header=False)
 
 
 class _Terms:

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import polars as pl
 
 from mmrns.data.tables import read_columns
 from mmrns.errors import DataError, UsageError
 from mmrns.prepare.delimited import first_lines, read_delimited, sniff_delimiter
-from mmrns.prepare.formats.contents import TRIPLE, Contents, fit_names, refuse_long_names, split_files
+from mmrns.prepare.formats.base import Layout
+from mmrns.prepare.formats.contents import (
+    TEXT_SUFFIXES,
+    TRIPLE,
+    Contents,
+    fit_names,
+    refuse_long_names,
+    split_files,
+    write_lines,
+)
 
-TEXT_SUFFIXES = (".tsv", ".txt", ".csv", ".tsv.gz", ".txt.gz", ".csv.gz")
 SUFFIXES = (*TEXT_SUFFIXES, ".parquet")
 STEMS = ("triples", "triplets", "facts", "edges", "graph", "kg", "data", "all")
 """How a file that holds all triples may be called within a folder."""
@@ -42,37 +51,81 @@ def table_files(source: Path, suffixes: Sequence[str] = SUFFIXES) -> dict[str, P
     return {"train": others[0]} if len(others) == 1 else {}
 
 
-def read_tables(
-    source: Path,
-    *,
-    layout: str = "tsv",
-    columns: Sequence[str] | None = None,
-    delimiter: str | None = None,
-    header: bool | None = None,
-) -> Contents:
-    """Triples of TSV, CSV or Parquet.
+class Tsv(Layout, name="tsv"):
+    """Tab-separated tables: a folder with a file for each split, or one file, which becomes train."""
 
-    Args:
-        source: a file, which becomes train, or a folder with a file a split.
-        layout: `tsv`, `csv` or `parquet`; which of several files of a folder is meant.
-        columns: the columns of head, relation and tail, by name or by number from 1.
-        delimiter: one character; None looks at the first lines.
-        header: whether the first line names the columns; None takes it for a header where its words say so.
+    title = "tab-separated: a dataset folder, a folder of train/valid/test, or one file"
+    aliases = ("folder",)
+    suffix: ClassVar[str] = ".tsv"
+    """Which of several files of a folder is meant."""
 
-    Raises:
-        DataError: no such file, or a malformed row, by line.
-        UsageError: `columns` that are not there.
-    """
-    suffixes = [s for s in SUFFIXES if layout in s] or list(SUFFIXES)
-    files = table_files(source, [*suffixes, *(s for s in TEXT_SUFFIXES if layout != "parquet")])
-    if not files:
-        raise DataError(source, "holds no table of triples", f"add train{suffixes[0]}, or name the file of triples")
-    notes: list[str] = []
-    splits: dict[str, pl.DataFrame] = {}
-    for split, path in files.items():
-        read = _read_parquet if path.suffix == ".parquet" else _read_text
-        splits[split] = read(path, columns, delimiter, header, notes)
-    return Contents(source, layout, splits, notes=notes)
+    def recognises(self, path: Path) -> bool:
+        return kind_of(path) == self.suffix
+
+    def read(
+        self,
+        source: Path,
+        *,
+        columns: Sequence[str] | None = None,
+        delimiter: str | None = None,
+        header: bool | None = None,
+    ) -> Contents:
+        """Triples of TSV, CSV or Parquet.
+
+        Args:
+            source: a file, which becomes train, or a folder with a file a split.
+            columns: the columns of head, relation and tail, by name or by number from 1.
+            delimiter: one character; None looks at the first lines.
+            header: whether the first line names the columns; None takes it for a header where its words say so.
+
+        Raises:
+            DataError: no such file, or a malformed row, by line.
+            UsageError: `columns` that are not there.
+        """
+        own = [suffix for suffix in SUFFIXES if self.suffix in suffix]
+        files = table_files(source, own if self.suffix == ".parquet" else [*own, *TEXT_SUFFIXES])
+        if not files:
+            raise DataError(source, "holds no table of triples", f"add train{own[0]}, or name the file of triples")
+        notes: list[str] = []
+        splits: dict[str, pl.DataFrame] = {}
+        for split, path in files.items():
+            read = _read_parquet if path.suffix == ".parquet" else _read_text
+            splits[split] = read(path, columns, delimiter, header, notes)
+        return Contents(source, splits, notes=notes)
+
+    def write(self, contents: Contents, folder: Path) -> None:
+        for split, frame in contents.splits.items():
+            write_lines(frame, folder / f"{split}.tsv", header=False)
+
+
+class Csv(Tsv, name="csv"):
+    """Tables separated by something else, whose fields may be quoted."""
+
+    title = "separated otherwise, fields may be quoted"
+    aliases = ()
+    suffix = ".csv"
+    write = Layout.write
+
+
+class Parquet(Tsv, name="parquet"):
+    """Tables in Parquet files."""
+
+    title = "Parquet, one file or one a split; written, it is a dataset folder too"
+    aliases = ()
+    suffix = ".parquet"
+
+    def write(self, contents: Contents, folder: Path) -> None:
+        for split, frame in contents.splits.items():
+            frame.write_parquet(folder / f"{split}.parquet")
+
+
+def kind_of(source: Path) -> str | None:
+    """`.parquet`, `.csv` or else `.tsv`, as the first file of triples is called; None where there is none."""
+    paths = list(table_files(source).values())
+    if not paths:
+        return None
+    path = paths[0]
+    return ".parquet" if path.suffix == ".parquet" else ".csv" if ".csv" in path.suffixes else ".tsv"
 
 
 def _read_text(
