@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mmrns.data.datasets import Dataset
-from mmrns.data.index import SlotIndex, TripleIndex
+from mmrns.data.index import DomainRangeIndex, TripleIndex
 from mmrns.errors import MmrnsError
 from mmrns.evaluation.candidates import Candidates
 from mmrns.evaluation.ranking import Ranks, rank
@@ -100,7 +100,7 @@ LISTED = st.none() | st.sets(st.tuples(st.integers(0, R - 1), st.booleans(), st.
 
 def candidates_of(listed: set[tuple[int, bool, int]]) -> Candidates:
     r, head, entity = torch.tensor(sorted(listed), dtype=torch.int64).reshape(-1, 3).unbind(1)
-    return Candidates(SlotIndex.listed(r, head.bool(), entity, E))
+    return Candidates(DomainRangeIndex.listed(r, head.bool(), entity, E))
 
 
 @settings(deadline=None, max_examples=100)

@@ -11,15 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mmrns.nn.losses import (
-    LOSSES,
     CrossEntropyLoss,
     KvsAllLoss,
+    Loss,
     MarginLoss,
     SelfAdversarialLoss,
     SoftplusLoss,
     adversarial_weights,
-    contrastive,
-    info_nce,
 )
 
 
@@ -150,33 +148,6 @@ def test_extreme_scores_give_a_finite_loss() -> None:
         assert torch.isfinite(scores.grad).all()
 
 
-def test_info_nce_by_hand() -> None:
-    likeness, fellow = torch.tensor([[0.5, -1.0, 2.0], [1.0, 1.0, 1.0]]), torch.tensor([1.5, 3.0])
-    excluded = torch.tensor([[False, False, True], [False, False, False]])
-    density = torch.tensor([[0.5, 0.25, 1.0], [1.0, 1.0, 1.0]])
-    given = likeness, density.log(), excluded, fellow
-    others = math.exp(0.5) / 0.5 + math.exp(-1.0) / 0.25
-    expected = -math.log(math.exp(1.5) / (math.exp(1.5) + others))
-    assert float(info_nce(*given, torch.tensor([True, False]))) == pytest.approx(expected)
-    assert float(info_nce(*given, torch.tensor([False, False]))) == 0
-
-
-def test_contrastive_by_hand() -> None:
-    similarity, weight = torch.tensor([[0.5, 0.1, -0.2]]), torch.tensor([[1.0, 2.0, 0.0]])
-    true = torch.tensor([[True, False, False]])
-    expected = -math.log(math.exp(0.5) / (2 * math.exp(0.1)))
-    assert float(contrastive(similarity, true, weight)) == pytest.approx(expected)
-    # Without a positive pair there is nothing to contrast.
-    assert float(contrastive(similarity, torch.zeros_like(true), weight)) == 0.0
-
-
-def test_contrastive_without_positives_has_no_gradient() -> None:
-    values = torch.zeros(2, 3, requires_grad=True)
-    contrastive(values, torch.zeros(2, 3).bool(), torch.ones(2, 3)).backward()
-    assert values.grad is not None
-    assert (values.grad == 0).all()
-
-
 def test_softplus_by_hand() -> None:
     s_pos, s_neg = f64(math.log(3), 0.0), torch.stack([f64(0.0, math.log(3)), f64(7.0, 0.0)])
     mask = torch.tensor([[True, True], [False, True]])
@@ -198,7 +169,7 @@ def test_cross_entropy_is_that_of_torch_and_corrects_for_the_draw() -> None:
     objective, weight = CrossEntropyLoss(gamma=0.0, alpha=0.0), torch.ones(4, dtype=torch.float64)
     expected = torch.nn.functional.cross_entropy(s, torch.zeros(4, dtype=torch.int64))
     torch.testing.assert_close(objective(s[:, 0], s[:, 1:], None, weight, None), expected)
-    # What is drawn twice as often and listed twice weighs the same as what is listed once; a row's constant is nothing.
+    # What is drawn twice as often and listed twice weighs as much as what is listed once; a row's constant is nothing.
     doubled = torch.cat([s[:, 1:], s[:, 1:2]], dim=1)
     log_weight = torch.zeros(4, 6, dtype=torch.float64) + torch.tensor(
         [[0.1], [5.0], [-3.0], [0.0]], dtype=torch.float64
@@ -221,9 +192,9 @@ def test_k_vs_all_by_hand() -> None:
     assert KvsAllLoss(gamma=0.0, alpha=0.0)(f64(9.0), s, mask, f64(1.0), None).item() == pytest.approx(z - 2)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", Loss.registry.names())
 def test_every_loss_is_lowered_by_better_scores_and_stays_finite(name: str) -> None:
-    objective = LOSSES[name](gamma=2.0, alpha=0.5)
+    objective = Loss.registry.get(name)(gamma=2.0, alpha=0.5)
     mask = torch.tensor([[True, False, True], [True, True, True], [False, False, False]])
     s_pos = torch.randn(3, dtype=torch.float64, requires_grad=True)
     s_neg = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)

@@ -147,7 +147,7 @@ def test_an_anchor_may_see_the_relation_and_an_embedder_may_bring_a_loss() -> No
     other = Model(DistMult(1, 1.0), 4, 2, embedder=embedder)
     other.relation.load_state_dict(model.relation.state_dict())
     lookup = other.lookup(BATCH)
-    # Relation 0 has the vector 1, so that its anchors vanish; relation 1 has 10.
-    assert other.score(lookup).tolist() == [0.0, 60.0, 0.0]
+    # Relation 0 has the vector 1, so that its anchor vanishes; relation 1 has 10.
+    assert other.score(lookup).tolist() == [0.0, 60.0, 50.0]
     negatives = OwnNegatives(torch.tensor([[0], [1], [3]]))
-    assert other.loss(lookup, negatives, SelfAdversarialLoss(gamma=0.0, alpha=0.0)).item() == 120.0
+    assert other.loss(lookup, negatives, SelfAdversarialLoss(gamma=0.0, alpha=0.0)).item() == 2 * 110.0

@@ -7,8 +7,8 @@ from mmrns.data.datasets import Dataset
 from mmrns.nn.model import Model
 from mmrns.nn.scorers import TransE
 from mmrns.samplers.inbatch import InBatch
-from mmrns.training.batches import Batches, SidePolicy
-from mmrns.types import Batch
+from mmrns.training.batches import Batches
+from mmrns.types import Batch, SidePolicy
 
 
 def _sampler(toy: Dataset, **options: int | bool) -> tuple[InBatch, Model]:

@@ -59,7 +59,7 @@ def test_a_checkpoint_of_another_model_is_refused(toy: Dataset, tmp_path: Path) 
     save_checkpoint(path, _trainer(toy, "uniform"), Progress(), {})
     with pytest.raises(DataError, match=r"last\.safetensors: does not fit"):
         load_checkpoint(path, _trainer(toy, "uniform", dim=7))
-    attention = "mmrns with attention"
+    attention = "mmrns"
     save_checkpoint(path, _trainer(toy, attention), Progress(), {})
     with pytest.raises(DataError, match="1 optimizers where there are 2"):
         load_checkpoint(path, _trainer(toy, attention, sparse=True))
@@ -76,7 +76,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     def fail(*arguments: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("mmrns.training.checkpoint.save_file", fail)
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         write_tensors(path, {"a": torch.zeros(2)})
     assert path.read_bytes() == before
