@@ -1,0 +1,1 @@
+"""Comparisons of methods on one footing: what is trained, which settings are chosen, what it came to."""
