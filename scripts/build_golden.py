@@ -1,8 +1,8 @@
 """Record small MMRNS steps: `python scripts/build_golden.py`.
 
-The steps guard the sampler against silent change on machines that lack the authors' recorded steps. They were written
-by a version whose sampler in the authors' arithmetic reproduces those; rebuild them only together with a change that means to alter the
-numbers.
+The steps guard the samplers against silent change on machines that lack the authors' recorded steps. They were written
+by a version whose sampler in the authors' arithmetic reproduces those; rebuild them only together with a change that
+means to alter the numbers.
 """
 
 from __future__ import annotations
