@@ -268,9 +268,9 @@ class _Book:
             record = run(training)
             with self.lock:
                 self.records.add(record)
-            if not training.test:
-                shutil.rmtree(training.run)
             found = record
+        if not training.test:
+            shutil.rmtree(training.run, ignore_errors=True)
         with self.lock:
             self.done(found)
         return found
