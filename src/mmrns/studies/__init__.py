@@ -1,1 +1,1 @@
-"""Comparisons of methods on one footing: what is trained, which settings are chosen, what it came to."""
+"""Studies: many trainings that belong together, compared on one footing, recorded, and told in a table."""
