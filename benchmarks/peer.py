@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.model import Model
-from mmrns.registry import scorer_class
+from mmrns.nn.scorers import Scorer
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -51,7 +51,7 @@ def peer_of(name: str, graph: KnowledgeGraph, dim: int, **options: Any) -> Any:
 
 def ours_of(name: str, graph: KnowledgeGraph, dim: int, peer: Any) -> Model:
     """Our model with the peer's weights."""
-    model = Model(scorer_class(name)(dim=dim, init_range=INIT_RANGE), len(graph.entities), len(graph.relations))
+    model = Model(Scorer.registry.get(name)(dim, INIT_RANGE), len(graph.entities), len(graph.relations))
     entity, relation = (r[0](None).detach() for r in (peer.entity_representations, peer.relation_representations))
     with torch.no_grad():
         model.entity.weight.copy_(_reals(entity))

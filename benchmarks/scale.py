@@ -1,6 +1,6 @@
 """Seconds and memory of a training step against the number of entities: `python benchmarks/scale.py [--json]`.
 
-    python benchmarks/scale.py [--json] [--entities 10000 1000000] [--method mmrns] [--discount 0.25] [--dense]
+    python benchmarks/scale.py [--json] [--entities 10000 1000000] [--method domain-range] [--dense]
 
 TransE (d 100), batch 512, 32 negatives, pool 512; two modalities of 4 tokens of 64 and 8 tokens of 32 reals, half
 precision, written once to a folder and mapped; 5 random triples an entity over 100 relations. Each number of entities
@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from mmrns.data.datasets import load_dataset
 from mmrns.memory import freed_memory_kept
 from mmrns.runs.build import build_trainer
-from mmrns.runs.config import make_config
+from mmrns.runs.config import apply_settings, make_config
 
 SHAPES = {"image": (8, 32), "text": (4, 64)}
 N_RELATIONS, TRIPLES_PER_ENTITY = 100, 5
@@ -57,16 +57,17 @@ def write(folder: Path, n: int) -> None:
         frame.write_csv(folder / f"{split}.tsv", separator="\t", include_header=False)
 
 
-def measure(folder: Path, method: str, steps: int, discount: float, sparse: bool) -> dict[str, Any]:
+def measure(folder: Path, method: str, steps: int, settings: list[str], sparse: bool) -> dict[str, Any]:
     """Median seconds of a step, and what the steps add to the resident memory."""
     values = {
         "data": {"dataset": str(folder)},
         "model": {"dim": 100},
-        "sampler": {"name": method, "negatives": 32, **({"discount": discount} if discount else {})},
+        "method": method,
+        "sampler": {"negatives": 32},
         "training": {"batch_size": 512, "sparse": sparse},
         "device": "cpu",
     }
-    trainer = build_trainer(make_config(values), load_dataset(folder))
+    trainer = build_trainer(make_config(apply_settings(values, settings)), load_dataset(folder))
     float(trainer.step(0))
     before = resident_gb()
     taken: list[float] = []
@@ -87,29 +88,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--entities", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--method", default="mmrns")
+    parser.add_argument("--method", default="domain-range", help="mmrns is the same with its attention")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--discount", type=float, default=0.0, help="of mmrns; above 0 with its attention")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="a further setting; repeatable")
     parser.add_argument("--dense", action="store_true", help="update whole tables in every step")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "mmrns-scale")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         with freed_memory_kept():
-            print(
-                json.dumps(
-                    measure(
-                        arguments.folder, arguments.method, arguments.steps, arguments.discount, not arguments.dense
-                    )
-                )
-            )
+            found = measure(arguments.folder, arguments.method, arguments.steps, arguments.set, not arguments.dense)
+            print(json.dumps(found))
         return
     found: dict[str, Any] = {}
     for n in arguments.entities:
         folder = arguments.folder / str(n)
         write(folder, n)
         command = [sys.executable, __file__, "--child", "--folder", str(folder), "--method", arguments.method]
-        command += ["--steps", str(arguments.steps), "--discount", str(arguments.discount)]
+        command += ["--steps", str(arguments.steps), *(f"--set={setting}" for setting in arguments.set)]
         command += ["--dense"] if arguments.dense else []
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         found[str(n)] = json.loads(done.stdout)

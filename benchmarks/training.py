@@ -44,7 +44,8 @@ def trainer_of(name: str, dataset: Dataset) -> Trainer:
     values = {
         "model": {"scorer": name, "dim": SETTING["d"]},
         "objective": {"gamma": SETTING["gamma"], "alpha": 1.0},
-        "sampler": {"name": "uniform", "negatives": SETTING["negatives"]},
+        "method": "uniform",
+        "sampler": {"negatives": SETTING["negatives"]},
         "training": {"batch_size": SETTING["batch"]},
         "device": "cpu",
     }

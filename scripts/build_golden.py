@@ -1,8 +1,8 @@
 """Record small MMRNS steps: `python scripts/build_golden.py`.
 
-The steps guard the sampler against silent change on machines that lack the authors' recorded steps. They were written
-by the version whose `reference=True` reproduces those; rebuild them only together with a change that means to alter the
-numbers.
+The steps guard the samplers against silent change on machines that lack the authors' recorded steps. They were written
+by a version whose sampler in the authors' arithmetic reproduces those; rebuild them only together with a change that
+means to alter the numbers.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ def inputs() -> dict[str, torch.Tensor]:
 
 
 def main() -> None:
-    """Write one file for the reference and one for the default form."""
-    for name, reference in (("reference", True), ("default", False)):
+    """Write one file for `mmrns-published` and one for `mmrns`."""
+    for name, published in (("published", True), ("default", False)):
         with seeded(0, "golden"):
             given = inputs()
-            if not reference:
-                # Of two fillers of each of the three slots.
+            if not published:
+                # Of two entities from the range of each of the three relations.
                 given["own_noise"] = -torch.empty(len(given["positives_hrt"]), 2).exponential_().log()
-            step = Step("TransE", dim=6, gamma=6.0, init_range=8 / 6, head=False, reference=reference, width=5)
+            step = Step("TransE", dim=6, gamma=6.0, init_range=8 / 6, head=False, published=published, width=5)
             found = take_step(step, given)
         tensors = {f"in.{k}": v for k, v in given.items()} | {f"out.{k}": v for k, v in found.items()}
         write_tensors(TESTS / "golden" / f"{name}.safetensors", tensors)

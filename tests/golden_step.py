@@ -1,9 +1,10 @@
-"""One step of TransE, DistMult or RotatE with the MMRNS sampler on given inputs, for comparison with recorded steps."""
+"""One step of TransE, DistMult or RotatE with an MMRNS sampler on given inputs, for comparison with recorded steps."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,8 @@ from mmrns.data.graph import KnowledgeGraph
 from mmrns.data.vocabulary import Vocabulary
 from mmrns.nn.losses import SelfAdversarialLoss
 from mmrns.nn.model import Model
-from mmrns.registry import scorer_class
+from mmrns.nn.scorers import Scorer
+from mmrns.samplers.mmrns.published import MmrnsPublished
 from mmrns.samplers.mmrns.sampler import Mmrns
 from mmrns.types import Batch
 
@@ -22,29 +24,51 @@ STEP = 7
 
 @dataclass(frozen=True)
 class Step:
-    """The settings of a recorded step."""
+    """The settings of a recorded step; `published` takes the sampler in the arithmetic of the authors' code."""
 
     scorer: str
     dim: int
     gamma: float
     init_range: float
     head: bool
-    reference: bool
+    published: bool
     width: int = 50
 
 
 class Recorded(Mmrns):
-    """The sampler with its pool and noise replaced by recorded ones."""
+    """`mmrns` with its pool and noise replaced by recorded ones.
+
+    Attributes:
+        recorded_pool: Int[P].
+        recorded_noise: Float[B C].
+    """
 
     recorded_pool: Tensor
     recorded_noise: Tensor
-    own_noise: Tensor
 
-    def candidates(self, step: int) -> Tensor:
+    def pool(self, step: int) -> Tensor:
+        return self.recorded_pool
+
+    def noise(self, shape: torch.Size, step: int, device: torch.device) -> Tensor:
+        return self.recorded_noise
+
+
+class RecordedPublished(MmrnsPublished):
+    """`mmrns-published` with its pool and noise replaced by recorded ones.
+
+    Attributes:
+        recorded_pool: Int[P].
+        recorded_noise: Float[K B P].
+    """
+
+    recorded_pool: Tensor
+    recorded_noise: Tensor
+
+    def pool(self, step: int) -> Tensor:
         return self.recorded_pool
 
     def noise(self, shape: torch.Size, step: int, draw: int, device: torch.device) -> Tensor:
-        return torch.cat([self.recorded_noise[draw], self.own_noise], dim=1)[:, : shape[1]]
+        return self.recorded_noise[draw]
 
 
 def take_step(
@@ -54,8 +78,8 @@ def take_step(
 
     Args:
         step: the settings.
-        given: image, text, pool, gumbel_noise, positives_hrt, true_mask, subsampling_weight; optionally image_mask,
-            text_mask and own_noise.
+        given: image, text, pool, gumbel_noise, positives_hrt, true_mask, subsampling_weight; optionally image_mask and
+            text_mask; of `mmrns` also own_noise, that of the candidates from the domains and ranges.
         parameters: values by `model.NAME` and `sampler.NAME`; otherwise the initial ones.
     """
     positives = given["positives_hrt"]
@@ -80,26 +104,9 @@ def take_step(
             for m in ("image", "text")
         }
     )
-    scorer = scorer_class(step.scorer)(dim=step.dim, init_range=step.init_range)
+    scorer = Scorer.registry.get(step.scorer)(step.dim, step.init_range)
     model = Model(scorer, n_entities, n_relations)
-    sampler = Recorded(
-        graph,
-        features,
-        model.spec,
-        negatives=len(given["gumbel_noise"]),
-        pool=len(given["pool"]),
-        modalities=["image", "text"],
-        width=step.width,
-        loss_rate=100.0,
-        slots=6,
-        discount=0.25,
-        refresh=1,
-        alpha=0.5,
-        reference=step.reference,
-    )
-    sampler.recorded_pool, sampler.recorded_noise = given["pool"], given["gumbel_noise"]
-    # Of the slots' fillers, which the authors' form does not have.
-    sampler.own_noise = given.get("own_noise", torch.empty(len(positives), 0))
+    sampler = _sampler(step, given, graph, features, model)
     everything = {f"model.{n}": p for n, p in model.named_parameters()}
     everything |= {f"sampler.{n}": p for n, p in sampler.named_parameters()}
     if parameters is not None:
@@ -109,18 +116,20 @@ def take_step(
                 parameter.copy_(parameters[name])
 
     batch = Batch.of(positives, torch.full((len(positives),), step.head), given["subsampling_weight"])
-    negatives = sampler.draw(batch, model, STEP)
+    lookup = model.lookup(batch)
+    negatives = sampler.draw(lookup, model, STEP)
     trace = negatives.trace
     margin = step.gamma if scorer.distance else 0.0
-    s_pos, s_neg = model.score(batch), model.score_against(batch, negatives)
+    s_pos, s_neg = model.score(lookup), model.score_against(lookup, negatives)
     score_loss = SelfAdversarialLoss(gamma=margin, alpha=0.5)(
-        s_pos, s_neg, negatives.mask, batch.weight, negatives.logp
+        s_pos, s_neg, negatives.mask, batch.weight, negatives.log_weight
     )
-    loss = score_loss + sampler.loss(batch, negatives, s_pos, s_neg, model, STEP)
+    loss = score_loss + sampler.loss(lookup, negatives, s_pos, s_neg, model, STEP)
     loss.backward()
-    found = {f"sim_{name}": s.values for name, s in trace.similarities.items()}
-    if trace.likeness is not None:
-        found["likeness"] = trace.likeness
+    similarities = trace.similarities if step.published else trace.more.similarities
+    found = {f"sim_{name}": s.values for name, s in similarities.items()}
+    if not step.published:
+        found["pmi"] = trace.more.pmi
     found |= {
         "logits_masked": trace.logits,
         "drawn_positions": trace.positions,
@@ -133,3 +142,24 @@ def take_step(
         assert parameter.grad is not None, name
         found |= {f"parameter.{name}": parameter, f"grad.{name}": parameter.grad}
     return {name: value.detach() for name, value in found.items()}
+
+
+def _sampler(
+    step: Step, given: Mapping[str, Tensor], graph: KnowledgeGraph, features: Features, model: Model
+) -> Recorded | RecordedPublished:
+    noise = given["gumbel_noise"]
+    options: dict[str, Any] = {
+        "negatives": len(noise),
+        "pool": len(given["pool"]),
+        "modalities": ["image", "text"],
+        "width": step.width,
+        "alpha": 0.5,
+    }
+    if step.published:
+        sampler = RecordedPublished(graph, features, model.spec, loss_rate=100.0, **options)
+        sampler.recorded_noise = noise
+    else:
+        sampler = Recorded(graph, features, model.spec, domain_range=6, discount=0.25, refresh=1, **options)
+        sampler.recorded_noise = torch.cat([noise[0], given["own_noise"]], dim=1)
+    sampler.recorded_pool = given["pool"]
+    return sampler

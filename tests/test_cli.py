@@ -114,7 +114,7 @@ def test_data_describe(run: Path) -> None:
     [
         (["train", "--dataset", "countrys"], 2, "no dataset or folder 'countrys'; did you mean 'countries'?"),
         (["train", "--set", "trainin.steps=3"], 2, "unknown configuration key"),
-        (["train", "--sampler", "mmrn"], 2, "unknown sampler 'mmrn'; did you mean 'mmrns'?"),
+        (["train", "--sampler", "mmrn"], 2, "unknown method 'mmrn'; did you mean 'mmrns'?"),
         (["train", "--nonsense"], 2, "No such option"),
         (["evaluate", "no-such-run"], 1, "no-such-run: holds no finished run; train one"),
         (["train", "no-such.yaml"], 1, "no-such.yaml: cannot be read"),

@@ -68,7 +68,7 @@ def test_json_and_table_say_the_same(
     own, uniform = query["samplers"]
     assert lines[0][:4] == ["Entity", "8", "part_of", "?"]
     assert lines[1][:2] == ["mmrns:", "trained;"]
-    assert lines[2] == ["negative", "probability", "drawn", "score", "rank", "image", "text", "likeness", "known"]
+    assert lines[2] == ["negative", "probability", "drawn", "score", "rank", "image", "text", "pmi", "known"]
     assert [line[:2] for line in lines[3:6]] == [found["names"][n["entity"]].split() for n in own["negatives"]]
     assert lines[6][:4] == ["uniform:", "nothing", "to", "train;"]
     assert "probabilities are exact; it compares no modalities" in " ".join(lines[6])
@@ -80,7 +80,7 @@ def test_json_and_table_say_the_same(
     [
         ({"file": Path("page.pdf")}, "--out page.pdf: the page is HTML; name it page.html"),
         ({"file": Path("nowhere/page.html")}, "--out nowhere/page.html: no folder 'nowhere'; make it first"),
-        ({"sampler": ["unifrm"]}, "unknown sampler 'unifrm'; did you mean 'uniform'?"),
+        ({"sampler": ["unifrm"]}, "unknown method 'unifrm'; did you mean 'uniform'?"),
         ({"against": ["like"]}, "unknown relation 'like'; did you mean 'likes'?"),
         ({"relation": "part-of"}, "unknown relation 'part-of'; did you mean 'part_of'?"),
         ({"head": "e8"}, "unknown entity 'e8'; did you mean "),

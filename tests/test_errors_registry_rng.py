@@ -12,8 +12,14 @@ import pytest
 import torch
 
 from mmrns.errors import DataError, MmrnsError, UsageError, nearest
+from mmrns.nn.embedders import Embedder
+from mmrns.nn.losses import Loss
+from mmrns.nn.scorers import Scorer
+from mmrns.registry import Named, Registry, register
 from mmrns.rng import generator, numpy_generator, seeded, stream_seed
 from mmrns.samplers.base import Sampler
+from mmrns.samplers.uniform import Uniform
+from mmrns.training.callbacks import Callback
 
 
 def test_data_error_is_one_line_naming_place_and_remedy() -> None:

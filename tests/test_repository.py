@@ -24,7 +24,7 @@ def test_no_pickle_is_read_or_written() -> None:
     ]
     # Feature tables of other projects are torch files: the one reader of them takes tensors and plain values only.
     allowed = (
-        r"src/mmrns/data/formats/arrays\.py:\d+: return torch\.load\(path, map_location=\"cpu\", weights_only=True,.*\)"
+        r"src/mmrns/prepare/formats/arrays\.py:\d+: return torch\.load\(path, map_location=\"cpu\", weights_only=True,.*\)"
     )
     assert [bool(re.fullmatch(allowed, hit)) for hit in hits] == [True]
 
@@ -47,6 +47,6 @@ def test_import_and_help_load_nothing_heavy() -> None:
 
 
 def test_the_sampler_layer_reads_the_train_index_only() -> None:
-    for path in (ROOT / "src" / "mmrns" / "samplers").glob("*.py"):
+    for path in (ROOT / "src" / "mmrns" / "samplers").rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"known_index|\.valid\b|\.test\b", text), path.name

@@ -90,7 +90,8 @@ class Registry(Generic[T]):
     def _checked(self, found: Any, name: str) -> type[T]:
         if not (inspect.isclass(found) and getattr(found, "registry", None) is self):
             raise UsageError(f"{name} is no {self.kind}: subclass the base class of {self.package}")
-        return found
+        cls: Any = found
+        return cls
 
     def _discover(self) -> None:
         if self._found:

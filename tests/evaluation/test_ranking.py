@@ -17,7 +17,7 @@ from mmrns.errors import MmrnsError
 from mmrns.evaluation.candidates import Candidates
 from mmrns.evaluation.ranking import Ranks, rank
 from mmrns.evaluation.report import metrics, policies
-from mmrns.nn.kernels import comparisons
+from mmrns.nn.kernels import comparisons, compiled
 from mmrns.nn.model import Model
 from mmrns.nn.scorers import DistMult, PairRE, RotatE, Scorer, TransE
 from mmrns.rng import seeded

@@ -15,12 +15,12 @@ from mmrns.errors import DataError, UsageError
 from mmrns.files import write_tensors
 from mmrns.inspection.draws import Query
 from mmrns.runs.build import build_batches
-from mmrns.runs.config import METHODS
+from mmrns.runs.methods import method_names
 from mmrns.types import Batch
 
 CONFIG: dict[str, Any] = {
     "model": {"dim": 8},
-    "sampler": {"name": "mmrns", "negatives": 6, "pool": 16, "slots": 16, "discount": 0.25},
+    "sampler": {"name": "mmrns", "negatives": 6, "pool": 16, "domain_range": 16, "discount": 0.25},
     "training": {"steps": 11, "batch_size": 64, "lr": 0.01, "evaluate_every": 11},
     "device": "cpu",
 }
@@ -57,13 +57,12 @@ def test_it_draws_as_training_would_have(run: mmrns.Run, side: Any) -> None:
         batch = Batch.of(rows, torch.full((len(rows),), side == "head"), weight)
         with torch.no_grad():
             negatives = run.sampler.draw(run.model.lookup(batch), run.model, step)
-        assert negatives.ids is not None
-        assert negatives.mask is not None
-        counts.update(graph.entities[e] for e in negatives.ids[-1][negatives.mask[-1]].tolist())
+        ids, counting = negatives.entities(len(batch))[-1], negatives.counts(len(batch))[-1]
+        counts.update(graph.entities[e] for e in ids[counting].tolist())
     assert {n["entity"]: n["drawn"] for n in drawn["negatives"]} == counts
     assert drawn["draws"] == counts.total() == 20 * 6
     assert drawn["distinct"] == len(counts)
-    assert (drawn["trained"], drawn["law"], drawn["exact"], drawn["per_step"]) == (True, True, False, 6)
+    assert (drawn["trained"], drawn["closed_form"], drawn["exact"], drawn["per_step"]) == (True, True, False, 6)
     assert [n["probability"] for n in drawn["negatives"]] == sorted(
         (n["probability"] for n in drawn["negatives"]), reverse=True
     )
@@ -118,10 +117,10 @@ def test_similarities_are_those_of_the_draw(run: mmrns.Run) -> None:
                 assert n["similarities"][name] == expected
             terms = [(w, n["similarities"][name]) for name, w in drawn["weights"].items() if w]
             if any(s is None for _, s in terms):
-                assert n["likeness"] is None
+                assert n["pmi"] is None
             else:
-                assert n["likeness"] == pytest.approx(sum(w * s for w, s in terms if s is not None))
-        assert {n["likeness"] is None for n in drawn["negatives"]} == {True, False}
+                assert n["pmi"] == pytest.approx(sum(w * s for w, s in terms if s is not None))
+        assert {n["pmi"] is None for n in drawn["negatives"]} == {True, False}
 
 
 def test_the_attention_is_of_the_true_entity(run: mmrns.Run) -> None:
@@ -146,7 +145,7 @@ def test_the_attention_is_of_the_true_entity(run: mmrns.Run) -> None:
 
 def test_every_method_can_stand_beside_it(run: mmrns.Run) -> None:
     # Negatives of the user's own need a file of them.
-    beside = [name for name in METHODS if name != "file"]
+    beside = [name for name in method_names() if name != "file"]
     (query,) = run.inspect(*TRIPLE, side="tail", samplers=beside, steps=3)["queries"]
     assert [d["method"] for d in query["samplers"]] == ["mmrns", *(name for name in beside if name != "mmrns")]
     by_name = {d["method"]: d for d in query["samplers"]}
@@ -212,7 +211,7 @@ def test_without_features_it_says_so(toy_folder: Path, tmp_path: Path) -> None:
 
 
 def test_unknown_names_and_weights_that_do_not_fit(run: mmrns.Run, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"unknown sampler 'unifrm'; did you mean 'uniform'"):
+    with pytest.raises(UsageError, match=r"unknown method 'unifrm'; did you mean 'uniform'"):
         run.inspect(*TRIPLE, samplers=["unifrm"])
     with pytest.raises(UsageError, match=r"unknown relation 'part'"):
         run.inspect("e08", "part", "e02")

@@ -15,13 +15,14 @@ from safetensors.torch import load_file, save_file
 import mmrns
 from mmrns.errors import DataError, UsageError
 from mmrns.files import JsonLines, read_json_lines
-from mmrns.runs.train import Interrupted, Reporter
+from mmrns.runs.train import Interrupted
 from mmrns.types import Batch
 
 SMALL: dict[str, Any] = {
     "model": {"dim": 12},
     "objective": {"gamma": 3.0},
-    "sampler": {"name": "mmrns", "negatives": 6, "discount": 0.25},
+    "method": "mmrns",
+    "sampler": {"negatives": 6, "discount": 0.25},
     "training": {
         "steps": 60,
         "batch_size": 64,
@@ -148,7 +149,7 @@ def test_predictions_agree_with_scores_and_known_triples(run: mmrns.Run) -> None
     for row in frame.head(3).iter_rows(named=True):
         triple = torch.tensor([[h, r, graph.entities.id(row["tail"])]])
         with torch.no_grad():
-            score = run.model.score(Batch.of(triple, torch.tensor([False])))
+            score = run.model.score(run.model.lookup(Batch.of(triple, torch.tensor([False]))))
         assert float(score) == pytest.approx(row["score"], abs=1e-5)
     dropped = run.predict("e04", "likes", top=40, known="drop")
     assert dropped["tail"].to_list() == frame.filter(~pl.col("known"))["tail"].to_list()
@@ -188,18 +189,35 @@ class _Stop(Exception):
     """Stands for whatever ends a process without warning."""
 
 
+class _Abandon(mmrns.Callback):
+    """Ends the process after a step."""
+
+    def __init__(self, at: int):
+        self.at = at
+
+    def on_progress(self, step: int, loss: float | None) -> None:
+        if step == self.at:
+            raise _Stop
+
+
+class _Notes(mmrns.Callback):
+    """Keeps what is worth saying."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def on_note(self, message: str) -> None:
+        self.notes.append(message)
+
+
 @pytest.mark.parametrize("method", ["mmrns", "self-adversarial"])
 @pytest.mark.parametrize("at", [3, 20, 33, 55, 60])
 def test_an_abandoned_run_resumes_to_the_same_bytes(toy_folder: Path, tmp_path: Path, method: str, at: int) -> None:
-    config = _config(toy_folder, sampler={"name": method, "negatives": 6})
+    config = _config(toy_folder, method=method, sampler={"negatives": 6})
     whole = mmrns.train(config, out=tmp_path / "whole")
 
-    def abandon(step: int, loss: float | None) -> None:
-        if step == at:
-            raise _Stop
-
     with pytest.raises(_Stop):
-        mmrns.train(config, out=tmp_path / "cut", reporter=Reporter(advance=abandon))
+        mmrns.train(config, out=tmp_path / "cut", callbacks=[_Abandon(at)])
     with pytest.raises(DataError, match="holds no finished run; continue it with"):
         mmrns.load_run(tmp_path / "cut")
     with pytest.raises(DataError, match="holds a run already"):
@@ -229,11 +247,8 @@ def test_resume_refuses_what_conflicts(run: mmrns.Run, tmp_path: Path) -> None:
 
 
 def test_resume_refuses_other_data_than_it_began_with(toy_folder: Path, tmp_path: Path) -> None:
-    def abandon(step: int, loss: float | None) -> None:
-        raise _Stop
-
     with pytest.raises(_Stop):
-        mmrns.train(_config(toy_folder), out=tmp_path / "run", reporter=Reporter(advance=abandon))
+        mmrns.train(_config(toy_folder), out=tmp_path / "run", callbacks=[_Abandon(1)])
     record = (tmp_path / "run" / "record.json").read_bytes()
     path = toy_folder / "test.tsv"
     text = path.read_text()
@@ -260,10 +275,10 @@ def test_training_refuses_features_that_are_not_finite(toy_folder: Path, tmp_pat
 def test_validation_leak_is_said_and_can_be_dropped(toy_folder: Path, tmp_path: Path) -> None:
     train, valid = toy_folder / "train.tsv", toy_folder / "valid.tsv"
     valid.write_text(valid.read_text() + "".join(train.read_text().splitlines(keepends=True)[:5]))
-    notes: list[str] = []
+    told = _Notes()
     config = _config(toy_folder) | {"training": SMALL["training"] | {"steps": 2}}
-    leaking = mmrns.train(config, out=tmp_path / "a", reporter=Reporter(note=notes.append))
-    assert any("5 of 30 validation rows" in note for note in notes)
+    leaking = mmrns.train(config, out=tmp_path / "a", callbacks=[told])
+    assert any("5 of 30 validation rows" in note for note in told.notes)
     config["data"] = {"dataset": str(toy_folder), "drop_leaked_valid": True}
     clean = mmrns.train(config, out=tmp_path / "b")
     assert (leaking.results["valid"]["queries"], clean.results["valid"]["queries"]) == (60, 50)

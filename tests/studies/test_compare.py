@@ -7,10 +7,14 @@ from typing import Any
 import pytest
 
 from mmrns.errors import DataError, UsageError
-from mmrns.runs import compare as module
+from mmrns.nn.scorers import Scorer
+from mmrns.runs.config import read_config
 from mmrns.runs.run import load_run
-from mmrns.runs.train import Interrupted
+from mmrns.runs.train import Interrupted, train
+from mmrns.samplers.base import Sampler
+from mmrns.studies import compare as module
 from mmrns.studies.compare import Comparison, Training, compare, train_once
+from mmrns.studies.records import read_records
 from mmrns.studies.report import rows, write_summary
 
 SMALL = {
@@ -24,8 +28,8 @@ SMALL = {
 }
 
 
-def small(dataset: Path, *samplers: str, scorers: tuple[str, ...] = ("TransE",), **options: Any) -> Comparison:
-    return Comparison.of(str(dataset), scorers, samplers, **{"seeds": 2, "settings": SMALL, "threads": 1} | options)
+def small(dataset: Path, *methods: Any, scorers: tuple[Any, ...] = ("TransE",), **options: Any) -> Comparison:
+    return Comparison.of(str(dataset), scorers, methods, **{"seeds": 2, "settings": SMALL, "threads": 1} | options)
 
 
 @pytest.fixture
@@ -41,19 +45,21 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_every_scorer_with_every_sampler_and_seed(toy_folder: Path, tmp_path: Path, trained: list[str]) -> None:
+def test_every_scorer_with_every_method_and_seed(toy_folder: Path, tmp_path: Path, trained: list[str]) -> None:
     comparison = small(toy_folder, "uniform", "mmrns", scorers=("TransE", "DistMult"), seeds=1)
     seen: list[str] = []
-    records = compare(comparison, tmp_path / "out", done=lambda record: seen.append(record["method"]))
+    records = compare(comparison, tmp_path / "out", done=lambda record: seen.append(record["label"]))
     labels = ["TransE-uniform", "TransE-mmrns", "DistMult-uniform", "DistMult-mmrns"]
-    assert [(r["method"], r["seed"]) for r in records] == [(label, seed) for label in labels for seed in (0,)]
+    assert [(r["label"], r["seed"]) for r in records] == [(label, seed) for label in labels for seed in (0,)]
     assert len(seen) == comparison.trainings == 4
     for record in records:
-        run = load_run(tmp_path / "out" / "trained" / f"{record['method']}-seed-{record['seed']}")
+        run = load_run(tmp_path / "out" / "trained" / record["name"])
         assert record["test"] == run.results["test"]["both"]
-        assert run.config.seed == record["seed"]
+        assert record["name"] == f"{record['label']}-seed-{record['seed']}"
+        assert (run.config.seed, run.config.method) == (record["seed"], record["sampler"])
         assert record["curve"][-1][0] == 12
-    # Nothing is trained twice, and a further seed and sampler only add what is missing.
+    assert read_records(tmp_path / "out") == records
+    # Nothing is trained twice, and a further seed and method only add what is missing.
     more = small(toy_folder, "uniform", "mmrns", "sans", scorers=("TransE", "DistMult"), seeds=2)
     trained.clear()
     assert compare(more, tmp_path / "out")[0] == records[0]
@@ -68,7 +74,9 @@ def test_settings_are_chosen_on_validation_only(toy_folder: Path, tmp_path: Path
     assert [comparison.budget(entry) for entry in comparison.entries.values()] == [3, 2]
     records = compare(comparison, tmp_path)
     for record in records:
-        trials = [json.loads(p.read_text()) for p in tmp_path.glob(f"{record['method']}-trial-*.json")]
+        label = record["label"]
+        trials = [r for r in read_records(tmp_path) if r["name"].startswith(f"{label}-trial-")]
+        assert len(trials) == comparison.budget(comparison.entries[label])
         assert all("test" not in trial for trial in trials)
         assert all(trial["seed"] == 0 for trial in trials)
         best = max(trials, key=lambda trial: trial["valid_mrr"])
@@ -101,10 +109,25 @@ def test_an_interruption_loses_nothing(
     assert [r["test"] for r in found] == [r["test"] for r in whole]
 
 
+def test_a_record_that_was_cut_off_is_trained_again(toy_folder: Path, tmp_path: Path, trained: list[str]) -> None:
+    comparison = small(toy_folder, "uniform")
+    whole = compare(comparison, tmp_path)
+    path = tmp_path / "records.jsonl"
+    path.write_bytes(path.read_bytes()[:-9])
+    trained.clear()
+    said: list[str] = []
+    found = compare(comparison, tmp_path, note=said.append)
+    assert trained == ["uniform-seed-1"]
+    assert "the last line was cut off" in said[0]
+    # Its run was finished, so that not even its steps are repeated.
+    assert found == whole == read_records(tmp_path)
+
+
 def test_jobs_find_the_same(toy_folder: Path, tmp_path: Path) -> None:
     comparison = small(toy_folder, "uniform", "self-adversarial", seeds=1)
     one, two = compare(comparison, tmp_path / "one"), compare(comparison, tmp_path / "two", jobs=2)
     assert [r["test"] for r in one] == [r["test"] for r in two]
+    assert {r["name"] for r in read_records(tmp_path / "two")} == {r["name"] for r in one}
 
 
 def test_a_folder_belongs_to_one_comparison(toy_folder: Path, tmp_path: Path) -> None:
@@ -116,24 +139,116 @@ def test_a_folder_belongs_to_one_comparison(toy_folder: Path, tmp_path: Path) ->
         compare(small(toy_folder, "uniform", trials=2), tmp_path)
 
 
+STUDY = """
+trials: 2
+seeds: 4
+threads: 1
+common: {model.dim: 8}
+space: {training.lr: [0.1, 0.2]}
+methods:
+  uniform: {objective.gamma: [3], sampler.negatives: 7}
+  more: [{method: uniform, sampler.negatives: 99}]
+  both: [{method: domain-range}, {method: mmrns, sampler.discount: 0.25}]
+"""
+
+
 def test_a_comparison_can_be_written_down(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
-    path.write_text(
-        "trials: 2\nseeds: 4\nthreads: 1\ncommon: {model.dim: 8}\nspace: {training.lr: [0.1, 0.2]}\n"
-        "methods:\n  uniform: {objective.gamma: [3]}\n  more: [{sampler.name: uniform, sampler.negatives: 99}]\n"
-    )
+    path.write_text(STUDY)
     found = Comparison.read(path)
     assert found.seeds == 4
+    # A single value is a setting, a list is what may be tried.
     assert found.entries["uniform"].space == {"training.lr": [0.1, 0.2], "objective.gamma": [3]}
-    assert found.entries["uniform"].settings == {"sampler.name": "uniform"}
-    assert found.entries["more"].listed == [{"sampler.name": "uniform", "sampler.negatives": 99}]
-    assert found.trainings == 2 + 4 + 1 + 4
-    path.write_text("methods: {uniform: {training.lr: [1]}}\nseed: 3\n")
-    with pytest.raises(DataError, match="unknown key 'seed'"):
+    assert found.entries["uniform"].settings == {"method": "uniform", "sampler.negatives": 7}
+    assert found.entries["more"].listed == [{"method": "uniform", "sampler.negatives": 99}]
+    # A list of one has nothing to choose from.
+    assert [found.budget(entry) for entry in found.entries.values()] == [2, 0, 2]
+    assert found.trainings == 2 + 0 + 2 + 3 * 4
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("methods: {uniform: {training.lr: [1, 2]}}\nseed: 3\n", "unknown key 'seed'"),
+        ("common: {}\n", "holds no `methods`"),
+        ("methods: {uniform: {training.lr: [1, 2]}}\n", "a space needs trials"),
+        ("methods: {mmrn: {}}\n", "unknown method 'mmrn'"),
+        ("methods: {one: [{method: uniform}, {sampler.negatives: 3}]}\n", "unknown method 'one'"),
+        ("methods: {a: {sampler.name: bernoulli}}\n", "write method: bernoulli"),
+        ("methods: {mmrns: {sampler.discount: 0}}\n", "write method: domain-range"),
+        ("methods: {'a.b:Mine': {method: uniform}, 'c.d:Mine': {method: uniform}}\n", "names something twice"),
+    ],
+)
+def test_a_study_that_is_none_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    with pytest.raises((DataError, UsageError), match=message):
         Comparison.read(path)
-    path.write_text("common: {}\n")
-    with pytest.raises(DataError, match="holds no `methods`"):
-        Comparison.read(path)
+
+
+def test_a_single_setting_needs_no_trial(toy_folder: Path, tmp_path: Path, trained: list[str]) -> None:
+    path = tmp_path / "study.yaml"
+    common = SMALL | {"data.dataset": str(toy_folder)}
+    methods = {"text-alone": {"method": "mmrns", "sampler.modalities": [["text"]]}}
+    path.write_text(json.dumps({"seeds": 1, "common": common, "methods": methods}))
+    (record,) = compare(Comparison.read(path), tmp_path / "out")
+    assert trained == ["text-alone-seed-0"]
+    assert load_run(tmp_path / "out" / "trained" / "text-alone-seed-0").config.sampler.modalities == ["text"]
+    assert record["settings"] == {"sampler.modalities": ["text"]}
+    assert record["sampler"] == "mmrns"
+
+
+OWN = """
+from mmrns.nn.scorers import TransE
+from mmrns.samplers.uniform import Uniform
+
+class Mine(Uniform): ...
+
+class Moved(TransE): ...
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module with a sampler and a scorer that nobody has registered."""
+    (tmp_path / "own_study_module.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return "own_study_module"
+
+
+def test_classes_of_ones_own_are_named_by_their_path(toy_folder: Path, tmp_path: Path, own: str) -> None:
+    common = SMALL | {"data.dataset": str(toy_folder), "model.scorer": f"{own}:Moved"}
+    study = {"seeds": 1, "threads": 1, "common": common, "methods": {f"{own}:Mine": {}, "uniform": {}}}
+    path = tmp_path / "study.yaml"
+    path.write_text(json.dumps(study))
+    mine, uniform = compare(Comparison.read(path), tmp_path / "out", jobs=2)
+    assert (mine["name"], mine["label"], mine["sampler"]) == ("Mine-seed-0", "Mine", f"{own}:Mine")
+    assert mine["scorer"] == f"{own}:Moved"
+    assert mine["test"] == uniform["test"]
+    # The same in Python, by path or by class.
+    paths = small(toy_folder, f"{own}:Mine", scorers=(f"{own}:Moved", "TransE"))
+    classes = Scorer.registry.get(f"{own}:Moved"), Sampler.registry.get(f"{own}:Mine")
+    assert small(toy_folder, classes[1], scorers=(classes[0], "TransE")) == paths
+    assert [*paths.entries] == ["Moved-Mine", "TransE-Mine"]
+
+
+ABLATED = Path(__file__).parents[2] / "experiments" / "countries" / "ablations.yaml"
+
+
+@pytest.mark.parametrize("label", ["without-relation-guidance", "without-the-correction", "mmrns-published"])
+def test_an_ablated_run_is_repeated_from_its_configuration(tmp_path: Path, label: str) -> None:
+    comparison = Comparison.read(ABLATED)
+    short = {"training.steps": 10, "training.evaluate_every": 10, "model.dim": 8, "device": "cpu"}
+    first = train(out=tmp_path / "run", settings=comparison.common | comparison.entries[label].settings | short)
+    again = train(read_config(tmp_path / "run" / "config.yaml"))
+    other = train(settings=comparison.common | comparison.entries["complete"].settings | short)
+    for module_name in ("model", "sampler"):
+        own = getattr(first, module_name).state_dict()
+        repeated = getattr(again, module_name).state_dict()
+        assert own.keys() == repeated.keys()
+        assert all(own[name].equal(repeated[name]) for name in own)
+    # And the ablation is one: the complete sampler trains another model.
+    assert not first.model.entity.weight.equal(other.model.entity.weight)
 
 
 @pytest.mark.parametrize("study", sorted((Path(__file__).parents[2] / "experiments").glob("*/*.yaml")), ids=str)
@@ -145,15 +260,16 @@ def test_every_study_of_the_repository_is_one(study: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"samplers": ("mmrn",)}, "unknown sampler 'mmrn'"),
+        ({"methods": ("mmrn",)}, "unknown method 'mmrn'"),
         ({"scorers": ("TransF",)}, "unknown scorer 'TransF'"),
         ({"settings": {"training.step": 3}}, "unknown configuration key"),
-        ({"samplers": ()}, "needs a scorer, a sampler"),
+        ({"methods": ()}, "needs a scorer, a method"),
+        ({"methods": ("uniform", "uniform")}, "names something twice"),
         ({"space": {"training.lr": 3}, "trials": 1}, "is no space"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_trained(given: dict[str, Any], message: str) -> None:
-    values: dict[str, Any] = {"dataset": "countries", "scorers": ("TransE",), "samplers": ("uniform",)} | given
+    values: dict[str, Any] = {"dataset": "countries", "scorers": ("TransE",), "methods": ("uniform",)} | given
     with pytest.raises(UsageError, match=message):
         Comparison.of(**values)
 
@@ -169,4 +285,6 @@ def test_what_it_came_to_is_written(toy_folder: Path, tmp_path: Path) -> None:
     assert "| mmrns |" in report
     assert "`model.dim=6`" in report
     for name in ("mrr.png", "time.png"):
+        assert f"({name})" in report
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    assert [row["sampler"] for row in written] == ["self-adversarial"] * 2 + ["mmrns"] * 2

@@ -11,7 +11,7 @@ from mmrns.studies.report import interval, paired, reference_of, table
 def record(label: str, seed: int, mrr: float) -> dict[str, Any]:
     found = {"mrr": mrr, "hits@1": mrr / 2, "hits@3": mrr, "hits@10": 2 * mrr}
     return {
-        "method": label,
+        "label": label,
         "seed": seed,
         "valid_mrr": mrr + 0.01,
         "test": {"realistic": found},

@@ -10,23 +10,23 @@ import typer
 from rich.text import Text
 
 from mmrns.cli.app import app
-from mmrns.cli.show import bar, out, print_rows
+from mmrns.cli.show import bar, err, out, print_rows
 from mmrns.errors import UsageError
 
 SHOWN = ("method", "valid MRR", "test MRR", "Hits@1", "Hits@10", "difference", "seconds")
 """Columns of the table on the terminal; the report has all."""
 
 
-@app.command(
-    epilog="Example: mmrns compare --dataset countries --scorers TransE --samplers self-adversarial,sans,mmrns"
-)
+@app.command(epilog="Example: mmrns compare --dataset countries --scorers TransE --methods self-adversarial,sans,mmrns")
 def compare(
     study: Annotated[
         Path | None, typer.Argument(metavar="[STUDY.yaml]", help="A comparison written down, instead of the options.")
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="Dataset name or folder.")] = None,
     scorers: Annotated[str | None, typer.Option(help="Scorers, separated by commas.")] = None,
-    samplers: Annotated[str | None, typer.Option(help="Methods, separated by commas.")] = None,
+    methods: Annotated[
+        str | None, typer.Option("--methods", "--samplers", help="Methods, separated by commas.")
+    ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Trainings of each: seeds 0 to N - 1 [default: 3].")] = None,
     trials: Annotated[
         int | None, typer.Option(min=0, help="Trials of each on validation, to choose its settings [default: 0].")
@@ -43,42 +43,45 @@ def compare(
         typer.Option("--out", help="Folder of the results [default: runs/compare-DATASET, or beside STUDY]."),
     ] = None,
 ) -> None:
-    """Train scorers with samplers on one footing, several seeds each; a table, a report, plots. Resumable."""
+    """Train scorers with methods on one footing, several seeds each; a table, a report, plots. Resumable."""
     from mmrns.runs.config import apply_settings, flatten, read_config
     from mmrns.studies.compare import Comparison, compare
     from mmrns.studies.report import REFERENCE, table, write_summary
 
     if study is not None:
-        given = (dataset, scorers, samplers, seeds, trials, space, settings)
+        given = (dataset, scorers, methods, seeds, trials, space, settings)
         if any(value is not None for value in given):
-            raise UsageError("give either STUDY.yaml or --dataset, --scorers, --samplers and the like")
+            raise UsageError("give either STUDY.yaml or --dataset, --scorers, --methods and the like")
         comparison = Comparison.read(study)
         folder = folder or study.with_suffix("")
     else:
-        if dataset is None or scorers is None or samplers is None:
-            raise UsageError("a comparison needs --dataset, --scorers and --samplers, or STUDY.yaml")
+        if dataset is None or scorers is None or methods is None:
+            raise UsageError("a comparison needs --dataset, --scorers and --methods, or STUDY.yaml")
         comparison = Comparison.of(
             dataset,
             _names(scorers),
-            _names(samplers),
+            _names(methods),
             seeds=seeds or 3,
             trials=trials or 0,
             space=None if space is None else read_config(space),
             settings=flatten(apply_settings({}, settings or [])),
         )
         folder = folder or Path("runs") / f"compare-{Path(dataset).resolve().name}"
+
+    def note(line: str) -> None:
+        err.print(Text(line), soft_wrap=True)
+
     with bar("training", comparison.trainings) as advance:
 
         def done(record: Mapping[str, Any]) -> None:
             advance(1)
 
-        records = compare(comparison, folder, jobs=jobs, done=done)
-    write_summary(records, folder, comparison.common, comparison.trials)
+        records = compare(comparison, folder, jobs=jobs, done=done, note=note)
+    trials = max(comparison.budget(entry) for entry in comparison.entries.values())
+    plots = write_summary(records, folder, comparison.common, trials)
     print_rows([{key: row[key] for key in SHOWN} for row in table(records)])
     out.print(f"difference: of the test MRR from {REFERENCE}, paired by seed, with its 95 % interval")
-    out.print(
-        Text(f"report {folder / 'report.md'}\nplots  {folder / 'mrr.png'}, {folder / 'time.png'}"), soft_wrap=True
-    )
+    out.print(Text(f"report {folder / 'report.md'}\nplots  {', '.join(map(str, plots))}"), soft_wrap=True)
 
 
 def _names(listed: str) -> list[str]:

@@ -49,8 +49,9 @@ def train(
     values = {} if config is None else read_config(config)
     values = apply_settings(values, {key: value for key, value in given.items() if value is not None})
     values = apply_settings(values, settings or [])
+    written = folder or make_config(values).default_folder
     with _training_progress() as progress:
-        run = train_run(values, out=folder or make_config(values).default_folder, resume=resume, callbacks=[progress])
+        run = train_run(values, out=written, resume=resume, callbacks=[progress])
     results = run.results
     if "test" in results:
         print_metrics(results["test"], results["baseline"])
@@ -59,7 +60,7 @@ def train(
         print_metrics(results["valid"])
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in results["seconds"].items())
     out.print(Text(f"selected at step {results['selected_step']:,}; {seconds}"))
-    out.print(Text(f"run    {run.folder}\ncurves {run.folder / 'plots' / 'curves.png'}"), soft_wrap=True)
+    out.print(Text(f"run    {written}\ncurves {written / 'plots' / 'curves.png'}"), soft_wrap=True)
 
 
 @contextmanager

@@ -79,7 +79,10 @@ def predict(
     opened = load_run(run)
     frame = opened.predict(head, relation, tail, queries=queries, top=top, known=known.value, candidates=candidates)
     if file is not None:
-        write_frame(frame, file)
+        try:
+            write_frame(frame, file)
+        except OSError as error:
+            raise UsageError(f"--out {file}: {error.strerror or error}") from error
         err.print(Text(f"{len(frame):,} predictions in {file}"), soft_wrap=True)
     if as_json:
         print_json(frame.to_dicts())

@@ -71,7 +71,7 @@ class Reading:
     others: list[Table]
 
 
-def write_page(found: Inspection, folder: Path, path: Path) -> None:
+def write_page(found: Inspection, folder: Path | None, path: Path) -> None:
     """Write the page under a temporary name and rename it.
 
     Args:
@@ -89,7 +89,7 @@ def write_page(found: Inspection, folder: Path, path: Path) -> None:
         raise UsageError(f"--out {path}: {error.strerror or error}") from error
 
 
-def page(found: Inspection, folder: Path) -> str:
+def page(found: Inspection, folder: Path | None) -> str:
     """The page as text."""
     from jinja2 import Environment, StrictUndefined
 
@@ -119,11 +119,14 @@ def page(found: Inspection, folder: Path) -> str:
     )
 
 
-def embedded(images: Mapping[str, str], folder: Path) -> tuple[dict[str, str], list[str]]:
+def embedded(images: Mapping[str, str], folder: Path | None) -> tuple[dict[str, str], list[str]]:
     """Pictures by entity as data URIs, at most `PIXELS` wide and high, and the paths that could not be read."""
-    root = folder.resolve()
     pictures: dict[str, str] = {}
     unread: list[str] = []
+    if folder is None:
+        # A dataset that was made in memory has no pictures.
+        return pictures, unread
+    root = folder.resolve()
     for entity, name in images.items():
         path = (folder / name).resolve()
         uri = _data_uri(path) if path.is_relative_to(root) else None

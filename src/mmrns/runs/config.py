@@ -188,7 +188,7 @@ class Config(_Section):
         """`runs/DATASET-SCORER-METHOD-sSEED`."""
         # Resolved, so that `--dataset .` has a name too.
         dataset = "triples" if self.data.dataset is None else Path(self.data.dataset).resolve().name
-        scorer, method = (name.rpartition(":")[2] for name in (self.model.scorer, self.method))
+        scorer, method = (name.replace(":", ".").rpartition(".")[2] for name in (self.model.scorer, self.method))
         return Path("runs") / f"{dataset}-{scorer}-{method}-s{self.seed}"
 
 

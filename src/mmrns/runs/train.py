@@ -102,9 +102,7 @@ def train(
             set.
         Interrupted: after Ctrl-C, with the checkpoint written where there is a folder.
     """
-    if config is not None and not isinstance(config, str | Path | Mapping):
-        raise UsageError(f"config is a mapping or a YAML file, not {shortened(config)}; a dataset is given by dataset=")
-    values = read_config(Path(config)) if isinstance(config, str | Path) else dict(config or {})
+    values = _values(config)
     parts = Parts(
         dataset=dataset if isinstance(dataset, Dataset) else None,
         scorer=scorer if isinstance(scorer, Scorer) else None,
@@ -152,6 +150,15 @@ def train(
         return _train(chosen, folder, parts, callbacks)
 
 
+def _values(config: object) -> dict[str, Any]:
+    """The nested values of what was given as a configuration."""
+    if isinstance(config, str | Path):
+        return read_config(Path(config))
+    if config is not None and not isinstance(config, Mapping):
+        raise UsageError(f"config is a mapping or a YAML file, not {shortened(config)}; a dataset is given by dataset=")
+    return apply_settings(config or {}, {})
+
+
 def _given(kind: str, value: Any, registry: Registry[Any]) -> str | None:
     """The name that stands for what was given for a seam."""
     if value is None or isinstance(value, str):
@@ -168,7 +175,7 @@ def _options(part: object, section: str) -> dict[str, Any]:
     return {f"{section}.{key}": getattr(part, key) for key in fields if hasattr(part, key)}
 
 
-def _dataset_name(dataset: str | Path | Dataset) -> str | None:
+def _dataset_name(dataset: object) -> str | None:
     if isinstance(dataset, Dataset):
         if dataset.folder is None:
             return None

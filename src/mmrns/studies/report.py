@@ -27,7 +27,7 @@ def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
         {
             "scorer": record["scorer"],
             "sampler": record["sampler"],
-            "label": record["method"],
+            "label": record["label"],
             "seed": record["seed"],
             "valid_mrr": record["valid_mrr"],
             "test_mrr": record["test"]["realistic"]["mrr"],
@@ -43,7 +43,7 @@ def by_label(records: Sequence[Record]) -> dict[str, list[Record]]:
     """The records of each entry, by seed."""
     found: dict[str, list[Record]] = {}
     for record in sorted(records, key=lambda record: record["seed"]):
-        found.setdefault(record["method"], []).append(record)
+        found.setdefault(record["label"], []).append(record)
     return found
 
 
@@ -104,13 +104,18 @@ def spread(values: Sequence[float]) -> str:
     return f"{100 * mean(values):.2f}" + (f" ± {100 * stdev(values):.2f}" if len(values) > 1 else "")
 
 
-def write_summary(records: Sequence[Record], folder: Path, common: Mapping[str, Any], trials: int) -> None:
-    """`results.json`, `report.md`, `mrr.png` and `time.png` of a comparison."""
+def write_summary(records: Sequence[Record], folder: Path, common: Mapping[str, Any], trials: int) -> list[Path]:
+    """`results.json`, `report.md`, `mrr.png` and, where the records have curves, `time.png` of a comparison.
+
+    Returns:
+        The plots.
+    """
     write_json(folder / "results.json", rows(records))
     write_text(folder / "report.md", report(records, common, trials))
-    _plot_mrr(records, folder / "mrr.png")
-    if any(record.get("curve") for record in records):
-        _plot_time(records, folder / "time.png")
+    plots = {folder / "mrr.png": _plot_mrr} | ({folder / "time.png": _plot_time} if _timed(records) else {})
+    for path, plot in plots.items():
+        plot(records, path)
+    return [*plots]
 
 
 def report(records: Sequence[Record], common: Mapping[str, Any], trials: int) -> str:
@@ -130,7 +135,7 @@ def report(records: Sequence[Record], common: Mapping[str, Any], trials: int) ->
         *("| " + " | ".join(row.values()) + " |" for row in cells),
         "",
         "![Test MRR](mrr.png)",
-        "![Validation MRR against time](time.png)",
+        *(["![Validation MRR against time](time.png)"] if _timed(records) else []),
         "",
         "Every training: " + _settings(common) + ".",
         "",
@@ -139,6 +144,10 @@ def report(records: Sequence[Record], common: Mapping[str, Any], trials: int) ->
         *(f"| {label} | {_settings(runs[0]['settings'])} |" for label, runs in groups.items()),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _timed(records: Sequence[Record]) -> bool:
+    return any(record.get("curve") for record in records)
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
