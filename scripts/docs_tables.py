@@ -232,8 +232,8 @@ REGISTRIES: list[tuple[Registry[Any], str, str]] = [
     (Embedder.registry, "`model.embedder`, `train(embedder=)`", "how-to/add-an-embedder.md"),
     (Loss.registry, "`objective.loss`, `train(loss=)`", "how-to/add-a-loss.md"),
     (Callback.registry, "`training.callbacks`, `train(callbacks=)`", "how-to/add-a-callback.md"),
-    (LAYOUTS, "`mmrns data convert --from`, `--to`", "how-to/add-a-format.md"),
-    (ENCODERS, "`mmrns encode --text`, `--image`, `--numbers`", "how-to/add-an-encoder.md"),
+    (LAYOUTS, "`--from`, `--to` of `mmrns data convert SRC DST`", "how-to/add-a-format.md"),
+    (ENCODERS, "`--text`, `--image` of `mmrns encode DIR`", "how-to/add-an-encoder.md"),
 ]
 
 

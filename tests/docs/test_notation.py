@@ -20,7 +20,9 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "notation.md").read_text(encoding="utf-8")
 GLOSSARY = PAGE[PAGE.index("## Words\n") : PAGE.index("## Symbols")]
 
-AVOIDED = re.compile(r"(?<![a-z])(nodes?|laws?|slots?|fillers?|fellows?|feeds?|fed|likeness(es)?|logp|readings?)(?![a-z])")
+AVOIDED = re.compile(
+    r"(?<![a-z])(nodes?|laws?|slots?|fillers?|fellows?|feeds?|fed|likeness(es)?|logp|readings?)(?![a-z])"
+)
 
 ALLOWED = {
     "blank node": "a term of RDF",
@@ -62,11 +64,15 @@ def spoken(path: Path) -> Iterator[tuple[int, str]]:
                     for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
                         yield argument.lineno, words(argument.arg)
                 yield from walk(one.body, seen and isinstance(one, ast.ClassDef))
-            targets = one.targets if isinstance(one, ast.Assign) else [one.target] if isinstance(one, ast.AnnAssign) else []
+            targets = (
+                one.targets if isinstance(one, ast.Assign) else [one.target] if isinstance(one, ast.AnnAssign) else []
+            )
             for target in targets:
                 if isinstance(target, ast.Name) and public and not target.id.startswith("_"):
                     yield target.lineno, words(target.id)
-            is_text = isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant) and isinstance(one.value.value, str)
+            is_text = (
+                isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant) and isinstance(one.value.value, str)
+            )
             # A text is a docstring at the beginning, or where it says what the assignment before it is.
             if is_text and (before is None or isinstance(before, ast.Assign | ast.AnnAssign)):
                 for line, text in enumerate(one.value.value.splitlines()):  # pyright: ignore
