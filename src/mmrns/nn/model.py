@@ -67,7 +67,8 @@ class Model(nn.Module):
         self.relation = Table(n_relations * (1 + reciprocal), width, scorer.init_range, sparse=sparse)
 
     def __repr__(self) -> str:
-        return f"Model({self.scorer!r}, {self.n_entities:,} entities, {self.n_relations:,} relations)"
+        views = "" if len(self.views) == 1 else f", views {', '.join(self.views)}"
+        return f"Model({self.scorer!r}, {self.n_entities:,} entities, {self.n_relations:,} relations{views})"
 
     @property
     def views(self) -> tuple[str, ...]:

@@ -99,9 +99,11 @@ class File(Sampler, name="file"):
         parts = [self.listed.draw(place[rows], head, u[rows]) for head, rows in batch.sides]
         own, size = torch.cat([own for own, _ in parts]), torch.cat([size for _, size in parts])
         has = (self.positives[place] == code) & (size > 0)
-        column = torch.arange(ids.shape[1], device=device)
-        replaced = has[:, None] & (column < own.shape[1])
-        ids = torch.where(replaced, torch.cat([own, ids[:, own.shape[1] :]], dim=1), ids)
+        # Columns at random: a list that all rows share may be in order.
+        columns = torch.randperm(ids.shape[1], generator=stream, device=device)[: own.shape[1]]
+        taken = torch.zeros_like(ids[0], dtype=torch.bool).index_fill(0, columns, True)
+        replaced = has[:, None] & taken
+        ids = torch.where(replaced, ids.index_copy(1, columns, own), ids)
         mask = None if inner.mask is None else inner.mask | replaced
         views = None
         if isinstance(inner, OwnNegatives) and inner.views is not None:
