@@ -44,8 +44,8 @@ class File(Sampler, name="file"):
 
     The table is read by `read_negatives`. A row of a batch has the negatives that replace the side that it replaces.
 
-    What the other sampler draws keeps its weight. Where it has importance weights, the file's negatives, which have
-    none, weigh as much as the row's average:  log_weight = ln mean_k e^log_weight_k.
+    What the other sampler draws keeps its importance weights. How often the file's negatives should be expected is not
+    known, so each of them weighs as much as the row's draws on average:  log_weight = ln mean_k e^log_weight_k.
 
     Args:
         graph, features, spec, seed, negatives: see `Sampler`.
