@@ -23,9 +23,7 @@ def test_no_pickle_is_read_or_written() -> None:
         if forbidden.search(line)
     ]
     # Feature tables of other projects are torch files: the one reader of them takes tensors and plain values only.
-    allowed = (
-        r"src/mmrns/prepare/formats/arrays\.py:\d+: return torch\.load\(path, map_location=\"cpu\", weights_only=True,.*\)"
-    )
+    allowed = r"src/mmrns/prepare/formats/arrays\.py:\d+: return torch\.load\(path, .*, weights_only=True,.*\)"
     assert [bool(re.fullmatch(allowed, hit)) for hit in hits] == [True]
 
 

@@ -106,6 +106,17 @@ class Views:
         """Some of the entities, by position, slice or mask."""
         return Views(self.vectors[rows], self.present[rows])
 
+    @property
+    def by_view(self) -> tuple[Float[Tensor, "*n width"], ...]:
+        """The vectors of each view."""
+        # Of a single view they are the same memory, in the backward pass too.
+        return (self.vectors.squeeze(-2),) if self.vectors.shape[-2] == 1 else self.vectors.unbind(-2)
+
+    def split(self, size: int) -> list[Views]:
+        """Runs of so many entities."""
+        parts = zip(self.vectors.split(size), self.present.split(size), strict=True)
+        return [Views(vectors, present) for vectors, present in parts]
+
     def index_select(self, rows: Int[Tensor, "*m"]) -> Views:
         """Some of the entities, by position. Unlike indexing, the gradient is added up in a fixed order."""
         flat = rows.flatten()

@@ -1,4 +1,4 @@
-"""What samplers say of their own draws, against the draws: `law`, `serves` and `evidence` of every one."""
+"""What samplers say of their own draws, against the draws: `proposal`, `serves` and `evidence` of every one."""
 
 from __future__ import annotations
 
@@ -7,51 +7,47 @@ import torch
 
 from forms import FORMS, form_of
 from mmrns.data.datasets import Dataset
-from mmrns.evaluation.hardness import drawn_ids
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
-from mmrns.types import Batch
+from mmrns.types import AllNegatives, Batch
 
-LAWS = {**FORMS, "mmrns as published": {"name": "mmrns", "reference": True}}
 STEPS = 120
+WITHOUT_REPLACEMENT = ("mmrns", "mmrns-published", "domain-range")
 
 
-@pytest.mark.parametrize("name", LAWS)
-def test_draws_follow_the_law(toy: Dataset, name: str) -> None:
-    options = LAWS[name] | {"negatives": 8} if name not in FORMS else form_of(name, 8)
-    if options["name"] == "mmrns":
-        # Some candidates of many, so that the law differs from step to step.
-        options = options | {"pool": 20, "slots": 8}
+@pytest.mark.parametrize("name", FORMS)
+def test_draws_follow_the_proposal(toy: Dataset, name: str) -> None:
+    options = form_of(name, 8)
+    if options["name"] in ("mmrns", "domain-range"):
+        # Some candidates of many, so that the proposal differs from step to step.
+        options = {"domain_range": 8} | options | {"pool": 20}
     config = {"model": {"dim": 6}, "sampler": options, "training": {"batch_size": 32}, "device": "cpu"}
     trainer = build_trainer(make_config(config), toy)
     # What is trained at random is trained a little, so that it is not nearly uniform.
     with torch.no_grad():
         for parameter in trainer.sampler.parameters():
             parameter.mul_(3.0)
-    batch = Batch.of(toy.graph.train[:6], torch.arange(6) >= 3)
-    rows, everything = slice(2, 5), len(toy.graph.entities)
+    batch = Batch.of(toy.graph.train[:24], torch.arange(24) >= 12)
+    rows, everything = torch.tensor([2, 3, 4]), len(toy.graph.entities)
     counts = torch.zeros(3, everything, dtype=torch.float64)
     expected = torch.zeros_like(counts)
     for step in range(STEPS):
         with torch.no_grad():
             negatives = trainer.sampler.draw(trainer.model.lookup(batch), trainer.model, step)
-            law = trainer.sampler.law(batch, negatives, rows)
-        if law is None:
-            return
-        torch.testing.assert_close(law.sum(1), torch.ones(3))
-        assert (law >= 0).all()
+            proposal = trainer.sampler.proposal(batch, negatives, rows)
+        assert proposal is not None, f"define `proposal` of {name}, so that its draws can be explained and compared"
+        torch.testing.assert_close(proposal.sum(1), torch.ones(3))
+        assert (proposal >= 0).all()
         true = toy.graph.train_index.batch_contains(batch, torch.arange(everything))[rows]
-        assert (law[true] < 1e-30).all()
-        ids = drawn_ids(batch, negatives)
-        if ids is None:
+        assert (proposal[true] < 1e-30).all()
+        if isinstance(negatives, AllNegatives):
             return
-        # Without replacement only the first is drawn from the law itself.
-        ids = ids[rows, :1] if options["name"] == "mmrns" else ids[rows]
-        mask = torch.ones_like(ids, dtype=torch.bool)
-        if negatives.mask is not None:
-            mask = negatives.mask[rows, : ids.shape[1]]
+        ids, mask = negatives.entities(len(batch))[rows], negatives.counts(len(batch))[rows]
+        if options["name"] in WITHOUT_REPLACEMENT or "choice" in options:
+            # Only the first is drawn from the proposal itself.
+            ids, mask = ids[:, :1], mask[:, :1]
         counts.scatter_add_(1, ids, mask.double())
-        expected += law.double() * mask.sum(1, keepdim=True)
+        expected += proposal.double() * mask.sum(1, keepdim=True)
     likely = expected > 1e-6
     assert (counts[~likely] == 0).all()
     # Entities that are seldom expected count together.

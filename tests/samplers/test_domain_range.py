@@ -138,7 +138,7 @@ def test_density_is_the_probability_of_being_a_candidate(toy: Dataset) -> None:
 
 
 def test_weighted_draws_estimate_the_softmax_over_all_entities(toy: Dataset) -> None:
-    """The sum over the draws of e^(alpha s) times their importance weights estimates that over all entities not true."""
+    """The sum of e^(alpha s) over the draws, each with its importance weight, estimates that over all that is false."""
     model, sampler = _build(toy, pool=10, domain_range=10, negatives=5)
     batch = _batch(toy, 12)
     with torch.no_grad():

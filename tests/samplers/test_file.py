@@ -61,8 +61,10 @@ def test_draws_are_uniform_over_the_own_and_the_rest_is_the_others(toy: Dataset,
             assert torch.equal(negatives.ids[b], alone.ids[b])
             continue
         with_own += 1
-        assert torch.equal(negatives.ids[b, 2000:], alone.ids[b, 2000:])
-        counts = torch.bincount(negatives.ids[b, :2000], minlength=len(toy.graph.entities))
+        replaced = negatives.trace.replaced[b]
+        assert replaced.sum() == 2000
+        assert torch.equal(negatives.ids[b, ~replaced], alone.ids[b, ~replaced])
+        counts = torch.bincount(negatives.ids[b, replaced], minlength=len(toy.graph.entities))
         assert set(counts.nonzero().flatten().tolist()) == own[key]
         expected = 2000 / len(own[key])
         assert ((counts[counts > 0] - expected) ** 2 / expected).sum() < 1 + 5 * 2**0.5

@@ -32,14 +32,14 @@ def measure(
 ) -> dict[str, Any]:
     """How hard the negatives of one step were, asked just after its update.
 
-    Scores are those of the updated model; the sampler's distribution is the one that was drawn from; gradients are
-    those of the step, which stay until the next one clears them.
+    The scores are those of the updated model. The proposal is the one that was drawn from. The gradients are those of
+    the step; they stay until the next step clears them.
 
     Args:
         model, sampler: after the update.
-        batch, negatives: of the step.
-        train: leaves true entities out of the comparison.
-        valid: of the validation split.
+        batch, negatives: those of the step.
+        train: what is true in train, and so takes no part in the comparison.
+        valid: what is true in the validation split.
 
     Returns:
         `score_percentile`, `effective_sample_size`, `valid_negatives` (all within [0, 1]; see the functions below) and
@@ -116,7 +116,7 @@ def mean_score_percentile(
         memory_mb: bound on the working memory, in MiB; the rows are taken in chunks.
 
     Returns:
-        None where no negative counts, the sampler draws no entities or a score is not finite.
+        None where no negative counts, where every entity is a negative, or where a score is not finite.
     """
     if isinstance(negatives, AllNegatives) or not len(batch):
         return None

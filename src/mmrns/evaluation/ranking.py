@@ -18,26 +18,26 @@ from mmrns.nn.kernels import comparisons
 from mmrns.types import Batch
 
 SCORES = 2**25
-"""Bytes of scores that are worked on at a time: enough for a matrix product to run at its full rate."""
+"""So many bytes of scores are worked on at a time. It is enough for a matrix product to run at its full rate."""
 
 
 @runtime_checkable
 class ScoresAll(Protocol):
-    """Anything that scores every entity for the rows of a batch."""
+    """Whatever scores every entity for the rows of a batch: a model, or a baseline."""
 
     def score_all(self, batch: Batch, memory_mb: float | int) -> Float[Tensor, "B E"]:
         """Scores with each row's target replaced by every entity, in a tensor that the caller may overwrite.
 
         Args:
             batch: the rows.
-            memory_mb: bound on what is held beside the scores, in MiB.
+            memory_mb: at most so many MiB are held beside the scores.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Ranks of n queries; a triple is two queries, one a side.
+    """The ranks of n queries. A triple is two queries, one for each side.
 
     With g candidates that score higher and e others that score the same, the optimistic rank is g + 1, the pessimistic
     g + e + 1 and the realistic their mean: the expectation under random order of ties.
@@ -137,7 +137,7 @@ def _rank_chunk(
     key: Int[Tensor, " n"],
     head: bool,
 ) -> Ranks:
-    """Ranks on one side of triples that are sorted by the key of their query; at most `size` rows are held."""
+    """Rank triples of one side, sorted by the key of their query; the scores of at most `size` queries are held."""
     _, query, sharing = torch.unique_consecutive(key, return_inverse=True, return_counts=True)
     target = triples[:, 0 if head else 2]
     batch = Batch.of(triples[sharing.cumsum(0) - sharing], torch.full((len(sharing),), head))
@@ -172,7 +172,7 @@ def _rank_chunk(
 def _count(
     scores: Float[Tensor, "Q E"], query: Int[Tensor, " n"], true: Float[Tensor, " n"], size: int
 ) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
-    """How many scores of its query are higher than each true score, and how many are at least as high."""
+    """For each true score, how many scores of its query are higher, and how many are at least as high."""
     if comparisons.fusible(scores):
         from mmrns.nn.kernels import compiled
 

@@ -60,8 +60,11 @@ class Spotlight:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """The heat maps of one modality read: `guided` is shown, the others on demand; nothing where one is `absent`."""
+class TokenMaps:
+    """The heat maps of how one modality's tokens are read: `guided` is shown, the `others` on demand.
+
+    Where a modality is `absent` there is nothing to show.
+    """
 
     reads: str
     guide: str
@@ -98,8 +101,8 @@ def page(found: Inspection, folder: Path | None) -> str:
     sides = [
         (side, queries) for side in ("tail", "head") if (queries := [q for q in found["queries"] if q["side"] == side])
     ]
-    readings = {
-        (q["head"], q["relation"], q["tail"], q["side"], s["method"]): _readings(s["attention"], scales, s["method"])
+    token_maps = {
+        (q["head"], q["relation"], q["tail"], q["side"], s["method"]): _token_maps(s["attention"], scales, s["method"])
         for q in found["queries"]
         for s in q["samplers"]
         if s["attention"]
@@ -111,7 +114,7 @@ def page(found: Inspection, folder: Path | None) -> str:
         sides=sides,
         pictures=pictures,
         unread=unread,
-        readings=readings,
+        token_maps=token_maps,
         probability=probability,
         largest=max(
             (n["probability"] for q in found["queries"] for s in q["samplers"] for n in s["negatives"]), default=1
@@ -209,8 +212,8 @@ def _shown(one: HeatMap, attention: Attention, kind: str) -> list[list[float | N
     ]
 
 
-def _readings(attention: Attention, scales: Scales, method: str) -> list[Reading]:
-    found: list[Reading] = []
+def _token_maps(attention: Attention, scales: Scales, method: str) -> list[TokenMaps]:
+    found: list[TokenMaps] = []
     first = attention["maps"][0]["reads"]
     for one in attention["maps"]:
         tables = {
@@ -220,7 +223,7 @@ def _readings(attention: Attention, scales: Scales, method: str) -> list[Reading
         guided = tables.pop("guided")
         spotlights = _spotlights(one, attention, max(abs(guided.low), abs(guided.high)))
         absent = [name for name in (one["reads"], one["guide"]) if not any(attention["tokens"][name]["present"])]
-        found.append(Reading(one["reads"], one["guide"], absent, spotlights, guided, list(tables.values())))
+        found.append(TokenMaps(one["reads"], one["guide"], absent, spotlights, guided, list(tables.values())))
     return found
 
 

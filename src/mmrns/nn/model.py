@@ -67,7 +67,8 @@ class Model(nn.Module):
         self.relation = Table(n_relations * (1 + reciprocal), width, scorer.init_range, sparse=sparse)
 
     def __repr__(self) -> str:
-        return f"Model({self.scorer!r}, {self.n_entities:,} entities, {self.n_relations:,} relations)"
+        views = "" if len(self.views) == 1 else f", views {', '.join(self.views)}"
+        return f"Model({self.scorer!r}, {self.n_entities:,} entities, {self.n_relations:,} relations{views})"
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -94,14 +95,14 @@ class Model(nn.Module):
     def lookup(self, batch: Batch) -> Lookup:
         """The vectors of a batch. Whatever scores the batch's rows takes them from here."""
         both = self.entities(torch.cat([batch.anchor, batch.target]))
-        anchor, target = both[: len(batch)], both[len(batch) :]
+        anchor, target = both.split(len(batch)) if len(batch) else (both, both)
         relation = self.relations(self.relation_ids(batch))
         return Lookup(batch, anchor, target, relation, self._query(batch, anchor, relation))
 
     def _query(self, batch: Batch, anchor: Views, relation: Float[Tensor, "B relation_width"]) -> Query:
         views = len(self.views)
         anchor = self.entity.anchor(anchor, relation)
-        vectors = anchor.vectors.unbind(-2)
+        vectors = anchor.by_view
         if views == 1:
             return Query((self._query_of_view(batch, vectors[0], relation),), anchor.present, None)
         own, logits = relation.tensor_split([-views], dim=-1)
@@ -157,8 +158,7 @@ class Model(nn.Module):
         return self.compare(query, candidates.index_select(rows))
 
     def _compare_views(self, query: Query, candidates: Views) -> list[Tensor]:
-        vectors = candidates.vectors.unbind(-2)
-        return [self.scorer.compare(q, c) for q, c in zip(query.vectors, vectors, strict=True)]
+        return [self.scorer.compare(q, c) for q, c in zip(query.vectors, candidates.by_view, strict=True)]
 
     def _mixed(self, query: Query, scores: list[Tensor], present: Bool[Tensor, "*K V"]) -> Float[Tensor, "B K"]:
         return scores[0] if query.gate is None else gated_mixture(scores, query.gate, query.present, present)
@@ -180,8 +180,7 @@ class Model(nn.Module):
         size = n if per_entity == 0 else int(min(n, max(1, memory_mb * 2**20 / per_entity)))
         if size == n:
             return self.compare(query, every)
-        parts = zip(every.vectors.split(size), every.present.split(size), strict=True)
-        return torch.cat([self.compare(query, Views(*part)) for part in parts], dim=1)
+        return torch.cat([self.compare(query, part) for part in every.split(size)], dim=1)
 
     def loss(self, lookup: Lookup, negatives: Negatives, objective: Loss) -> Float[Tensor, ""] | float:
         """The term of the step's loss that the model itself brings along: its embedder's, by default 0."""
@@ -197,7 +196,7 @@ class Model(nn.Module):
         view = self.views.index(STRUCTURE)
         width = self.scorer.relation_width
         relation = lookup.relation[:, view * width : (view + 1) * width]
-        return lookup.anchor.vectors[:, view], relation, lookup.target.vectors[:, view]
+        return lookup.anchor.by_view[view], relation, lookup.target.by_view[view]
 
     def constrain(self) -> None:
         """What follows an optimizer step: the embedder's projections."""

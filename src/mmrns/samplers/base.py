@@ -85,6 +85,10 @@ class Sampler(Named, Explanation, nn.Module, ABC):
         self.n_entities, self.n_relations = len(graph.entities), len(graph.relations)
         self.index: TripleIndex = graph.train_index
 
+    def __repr__(self) -> str:
+        parameters = sum(p.numel() for p in self.parameters())
+        return f"{type(self).__name__}(K={self.negatives}, {parameters:,} parameters)"
+
     def _apply(self: _Sampler, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _Sampler:
         """Where the sampler goes its indexes go too. Those of the graph stay where they are."""
         super()._apply(fn, recurse)

@@ -44,8 +44,8 @@ class File(Sampler, name="file"):
 
     The table is read by `read_negatives`. A row of a batch has the negatives that replace the side that it replaces.
 
-    What the other sampler draws keeps its weight. Where it has importance weights, the file's negatives, which have
-    none, weigh as much as the row's average:  log_weight = ln mean_k e^log_weight_k.
+    What the other sampler draws keeps its importance weights. How often the file's negatives should be expected is not
+    known, so each of them weighs as much as the row's draws on average:  log_weight = ln mean_k e^log_weight_k.
 
     Args:
         graph, features, spec, seed, negatives: see `Sampler`.
@@ -99,9 +99,11 @@ class File(Sampler, name="file"):
         parts = [self.listed.draw(place[rows], head, u[rows]) for head, rows in batch.sides]
         own, size = torch.cat([own for own, _ in parts]), torch.cat([size for _, size in parts])
         has = (self.positives[place] == code) & (size > 0)
-        column = torch.arange(ids.shape[1], device=device)
-        replaced = has[:, None] & (column < own.shape[1])
-        ids = torch.where(replaced, torch.cat([own, ids[:, own.shape[1] :]], dim=1), ids)
+        # Columns at random: a list that all rows share may be in order.
+        columns = torch.randperm(ids.shape[1], generator=stream, device=device)[: own.shape[1]]
+        taken = torch.zeros_like(ids[0], dtype=torch.bool).index_fill(0, columns, True)
+        replaced = has[:, None] & taken
+        ids = torch.where(replaced, ids.index_copy(1, columns, own), ids)
         mask = None if inner.mask is None else inner.mask | replaced
         views = None
         if isinstance(inner, OwnNegatives) and inner.views is not None:

@@ -33,7 +33,7 @@ class Frequency(Sampler, name="frequency"):
     Args:
         graph, features, spec, seed, negatives: see `Sampler`.
         power: 0 draws uniformly, 1 in proportion to the frequency.
-        corrected: divide the weights of the loss by the law of the draw.
+        corrected: divide the weights of the loss by the proposal.
     """
 
     weight: Tensor

@@ -21,7 +21,7 @@ def gumbel_noise(
 def log_inclusion(
     logits: Float[Tensor, "B C"], perturbed: Float[Tensor, "B C"], positions: Int[Tensor, "B K"]
 ) -> Float[Tensor, "B K"]:
-    """Log of the probability with which each of the K largest perturbed logits is among them.
+    """The logarithm of the probability that a draw is among the K, for each of the K that were drawn.
 
     Given the largest perturbed logit that is left out, kappa, candidate e is among the K where its Gumbel noise lifts
     it above kappa:
@@ -32,12 +32,12 @@ def log_inclusion(
     et al., "Stochastic Beams and Where to Find Them", 2019, section 4.2).
 
     Args:
-        logits: -inf for candidates that must not be drawn.
+        logits: those of candidates that must not be drawn are -inf.
         perturbed: `logits + Gumbel noise`.
-        positions: of its K largest entries.
+        positions: where its K largest entries are.
 
     Returns:
-        0 where nothing is left out, and for draws that must not be.
+        The logarithms. They are 0 where every candidate is drawn, and for draws that must not be.
     """
     left_out = perturbed.scatter(1, positions, -torch.inf).amax(1, keepdim=True)
     excess = logits.gather(1, positions) - left_out
@@ -54,22 +54,22 @@ def straight_through_top_k(
 ) -> Float[Tensor, "B K width"]:
     """The vectors of K draws without replacement from softmax(logits), with a gradient for the logits.
 
-    The K largest entries of `perturbed = logits + Gumbel noise`, in falling order, follow the Plackett-Luce law: each
-    draw is from the softmax over the candidates that are left (Kool et al., "Stochastic Beams and Where to Find Them",
-    2019). The gradient reaches the drawn vectors as they are, and the logits as if draw k had been the expectation
-    under
+    The K largest entries of `perturbed = logits + Gumbel noise`, in falling order, follow the Plackett-Luce
+    distribution: each draw is from the softmax over the candidates that are left (Kool et al., "Stochastic Beams and
+    Where to Find Them", 2019). The gradient reaches the drawn vectors as they are, and the logits as if draw k had been
+    the expectation under
 
         s_k = softmax of perturbed over the candidates left at draw k
 
     (the straight-through Gumbel-softmax of Jang et al., 2017, at temperature 1).
 
     Args:
-        drawn: the vectors of the draws; what is returned.
-        perturbed: over P candidates that all rows share, then M of each row's own; -inf marks candidates that must not
-            be drawn. A row with fewer than K others draws some all the same, and the caller masks them.
-        positions: of the K largest, in falling order.
+        drawn: the vectors of the draws, which are returned.
+        perturbed: of the P candidates that all rows share, then of the M of each row's own. Candidates that must not be
+            drawn have -inf. A row with fewer than K others draws some of them all the same; the caller masks those.
+        positions: where the K largest are, in falling order.
         pool: vectors of the shared candidates.
-        own: vectors of each row's own.
+        own: vectors of each row's own candidates.
     """
     fixed = pool.detach(), None if own is None else own.detach()
     return _StraightThrough.apply(drawn, perturbed, positions, *fixed)  # pyright: ignore[reportReturnType]
@@ -78,7 +78,7 @@ def straight_through_top_k(
 def straight_through(
     soft: Float[Tensor, "B K P"], positions: Int[Tensor, "B K"], vectors: Float[Tensor, "P width"]
 ) -> Float[Tensor, "B K width"]:
-    """The same gradient spelled out: `(one_hot + soft - stopgrad(soft)) @ vectors`, for given softmaxes."""
+    """The straight-through gradient spelled out, for given softmaxes: `(one_hot + soft - stopgrad(soft)) @ vectors`."""
     return vectors[positions] + (soft - soft.detach()) @ vectors.detach()
 
 

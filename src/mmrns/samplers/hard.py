@@ -25,14 +25,14 @@ class Hard(Sampler, name="hard"):
     The pool is uniform without replacement, one for all rows, so that its scores are one product for the bilinear
     scorers. By `choice` the K of a row are
 
-        top         the K highest
-        softmax     drawn without replacement from softmax(alpha s), by one Gumbel noise and its top K
-        corrected   drawn so, and the weights of the loss divided by the probability of the draw (`log_inclusion`)
+        top         are the K highest
+        softmax     are drawn without replacement from softmax(alpha s), by one Gumbel noise and its top K
+        corrected   are drawn so, with importance weights: one over the probability of the draw (`log_inclusion`)
 
     `top` is dynamic negative sampling (Zhang et al., "Optimizing Top-N Collaborative Filtering via Dynamic Negative
     Item Sampling", SIGIR 2013) with a pool that rows share and K instead of one; `softmax` is the softer form, the
     self-adversarial weights as a draw. Both lean towards unknown true triples, which score high. `corrected` estimates
-    the loss over all entities instead; it is the draw of `mmrns` from its pool alone.
+    the loss over all entities instead; it is the draw of `domain-range` from its pool alone.
 
     Args:
         graph, features, spec, seed: see `Sampler`.

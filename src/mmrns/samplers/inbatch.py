@@ -51,13 +51,13 @@ class InBatch(Sampler, name="inbatch"):
         self.corrected = corrected
         h, r, t = graph.train.unbind(1)
         n, coin = len(graph.entities), graph.head_probability.double()[r]
-        laws = [
+        proposals = [
             torch.bincount(t, minlength=n).double(),
             torch.bincount(h, minlength=n).double(),
             torch.bincount(t, 1 - coin, n) + torch.bincount(h, coin, n),
         ]
         # Of batches that replace tails, heads, and both.
-        self.register_buffer("frequency", torch.stack(laws).div_(len(h)).float(), persistent=False)
+        self.register_buffer("frequency", torch.stack(proposals).div_(len(h)).float(), persistent=False)
 
     def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
         batch = lookup.batch

@@ -103,7 +103,7 @@ def subsampling_weight(graph: KnowledgeGraph) -> Float[Tensor, " n"]:
     h, r, t = graph.train.unbind(1)
 
     def count(entity: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
-        _, slot, counts = torch.unique(entity * len(graph.relations) + r, return_inverse=True, return_counts=True)
-        return counts[slot] + 3
+        _, place, counts = torch.unique(entity * len(graph.relations) + r, return_inverse=True, return_counts=True)
+        return counts[place] + 3
 
     return torch.rsqrt((count(h) + count(t)).to(torch.float32))

@@ -29,7 +29,8 @@ class AttentionPool(nn.Module):
         self.attention = nn.Parameter(torch.zeros(token_width))
         self.norm = nn.LayerNorm(token_width)
         self.projection = nn.Linear(token_width, width)
-        # A normalised vector has D entries of variance 1, so that the result's have the variance of the uniform law.
+        # A normalised vector has D entries of variance 1, so that the result's have the variance of the uniform
+        # distribution.
         nn.init.normal_(self.projection.weight, std=init_range / (3 * token_width) ** 0.5)
         nn.init.zeros_(self.projection.bias)
 

@@ -1,0 +1,108 @@
+"""What every registered embedder must do; a new one is picked up by its name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mmrns.data.datasets import Dataset
+from mmrns.nn.embedders import STRUCTURE, Embedder
+from mmrns.nn.model import Model
+from mmrns.nn.scorers import Scorer
+from mmrns.runs.build import build_model, build_trainer
+from mmrns.runs.config import make_config
+from mmrns.types import AllNegatives, Batch, OwnNegatives, PoolNegatives
+
+NAMES = Embedder.registry.names()
+EVERY = pytest.mark.parametrize("name", NAMES)
+
+
+def model_of(toy: Dataset, name: str, scorer: str = "ComplEx") -> Model:
+    config = {"model": {"embedder": name, "scorer": scorer, "dim": 6}, "method": "uniform", "device": "cpu"}
+    return build_model(make_config(config), toy)
+
+
+@EVERY
+def test_shapes_and_names_of_views(toy: Dataset, name: str) -> None:
+    model = model_of(toy, name)
+    embedder, width = model.entity, model.scorer.entity_width
+    n = len(embedder.views)
+    assert len(set(embedder.views)) == n >= 1
+    for ids in (torch.tensor([3, 0, 3]), torch.tensor([[1, 2], [39, 5]])):
+        views = embedder(ids)
+        assert views.vectors.shape == (*ids.shape, n, width)
+        assert views.present.shape == (*ids.shape, n)
+        assert views.present.dtype == torch.bool
+        assert views.present.any(-1).all(), "an entity without any view cannot be scored"
+        assert torch.isfinite(views.vectors).all()
+    if embedder.table is not None:
+        assert n == 1
+        assert torch.equal(embedder.table, embedder.all().vectors[:, 0])
+
+
+@EVERY
+def test_all_is_every_entity_in_the_order_of_ids(toy: Dataset, name: str) -> None:
+    embedder = model_of(toy, name).entity
+    every, one_by_one = embedder.all(), embedder(torch.arange(40))
+    torch.testing.assert_close(every.vectors, one_by_one.vectors)
+    assert torch.equal(every.present, one_by_one.present)
+    with torch.no_grad():
+        torch.testing.assert_close(embedder.all().vectors, every.vectors)
+
+
+@EVERY
+@pytest.mark.parametrize("scorer", Scorer.registry.names())
+@torch.no_grad()
+def test_the_score_is_the_same_however_it_is_asked_for(toy: Dataset, name: str, scorer: str) -> None:
+    model = model_of(toy, name, scorer).double()
+    batch = Batch.of(toy.graph.train[:12], torch.arange(12) % 3 == 0)
+    lookup, every = model.lookup(batch), model.score_all(batch)
+    ids = torch.randint(40, (12, 5), generator=torch.Generator().manual_seed(0))
+    everyone = AllNegatives(40, torch.device("cpu"))
+    for found, expected in (
+        (model.score(lookup), every.gather(1, batch.target[:, None]).squeeze(1)),
+        (model.score_against(lookup, OwnNegatives(ids)), every.gather(1, ids)),
+        (model.score_against(lookup, OwnNegatives(ids * 0, model.entities(ids))), every.gather(1, ids)),
+        (model.score_against(lookup, PoolNegatives(ids[0])), every[:, ids[0]]),
+        (model.score_against(lookup, everyone), every),
+        (model.compare_rows(lookup.query, model.entities(torch.arange(40)), ids), every.gather(1, ids)),
+        (model.score_all(batch, memory_mb=1e-3), every),
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    by_view = model.score_views(lookup, everyone)
+    assert by_view.shape == (12, 40, len(model.views))
+    if len(model.views) == 1:
+        torch.testing.assert_close(by_view[..., 0], every)
+    else:
+        # A mixture lies between the views' scores.
+        assert (every <= by_view.amax(-1) + 1e-9).all()
+        assert (every >= by_view.amin(-1) - 1e-9).all()
+
+
+@EVERY
+@pytest.mark.parametrize("sparse", [False, True])
+def test_training_moves_every_parameter_and_lowers_the_loss(toy: Dataset, name: str, sparse: bool) -> None:
+    values = {
+        "model": {"embedder": name, "dim": 8},
+        "method": "self-adversarial",
+        "sampler": {"negatives": 8},
+        "training": {"lr": 0.02, "batch_size": 64, "sparse": sparse},
+        "device": "cpu",
+    }
+    trainer = build_trainer(make_config(values), toy)
+    before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
+    losses = [float(trainer.step(step)) for step in range(60)]
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+    assert all(not torch.equal(before[n], p) for n, p in trainer.model.named_parameters())
+
+
+@EVERY
+def test_the_structural_vectors_are_those_that_regularizers_see(toy: Dataset, name: str) -> None:
+    model = model_of(toy, name)
+    lookup = model.lookup(Batch.of(toy.graph.train[:5], torch.arange(5) > 2))
+    found = model.structure(lookup)
+    assert (found is None) == (STRUCTURE not in model.views)
+    if found is not None:
+        anchor, relation, target = found
+        assert anchor.shape == target.shape == (5, model.scorer.entity_width)
+        assert relation.shape == (5, model.scorer.relation_width)
