@@ -7,13 +7,13 @@ import torch
 import mmrns
 
 
-class Near(mmrns.Sampler):
+class Near(mmrns.Sampler):  # noqa: D101
     def propose(self, batch, step):  # the entities around the true one
         away = (17 * self.uniform(step, rows=len(batch), device=batch.h.device)).long() - 8
         return (batch.target[:, None] + away) % self.n_entities
 
 
-class Linear(mmrns.Embedder):
+class Linear(mmrns.Embedder):  # noqa: D101
     def __init__(self, graph, features, *, width, **more):
         super().__init__()
         self.x, self.map = features["angle"], torch.nn.Linear(12, width, bias=False)

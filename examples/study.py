@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Which sampler?
 #
-# Three methods, the same budget for each, two seeds: what the test MRR is, and how sure that is. Everything is kept in a
-# folder; run the cells again and nothing is trained twice.
+# Three methods, the same budget for each, two seeds: what the test MRR is, and how sure that is.
+# Everything is kept in a folder; run the cells again and nothing is trained twice.
 
 # %%
 import polars as pl

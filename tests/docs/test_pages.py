@@ -229,7 +229,7 @@ class _StandIn(Encoder):
 
 @pytest.fixture
 def page_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder to read a page in, with short trainings, without a network; registries are put back afterwards."""
+    """An empty folder to read a page in: short trainings, no network; registries are put back afterwards."""
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -259,7 +259,10 @@ def page_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
 def shortened(config: Config) -> Config:
     """A configuration of a few steps and dimensions."""
     training = config.training.model_dump()
-    cut = {key: min(training[key], most) for key, most in (("steps", 8), ("evaluate_every", 4), ("log_every", 4))}
+    cut = {
+        key: min(training[key], most)
+        for key, most in (("steps", 6), ("evaluate_every", 3), ("log_every", 3), ("batch_size", 64))
+    }
     model = config.model.model_copy(update={"dim": min(config.model.dim, 8)})
     return config.model_copy(update={"training": config.training.model_copy(update=cut), "model": model})
 
@@ -307,7 +310,14 @@ def run_python(block: Block, page: Path, namespace: types.ModuleType) -> None:
         exec(compile(code, str(page), "exec"), vars(namespace))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+SLOW = {"docs/how-to/run-experiments.md"}
+"""Pages that take longer than the others: they compare."""
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, id=name, marks=[pytest.mark.slow] * (name in SLOW)) for p, name in zip(PAGES, NAMES, strict=True)],
+)
 def test_a_page_runs(page: Path, page_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = blocks(page, "python", "sh", "yaml")
     name = str(page.relative_to(ROOT))

@@ -28,7 +28,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
     def shortened(values: object) -> object:
         config = make_config(values)  # pyright: ignore[reportArgumentType]
-        cut = {"steps": min(config.training.steps, 8), "evaluate_every": 4, "log_every": 4}
+        cut = {"steps": min(config.training.steps, 6), "evaluate_every": 3, "log_every": 3, "batch_size": 64}
         model = config.model.model_copy(update={"dim": 8})
         return config.model_copy(update={"training": config.training.model_copy(update=cut), "model": model})
 
