@@ -272,6 +272,12 @@ class TripleIndex(_TwoSided):
         ]
         return torch.cat([start + row for start, row, _ in parts]), torch.cat([entity for _, _, entity in parts])
 
+    def batch_mask(self, batch: Batch, sizes: tuple[int, int] | None = None) -> Bool[Tensor, "B E"]:
+        """True for the known targets of every row of a batch; see `batch_targets`."""
+        mask = torch.zeros(len(batch), self.n_entities, dtype=torch.bool, device=batch.h.device)
+        # A value of the device: writing a Python number would copy it there, for which the host waits.
+        return mask.index_put_(self.batch_targets(batch, sizes), mask.new_ones(()))
+
     def batch_counts(self, batch: Batch) -> tuple[int, int]:
         """How many known targets the tail rows of a batch have in all, and the head rows, as numbers of the host."""
         anchor = batch.anchor

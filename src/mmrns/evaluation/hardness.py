@@ -132,9 +132,7 @@ def mean_score_percentile(
         scores = model.score_all(part, memory_mb / 2)
         if not torch.isfinite(scores).all():
             return None
-        true = torch.zeros_like(scores, dtype=torch.bool)
-        true[train.batch_targets(part)] = True
-        percentiles = score_percentiles(scores, true, ids[rows])
+        percentiles = score_percentiles(scores, train.batch_mask(part), ids[rows])
         counts = ~percentiles.isnan()
         if negatives.mask is not None:
             counts &= negatives.mask[rows]

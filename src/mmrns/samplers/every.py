@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -30,10 +29,8 @@ class Every(Sampler, name="1-vs-all"):
 
     def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
         batch = lookup.batch
-        device = batch.h.device
-        mask = torch.ones(len(batch), self.n_entities, dtype=torch.bool, device=device)
-        mask[self.index.batch_targets(batch, batch.n_true)] = False
-        return AllNegatives(self.n_entities, device, mask=mask)
+        mask = ~self.index.batch_mask(batch, batch.n_true)
+        return AllNegatives(self.n_entities, mask.device, mask=mask)
 
     def proposal(self, batch: Batch, negatives: Negatives, rows: Int[Tensor, " n"]) -> Float[Tensor, "n E"]:
         """Uniform over what is compared with: nothing is drawn."""

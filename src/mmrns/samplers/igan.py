@@ -68,8 +68,7 @@ class Igan(Rewarded, name="igan"):
         logits = self.out(self.hidden(torch.cat([self.entity(batch.anchor), self.relation(relation)], dim=1)))
         some = torch.ones(len(batch), dtype=torch.bool, device=device)
         if self.filtered:
-            true = torch.zeros_like(logits, dtype=torch.bool)
-            true[self.index.batch_targets(batch, batch.n_true)] = True
+            true = self.index.batch_mask(batch, batch.n_true)
             some = ~true.all(1)
             # Finite, so that a row for which everything is true has a gradient: 0.
             logits = logits.masked_fill(true & some[:, None], torch.finfo(logits.dtype).min)

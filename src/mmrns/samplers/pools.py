@@ -91,5 +91,6 @@ def true_in_pool(index: TripleIndex, batch: Batch, pool: Int[Tensor, " P"]) -> B
     # One column more than the pool takes the true entities that are not in it.
     true = torch.zeros(len(batch), len(pool) + 1, dtype=torch.bool, device=pool.device)
     row, entity = index.batch_targets(batch, batch.n_true)
-    true[row, place_in(pool, entity)] = True
+    # A value of the device: writing a Python number would copy it there, for which the host waits.
+    true.index_put_((row, place_in(pool, entity)), true.new_ones(()))
     return true[:, :-1]
