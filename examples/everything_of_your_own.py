@@ -15,15 +15,12 @@ class Near(mmrns.Sampler):  # noqa: D101
 
 class Linear(mmrns.Embedder):  # noqa: D101
     def __init__(self, graph, features, *, width, **more):
-        super().__init__()
+        super().__init__(len(graph.entities))
         self.x, self.map = features["angle"], torch.nn.Linear(12, width, bias=False)
 
     def forward(self, ids):  # one token an entity, [n, 1, 12], becomes one view
         vectors = self.map(self.x.gather(ids.flatten())[0]).unflatten(0, ids.shape)
         return mmrns.Views(vectors, torch.ones_like(vectors[..., 0], dtype=torch.bool))
-
-    def all(self):
-        return self(torch.arange(len(self.x.row), device=self.map.weight.device))
 
 
 names = [f"p{i:02d}" for i in range(40)]

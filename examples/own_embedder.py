@@ -10,8 +10,8 @@ class FromText(mmrns.Embedder, name="from-text"):
     """A network over the mean of an entity's text tokens."""
 
     def __init__(self, graph, features, *, width, init_range, sparse=False, hidden: int = 64):
-        super().__init__()
-        self.text, self.n = features["text"], len(graph.entities)
+        super().__init__(len(graph.entities))
+        self.text = features["text"]
         self.network = nn.Sequential(nn.Linear(self.text.width, hidden), nn.Tanh(), nn.Linear(hidden, width))
         nn.init.normal_(self.network[2].weight, std=init_range * (3 / hidden) ** 0.5)
 
@@ -20,9 +20,6 @@ class FromText(mmrns.Embedder, name="from-text"):
         tokens = (values.float() * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
         vectors = self.network(tokens).unflatten(0, ids.shape)[..., None, :]
         return mmrns.Views(vectors, torch.ones_like(vectors[..., 0], dtype=torch.bool))
-
-    def all(self):
-        return self(torch.arange(self.n, device=self.network[0].weight.device))
 
 
 run = mmrns.train(dataset="countries", embedder=FromText, method="self-adversarial", dim=100, steps=1000)

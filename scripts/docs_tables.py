@@ -93,13 +93,6 @@ def values(schema: dict[str, Any]) -> str:
     return kind + bounds + (f" to {schema['maximum']:g}" if "maximum" in schema else "")
 
 
-OF_THE_RUN = {
-    "seed": "of everything random: initial values, order, draws",
-    "device": "where to compute; auto is the first of cuda, mps and cpu that is there",
-}
-"""Fields of the configuration that do not describe themselves."""
-
-
 def section(model: type[BaseModel], prefix: str, describe: Callable[[str], str]) -> str:
     """The keys of one section."""
     schemas = model.model_json_schema()["properties"]
@@ -121,11 +114,7 @@ def section(model: type[BaseModel], prefix: str, describe: Callable[[str], str])
 def of_config(name: str | None) -> str:
     """The keys of a section of the configuration, or of its top level."""
     model: Any = Config if name is None else Config.model_fields[name].annotation
-    described = {
-        key: field.description or OF_THE_RUN[key]
-        for key, field in model.model_fields.items()
-        if name or key in (*OF_THE_RUN, "method")
-    }
+    described = {key: field.description or "" for key, field in model.model_fields.items() if name or field.description}
     return section(model, "" if name is None else f"{name}.", described.__getitem__)
 
 

@@ -64,6 +64,9 @@ def test_every_name_gives_its_class() -> None:
     for registry in (Sampler.registry, Scorer.registry, Embedder.registry, Loss.registry, Callback.registry):
         for name in registry.names():
             cls = registry.get(name)
+            # Other tests register classes of their own, which come after ours.
+            if not cls.__module__.startswith("mmrns."):
+                continue
             assert cls.__module__.startswith(registry.package)
             assert registry.name_of(cls) == name
             assert registry.get(cls) is cls

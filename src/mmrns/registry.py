@@ -37,7 +37,8 @@ class Registry(Generic[T]):
     def names(self) -> list[str]:
         """All names: ours in alphabetical order of their modules, then those from outside as they came."""
         self._discover()
-        return list(self._classes)
+        ours = {name: cls.__module__ for name, cls in self._classes.items() if self._is_ours(cls)}
+        return [*sorted(ours, key=lambda name: ours[name]), *(name for name in self._classes if name not in ours)]
 
     def add(self, name: str, cls: type[T]) -> None:
         """Let a name stand for a class. A class that is defined anew, as in a notebook, replaces its former self.
@@ -46,7 +47,7 @@ class Registry(Generic[T]):
             UsageError: the name stands for another class.
         """
         # Ours come first, so that nothing from outside can take one of their names.
-        if not cls.__module__.startswith(self.package):
+        if not self._is_ours(cls):
             self._discover()
         held = self._classes.get(name)
         if held is not None and (held.__module__, held.__qualname__) != (cls.__module__, cls.__qualname__):
@@ -86,6 +87,9 @@ class Registry(Generic[T]):
         # Also what no import finds, such as a class that a function defines, is found as long as this process lives.
         self._met[path_of(cls)] = cls
         return path_of(cls)
+
+    def _is_ours(self, cls: type[T]) -> bool:
+        return cls.__module__ == self.package or cls.__module__.startswith(f"{self.package}.")
 
     def _checked(self, found: Any, name: str) -> type[T]:
         if not (inspect.isclass(found) and getattr(found, "registry", None) is self):

@@ -5,6 +5,7 @@ Shapes: B batch, K negatives, P pool, E entities, V views, R distinct relations 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -111,6 +112,11 @@ class Views:
         """The vectors of each view."""
         # Of a single view they are the same memory, in the backward pass too.
         return (self.vectors.squeeze(-2),) if self.vectors.shape[-2] == 1 else self.vectors.unbind(-2)
+
+    @staticmethod
+    def concatenate(parts: Sequence[Views]) -> Views:
+        """All entities of at least one part."""
+        return Views(torch.cat([part.vectors for part in parts]), torch.cat([part.present for part in parts]))
 
     def split(self, size: int) -> list[Views]:
         """Runs of so many entities."""

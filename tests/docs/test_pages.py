@@ -271,9 +271,6 @@ def run_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A command in this process. Comparisons have one seed, few trials and no further processes."""
     if words[0] == "inspect":
         words = [*words, "--steps", "2"]
-    if words[0] == "compare" and words[1].startswith("-") and Path("runs/compare-countries").exists():
-        # `run-experiments.md` makes several comparisons of countries without saying where to.
-        words = [*words, "--out", f"runs/compare-{len(list(Path('runs').glob('compare-*')))}"]
     for option, value in (("--seeds", "1"), ("--trials", "2"), ("--jobs", "1"), ("--bootstrap", "5"), ("--steps", "2")):
         if option in words:
             words = [*words[: words.index(option) + 1], value, *words[words.index(option) + 2 :]]

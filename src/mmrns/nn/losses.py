@@ -82,7 +82,7 @@ class SelfAdversarialLoss(Loss, name="self-adversarial"):
     """The negative-sampling loss with self-adversarial weights (Sun et al., RotatE, 2019, eq. 5 and 6).
 
         L_b = 1/2 [ -ln sigma(gamma + s+_b) - sum_k p_bk ln sigma(-gamma - s_bk) ]
-        p_bk = softmax_k(alpha s_bk - logp_bk), without gradient
+        p_bk = softmax_k(alpha s_bk + log_weight_bk), without gradient
 
     With alpha = 0 and draws that are all as likely this is the plain mean over the negatives. A row with no counting
     negative keeps its positive term.
@@ -155,7 +155,7 @@ class MarginLoss(Loss, name="margin"):
 class CrossEntropyLoss(Loss, name="cross-entropy"):
     """The cross-entropy of the true entity among its negatives (Lacroix et al., 2018).
 
-        L_b = -ln [ e^s+_b / ( e^s+_b + sum_k c_bk e^s_bk ) ],     c_bk ~ e^-logp_bk with mean 1 over the row
+        L_b = -ln [ e^s+_b / ( e^s+_b + sum_k c_bk e^s_bk ) ],     c_bk ~ e^log_weight_bk with mean 1 over the row
 
     With all entities as negatives this is 1-vs-all training, other true answers left out.
 

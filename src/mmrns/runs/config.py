@@ -155,8 +155,10 @@ class Config(_Section):
     sampler: SamplerConfig = SamplerConfig()  # pyright: ignore[reportCallIssue]
     training: TrainingConfig = TrainingConfig()  # pyright: ignore[reportCallIssue]
     evaluation: EvaluationConfig = EvaluationConfig()  # pyright: ignore[reportCallIssue]
-    seed: NonNegativeInt = 0
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    seed: NonNegativeInt = Field(0, description="seed of everything random: initial values, order, draws")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="where to compute; auto is the first of cuda, mps and cpu that is there"
+    )
 
     @property
     def recipe(self) -> Method:

@@ -31,10 +31,10 @@ class Kbgan(Rewarded, name="kbgan"):
 
     Args:
         graph, features, spec, seed, negatives: see `Sampler`.
-        candidates: C.
-        generator: its scorer.
-        dim: of its vectors.
-        temperature: of its softmax.
+        candidates: C, uniform entities of each row that the generator chooses among.
+        generator: the scorer of the generator.
+        dim: of the generator's vectors.
+        temperature: of the generator's softmax.
         pretrain: steps of the generator before the first of the training.
         pretrain_lr: their learning rate (Adam).
     """

@@ -37,8 +37,8 @@ class NSCaching(Sampler, name="nscaching"):
 
     Args:
         graph, features, spec, seed, negatives: see `Sampler`.
-        cache: N1.
-        candidates: N2.
+        cache: N1, entities in each cache.
+        candidates: N2, uniform entities that a refresh adds to choose from.
         temperature: of the scores; small = only the highest stay.
         lazy: epochs without a refresh between two with one.
     """

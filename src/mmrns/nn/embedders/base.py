@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -21,10 +22,13 @@ STRUCTURE = "structure"
 class Embedder(Named, nn.Module, ABC):
     """Gives every entity a vector in each of V views.
 
-    To add one: subclass it with a `name`, fill `views` and define `forward` and `all`. Its constructor is called with
-    the graph, the features, and the keywords `width` (reals of a vector), `init_range` (vectors start about as long as
-    those uniform on `[-init_range, init_range]`) and `sparse` (gradients of tables are to hold the rows of the step
-    only). Further keywords are its options, settable as `model.OPTION`.
+    To add one: subclass it with a `name`, fill `views` and define `forward`. Its constructor is called with the graph,
+    the features, and the keywords `width` (reals of a vector), `init_range` (vectors start about as long as those
+    uniform on `[-init_range, init_range]`) and `sparse` (gradients of tables are to hold the rows of the step only).
+    Further keywords are its options, settable as `model.OPTION`.
+
+    Args:
+        n_entities: E, how many entities there are.
 
     Attributes:
         views: the names of the views, in the order of their vectors.
@@ -34,13 +38,21 @@ class Embedder(Named, nn.Module, ABC):
 
     views: tuple[str, ...] = (STRUCTURE,)
 
+    def __init__(self, n_entities: int):
+        super().__init__()
+        self.n_entities = n_entities
+
     @abstractmethod
     def forward(self, ids: Int[Tensor, "*n"]) -> Views:
         """The entities' vectors, `[*n V width]`, and which views each of them has."""
 
-    @abstractmethod
     def all(self) -> Views:
         """The same of every entity, in the order of ids."""
+        ids = torch.arange(self.n_entities, device=next(self.parameters()).device)
+        if torch.is_grad_enabled():
+            return self(ids)
+        # In parts, so that the tokens of all entities are never in memory at once.
+        return Views.concatenate([self(part) for part in ids.split(4096)])
 
     @property
     def table(self) -> Float[Tensor, "E width"] | None:

@@ -66,7 +66,7 @@ class FusedEmbedder(Embedder, name="fused"):
         sparse: bool = False,
         modalities: Sequence[str] | None = None,
     ):
-        super().__init__()
+        super().__init__(len(graph.entities))
         names = list(features) if modalities is None else list(modalities)
         self.modalities = {name: features[name] for name in names}
         self.views = (STRUCTURE, *names)
@@ -78,26 +78,24 @@ class FusedEmbedder(Embedder, name="fused"):
     def forward(self, ids: Int[Tensor, "*n"]) -> Views:
         if ids.is_cpu:
             distinct, place = torch.unique(ids, return_inverse=True)
-        elif ids.numel() < (n := len(self.structure.weight)):
+        elif ids.numel() < self.n_entities:
             # How many are distinct would have to be asked of the device.
             distinct, place = ids.flatten(), torch.arange(ids.numel(), device=ids.device).view(ids.shape)
         else:
-            distinct, place = torch.arange(n, device=ids.device), ids
+            distinct, place = torch.arange(self.n_entities, device=ids.device), ids
         views = self._views(distinct)
         flat = nn.functional.embedding(place, views.vectors.flatten(1))
         return Views(flat.unflatten(-1, views.vectors.shape[1:]), views.present[place])
 
     def all(self) -> Views:
         """The views of every entity. Without gradients they are kept until a parameter changes or `constrain`."""
-        ids = torch.arange(len(self.structure.weight), device=self.structure.weight.device)
+        ids = torch.arange(self.n_entities, device=self.structure.weight.device)
         if torch.is_grad_enabled():
             return self._views(ids)
         state = [number for p in self.parameters() for number in (p.data_ptr(), p._version)]
         if self._all is None or self._all[0] != state:
             # In parts, so that the tokens of all entities are never in memory at once.
-            parts = [self._views(part) for part in ids.split(4096)]
-            every = Views(torch.cat([v.vectors for v in parts]), torch.cat([v.present for v in parts]))
-            self._all = state, every
+            self._all = state, Views.concatenate([self._views(part) for part in ids.split(4096)])
         return self._all[1]
 
     def constrain(self) -> None:

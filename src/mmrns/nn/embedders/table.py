@@ -49,20 +49,20 @@ class TableEmbedder(Embedder, name="table"):
     def __init__(
         self, graph: KnowledgeGraph, features: Features, *, width: int, init_range: float, sparse: bool = False
     ):
-        super().__init__()
-        self._fill(len(graph.entities), width, init_range, sparse)
+        super().__init__(len(graph.entities))
+        self._fill(width, init_range, sparse)
 
     @classmethod
     def of(cls, n: int, width: int, init_range: float, *, sparse: bool = False) -> TableEmbedder:
         """For so many entities, without a graph."""
         made = cls.__new__(cls)
-        nn.Module.__init__(made)
-        made._fill(n, width, init_range, sparse)
+        Embedder.__init__(made, n)
+        made._fill(width, init_range, sparse)
         return made
 
-    def _fill(self, n: int, width: int, init_range: float, sparse: bool) -> None:
+    def _fill(self, width: int, init_range: float, sparse: bool) -> None:
         self.sparse = sparse
-        self.weight = nn.Parameter(torch.empty(n, width).uniform_(-init_range, init_range))
+        self.weight = nn.Parameter(torch.empty(self.n_entities, width).uniform_(-init_range, init_range))
         self.register_buffer("here", torch.ones(1, dtype=torch.bool), persistent=False)
 
     def forward(self, ids: Int[Tensor, "*n"]) -> Views:

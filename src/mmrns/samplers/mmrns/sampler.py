@@ -263,7 +263,10 @@ def chosen_modalities(features: Features, names: Sequence[str] | None) -> list[s
     chosen = sorted(features) if names is None else list(names)
     if len(chosen) > 2:
         known = ", ".join(features)
-        raise UsageError(f"mmrns reads at most two modalities; choose with sampler.modalities among: {known}")
+        raise UsageError(
+            f"mmrns reads at most two modalities; choose with sampler.modalities among: {known}; or use the method "
+            "domain-range, which reads none"
+        )
     return chosen
 
 
