@@ -166,6 +166,14 @@ def first_line(cls: type[Any]) -> str:
     return prose(inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0])
 
 
+def cost(cls: type[Any]) -> str:
+    """What a class's docstring says behind `Cost of a draw:`."""
+    found = re.search(
+        r"^Cost of a draw: (.*?)(?=\n\n|\Z)", inspect.cleandoc(cls.__doc__ or ""), re.MULTILINE | re.DOTALL
+    )
+    return prose(found[1]) if found else ""
+
+
 def methods() -> str:
     """What a method's name stands for."""
     foreign = set(Sampler.registry.names()) - {name for name, _ in ours(Sampler.registry)}
@@ -187,10 +195,10 @@ def methods() -> str:
 
 
 def samplers() -> str:
-    """What every sampler draws."""
+    """What every sampler draws, and at what cost."""
     return table(
-        ("sampler", "draws"),
-        ((link(name, cls), first_line(cls)) for name, cls in sorted(ours(Sampler.registry))),
+        ("sampler", "draws", "cost of a draw"),
+        ((link(name, cls), first_line(cls), cost(cls)) for name, cls in sorted(ours(Sampler.registry))),
     )
 
 

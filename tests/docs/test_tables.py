@@ -62,11 +62,3 @@ def test_the_step_is_quoted_from_its_source() -> None:
     quoted = re.search(r"^```python\n# quoted from .*\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     assert quoted
     assert quoted[1] in textwrap.dedent(inspect.getsource(Trainer.step)).replace("\n    ", "\n")
-
-
-def test_every_sampler_has_a_cost() -> None:
-    page = (ROOT / "docs" / "samplers.md").read_text(encoding="utf-8")
-    costs = page[page.index("| sampler | cost of a draw |") : page.index("## Which one")]
-    for name in Sampler.registry.names():
-        if Sampler.registry.get(name).__module__.startswith("mmrns."):
-            assert f"\n| `{name}` |" in costs, f"{name} has no row in the table of costs of docs/samplers.md"

@@ -28,6 +28,8 @@ class DomainRange(CandidateSampler, name="domain-range"):
     times the probability of being among the K (`log_inclusion`), so that the loss estimates the self-adversarial
     softmax over all entities.
 
+    Cost of a draw: B (P + M) scores without gradient, for a pool of P entities and M of each row's domain or range.
+
     Args:
         graph, features, spec, seed: see `Sampler`.
         negatives, pool, domain_range: see `CandidateSampler`.

@@ -16,7 +16,7 @@ from mmrns.types import AllNegatives, Batch, Negatives
 class Every(Sampler, name="1-vs-all"):
     """Nothing is drawn: each row is compared with all entities that are not true in train for (anchor, r).
 
-    A step costs B x E scores with gradients, in one product for the bilinear scorers.
+    Cost of a draw: none; the step has B x E scores with gradients, in one product for the bilinear scorers.
 
     Args:
         graph, features, spec, seed: see `Sampler`.

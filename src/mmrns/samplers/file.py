@@ -47,6 +47,8 @@ class File(Sampler, name="file"):
     What the other sampler draws keeps its importance weights. How often the file's negatives should be expected is not
     known, so each of them weighs as much as the row's draws on average:  log_weight = ln mean_k e^log_weight_k.
 
+    Cost of a draw: that of the other sampler, and two searches a row.
+
     Args:
         graph, features, spec, seed, negatives: see `Sampler`.
         path: of the table.

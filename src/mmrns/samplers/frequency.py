@@ -30,6 +30,8 @@ class Frequency(Sampler, name="frequency"):
     `TripleIndex.nth_absent` does for equal weights. Lengths are integers, so that nothing is rounded but the weights
     themselves: to a relative 1e-5 or less for a million entities and ten million triples.
 
+    Cost of a draw: B K random numbers, and as many searches of the train index and of the entities.
+
     Args:
         graph, features, spec, seed, negatives: see `Sampler`.
         power: 0 draws uniformly, 1 in proportion to the frequency.

@@ -34,6 +34,8 @@ class Hard(Sampler, name="hard"):
     self-adversarial weights as a draw. Both lean towards unknown true triples, which score high. `corrected` estimates
     the loss over all entities instead; it is the draw of `domain-range` from its pool alone.
 
+    Cost of a draw: B P scores without gradient and searches of the train index.
+
     Args:
         graph, features, spec, seed: see `Sampler`.
         negatives: K, at most P.

@@ -26,10 +26,12 @@ class Igan(Rewarded, name="igan"):
     Wang, Li and Pan, "Incorporating GAN for Negative Sampling in Knowledge Representation Learning", AAAI 2018. There
     is no public code, and the paper leaves open what is chosen here: the network has its own vectors of entities, and
     of relations one for each side; K draws of one softmax; a moving average as baseline; what is true in train is not
-    drawn. A step costs 3 products B x E x `dim` and holds some tensors of B x E.
+    drawn.
 
     The regime is the paper's GAN-scratch, or with `pretrain` its GAN-pretrain: the first steps of the training draw
     uniformly, and the network, which learns nothing in them, takes over from there.
+
+    Cost of a draw: B x E logits with gradients, in 3 products B x E x `dim`.
 
     Args:
         graph, features, spec, seed, negatives: see `Sampler`.

@@ -29,6 +29,8 @@ class InBatch(Sampler, name="inbatch"):
     (Bengio and Senecal, 2008; for batches Yi et al., "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item
     Recommendations", RecSys 2019). Frequencies are counted and not estimated from the stream, since train is finite.
 
+    Cost of a draw: B K searches of the train index.
+
     Args:
         graph, features, spec, seed: see `Sampler`.
         negatives: K, rows whose targets are taken; all of a batch that has no more.

@@ -29,6 +29,8 @@ class Kbgan(Rewarded, name="kbgan"):
     the authors' code candidates are filtered, the baseline is a moving average and not the last epoch's mean (0 in the
     first), and the model that is trained is not trained beforehand.
 
+    Cost of a draw: B C scores of the generator, with gradients.
+
     Args:
         graph, features, spec, seed, negatives: see `Sampler`.
         candidates: C, uniform entities of each row that the generator chooses among.

@@ -33,7 +33,9 @@ class NSCaching(Sampler, name="nscaching"):
     may. Rows of a batch that share a query refresh its cache once.
 
     Zhang et al., "NSCaching: Simple and Efficient Negative Sampling for Knowledge Graph Embedding", ICDE 2019,
-    algorithms 2 and 3. The caches take 4 N1 bytes a distinct query, and are stored with the run.
+    algorithms 2 and 3. The caches are stored with the run.
+
+    Cost of a draw: B (N1 + N2) scores without gradient; the caches take 4 N1 bytes a distinct query.
 
     Args:
         graph, features, spec, seed, negatives: see `Sampler`.

@@ -17,6 +17,8 @@ class SharedPool(Sampler, name="shared-pool"):
     matrix product: K negatives a row cost much less than K of each row's own. Rows of a batch are no longer
     independent.
 
+    Cost of a draw: B K searches of the train index.
+
     Args:
         graph, features, spec, seed, negatives: see `Sampler`.
     """

@@ -24,6 +24,8 @@ class Uniform(Sampler, name="uniform"):
     (`TripleIndex.nth_absent`): no rejection, no loop, the same cost for a hub as for a leaf. A row for which every
     entity is true counts no negative.
 
+    Cost of a draw: B K random numbers and as many searches of the train index.
+
     Args:
         graph, features, spec, seed, negatives: see `Sampler`.
         filtered: leave the true ones out; otherwise draw from all entities.

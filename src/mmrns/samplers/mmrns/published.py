@@ -89,6 +89,8 @@ class MmrnsPublished(Sampler, name="mmrns-published"):
 
     with the drawn candidates weighed by their self-adversarial weight. Gradients reach the model's vectors.
 
+    Cost of a draw: the attention over R x P pairs with gradients in every step, and K tensors of B x P.
+
     Args:
         graph, features, spec, seed: see `Sampler`.
         negatives: K, at most P.

@@ -81,6 +81,9 @@ class Mmrns(CandidateSampler, name="mmrns"):
     **Missing modalities.** One that the true entity lacks adds nothing to its row. A candidate that lacks one takes the
     row's mean over those that have it.
 
+    Cost of a draw: that of `domain-range`, and the attention over R x P pairs of a relation and a candidate, with
+    gradients in two of `refresh` steps.
+
     Args:
         graph, features, spec, seed: see `Sampler`.
         negatives, pool, domain_range: see `CandidateSampler`.
