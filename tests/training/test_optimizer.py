@@ -4,13 +4,14 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from mmrns.data.datasets import Dataset
 from mmrns.evaluation.hardness import gradient_norm
 from mmrns.nn.embedders import Table
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
-from mmrns.training.optimizer import Group, Optimizer, schedule_of
+from mmrns.training.optimizer import Group, Kind, Optimizer, schedule_of, sparse_tables
 from mmrns.training.trainer import Trainer
 
 
@@ -54,6 +55,18 @@ def test_a_sparse_step_leaves_the_other_rows_alone(toy: Dataset, kind: str) -> N
     moved = (trainer.model.entity.weight != before).any(1).nonzero().flatten().tolist()
     assert set(moved) == {*batch.h.tolist(), *batch.t.tolist(), *negatives.flatten().tolist()}
     assert len(moved) < len(before)
+
+
+@pytest.mark.parametrize("kind", ["adam", "adagrad"])
+def test_an_embedding_of_torch_is_a_table_too(kind: Kind) -> None:
+    vectors = [nn.Sequential(nn.Embedding(4, 2, sparse=sparse), nn.Linear(2, 1)) for sparse in (False, True)]
+    assert [len(sparse_tables(module)) for module in vectors] == [0, 1]
+    tables = sparse_tables(vectors[1])
+    optimizer = Optimizer([Group("tables", tables, 0.1, sparse=True)], kind=kind)
+    before = tables[0].detach().clone()
+    vectors[1](torch.tensor([3, 3])).sum().backward()
+    optimizer.step(0)
+    assert (tables[0] != before).any(1).tolist() == [False, False, False, True]
 
 
 def test_the_gradient_norm_is_the_same_however_it_is_stored(toy: Dataset) -> None:

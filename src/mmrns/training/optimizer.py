@@ -103,7 +103,9 @@ class Optimizer:
 
 def sparse_tables(module: nn.Module) -> list[nn.Parameter]:
     """The weights whose gradients are sparse."""
-    return [table.weight for table in module.modules() if isinstance(table, Table | TableEmbedder) and table.sparse]
+    kinds = (Table, TableEmbedder, nn.Embedding, nn.EmbeddingBag)
+    weights = (table.weight for table in module.modules() if isinstance(table, kinds) and table.sparse)
+    return [weight for weight in weights if isinstance(weight, nn.Parameter)]
 
 
 def schedule_of(name: Literal["constant", "linear", "cosine"], steps: int, warmup: int = 0) -> Schedule:

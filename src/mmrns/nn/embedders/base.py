@@ -24,7 +24,8 @@ class Embedder(Named, nn.Module, ABC):
 
     To add one: subclass it with a `name`, fill `views` and define `forward`. Its constructor is called with the graph,
     the features, and the keywords `width` (reals of a vector), `init_range` (vectors start about as long as those
-    uniform on `[-init_range, init_range]`) and `sparse` (gradients of tables are to hold the rows of the step only).
+    uniform on `[-init_range, init_range]`) and `sparse` (gradients of tables are to hold the rows of the step only:
+    hand it on to each `Table` or `nn.Embedding`).
     Further keywords are its options, settable as `model.OPTION`.
 
     Args:
