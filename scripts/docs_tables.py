@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def of_config(name: str | None) -> str:
 
 
 def arguments(cls: type[Any]) -> dict[str, str]:
-    """The `Args:` of a class's docstring; one that refers to a base class has the words of that."""
+    """The `Args:` of a class's docstring; one that is not there, or refers to a base class, has the words of that."""
     found: dict[str, str] = {}
     block = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", inspect.cleandoc(cls.__doc__ or ""), re.MULTILINE | re.DOTALL)
     for names, text in re.findall(r"^    ([\w, ]+): (.*(?:\n     +.*)*)", block[1] if block else "", re.MULTILINE):
@@ -127,10 +128,18 @@ def arguments(cls: type[Any]) -> dict[str, str]:
             found[name] = " ".join(text.split())
     for base in cls.__mro__[1:]:
         inherited = arguments(base) if hasattr(base, "registry") else {}
-        for name in [*found]:
-            if found[name] == f"see `{base.__name__}`." and name in inherited:
-                found[name] = inherited[name]
+        for name, text in inherited.items():
+            if found.get(name, f"see `{base.__name__}`.") == f"see `{base.__name__}`.":
+                found[name] = text
     return found
+
+
+def described(cls: type[Any], option: str) -> str:
+    """What an option of a class is."""
+    texts = arguments(cls)
+    if option not in texts:
+        raise SystemExit(f"{cls.__module__}: say what `{option}` is under `Args:` in the docstring of {cls.__name__}")
+    return texts[option]
 
 
 def options(registry: Registry[Any], prefix: str, reserved: Iterable[str] = ()) -> str:
@@ -142,9 +151,7 @@ def options(registry: Registry[Any], prefix: str, reserved: Iterable[str] = ()) 
         if not schema.model_fields:
             without.append(f"`{name}`")
             continue
-        parts.append(
-            f"Options of the {registry.kind} `{name}`:\n\n" + section(schema, prefix, arguments(cls).__getitem__)
-        )
+        parts.append(f"Options of the {registry.kind} `{name}`:\n\n" + section(schema, prefix, partial(described, cls)))
     if without:
         parts.append(f"Without options: {', '.join(without)}.\n")
     return "\n".join(parts)
