@@ -161,6 +161,12 @@ def test_scores_are_those_of_the_predictions(run: mmrns.Run) -> None:
     assert scored["score"].to_list() == pytest.approx(predicted["score"].to_list(), abs=1e-5)
     assert run.score([("e00", "knows", "e01"), ("Entity 1", "knows", "e02")]).shape == (2, 4)
     assert run.score([]).shape == (0, 4)
+    ids, names = (
+        [(h, "knows", t) for h, t in pairs]
+        for pairs in ([("e01", "e02"), ("e03", "e01")], [("Entity 1", "e02"), ("e03", "Entity 1")])
+    )
+    assert run.score(ids)["score"].equals(run.score(names)["score"])
+    assert run.score(names)["head"].to_list() == ["Entity 1", "e03"]
     with pytest.raises(UsageError, match="did you mean"):
         run.score([("e4", "likes", "e00")])
 

@@ -172,7 +172,7 @@ def test_heads_labels_and_query_files(run: mmrns.Run, tmp_path: Path) -> None:
     ("query", "message"),
     [
         (("e4", "likes", None), "unknown entity 'e4'; did you mean"),
-        (("e04", "like", None), "unknown name 'like'; did you mean 'likes'"),
+        (("e04", "like", None), "unknown relation 'like'; did you mean 'likes'"),
         (("e04", "likes", "e05"), "one of head and tail"),
         ((None, "likes", None), "one of head and tail"),
         (("e04", None, None), "names a relation"),

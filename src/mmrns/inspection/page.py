@@ -159,8 +159,7 @@ def _data_uri(path: Path) -> str | None:
                     kind = "JPEG" if photo else "PNG"
                     small.save(buffer, format=kind)
                     data = buffer.getvalue()
-    # Pillow raises whatever its decoders raise.
-    except Exception:
+    except Exception:  # Pillow raises whatever its decoders raise; the page does without the picture.
         return None
     return f"data:{TYPES[kind]};base64,{base64.b64encode(data).decode()}"
 

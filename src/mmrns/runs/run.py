@@ -215,10 +215,8 @@ class Run:
             UsageError: a name that the graph lacks (close ones are offered).
         """
         frame = triples_frame(triples)
-        ids = torch.tensor(
-            [(self.entity_id(h), self._relation_id(r), self.entity_id(t)) for h, r, t in frame.rows()],
-            dtype=torch.int64,
-        ).view(-1, 3)
+        found_ids = self._ids(frame["head"]), self._ids(frame["relation"], relations=True), self._ids(frame["tail"])
+        ids = torch.stack(found_ids, dim=1)
         found: list[Tensor] = []
         for part in ids.split(4096):
             batch = Batch.of(part, torch.zeros(len(part), dtype=torch.bool)).to(self.device)
@@ -350,7 +348,7 @@ class Run:
             raise UsageError("a query names a relation and one of head and tail")
         graph = self.dataset.graph
         anchor = self.entity_id(head if head is not None else tail or "")
-        r = torch.tensor([graph.relations.id(relation)])
+        r = torch.tensor([self._relation_id(relation)])
         asks_head = head is None
         ids = torch.tensor([anchor])
         batch = Batch.of(torch.stack([ids, r, ids], dim=1), torch.tensor([asks_head]))
@@ -465,6 +463,26 @@ class Run:
         reflexive[r[h == t]] = True
         return reflexive
 
+    def _ids(self, names: pl.Series, relations: bool = False) -> Int[Tensor, " n"]:
+        """The ids of many entities or relations; what is no id is looked up one distinct name at a time."""
+        graph = self.dataset.graph
+        ids = (graph.relations if relations else graph.entities).find(names)
+        one = self._relation_id if relations else self.entity_id
+        strange = ids < 0
+        if strange.any():
+            others = names.filter(pl.Series(strange.numpy()))
+            by_name = {name: one(name) for name in others.unique(maintain_order=True)}
+            ids[strange] = torch.tensor([by_name[name] for name in others])
+        return ids
+
+    @cached_property
+    def _labelled(self) -> dict[str, list[str]]:
+        """The ids of the entities that have a readable name."""
+        found: dict[str, list[str]] = {}
+        for entity, label in self.dataset.labels.items():
+            found.setdefault(label, []).append(entity)
+        return found
+
     def _relation_id(self, name: str) -> int:
         relations = self.dataset.graph.relations
         if name not in relations:
@@ -480,7 +498,7 @@ class Run:
         entities = self.dataset.graph.entities
         if name in entities:
             return entities.id(name)
-        named = [entity for entity, label in self.dataset.labels.items() if label == name]
+        named = self._labelled.get(name, [])
         if len(named) == 1:
             return entities.id(named[0])
         if named:

@@ -22,9 +22,6 @@ from mmrns.training.optimizer import Optimizer
 from mmrns.training.progress import Plan, Progress
 from mmrns.types import Batch, Negatives
 
-Watch = Callable[[Batch, Negatives], None]
-"""Looks on at the end of a step: at its batch and negatives, its gradients and the updated model."""
-
 
 def full(scores: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     """Scores in at least single precision: losses are sums of many."""
@@ -65,8 +62,16 @@ class Trainer:
         """The batch of a step, on the device."""
         return self.batches.at(step).to(self.device)
 
-    def step(self, step: int, watch: Watch | None = None) -> Float[Tensor, ""]:
-        """One training step, counted from 0, and a look at it when asked. Returns the loss, still on the device."""
+    def step(self, step: int, on_step: Callable[[Batch, Negatives], None] | None = None) -> Float[Tensor, ""]:
+        """One training step.
+
+        Args:
+            step: counted from 0.
+            on_step: is told of the step at its end, when gradients are still there and the model is updated.
+
+        Returns:
+            The loss, still on the device.
+        """
         model, sampler = self.model, self.sampler
         batch = self.batch(step)
         with self.precision():
@@ -84,8 +89,8 @@ class Trainer:
         loss.backward()
         self.optimizer.step(step)
         model.constrain()
-        if watch is not None:
-            watch(batch, negatives)
+        if on_step is not None:
+            on_step(batch, negatives)
         return loss.detach()
 
     def precision(self) -> AbstractContextManager[object]:
@@ -118,7 +123,7 @@ class Trainer:
         total = torch.tensor(progress.loss_sum, device=self.device)
         started = time.perf_counter()
 
-        def watch(batch: Batch, negatives: Negatives) -> None:
+        def on_step(batch: Batch, negatives: Negatives) -> None:
             nonlocal started
             since = time.perf_counter()
             told.on_step(batch, negatives)
@@ -126,7 +131,7 @@ class Trainer:
             started += time.perf_counter() - since
 
         while progress.step < plan.steps and not progress.stopped:
-            total += self.step(progress.step, watch if told.watches(progress.step + 1) else None)
+            total += self.step(progress.step, on_step if told.watches(progress.step + 1) else None)
             progress.step += 1
             progress.loss_steps += 1
             done = progress.step
