@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmrns.errors import DataError, MmrnsError, UsageError, nearest
+from mmrns.errors import DataError, Diverged, MmrnsError, UsageError, nearest
 from mmrns.nn.embedders import Embedder
 from mmrns.nn.losses import Loss
 from mmrns.nn.scorers import Scorer
@@ -27,6 +28,12 @@ def test_data_error_is_one_line_naming_place_and_remedy() -> None:
     assert str(error) == "a/train.tsv:7: 2 columns; mend it"
     assert (error.where, error.line, error.message, error.remedy) == (Path("a/train.tsv"), 7, "2 columns", "mend it")
     assert str(DataError("a", "is missing", "add it")) == "a: is missing; add it"
+
+
+@pytest.mark.parametrize("error", [DataError(Path("a"), "is bad", "mend it", 7), UsageError("no"), Diverged("nan")])
+def test_an_error_comes_back_from_another_process(error: MmrnsError) -> None:
+    back = pickle.loads(pickle.dumps(error))
+    assert (type(back), str(back), back.__dict__) == (type(error), str(error), error.__dict__)
 
 
 def test_exit_codes() -> None:

@@ -28,11 +28,19 @@ class DataError(MmrnsError):
         place = f"{where}:{line}" if line is not None else f"{where}"
         super().__init__(f"{place}: {message}; {remedy}")
 
+    def __reduce__(self) -> tuple[type[DataError], tuple[Path, str, str, int | None]]:
+        # An exception is unpickled from its message alone, which would end a pool of processes instead of telling it.
+        return type(self), (self.where, self.message, self.remedy, self.line)
+
 
 class UsageError(MmrnsError):
     """An option, a configuration key or a name that does not exist or does not fit."""
 
     exit_code = 2
+
+
+class Diverged(MmrnsError):
+    """A training came to a loss, or a model to scores, that are not finite."""
 
 
 def nearest(name: str, known: Iterable[str], limit: int = 1) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmrns.data.datasets import Dataset
 from mmrns.data.index import DomainRangeIndex, TripleIndex
-from mmrns.errors import MmrnsError
+from mmrns.errors import Diverged
 from mmrns.evaluation.candidates import Candidates
 from mmrns.evaluation.ranking import Ranks, rank
 from mmrns.evaluation.report import metrics, policies
@@ -230,7 +230,7 @@ def test_realistic_is_the_expectation_under_random_ties() -> None:
 def test_scores_that_are_not_finite_are_refused(bad: float, head: bool) -> None:
     model = fixed(0, 9)
     (model.head if head else model.tail)[2, 1, 6] = bad
-    with pytest.raises(MmrnsError, match="scores that are not finite; lower the learning rate"):
+    with pytest.raises(Diverged, match="scores that are not finite; lower the learning rate"):
         rank(model, tensor([(0, 0, 1), (2, 1, 2)]), index_of([]))
     rank(model, tensor([(0, 0, 1)]), index_of([]))
 

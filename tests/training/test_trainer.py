@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mmrns.data.datasets import Dataset
-from mmrns.errors import MmrnsError
+from mmrns.errors import Diverged
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
 from mmrns.training.callbacks import Callback, CallbackList, Hardness, Training
@@ -151,9 +151,31 @@ def test_a_loss_that_is_not_finite_is_an_error_before_anything_is_saved(toy: Dat
         trainer.model.entity.weight[0, 0] = math.nan
     records = _Records([0.1])
     plan = Plan(steps=50, log_every=50, evaluate_every=50, checkpoint_every=5, patience=0)
-    with pytest.raises(MmrnsError, match="not finite"):
+    with pytest.raises(Diverged, match="the loss is not finite at step 5"):
         records.fit(trainer, progress, plan)
     assert records.saves == []
+
+
+def test_whatever_fails_on_numbers_that_are_not_finite_is_divergence(toy: Dataset) -> None:
+    plan = Plan(steps=50, log_every=50, evaluate_every=2, checkpoint_every=50, patience=0)
+
+    def refuse() -> float:
+        raise Diverged("scores")
+
+    records, trainer = _Records([0.1]), _trainer(toy)
+    with pytest.raises(Diverged, match="the model is not finite at step 2"):
+        trainer.fit(Progress(), plan, validate=refuse, save=lambda best: None)
+
+    def multinomial(*given: object) -> Negatives:
+        raise RuntimeError("probability tensor contains nan")
+
+    trainer.sampler.draw = multinomial  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="probability"):
+        records.fit(trainer, Progress(), plan)
+    with torch.no_grad():
+        trainer.model.entity.weight[0, 0] = math.inf
+    with pytest.raises(Diverged, match="the model is not finite at step 1"):
+        records.fit(trainer, Progress(), plan)
 
 
 def test_epoch_ends_are_told(toy: Dataset) -> None:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mmrns.data.index import TripleIndex
-from mmrns.errors import MmrnsError
+from mmrns.errors import Diverged
 from mmrns.evaluation.candidates import Candidates
 from mmrns.nn.kernels import comparisons
 from mmrns.types import Batch
@@ -103,7 +103,7 @@ def rank(
         progress: called with the number of queries done since the last call.
 
     Raises:
-        MmrnsError: the model gave a score that is not finite.
+        Diverged: the model gave a score that is not finite.
     """
     if not len(triples):
         none = torch.empty(0, dtype=torch.int64)
@@ -144,7 +144,7 @@ def _rank_chunk(
     scores = model.score_all(batch.to(device), memory_mb)
     # One pass where all is well; a sum of finite scores that overflows is looked at more closely.
     if not torch.isfinite(scores.sum()) and not torch.isfinite(scores).all():
-        raise MmrnsError("the model gives scores that are not finite; lower the learning rate and train again")
+        raise Diverged("the model gives scores that are not finite; lower the learning rate and train again")
     query_here, target_here = query.to(device), target.to(device)
     true = scores[query_here, target_here]
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mmrns.errors import MmrnsError
+from mmrns.errors import Diverged
 from mmrns.nn.losses import Loss
 from mmrns.nn.model import Model
 from mmrns.nn.regularizers import Regularizer
@@ -116,7 +116,7 @@ class Trainer:
             callback: is told what happens.
 
         Raises:
-            MmrnsError: the loss is not finite; the last checkpoint is from before.
+            Diverged: the loss or a score is not finite; the last checkpoint is from before.
         """
         told = callback or Callback()
         told.on_start(Training(self.model, self.sampler, self.batches.graph, plan, progress))
@@ -131,7 +131,13 @@ class Trainer:
             started += time.perf_counter() - since
 
         while progress.step < plan.steps and not progress.stopped:
-            total += self.step(progress.step, on_step if told.watches(progress.step + 1) else None)
+            try:
+                total += self.step(progress.step, on_step if told.watches(progress.step + 1) else None)
+            except Exception as error:
+                # What draws and sorts fails in ways of its own on numbers that are not finite.
+                if self._finite():
+                    raise
+                raise _diverged("the model", progress.step + 1) from error
             progress.step += 1
             progress.loss_steps += 1
             done = progress.step
@@ -145,7 +151,7 @@ class Trainer:
             progress.loss_sum = float(total)
             mean = progress.loss_sum / progress.loss_steps
             if not math.isfinite(mean):
-                raise MmrnsError(f"the loss is not finite at step {done}; lower training.lr")
+                raise _diverged("the loss", done)
             progress.train_seconds += time.perf_counter() - started
             told.on_progress(done, mean)
             if log:
@@ -160,6 +166,11 @@ class Trainer:
                 return
             started = time.perf_counter()
 
+    def _finite(self) -> bool:
+        """Whether all that is trained is finite."""
+        parameters = [*self.model.parameters(), *self.sampler.parameters()]
+        return all(bool(torch.isfinite(parameter).all()) for parameter in parameters)
+
     def _evaluate(
         self,
         progress: Progress,
@@ -169,7 +180,10 @@ class Trainer:
         told: Callback,
     ) -> None:
         started = time.perf_counter()
-        mrr = validate()
+        try:
+            mrr = validate()
+        except Diverged as error:
+            raise _diverged("the model", progress.step) from error
         progress.evaluate_seconds += time.perf_counter() - started
         better = mrr > progress.best_mrr
         if better:
@@ -181,3 +195,7 @@ class Trainer:
         told.on_row({"step": progress.step, "valid_mrr": mrr, "seconds": round(progress.train_seconds, 3)})
         if better:
             save(True)
+
+
+def _diverged(what: str, step: int) -> Diverged:
+    return Diverged(f"{what} is not finite at step {step}; lower training.lr")
