@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -41,6 +42,18 @@ class UsageError(MmrnsError):
 
 class Diverged(MmrnsError):
     """A training came to a loss, or a model to scores, that are not finite."""
+
+
+class Note(UserWarning):
+    """What was done with something that is not as it should be, but could be used.
+
+    The command line prints it as one line on standard error.
+    """
+
+
+def note(message: str) -> None:
+    """Say once in one line what the user should know; in Python it is a warning of the category `Note`."""
+    warnings.warn(message, Note, stacklevel=3)
 
 
 def nearest(name: str, known: Iterable[str], limit: int = 1) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 import traceback
+import warnings
 from typing import NoReturn
 
-from rich.text import Text
-
 from mmrns.cli.app import app
-from mmrns.cli.show import err
+from mmrns.cli.show import say, show_notes
 from mmrns.errors import MmrnsError
 
 # Importing a command's module registers it; the order is that of `mmrns --help`.
@@ -31,11 +30,13 @@ def main() -> NoReturn:
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     try:
-        app(arguments, standalone_mode=True)
+        with warnings.catch_warnings():
+            show_notes()
+            app(arguments, standalone_mode=True)
     except MmrnsError as error:
         if debug:
             traceback.print_exc()
-        err.print(Text(f"mmrns: {error}"), soft_wrap=True)
+        say(f"mmrns: {error}")
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader of our output has gone, as with `| head`.

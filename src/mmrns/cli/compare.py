@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.text import Text
 
 from mmrns.cli.app import app
-from mmrns.cli.show import bar, err, out, print_rows
+from mmrns.cli.show import Text, bar, err, out, print_rows
 from mmrns.errors import UsageError
 
 SHOWN = ("method", "valid MRR", "test MRR", "Hits@1", "Hits@10", "difference", "seconds")

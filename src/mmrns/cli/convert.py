@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
 from mmrns.cli.data import data_app
-from mmrns.cli.show import err, out, print_json, print_rows
+from mmrns.cli.show import Text, err, out, print_json, print_rows
 from mmrns.errors import UsageError
 
 if TYPE_CHECKING:

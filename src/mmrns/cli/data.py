@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.text import Text
 
 from mmrns.cli.app import app
-from mmrns.cli.show import err, out, print_json, print_rows
+from mmrns.cli.show import Text, err, out, print_json, print_rows
 from mmrns.errors import UsageError
 
 data_app = typer.Typer(help="List, get, check, split datasets.", no_args_is_help=True, rich_markup_mode=None)

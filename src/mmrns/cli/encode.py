@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
 from mmrns.cli.app import app
 from mmrns.cli.options import Device
-from mmrns.cli.show import bar, err, print_json, print_rows
+from mmrns.cli.show import Text, bar, err, print_json, print_rows
 from mmrns.errors import DataError, UsageError
 
 if TYPE_CHECKING:

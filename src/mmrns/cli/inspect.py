@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
 from mmrns.cli.app import app
 from mmrns.cli.options import Side
-from mmrns.cli.show import bar, err, out, print_json, print_rows
+from mmrns.cli.show import Text, bar, err, out, print_json, print_rows
 from mmrns.errors import UsageError
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ def _print(found: Inspection) -> None:
         true = names[query[query["side"]]]
         split = f"in {query['split']}" if query["split"] else "in no split"
         title = Text(f"{ends['head']}  {query['relation']}  {ends['tail']}", style="bold")
-        title.append(f"   {true} ({split}) has rank {query['rank']:,} of {found['entities']:,}", style="not bold")
+        title.append_text(Text(f"   {true} ({split}) has rank {query['rank']:,} of {found['entities']:,}", "not bold"))
         out.print(title, soft_wrap=True)
         for drawn in query["samplers"]:
             out.print()

@@ -3,22 +3,91 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Callable, Generator
+import warnings
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
-from rich.text import Text
+from rich.text import Text as RichText
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+from mmrns.errors import MmrnsError, Note
+
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What a terminal may obey instead of showing it: control characters but tabs and line feeds, what turns the direction
+of writing; and half characters, which cannot be written."""
+
+
+def printable(text: str) -> str:
+    """A text with escapes such as `\\x1b` for what a terminal would obey instead of showing it.
+
+    Names come from files that anyone may have written.
+    """
+    return _UNSAFE.sub(_escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+class Text(RichText):
+    """A text as `printable` gives it, which counts in widths as it is shown."""
+
+    def __init__(self, text: str = "", style: str = ""):
+        # Rich itself would drop some control characters without a trace.
+        super().__init__(printable(text), style)
+
+
+class _SafeConsole(Console):
+    """A console that prints whatever else is given to it as `printable` gives it."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+
+out = _SafeConsole(highlight=False, markup=False, emoji=False)
+err = _SafeConsole(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+def say(message: object) -> None:
+    """One line on standard error."""
+    err.print(Text(str(message).replace("\n", "\\n")), soft_wrap=True)
+
+
+def show_notes() -> None:
+    """From here on a `Note` is one line on standard error, said once; for within `warnings.catch_warnings`."""
+    said: set[str] = set()
+    other = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if not issubclass(category, Note):
+            other(message, category, *where, **more)
+        elif str(message) not in said:
+            said.add(str(message))
+            say(f"note: {message}")
+
+    warnings.showwarning = show
+    warnings.simplefilter("always", Note)
 
 
 def print_json(value: Any) -> None:
-    """One line of JSON on standard output."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    """One line of JSON on standard output; its escapes stand for what a terminal would obey.
+
+    Raises:
+        MmrnsError: a number that JSON does not have: NaN or infinity.
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise MmrnsError("the answer holds a number that is not finite, which JSON cannot say; train again") from error
+    # JSON itself escapes the control characters below 32.
+    sys.stdout.write(_UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
 from mmrns.cli.app import app
 from mmrns.cli.options import Device
-from mmrns.cli.show import err, out, print_metrics
+from mmrns.cli.show import Text, err, out, print_metrics
 
 if TYPE_CHECKING:
     from mmrns.training.callbacks import Callback, Training

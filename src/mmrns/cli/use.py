@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
 from mmrns.cli.app import app
 from mmrns.cli.options import By, CandidatesOption, Known, Split
-from mmrns.cli.show import bar, err, out, print_json, print_metrics, print_rows, with_intervals
+from mmrns.cli.show import Text, bar, err, out, print_json, print_metrics, print_rows, with_intervals
 from mmrns.errors import UsageError
 from mmrns.files import FRAME_WRITERS, write_frame
 
