@@ -1,11 +1,17 @@
-"""One step of TransE, DistMult or RotatE with an MMRNS sampler on given inputs, for comparison with recorded steps."""
+"""One step of a scorer of the authors' code with an MMRNS sampler on given inputs, and its comparison with a recorded one.
+
+The authors' steps lie in a folder that is no part of the repository; ours, which `scripts/build_golden.py` made once the
+sampler had passed theirs, lie in `tests/golden/`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +26,30 @@ from mmrns.samplers.mmrns.sampler import Mmrns
 from mmrns.types import Batch
 
 STEP = 7
+AUTHORS = ["TransE_head", "TransE_tail", "RotatE_tail", "DistMult_head"]
+"""The steps that the authors' code was made to leave."""
+SCORERS = ["TransE", "DistMult", "ComplEx", "RotatE", "pRotatE"]
+"""The scorers of the authors' code."""
+LAYERS = {
+    "attention.project.0": "linear_img",
+    "attention.project.1": "linear_text",
+    "attention.gate.0": "linear_rel1",
+    "attention.gate.1": "linear_rel2",
+    "attention.out.0": "linear_img_project",
+    "attention.out.1": "linear_text_project",
+    "attention.norm": "layernorm",
+    "gate.hidden": "linear1",
+    "gate.gate": "linear3",
+}
+PARAMETERS = {
+    "model.entity.weight": "kge.entity_embedding",
+    "model.relation.weight": "kge.relation_embedding",
+    **{
+        f"sampler.similarity.{ours}.{k}": f"kca.{theirs}.{k}"
+        for ours, theirs in LAYERS.items()
+        for k in ("weight", "bias")
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +63,7 @@ class Step:
     head: bool
     published: bool
     width: int = 50
+    gate_width: int = 100
 
 
 class Recorded(Mmrns):
@@ -69,6 +100,49 @@ class RecordedPublished(MmrnsPublished):
 
     def noise(self, shape: torch.Size, step: int, draw: int, device: torch.device) -> Tensor:
         return self.recorded_noise[draw]
+
+
+def compare(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Similarities and logits to 1e-5, losses to 1e-5 relative, gradients to 1e-4 of each tensor's largest entry."""
+    for name in (name for name in expected if name.startswith("sim_") or name == "pmi"):
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-5)
+    torch.testing.assert_close(found["logits_masked"], expected["logits_masked"], rtol=1e-5, atol=1e-5)
+    assert torch.equal(found["drawn_positions"], expected["drawn_positions"])
+    for name in ("positive_scores", "negative_scores", "score_loss", "loss"):
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-5)
+    gradients = {name for name in expected if name.startswith("grad.")}
+    assert gradients == {name for name in found if name.startswith("grad.")}
+    for name in gradients:
+        error = (found[name] - expected[name]).abs().max()
+        assert error <= 1e-4 * expected[name].abs().max(), name
+
+
+def reproduce_authors(path: Path) -> None:
+    """Take a step of the authors' code, `SCORER_SIDE.npz`, and compare."""
+    with np.load(path) as file:
+        z = {key: torch.from_numpy(file[key]) for key in file.files if key != "meta"}
+    scorer, side = path.stem.split("_")
+    step = Step(
+        scorer,
+        dim=12,
+        gamma=float(z["kge.gamma"]),
+        init_range=float(z["kge.embedding_range"]),
+        head=side == "head",
+        published=True,
+    )
+    expected = {k: v for k, v in z.items() if not k.startswith("grad.")}
+    expected |= {f"grad.{ours}": z[f"grad.{theirs}"] for ours, theirs in PARAMETERS.items()}
+    expected["score_loss"] = (z["positive_loss"] + z["negative_loss"]) / 2
+    compare(take_step(step, z, {ours: z[theirs] for ours, theirs in PARAMETERS.items()}), expected)
+
+
+def small(scorer: str, side: str) -> Step:
+    """The settings of a recorded step of ours in the authors' arithmetic, `SCORER_SIDE`."""
+    return Step(scorer, 4, gamma=6.0, init_range=2.0, head=side == "head", published=True, width=4, gate_width=5)
+
+
+DEFAULT = Step("TransE", dim=6, gamma=6.0, init_range=8 / 6, head=False, published=False, width=5)
+"""The settings of the recorded step of `mmrns`."""
 
 
 def take_step(
@@ -153,6 +227,7 @@ def _sampler(
         "pool": len(given["pool"]),
         "modalities": ["image", "text"],
         "width": step.width,
+        "gate_width": step.gate_width,
         "alpha": 0.5,
     }
     if step.published:
