@@ -1,7 +1,7 @@
-"""One step of a scorer of the authors' code with an MMRNS sampler on given inputs, and its comparison with a recorded one.
+"""One step of a scorer with an MMRNS sampler on given inputs, and its comparison with a recorded one.
 
-The authors' steps lie in a folder that is no part of the repository; ours, which `scripts/build_golden.py` made once the
-sampler had passed theirs, lie in `tests/golden/`.
+The steps of the authors' code lie in a folder that is no part of the repository. Ours lie in `tests/golden/`;
+`scripts/build_golden.py` made them once the sampler had passed those of the authors.
 """
 
 from __future__ import annotations
