@@ -6,6 +6,8 @@ in registers, so that it moves nothing but its operands. Both give the same numb
 
 from __future__ import annotations
 
+from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -14,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding
 
-_FUSED = find_spec("numba") is not None
+from mmrns.errors import note
 
 Kind = Literal["l1", "l2", "modulus", "dot"]
 """What is summed over the coordinates of query q and candidate c.
@@ -47,12 +49,22 @@ def compare_rows(
 def pair_width(width: int, device: torch.device | str) -> int:
     """Reals that a comparison of vectors this wide with a pool holds for each pair, beside the result."""
     # The difference, and what is made of it on the way to the sum.
-    return 0 if fused() and torch.device(device).type == "cpu" else 2 * width
+    return 0 if torch.device(device).type == "cpu" and fused() else 2 * width
 
 
+@cache
 def fused() -> bool:
-    """Whether the fused kernels are installed."""
-    return _FUSED
+    """Whether the fused kernels are installed; a Numba that does not load is as good as none, which a note says."""
+    if find_spec("numba") is None:
+        return False
+    try:
+        import_module("mmrns.nn.kernels.compiled")
+    except Exception as error:  # A Numba that does not fit NumPy or its LLVM may raise anything.
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        message = f"Numba cannot be loaded ({reason}), so that comparisons run in torch, several times slower"
+        note(f"{message}; install a Numba that fits, or none")
+        return False
+    return True
 
 
 def _in_torch(kind: Kind, query: Tensor, candidates: Tensor) -> Tensor:
@@ -76,9 +88,9 @@ def fusible(*operands: Tensor) -> bool:
     """Whether the fused kernels are installed and take these: on the CPU, all of one type with 32 or 64 bits."""
     first = operands[0].dtype
     return (
-        fused()
-        and first in (torch.float32, torch.float64)
+        first in (torch.float32, torch.float64)
         and all(x.device.type == "cpu" and x.dtype == first for x in operands)
+        and fused()
     )
 
 

@@ -15,6 +15,8 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
+from mmrns.nn.kernels.cache import cached
+
 # Numba's threads, which the first question after them starts, are OpenMP's: their number becomes torch's, too.
 _given = torch.get_num_threads()
 _MOST_THREADS = numba.get_num_threads()
@@ -27,11 +29,13 @@ _ROWS = 16
 _RELAXED = {"reassoc", "contract", "nsz", "arcp"}
 
 
-def _compiled(parallel: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _compiled(parallel: bool, name: str | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def of(function: Callable[..., Any]) -> Callable[..., Any]:
         # Unwrapped, since what checks types at run time cannot be compiled.
         plain = inspect.unwrap(function)
-        return njit(parallel=parallel, cache=True, fastmath=_RELAXED, error_model="numpy")(plain)
+        # What is cached goes by this name: of what is made in a function, each needs its own.
+        plain.__qualname__ = name or plain.__name__
+        return cached(njit(parallel=parallel, fastmath=_RELAXED, error_model="numpy")(plain))
 
     return of
 
@@ -97,33 +101,33 @@ class _Kernels(NamedTuple):
     table_gradient: Callable[..., None]
 
 
-def _kernels(value: Any, gradient: Any) -> _Kernels:
-    @_compiled(parallel=True)
+def _kernels(kind: str, value: Any, gradient: Any) -> _Kernels:
+    @_compiled(parallel=True, name=f"{kind}_pool")
     def pool(q: Any, c: Any, out: Any, rows: int) -> None:
         for block in prange((q.shape[0] + rows - 1) // rows):
             for p in range(c.shape[0]):
                 for b in range(block * rows, min(q.shape[0], (block + 1) * rows)):
                     out[b, p] = value(q, b, c, p)
 
-    @_compiled(parallel=True)
+    @_compiled(parallel=True, name=f"{kind}_pool_gradient")
     def pool_gradient(a: Any, b: Any, g: Any, of_a: Any) -> None:
         for n in prange(a.shape[0]):
             for m in range(b.shape[0]):
                 gradient(a, n, b, m, g[n, m], of_a)
 
-    @_compiled(parallel=True)
+    @_compiled(parallel=True, name=f"{kind}_rows")
     def rows(q: Any, table: Any, ids: Any, out: Any) -> None:
         for b in prange(ids.shape[0]):
             for k in range(ids.shape[1]):
                 out[b, k] = value(q, b, table, ids[b, k])
 
-    @_compiled(parallel=True)
+    @_compiled(parallel=True, name=f"{kind}_query_gradient")
     def query_gradient(q: Any, table: Any, ids: Any, g: Any, of_q: Any) -> None:
         for b in prange(ids.shape[0]):
             for k in range(ids.shape[1]):
                 gradient(q, b, table, ids[b, k], g[b, k], of_q)
 
-    @_compiled(parallel=True)
+    @_compiled(parallel=True, name=f"{kind}_table_gradient")
     def table_gradient(q: Any, table: Any, g: Any, start: Any, cell: Any, of_table: Any) -> None:
         for e in prange(start.shape[0] - 1):
             for place in range(start[e], start[e + 1]):
@@ -150,9 +154,9 @@ def _cells_of_rows(ids: Any, n: int) -> Any:
 
 
 _OF = {
-    "l1": _kernels(_l1, _l1_gradient),
-    "modulus": _kernels(_modulus, _modulus_gradient),
-    "dot": _kernels(_dot, _dot_gradient),
+    "l1": _kernels("l1", _l1, _l1_gradient),
+    "modulus": _kernels("modulus", _modulus, _modulus_gradient),
+    "dot": _kernels("dot", _dot, _dot_gradient),
 }
 
 
