@@ -34,7 +34,7 @@ USUAL = [name for name in DRAWING if name != "mmrns-published"]
 def write_negatives(path: Path, dataset: Dataset) -> Path:
     """For every triple of train one negative of each side, the first entity that is not true."""
     graph, lines = dataset.graph, list[str]()
-    first = torch.zeros(len(graph.train), 1, dtype=torch.float64)
+    first = torch.zeros(len(graph.train), 1, dtype=torch.int64)
     for head in (False, True):
         batch = Batch.of(graph.train, torch.full((len(graph.train),), head))
         ids = graph.train_index.batch_absent(batch, first)[0].flatten()

@@ -3,6 +3,7 @@
 import torch
 
 import mmrns
+from mmrns.rng import below
 
 
 class Typed(mmrns.Sampler, name="typed"):
@@ -13,10 +14,10 @@ class Typed(mmrns.Sampler, name="typed"):
         self.domain_range = graph.domain_range
 
     def propose(self, batch, step):
-        u = self.uniform(step, "typed", rows=len(batch), device=batch.h.device)
-        ids = (u * self.n_entities).long()
+        bits = self.random_bits(step, "typed", rows=len(batch), device=batch.h.device)
+        ids = below(bits, self.n_entities)
         for head, rows in batch.sides:
-            ids[rows, ::2], _ = self.domain_range.draw(batch.r[rows], head, u[rows, ::2])
+            ids[rows, ::2], _ = self.domain_range.draw(batch.r[rows], head, bits[rows, ::2])
         return ids
 
 

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mmrns.errors import DataError, Diverged, MmrnsError, UsageError, nearest
 from mmrns.nn.embedders import Embedder
 from mmrns.nn.losses import Loss
 from mmrns.nn.scorers import Scorer
 from mmrns.registry import Named, Registry, register
-from mmrns.rng import generator, numpy_generator, seeded, stream_seed
+from mmrns.rng import BITS, below, generator, numpy_generator, random_bits, seeded, stream_seed
 from mmrns.samplers.base import Sampler
 from mmrns.samplers.uniform import Uniform
 from mmrns.training.callbacks import Callback
@@ -204,3 +206,30 @@ def test_seeded_restores_the_state_after_an_error() -> None:
     with pytest.raises(ValueError, match="inside"):
         fail()
     assert torch.equal(before, torch.get_rng_state())
+
+
+@given(st.lists(st.integers(0, 2**BITS - 1), min_size=1, max_size=8), st.integers(0, 2**36))
+def test_below_is_exact(bits: list[int], n: int) -> None:
+    assert below(torch.tensor(bits), n).tolist() == [b * n >> BITS for b in bits]
+    assert below(torch.tensor(bits), torch.full((len(bits),), n)).tolist() == [b * n >> BITS for b in bits]
+
+
+def test_random_bits_are_those_of_float64_numbers() -> None:
+    # Draws are the same as when they were made from those.
+    bits = random_bits(30, 7, stream=generator(3, "x"), device="cpu")
+    numbers = torch.rand(30, 7, dtype=torch.float64, generator=generator(3, "x"))
+    assert torch.equal(bits, (numbers * 2**BITS).long())
+
+
+def test_random_bits_of_a_device_fill_the_whole_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Other devices give no more than 32 bits at once: what the CPU does when it is taken for one of them.
+    class Other(str):
+        type = "other"
+
+    monkeypatch.setattr(torch, "device", Other)
+    bits = random_bits(4000, stream=generator(0, "x"), device="cpu")
+    assert bits.dtype == torch.int64
+    assert ((bits >= 0) & (bits < 2**BITS)).all()
+    counts = torch.bincount(below(bits, 8), minlength=8)
+    assert ((counts - 500) ** 2 / 500).sum() < 7 + 5 * 14**0.5
+    assert abs(float((bits & 1).float().mean()) - 0.5) < 5 * 0.5 / 4000**0.5

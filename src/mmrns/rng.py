@@ -15,6 +15,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 
 def stream_seed(seed: int, *purpose: int | str) -> int:
@@ -33,6 +34,35 @@ def generator(seed: int, *purpose: int | str, device: torch.device | str = "cpu"
 def numpy_generator(seed: int, *purpose: int | str) -> np.random.Generator:
     """A NumPy generator for one purpose; for host-side draws that torch lacks."""
     return np.random.Generator(np.random.Philox(stream_seed(seed, *purpose)))
+
+
+BITS = 53
+"""Random bits of a number that a draw is made from: those of a float64 uniform on [0, 1), which it stands for."""
+
+
+def random_bits(*shape: int, stream: torch.Generator, device: torch.device | str) -> Tensor:
+    """Integers uniform on [0, 2^53), on any device: not every one has float64, nor random integers past 32 bits."""
+    import torch
+
+    given = {"generator": stream, "device": device}
+    if torch.device(device).type == "cpu":
+        return torch.randint(2**BITS, shape, **given)
+    return (torch.randint(2**22, shape, **given) << 31) + torch.randint(2**31, shape, **given)
+
+
+def below(bits: Tensor, n: Tensor | int) -> Tensor:
+    """`floor(bits * n / 2^53)`: with `random_bits` uniform on [0, n).
+
+    The arithmetic is of 64-bit integers and exact, so that every number below n is as likely as any other to within
+    2^-53. The largest n is 2^36.
+
+    >>> import torch
+    >>> below(torch.tensor([0, 2**52, 2**53 - 1]), 5).tolist()
+    [0, 2, 4]
+    """
+    # In two halves, whose products with n fit 63 bits.
+    high, low = bits >> 27, bits & (2**27 - 1)
+    return (high * n + (low * n >> 27)) >> 26
 
 
 @contextmanager

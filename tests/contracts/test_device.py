@@ -1,7 +1,9 @@
-"""The step waits for no device: it is taken on the device `meta`, whose tensors have a shape and no values.
+"""The step waits for no device and makes no float64 there, which some devices lack.
+
+It is taken on the device `meta`, whose tensors have a shape and no values.
 
 Whatever would read a value on the host raises there: nonzero, masks as indices, unique, item, a copy to the host.
-Copies to the device that block are found by `Copies`. The optimizer's own step, which is torch's, is left out.
+Copies to the device that block, and float64 on it, are found by `Watch`. The optimizer's own step, which is torch's, is left out.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from forms import FORMS, form_of
 from mmrns.data.datasets import Dataset
@@ -24,8 +28,8 @@ from mmrns.runs.config import make_config
 META = torch.device("meta")
 
 
-class Copies(TorchDispatchMode):
-    """Collects the copies to the device that the host waits for."""
+class Watch(TorchDispatchMode):
+    """Collects the copies to the device that the host waits for, and the operations that give float64 there."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,11 +43,19 @@ class Copies(TorchDispatchMode):
             blocks = not (kwargs.get("non_blocking") or args[2:3] == (True,))
             if source.device != target and blocks:
                 self.found.append(f"{func} of {list(source.shape)} to {target}")
-        return func(*args, **kwargs)
+        made = func(*args, **kwargs)
+        for tensor in tree_leaves(made):
+            if (
+                isinstance(tensor, Tensor)
+                and tensor.device == META
+                and tensor.dtype in (torch.float64, torch.complex128)
+            ):
+                self.found.append(f"{func} gives {tensor.dtype}")
+        return made
 
 
 def _waits(toy: Dataset, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], steps: int = 4) -> list[str]:
-    """What the host waits for in the second and later steps; the first copies the indexes to the device."""
+    """What no step may do, in the second and later steps; the first copies the indexes to the device."""
     config = make_config({"device": "cpu", "training": {"batch_size": 24}, "objective": {"n3": 0.1}} | values)
     trainer = build_trainer(config, toy)
     generator: Callable[[], torch.Generator] = torch.Generator
@@ -58,10 +70,10 @@ def _waits(toy: Dataset, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]
     batches = [trainer.batches.at(step) for step in range(steps)]
     monkeypatch.setattr(trainer.batches, "at", batches.__getitem__)
     trainer.step(0)
-    with Copies() as copies:
+    with Watch() as watch:
         for step in range(1, steps):
             assert trainer.step(step).device == META
-    return copies.found
+    return watch.found
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -98,6 +110,14 @@ def test_what_waits_is_found(toy: Dataset, monkeypatch: pytest.MonkeyPatch) -> N
     with monkeypatch.context() as patch:
         patch.setattr(Uniform, "draw", blocking)
         assert len(_waits(toy, patch, values)) == 3
+
+    def doubling(self: Uniform, lookup: Any, *given: Any) -> Any:
+        lookup.batch.weight.double()
+        return draw(self, lookup, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Uniform, "draw", doubling)
+        assert _waits(toy, patch, values) == ["aten._to_copy.default gives torch.float64"] * 3
 
     def reading(self: Uniform, lookup: Any, *given: Any) -> Any:
         lookup.batch.weight.nonzero()

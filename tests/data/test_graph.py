@@ -209,8 +209,8 @@ def test_domains_are_sampled_evenly_and_without_repeats() -> None:
     relations = torch.tensor([0, 1, 2])
     counts = torch.zeros(9)
     n = 300
-    for start in (torch.arange(n, dtype=torch.float64) / n).tolist():
-        drawn, there, rate = index.sample(relations, False, torch.full((3,), start, dtype=torch.float64), 3)
+    for start in (torch.arange(n) * 2**53 // n).tolist():
+        drawn, there, rate = index.sample(relations, False, torch.full((3,), start), 3)
         row = drawn[0][there[0]].tolist()
         assert len(set(row)) == 3
         counts[row] += 1

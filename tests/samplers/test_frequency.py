@@ -63,8 +63,8 @@ def test_every_place_left_belongs_to_the_entity_that_lies_there(data: st.DataObj
                 true = {row[0] if head else row[2] for row in rows if row[2 * head] == anchor and row[1] == r}
                 left = [e for e in range(n) if e not in true for _ in range(int(weight[e]))]
                 place = index.places(torch.tensor([anchor]), torch.tensor([r]), head)
-                u = (torch.arange(max(len(left), 1), dtype=torch.float64) + 0.5) / max(len(left), 1)
-                ids, free = gaps(place, u[None])
+                bits = (2 * torch.arange(max(len(left), 1)) + 1) * 2**52 // max(len(left), 1)
+                ids, free = gaps(place, bits[None])
                 assert int(free) == len(left)
                 assert ((ids >= 0) & (ids < n)).all()
                 if left:

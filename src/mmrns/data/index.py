@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mmrns.errors import MmrnsError
+from mmrns.rng import below
 from mmrns.types import Batch
 
 
@@ -140,7 +141,7 @@ class DomainRangeIndex(_TwoSided):
         return self._sides[head].flat(r)
 
     def sample(
-        self, r: Int[Tensor, " R"], head: bool, start: Float[Tensor, " R"], width: int
+        self, r: Int[Tensor, " R"], head: bool, start: Int[Tensor, " R"], width: int
     ) -> tuple[Int[Tensor, "R M"], Bool[Tensor, "R M"], Float[Tensor, " R"]]:
         """M distinct entities of each domain or range by systematic sampling.
 
@@ -148,7 +149,7 @@ class DomainRangeIndex(_TwoSided):
 
         Args:
             r, head: whose domain or range.
-            start: uniform on [0, 1), float64.
+            start: `random_bits`.
             width: M.
 
         Returns:
@@ -161,30 +162,31 @@ class DomainRangeIndex(_TwoSided):
         size = torch.where(found, side.offsets[place + 1] - side.offsets[place], 0)
         taken = size.clamp(max=width)
         column = torch.arange(width, device=r.device)
-        every = (size / taken.clamp(min=1)).to(torch.float64)[:, None]
+        # The start is a fraction of the first interval: floor((start + column) size / M), in whole numbers.
         last = (size - 1).clamp(min=0)[:, None]
-        nth = torch.minimum(((start[:, None] + column) * every).long(), last)
+        nth = (column * size[:, None] + below(start, size)[:, None]) // taken.clamp(min=1)[:, None]
+        nth = torch.minimum(nth, last)
         entities = side.targets[(first + nth).clamp(max=len(side.targets) - 1)]
         return entities, column < taken[:, None], taken / size.clamp(min=1)
 
     def draw(
-        self, r: Int[Tensor, " B"], head: bool, u: Float[Tensor, "B K"]
+        self, r: Int[Tensor, " B"], head: bool, bits: Int[Tensor, "B K"]
     ) -> tuple[Int[Tensor, "B K"], Int[Tensor, " B"]]:
         """Entities of each domain or range, drawn uniformly and with replacement.
 
         Args:
             r, head: whose domain or range.
-            u: uniform on [0, 1), float64.
+            bits: `random_bits`.
 
         Returns:
             The entities, which mean nothing where the domain is empty; the size of each row's domain or range.
         """
         side = self._sides[head]
         if not len(side.targets):
-            return torch.zeros_like(u, dtype=torch.int64), torch.zeros_like(r)
+            return torch.zeros_like(bits), torch.zeros_like(r)
         place, found = side.find(r)
         size = torch.where(found, side.offsets[place + 1] - side.offsets[place], 0)
-        drawn = side.offsets[place][:, None] + (u * size[:, None]).long()
+        drawn = side.offsets[place][:, None] + below(bits, size[:, None])
         return side.targets[drawn.clamp(max=len(side.targets) - 1)], size
 
     def contains(self, entities: Int[Tensor, " P"], r: Int[Tensor, " R"], head: bool) -> Bool[Tensor, "R P"]:
@@ -317,14 +319,14 @@ class TripleIndex(_TwoSided):
         anchor: Int[Tensor, " B"],
         r: Int[Tensor, " B"],
         head: bool,
-        u: Float[Tensor, "B K"],
+        bits: Int[Tensor, "B K"],
         among: Int[Tensor, " B"] | int | None = None,
     ) -> tuple[Int[Tensor, "B K"], Int[Tensor, " B"]]:
         """Entities that are *not* known targets, each as likely as the others, without rejection.
 
         Args:
             anchor, r, head: the queries.
-            u: uniform on [0, 1), float64.
+            bits: `random_bits`.
             among: for each row, draw from the first so many entities only, which must hold all its known targets; by
                 default all entities.
 
@@ -332,13 +334,13 @@ class TripleIndex(_TwoSided):
             The entities, which mean nothing where none is absent; how many absent entities each row is drawn from.
         """
         free = (self.n_entities if among is None else among) - self.counts(anchor, r, head)
-        ids = self.nth_absent((u * free[:, None]).long(), anchor, r, head)
+        ids = self.nth_absent(below(bits, free[:, None]), anchor, r, head)
         return ids.clamp(max=self.n_entities - 1), free
 
-    def batch_absent(self, batch: Batch, u: Float[Tensor, "B K"]) -> tuple[Int[Tensor, "B K"], Int[Tensor, " B"]]:
+    def batch_absent(self, batch: Batch, bits: Int[Tensor, "B K"]) -> tuple[Int[Tensor, "B K"], Int[Tensor, " B"]]:
         """`sample_absent` for every row of a batch, whichever side it replaces."""
         anchor = batch.anchor
-        parts = [self.sample_absent(anchor[rows], batch.r[rows], head, u[rows]) for head, rows in batch.sides]
+        parts = [self.sample_absent(anchor[rows], batch.r[rows], head, bits[rows]) for head, rows in batch.sides]
         return torch.cat([ids for ids, _ in parts]), torch.cat([free for _, free in parts])
 
     def batch_contains(self, batch: Batch, ids: Int[Tensor, "*B K"]) -> Bool[Tensor, "B K"]:

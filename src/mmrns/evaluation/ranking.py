@@ -178,7 +178,7 @@ def _count(
 
         return compiled.ranked(scores, query, true)
     # Ones of a float type are written and added several times as fast as booleans; 2^24 of them are exact in 32 bits.
-    ones = torch.float32 if scores.shape[1] <= 2**24 else torch.float64
+    ones = torch.float32 if scores.shape[1] <= 2**24 else torch.bool
     counts: list[Tensor] = []
     for part in torch.arange(len(query), device=query.device).split(size):
         mine = scores if len(query) == len(scores) else scores[query[part]]

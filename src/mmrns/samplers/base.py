@@ -23,7 +23,7 @@ from mmrns.data.index import DomainRangeIndex, TripleIndex
 from mmrns.nn.lookup import Lookup
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.registry import Named, Registry
-from mmrns.rng import generator
+from mmrns.rng import generator, random_bits
 from mmrns.samplers.explanation import Explanation
 from mmrns.samplers.reinforce import Reinforce
 from mmrns.types import Batch, Negatives, OwnNegatives, PoolNegatives, SidePolicy
@@ -142,9 +142,14 @@ class Sampler(Named, Explanation, nn.Module, ABC):
         return generator(self.seed, *purpose[:1], step, *purpose[1:], device=device)
 
     def uniform(self, step: int, *purpose: int | str, rows: int, device: torch.device | str) -> Float[Tensor, "B K"]:
-        """K numbers for each row, uniform on [0, 1), float64: what draws with replacement are made from."""
+        """K numbers for each row, uniform on [0, 1), float32."""
         stream = self.stream(step, *purpose, device=device)
-        return torch.rand(rows, self.negatives, dtype=torch.float64, generator=stream, device=device)
+        return torch.rand(rows, self.negatives, generator=stream, device=device)
+
+    def random_bits(self, step: int, *purpose: int | str, rows: int, device: torch.device | str) -> Int[Tensor, "B K"]:
+        """K numbers for each row of `mmrns.rng.random_bits`: what exact draws with replacement are made from."""
+        stream = self.stream(step, *purpose, device=device)
+        return random_bits(rows, self.negatives, stream=stream, device=device)
 
     def absent(self, batch: Batch, rows: Int[Tensor, " n"]) -> Bool[Tensor, "n E"]:
         """Which entities are not true in train for some rows of a batch."""

@@ -19,6 +19,7 @@ from mmrns.data.negatives import read_negatives
 from mmrns.errors import UsageError
 from mmrns.nn.lookup import Lookup
 from mmrns.nn.model import Model, ModelSpec
+from mmrns.rng import random_bits
 from mmrns.samplers.base import Inner, Sampler, even
 from mmrns.types import Batch, Negatives, OwnNegatives
 
@@ -95,10 +96,10 @@ class File(Sampler, name="file"):
         inner = self.other.draw(lookup, model, step)
         ids = inner.entities(len(batch))
         stream = self.stream(step, "file", device=device)
-        u = torch.rand(len(batch), min(self.own, ids.shape[1]), dtype=torch.float64, generator=stream, device=device)
+        bits = random_bits(len(batch), min(self.own, ids.shape[1]), stream=stream, device=device)
         code = self._code(batch.h, batch.r, batch.t)
         place = torch.searchsorted(self.positives, code).clamp(max=len(self.positives) - 1)
-        parts = [self.listed.draw(place[rows], head, u[rows]) for head, rows in batch.sides]
+        parts = [self.listed.draw(place[rows], head, bits[rows]) for head, rows in batch.sides]
         own, size = torch.cat([own for own, _ in parts]), torch.cat([size for _, size in parts])
         has = (self.positives[place] == code) & (size > 0)
         # Columns at random: a list that all rows share may be in order.

@@ -12,6 +12,7 @@ from mmrns.data.graph import KnowledgeGraph
 from mmrns.data.index import TripleIndex
 from mmrns.nn.lookup import Lookup
 from mmrns.nn.model import Model, ModelSpec
+from mmrns.rng import below
 from mmrns.samplers.base import Sampler, even
 from mmrns.types import Batch, Negatives, OwnNegatives
 
@@ -28,7 +29,7 @@ class Frequency(Sampler, name="frequency"):
     The draw is exact without rejection. An entity is an interval as long as its weight; the true ones of a query leave
     gaps, and a number uniform on the length that is left is moved past those before it, found by one search, as
     `TripleIndex.nth_absent` does for equal weights. Lengths are integers, so that nothing is rounded but the weights
-    themselves: to a relative 1e-5 or less for a million entities and ten million triples.
+    themselves: to a relative 1e-4 or less for a million entities and ten million triples.
 
     Cost of a draw: B K random numbers, and as many searches of the train index and of the entities.
 
@@ -55,9 +56,9 @@ class Frequency(Sampler, name="frequency"):
         self.corrected = corrected
         count = torch.bincount(graph.train[:, [0, 2]].flatten(), minlength=len(graph.entities))
         weight = (1.0 + count).double() ** power
-        # The lengths of all queries, one after the other, fit 63 bits.
-        longest = min(2.0**50, 2.0 ** (61 - len(self.index).bit_length()))
-        weight = (weight * (longest / weight.sum())).long().clamp(min=1)
+        # The lengths of all queries, one after the other, fit 63 bits; `below` takes one of up to 36 bits.
+        longest = min(2.0**36, 2.0 ** (61 - len(self.index).bit_length())) - len(weight)
+        weight = (weight * (longest / weight.sum())).round().long().clamp(min=1)
         # Functions of the graph: built again rather than stored.
         self.register_buffer("weight", weight, persistent=False)
         self.tails, self.heads = Gaps(self.index, weight, head=False), Gaps(self.index, weight, head=True)
@@ -65,10 +66,10 @@ class Frequency(Sampler, name="frequency"):
     def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
         batch = lookup.batch
         device = batch.h.device
-        u = self.uniform(step, "frequency", rows=len(batch), device=device)
+        bits = self.random_bits(step, "frequency", rows=len(batch), device=device)
         anchor = batch.anchor
         parts = [
-            gaps(self.index.places(anchor[rows], batch.r[rows], head), u[rows])
+            gaps(self.index.places(anchor[rows], batch.r[rows], head), bits[rows])
             for gaps, (head, rows) in zip((self.tails, self.heads), batch.sides, strict=True)
         ]
         ids, free = torch.cat([ids for ids, _ in parts]), torch.cat([free for _, free in parts])[:, None]
@@ -110,20 +111,20 @@ class Gaps(nn.Module):
             self.register_buffer(name, values, persistent=False)
 
     def forward(
-        self, place: Int[Tensor, " B"], u: Float[Tensor, "B K"]
+        self, place: Int[Tensor, " B"], bits: Int[Tensor, "B K"]
     ) -> tuple[Int[Tensor, "B K"], Int[Tensor, " B"]]:
         """Entities in proportion to their weights, the query's true ones left out.
 
         Args:
             place: of each query among the index's; their number where it is not among them.
-            u: uniform on [0, 1), float64.
+            bits: `random_bits`.
 
         Returns:
             The entities, any where there is none; the sum of the weights that each row draws from.
         """
         before = self.taken[self.first[place]]
         free = self.total - (self.taken[self.first[place + 1]] - before)
-        at = (u * free[:, None]).long()
+        at = below(bits, free[:, None])
         passed = torch.searchsorted(self.begins, place[:, None] * (self.total + 1) + at, right=True)
         at = at + self.taken[passed] - before[:, None]
         return torch.searchsorted(self.ends, at, right=True).clamp(max=len(self.ends) - 1), free

@@ -12,6 +12,7 @@ from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.embedders import Table
 from mmrns.nn.lookup import Lookup
 from mmrns.nn.model import Model, ModelSpec
+from mmrns.rng import below
 from mmrns.samplers.base import Recipe, Rewarded, even
 from mmrns.types import Batch, Negatives, OwnNegatives
 
@@ -82,10 +83,10 @@ class Igan(Rewarded, name="igan"):
 
     def _uniform(self, batch: Batch, step: int) -> Negatives:
         device = batch.h.device
-        u = self.uniform(step, "igan pretrain", rows=len(batch), device=device)
+        bits = self.random_bits(step, "igan pretrain", rows=len(batch), device=device)
         if not self.filtered:
-            return OwnNegatives((u * self.n_entities).long())
-        ids, free = self.index.batch_absent(batch, u)
+            return OwnNegatives(below(bits, self.n_entities))
+        ids, free = self.index.batch_absent(batch, bits)
         return OwnNegatives(ids, mask=(free > 0)[:, None].expand_as(ids))
 
     def proposal(self, batch: Batch, negatives: Negatives, rows: Int[Tensor, " n"]) -> Float[Tensor, "n E"]:

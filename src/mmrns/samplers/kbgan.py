@@ -14,6 +14,7 @@ from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.lookup import Lookup
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.nn.scorers import Scorer
+from mmrns.rng import random_bits
 from mmrns.samplers.base import Recipe, Rewarded, scattered
 from mmrns.types import Batch, Negatives, OwnNegatives
 
@@ -69,8 +70,8 @@ class Kbgan(Rewarded, name="kbgan"):
         """What the generator chooses among: uniform over what is not true in train."""
         device = batch.h.device
         stream = self.stream(step, "kbgan candidates", device=device)
-        u = torch.rand(len(batch), self.n_candidates, dtype=torch.float64, generator=stream, device=device)
-        ids, free = self.index.batch_absent(batch, u)
+        bits = random_bits(len(batch), self.n_candidates, stream=stream, device=device)
+        ids, free = self.index.batch_absent(batch, bits)
         return OwnNegatives(ids, mask=(free > 0)[:, None].expand_as(ids))
 
     def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:

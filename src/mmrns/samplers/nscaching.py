@@ -11,7 +11,7 @@ from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.lookup import Lookup
 from mmrns.nn.model import Model, ModelSpec
-from mmrns.rng import generator
+from mmrns.rng import generator, random_bits
 from mmrns.samplers.base import Recipe, Sampler, scattered
 from mmrns.samplers.gumbel import gumbel_noise
 from mmrns.types import Batch, Negatives, OwnNegatives
@@ -76,8 +76,8 @@ class NSCaching(Sampler, name="nscaching"):
         rows = max(1, CHUNK // self.width)
         parts = [torch.zeros(0, self.width, dtype=torch.int32)]
         for a, b in zip(anchor.split(rows), r.split(rows), strict=True):
-            u = torch.rand(len(a), self.width, dtype=torch.float64, generator=stream)
-            parts.append(self.index.sample_absent(a, b, head, u)[0].to(torch.int32))
+            bits = random_bits(len(a), self.width, stream=stream, device=a.device)
+            parts.append(self.index.sample_absent(a, b, head, bits)[0].to(torch.int32))
         # The last row belongs to no query: what must not be written goes there.
         return torch.cat([*parts, torch.zeros(1, self.width, dtype=torch.int32)])
 
@@ -97,8 +97,8 @@ class NSCaching(Sampler, name="nscaching"):
         stream = self.stream(step, "nscaching", device=device)
         column = torch.randint(self.width, (len(batch), self.negatives), generator=stream, device=device)
         ids = cached.gather(1, column)
-        u = torch.rand(len(batch), self.candidates, dtype=torch.float64, generator=stream, device=device)
-        fresh, free = self.index.batch_absent(batch, u)
+        bits = random_bits(len(batch), self.candidates, stream=stream, device=device)
+        fresh, free = self.index.batch_absent(batch, bits)
         # What `loss` refreshes from is drawn here, so that both sides of the step see the same entities.
         trace = (place, torch.cat([cached, fresh], dim=1))
         return OwnNegatives(ids, mask=(free > 0)[:, None].expand_as(ids), trace=trace)

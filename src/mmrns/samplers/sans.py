@@ -179,16 +179,16 @@ class Sans(Sampler, name="sans"):
     def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
         batch = lookup.batch
         device = batch.h.device
-        u = self.uniform(step, "sans", rows=len(batch), device=device)
+        bits = self.random_bits(step, "sans", rows=len(batch), device=device)
         anchor = batch.anchor
         first = self.offsets[anchor]
         size = self.offsets[anchor + 1] - first
         parts = [
-            near.sample_absent(anchor[rows], batch.r[rows], head, u[rows], size[rows])
+            near.sample_absent(anchor[rows], batch.r[rows], head, bits[rows], size[rows])
             for near, (head, rows) in zip((self.near_tails, self.near_heads), batch.sides, strict=True)
         ]
         place, some = torch.cat([place for place, _ in parts]), torch.cat([free for _, free in parts]) > 0
-        far, free = self.index.batch_absent(batch, u)
+        far, free = self.index.batch_absent(batch, bits)
         ids = far
         if len(self.members):
             near = self.members[torch.minimum(first[:, None] + place, self.offsets[-1] - 1)]

@@ -13,6 +13,7 @@ from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.lookup import Lookup
 from mmrns.nn.model import Model, ModelSpec
+from mmrns.rng import below
 from mmrns.samplers.base import Recipe, Sampler, even
 from mmrns.types import Batch, Negatives, OwnNegatives
 
@@ -20,7 +21,7 @@ from mmrns.types import Batch, Negatives, OwnNegatives
 class Uniform(Sampler, name="uniform"):
     """x- uniform, with replacement, over the entities that are not true in train for (anchor, r).
 
-    With m true ids of E, a number uniform on [0, E - m) is mapped to the entity of that rank among the others
+    With m true ids of E, a whole number uniform on [0, E - m) is mapped to the entity of that rank among the others
     (`TripleIndex.nth_absent`): no rejection, no loop, the same cost for a hub as for a leaf. A row for which every
     entity is true counts no negative.
 
@@ -48,13 +49,13 @@ class Uniform(Sampler, name="uniform"):
 
     def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
         batch = lookup.batch
-        u = self.uniform(step, "uniform", rows=len(batch), device=batch.h.device)
+        bits = self.random_bits(step, "uniform", rows=len(batch), device=batch.h.device)
         if not self.filtered:
-            same = torch.full_like(u, math.log(self.n_entities), dtype=torch.float32)
-            return OwnNegatives((u * self.n_entities).long(), log_weight=same)
-        ids, free = self.index.batch_absent(batch, u)
+            same = torch.full_like(bits, math.log(self.n_entities), dtype=torch.float32)
+            return OwnNegatives(below(bits, self.n_entities), log_weight=same)
+        ids, free = self.index.batch_absent(batch, bits)
         mask = (free > 0)[:, None].expand_as(ids)
-        return OwnNegatives(ids, mask=mask, log_weight=free.clamp(min=1).float().log()[:, None].expand_as(u))
+        return OwnNegatives(ids, mask=mask, log_weight=free.clamp(min=1).float().log()[:, None].expand_as(ids))
 
     def proposal(self, batch: Batch, negatives: Negatives, rows: Int[Tensor, " n"]) -> Float[Tensor, "n E"]:
         """Uniform over what may be drawn."""

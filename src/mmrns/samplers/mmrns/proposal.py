@@ -15,6 +15,7 @@ from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.lookup import Lookup
 from mmrns.nn.model import Model, ModelSpec
+from mmrns.rng import random_bits
 from mmrns.samplers.base import Inner, Sampler, scattered
 from mmrns.samplers.gumbel import gumbel_noise
 from mmrns.samplers.pools import distinct, mixed_pool, place_in, true_in_pool
@@ -131,11 +132,11 @@ class CandidateSampler(Sampler):
             mixed = mixed_pool(of_pool.entities(len(batch)).flatten(), pool, self.n_entities, stream)
             pool = mixed.ids
         excluded = true_in_pool(self.index, batch, pool)
-        share = pool.new_full(pool.shape, len(pool) / self.n_entities, dtype=torch.float64)
+        share = pool.new_full(pool.shape, len(pool) / self.n_entities, dtype=torch.float32)
         if mixed is not None:
-            share = mixed.rate(pool).double()
+            share = mixed.rate(pool)
         if not self.typed:
-            density = share.log().to(torch.float32).expand(excluded.shape)
+            density = share.log().expand(excluded.shape)
             return Candidates(pool, pool.new_empty(0, 0), torch.zeros_like(batch.r), excluded, density)
         width = max(1, self.typed // (len(batch.relations) * sum(rows.stop > rows.start for _, rows in batch.sides)))
         sampled, inside, group = [], [], []
@@ -144,20 +145,21 @@ class CandidateSampler(Sampler):
                 continue
             group.append(batch.relation_index[rows] + len(sampled) * len(batch.relations))
             stream = self.stream(step, "fillers", int(head), device=pool.device)
-            start = torch.rand(len(batch.relations), dtype=torch.float64, generator=stream, device=pool.device)
+            start = random_bits(len(batch.relations), stream=stream, device=pool.device)
             sampled.append(self.domain_range.sample(batch.relations, head, start, width))
             inside.append(self.domain_range.contains(pool, batch.relations, head))
         of_row = torch.cat(group)
         typed, there, rate = (torch.cat(parts) for parts in zip(*sampled, strict=True))
-        # In the domain or range, an entity is a candidate unless both the pool and the sample miss it.
+        # In the domain or range, an entity is a candidate unless both the pool and the sample miss it:
+        # 1 - (1 - share) (1 - rate), written so that small ones keep their digits.
         rate = rate[:, None]
-        density = torch.where(torch.cat(inside), 1 - (1 - share) * (1 - rate), share)
+        density = torch.where(torch.cat(inside), share + rate * (1 - share), share)
         of_typed = share[:1].expand_as(typed) if mixed is None else mixed.rate(typed)
-        density = torch.cat([density, 1 - (1 - of_typed) * (1 - rate)], dim=1).log()
+        density = torch.cat([density, of_typed + rate * (1 - of_typed)], dim=1).log()
         usable = there & (place_in(pool, typed) == len(pool))
         known = self.index.batch_contains(batch, typed.index_select(0, of_row))
         excluded = torch.cat([excluded, known | ~usable.index_select(0, of_row)], dim=1)
-        return Candidates(pool, typed, of_row, excluded, density.to(torch.float32).index_select(0, of_row))
+        return Candidates(pool, typed, of_row, excluded, density.index_select(0, of_row))
 
     def for_the_pool(self, lookup: Lookup, model: Model, step: int) -> Negatives | None:
         """What another sampler draws for the pool."""
