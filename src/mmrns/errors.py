@@ -35,9 +35,18 @@ class DataError(MmrnsError):
 
 
 class UsageError(MmrnsError):
-    """An option, a configuration key or a name that does not exist or does not fit."""
+    """An option, a configuration key or a name that does not exist or does not fit.
+
+    Args:
+        message: what, and the remedy.
+        key: the configuration key at fault, dotted, where there is one.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, key: str | None = None):
+        super().__init__(message)
+        self.key = key
 
 
 class Diverged(MmrnsError):

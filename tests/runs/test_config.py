@@ -3,12 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import yaml
 
 from mmrns.data.datasets import Dataset
 from mmrns.errors import DataError, UsageError
-from mmrns.runs.config import apply_settings, dump_config, make_config, read_config
+from mmrns.runs.config import apply_settings, dump_config, make_config
 from mmrns.runs.methods import method_names
+from mmrns.runs.values import parse_yaml, read_config
 from mmrns.samplers.base import Sampler
 from mmrns.samplers.uniform import Uniform
 
@@ -16,7 +16,7 @@ from mmrns.samplers.uniform import Uniform
 @pytest.mark.parametrize("method", method_names())
 def test_a_written_configuration_is_complete_and_reads_back(method: str) -> None:
     config = make_config({"method": method})
-    assert make_config(yaml.safe_load(dump_config(config))) == config
+    assert make_config(parse_yaml(dump_config(config))) == config
     assert config.sampler.model_extra is not None
     assert ("negatives" in config.sampler.model_extra) is (config.recipe.sampler != "1-vs-all")
 
@@ -75,7 +75,7 @@ def test_yaml_mistakes_have_a_line(tmp_path: Path) -> None:
 
 def test_shipped_experiment_configurations_are_valid() -> None:
     paths = sorted((Path(__file__).parents[2] / "experiments").glob("*/*.yaml"))
-    configs = [path for path in paths if "methods" not in yaml.safe_load(path.read_text())]
+    configs = [path for path in paths if "methods" not in parse_yaml(path.read_text())]
     assert configs
     for path in configs:
         make_config(read_config(path))
@@ -121,7 +121,7 @@ def test_a_class_stands_where_a_name_does() -> None:
     config = make_config({"sampler": {"name": Mine}})
     path = Sampler.registry.name_of(Mine)
     assert (config.method, config.sampler.name) == (path, path)
-    assert make_config(yaml.safe_load(dump_config(config))) == config
+    assert make_config(parse_yaml(dump_config(config))) == config
     assert config.default_folder.name == "countries-TransE-Mine-s0"
     assert make_config({"method": Mine}).recipe.sampler == path
 

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 import mmrns
 from mmrns.errors import DataError, UsageError
 from mmrns.files import JsonLines, read_json_lines
-from mmrns.runs.train import Interrupted
+from mmrns.runs.config import apply_settings, dump_config, make_config
+from mmrns.runs.train import Interrupted, _config_of
 from mmrns.types import Batch
 
 SMALL: dict[str, Any] = {
@@ -320,3 +321,42 @@ def test_metrics_log_truncates_to_the_checkpoint(tmp_path: Path) -> None:
     assert read_json_lines(JsonLines(path, length).path) == [{"step": 1}]
     with pytest.raises(ValueError, match="not JSON compliant"):
         log.write({"loss": float("nan")})
+
+
+@pytest.mark.parametrize(
+    ("begun", "resumed"),
+    [
+        (["training.lr=1e-3"], ["training.lr=0.001"]),
+        (["training.lr=1e-3"], {"training.lr": "1e-3"}),
+        (["training.lr=1", "seed=1"], {"training.lr": 1.0, "seed": 1.0}),
+        (["sampler.pool_sampler=nscaching"], ["sampler.pool_sampler=nscaching"]),
+        (["sampler.pool_sampler={name: nscaching, cache: 7}"], ["sampler.pool_sampler={cache: 7, name: nscaching}"]),
+        (["sampler.modalities=[text]"], {"sampler.modalities": ("text",)}),
+        (["model.modalities=[text]"], {"model.modalities": ("text",), "model.embedder": "fused"}),
+        ([], {"training.patience": 5, "method": "mmrns", "sampler.name": "mmrns", "objective.alpha": None}),
+        ([], {"training.hardness": "yes"}),
+    ],
+)
+def test_what_a_run_was_begun_with_is_what_it_is_resumed_with(tmp_path: Path, begun: list[str], resumed: Any) -> None:
+    config = make_config(apply_settings({"method": "mmrns"}, begun))
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    assert _config_of(tmp_path, apply_settings({}, resumed)) == config
+    assert _config_of(tmp_path, apply_settings({}, begun)) == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["training.lr=1e-2"], r"training\.lr is 0\.001 in .*, not 0\.01;"),
+        (["method=sans"], r"method is 'mmrns' in .*, not 'sans'"),
+        (["sampler.name=sans"], r"sampler\.name is 'mmrns' in .*, not 'sans'"),
+        (["model.scorer=RotatE"], r"model\.scorer is 'TransE' in .*, not 'RotatE'"),
+        (["sampler.pool_sampler=nscaching"], r"sampler\.pool_sampler.* in .*nscaching"),
+        (["sampler.pol=3"], "unknown configuration key 'sampler.pol'; did you mean 'sampler.pool'"),
+        (["training.lr=-1"], "greater than 0"),
+    ],
+)
+def test_resume_tells_which_option_is_another(tmp_path: Path, settings: list[str], message: str) -> None:
+    (tmp_path / "config.yaml").write_text(dump_config(make_config({"method": "mmrns"})))
+    with pytest.raises(UsageError, match=message):
+        _config_of(tmp_path, apply_settings({}, settings))

@@ -8,9 +8,9 @@ import pytest
 
 from mmrns.errors import DataError, UsageError
 from mmrns.nn.scorers import Scorer
-from mmrns.runs.config import read_config
 from mmrns.runs.run import load_run
 from mmrns.runs.train import Interrupted, train
+from mmrns.runs.values import read_config
 from mmrns.samplers.base import Sampler
 from mmrns.studies import compare as module
 from mmrns.studies.compare import Comparison, Training, compare, train_once

@@ -43,7 +43,8 @@ def compare(
     ] = None,
 ) -> None:
     """Train scorers with methods on one footing, several seeds each; a table, a report, plots. Resumable."""
-    from mmrns.runs.config import apply_settings, flatten, read_config
+    from mmrns.runs.config import apply_settings, flatten
+    from mmrns.runs.values import read_config
     from mmrns.studies.compare import Comparison, compare
     from mmrns.studies.report import REFERENCE, table, write_summary
 

@@ -40,15 +40,20 @@ def train(
     device: Annotated[Device | None, typer.Option(help="Where to train.")] = None,
 ) -> None:
     """Train a model and its sampler, evaluate it and write a run folder."""
-    from mmrns.runs.config import apply_settings, make_config, read_config
+    from mmrns.runs.config import apply_settings, make_config
     from mmrns.runs.train import train as train_run
+    from mmrns.runs.values import read_config, told_of
 
     named = {"data.dataset": dataset, "model.scorer": scorer, "method": method, "seed": seed, "device": device}
     given = {key: str(value) if isinstance(value, StrEnum) else value for key, value in named.items()}
     values = {} if config is None else read_config(config)
     values = apply_settings(values, {key: value for key, value in given.items() if value is not None})
     values = apply_settings(values, settings or [])
-    written = folder or make_config(values).default_folder
+    if resume and folder is not None:
+        written = folder  # The rest is the run's own.
+    else:
+        with told_of(config, values):
+            written = folder or make_config(values).default_folder
     with _training_progress() as progress:
         run = train_run(values, out=written, resume=resume, callbacks=[progress])
     results = run.results

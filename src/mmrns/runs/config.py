@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
-from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -21,12 +19,12 @@ from pydantic import (
     create_model,
 )
 
-from mmrns.errors import DataError, UsageError, nearest
+from mmrns.errors import UsageError, nearest
 from mmrns.nn.embedders import Embedder
 from mmrns.nn.losses import Loss
 from mmrns.nn.scorers import Scorer
-from mmrns.registry import Registry
 from mmrns.runs.methods import Method, method_of
+from mmrns.runs.values import YAMLError, dump_yaml, parse_yaml, plain
 from mmrns.samplers.base import Inner, Sampler
 from mmrns.training.callbacks import Callback
 from mmrns.types import SidePolicy
@@ -208,7 +206,7 @@ def make_config(values: Mapping[str, Any]) -> Config:
     Raises:
         UsageError: an unknown key (with the nearest known one) or a value that does not fit.
     """
-    values = _by_name(values)
+    values = dict(plain(values))
     _refuse_old_names(values)
     given = values.get("sampler", {}) if isinstance(values.get("sampler", {}), Mapping) else {}
     if "method" not in values and isinstance(given.get("name"), str):
@@ -226,25 +224,6 @@ def make_config(values: Mapping[str, Any]) -> Config:
     ).model_dump()
     found = Config.model_validate(complete)
     _check_fit(found)
-    return found
-
-
-def _by_name(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of nested values with classes replaced by their names."""
-    found = apply_settings(values, {})
-    seams: list[tuple[Registry[Any], tuple[str, ...]]] = [
-        (Sampler.registry, ("method",)),
-        (Sampler.registry, ("sampler", "name")),
-        (Scorer.registry, ("model", "scorer")),
-        (Embedder.registry, ("model", "embedder")),
-        (Loss.registry, ("objective", "loss")),
-    ]
-    for registry, (*sections, key) in seams:
-        inner: Any = found
-        for section in sections:
-            inner = inner.get(section)
-        if isinstance(inner, dict) and isinstance(inner.get(key), type):
-            inner[key] = registry.name_of(registry.get(inner[key]))
     return found
 
 
@@ -353,26 +332,6 @@ def options_of(cls: type[Any], reserved: Iterable[str] = ()) -> type[BaseModel]:
     return create_model(f"{cls.__name__}Options", __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **fields)
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The nested values of a YAML file, not yet validated.
-
-    Raises:
-        DataError: unreadable or not a mapping, with the line.
-    """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else None
-        raise DataError(path, f"is not valid YAML ({error.problem})", "mend the line", line) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(path, f"cannot be read ({error})", "give a YAML file") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise DataError(path, "holds no mapping", "write `section: {key: value}`", 1)
-    return values
-
-
 def apply_settings(values: Mapping[str, Any], settings: Mapping[str, Any] | Iterable[str]) -> dict[str, Any]:
     """Nested values with settings by dotted key laid over them: a mapping, or texts `a.b=value` that are read as YAML.
 
@@ -382,28 +341,29 @@ def apply_settings(values: Mapping[str, Any], settings: Mapping[str, Any] | Iter
     Raises:
         UsageError: a text without `=`, or a value that is not YAML.
     """
-    merged = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
-    merged = deepcopy(merged)
+    merged = plain(values)
     pairs = settings.items() if isinstance(settings, Mapping) else map(_setting, settings)
     for key, value in pairs:
-        *sections, name = key.split(".")
+        *sections, name = str(key).split(".")
+        if not all([*sections, name]):
+            raise UsageError(f"--set {key}: a key is missing; write KEY=VALUE, e.g. --set training.steps=1000")
         inner: Any = merged
         for i, section in enumerate(sections):
             inner = inner.setdefault(section, {})
             if not isinstance(inner, dict):
                 raise UsageError(f"--set {key}: {'.'.join(sections[: i + 1])!r} is not a section")
-        inner[name] = value
+        inner[name] = plain(value, f"{key}.")
     return merged
 
 
-def _setting(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
+def _setting(text: object) -> tuple[str, Any]:
+    key, equals, value = text.partition("=") if isinstance(text, str) else ("", "", "")
     if not equals:
-        raise UsageError(f"--set {text}: write KEY=VALUE, e.g. --set training.steps=1000")
+        raise UsageError(f"--set {shortened(text)}: write KEY=VALUE, e.g. --set training.steps=1000")
     try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UsageError(f"--set {text}: {value!r} is not a YAML value") from error
+        return key, parse_yaml(value)
+    except YAMLError as error:
+        raise UsageError(f"--set {key}: {shortened(value)} is not a YAML value") from error
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -420,7 +380,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def dump_config(config: Config) -> str:
     """The configuration as YAML."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return dump_yaml(config.model_dump(mode="json"))
 
 
 def shortened(value: Any) -> str:
@@ -430,16 +390,53 @@ def shortened(value: Any) -> str:
 
 
 def _validated(schema: type[_Schema], values: Mapping[str, Any], prefix: str, beside: Iterable[str] = ()) -> _Schema:
+    """Values as a schema has them; a text that YAML reads as a number stands for it where a number is meant.
+
+    Raises:
+        UsageError: an unknown key, or a value that does not fit.
+    """
     try:
-        return schema.model_validate(values)
+        found = schema.model_validate(values)
     except ValidationError as error:
+        read = _numbers_read(values, error)
+        if read is not None:
+            return _validated(schema, read, prefix, beside)
         first = error.errors()[0]
         key = prefix + ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             known = _known_keys(schema, prefix, beside)
             hint = nearest(key, known, limit=2) or f"; known: {', '.join(known)}"
-            raise UsageError(f"unknown configuration key {key!r}{hint}") from error
-        raise UsageError(f"{key}: {first['msg'].lower()} (got {shortened(first['input'])})") from error
+            raise UsageError(f"unknown configuration key {key!r}{hint}", key) from error
+        hint = "; write it in quotes" if first["type"] == "string_type" and isinstance(first["input"], int) else ""
+        raise UsageError(f"{key}: {first['msg'].lower()} (got {shortened(first['input'])}){hint}", key) from error
+    _refuse_truth_as_number(found, values, prefix)
+    return found
+
+
+def _numbers_read(values: Mapping[str, Any], error: ValidationError) -> dict[str, Any] | None:
+    """The values with texts that were refused read as YAML; None where that makes no other value of any."""
+    read: dict[str, Any] = {}
+    for fault in error.errors():
+        if isinstance(text := fault["input"], str) and fault["type"].endswith(("_parsing", "_type")):
+            try:
+                value = parse_yaml(text)
+            except YAMLError:
+                continue
+            if isinstance(value, int | float):
+                read[".".join(str(part) for part in fault["loc"])] = value
+    # A place within a list is left alone: a list is replaced as a whole.
+    known = flatten(values)
+    return apply_settings(values, read) if read and all(key in known for key in read) else None
+
+
+def _refuse_truth_as_number(found: BaseModel, values: Mapping[str, Any], prefix: str) -> None:
+    """`true` is no 1."""
+    for key, value in values.items():
+        kept = getattr(found, key, None)
+        if isinstance(kept, BaseModel) and isinstance(value, Mapping):
+            _refuse_truth_as_number(kept, value, f"{prefix}{key}.")
+        elif isinstance(value, bool) and kept is not None and not isinstance(kept, bool):
+            raise UsageError(f"{prefix}{key}: input should be a number (got {value})", f"{prefix}{key}")
 
 
 def _known_keys(schema: type[BaseModel], prefix: str, beside: Iterable[str] = ()) -> list[str]:

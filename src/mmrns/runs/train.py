@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmrns.data.datasets import Dataset
 from mmrns.data.folders import dataset_folders
-from mmrns.errors import DataError, MmrnsError, UsageError, nearest
+from mmrns.errors import DataError, MmrnsError, UsageError
 from mmrns.evaluation.frequency import RelationFrequency
 from mmrns.evaluation.ranking import Ranks
 from mmrns.evaluation.report import policies, report
@@ -32,12 +32,12 @@ from mmrns.runs.config import (
     flatten,
     make_config,
     options_of,
-    read_config,
     shortened,
 )
 from mmrns.runs.methods import method_names
 from mmrns.runs.record import provenance
 from mmrns.runs.run import Run, Split, rank_split
+from mmrns.runs.values import read_config, told_of
 from mmrns.samplers.base import Sampler
 from mmrns.training.callbacks import Callback, CallbackList
 from mmrns.training.checkpoint import load_checkpoint, load_weights, save_checkpoint
@@ -143,7 +143,8 @@ def train(
         if (folder / "results.json").exists():
             return Run.load(folder, dataset=parts.dataset)
     else:
-        chosen = _with_folder_resolved(make_config(values))
+        with told_of(Path(config) if isinstance(config, str | Path) else None, values):
+            chosen = _with_folder_resolved(make_config(values))
         if folder is not None and (folder / "config.yaml").exists():
             raise DataError(folder, "holds a run already", "continue it with --resume or choose another --out")
     with freed_memory_kept():
@@ -417,19 +418,21 @@ def _config_of(folder: Path, values: Mapping[str, Any]) -> Config:
     if not path.exists():
         raise DataError(folder, "holds no run to resume", "leave --resume out to start it")
     own = make_config(read_config(path))
-    flat = flatten(own.model_dump(mode="json"))
-    given = flatten(values)
-    if isinstance(given.get("data.dataset"), str):
-        given["data.dataset"] = _resolved(given["data.dataset"])
-    strange = set(given) - set(flat)
-    if strange:
-        key = sorted(strange)[0]
-        raise UsageError(f"unknown configuration key {key!r}{nearest(key, flat)}")
-    conflicts = [key for key, value in given.items() if flat[key] != value]
-    if conflicts:
-        key = conflicts[0]
+    named, flat = flatten(values), flatten(own.model_dump(mode="json"))
+    try:
+        # Laid over the run's own and validated with it, so that values are compared and not how they are written.
+        laid = _with_folder_resolved(make_config(apply_settings(own.model_dump(), named)))
+        found = flatten(laid.model_dump(mode="json"))
+    except UsageError:
+        # Another sampler or scorer has other options than the run's own, which is not what is to be told.
+        found = flat | {key: value for key, value in named.items() if isinstance(value, str) and key in flat}
+        if found == flat:
+            raise
+    changed = [key for key in flat | found if flat.get(key) != found.get(key)]
+    if changed:
+        key = next((key for key in changed if any(f"{key}.".startswith(f"{name}.") for name in named)), changed[0])
         raise UsageError(
-            f"{key} is {flat[key]!r} in {path}, not {given[key]!r}; --resume keeps the run's own configuration"
+            f"{key} is {flat.get(key)!r} in {path}, not {found.get(key)!r}; --resume keeps the run's own configuration"
         )
     return own
 

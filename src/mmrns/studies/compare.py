@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from mmrns.errors import DataError, UsageError, unknown
 from mmrns.files import write_text
 from mmrns.nn.scorers import Scorer
 from mmrns.registry import Named
-from mmrns.runs.config import apply_settings, make_config, read_config
+from mmrns.runs.config import apply_settings, make_config
 from mmrns.runs.methods import method_names, method_of
 from mmrns.runs.train import Interrupted, train
+from mmrns.runs.values import dump_yaml, read_config
 from mmrns.samplers.base import Sampler
 from mmrns.studies.records import Records
 from mmrns.studies.search import Settings, Space, check, propose, size
@@ -338,7 +338,7 @@ def _claim(folder: Path, comparison: Comparison) -> None:
     changed += [label for label, entry in entries.items() if known.get(label, entry) != entry]
     if changed:
         raise DataError(path, f"was begun with another {changed[0]!r}", "choose another --out")
-    write_text(path, yaml.safe_dump(shared | {"entries": known | entries}, sort_keys=False, allow_unicode=True))
+    write_text(path, dump_yaml(shared | {"entries": known | entries}))
 
 
 def _stopped(folder: Path) -> Interrupted:
