@@ -135,7 +135,8 @@ def test_mistaken_predictions(run: Path, tmp_path: Path) -> None:
     query = ["--head", "e04", "--relation", "likes"]
     assert "write one of .csv" in mmrns("predict", run, *query, "--out", tmp_path / "x.xls", code=2).stderr
     assert "did you mean" in mmrns("predict", run, "--head", "e4", "--relation", "likes", code=2).stderr
-    assert "--out" in mmrns("predict", run, *query, "--out", tmp_path / "no" / "x.csv", code=2).stderr
+    lost = tmp_path / "no" / "x.csv"
+    assert f"--out {lost}: no folder '{lost.parent}'" in mmrns("predict", run, *query, "--out", lost, code=2).stderr
     queries = tmp_path / "queries.tsv"
     queries.write_text("e04\tlikes\n")
     assert "queries.tsv:1: 2 columns" in mmrns("predict", run, "--queries", queries, code=1).stderr

@@ -79,7 +79,7 @@ def test_json_and_table_say_the_same(
     ("options", "message"),
     [
         ({"file": Path("page.pdf")}, "--out page.pdf: the page is HTML; name it page.html"),
-        ({"file": Path("nowhere/page.html")}, "--out nowhere/page.html: no folder 'nowhere'; make it first"),
+        ({"file": Path("nowhere/page.html")}, "--out nowhere/page.html: no folder 'nowhere'; choose another place"),
         ({"sampler": ["unifrm"]}, "unknown method 'unifrm'; did you mean 'uniform'?"),
         ({"against": ["like"]}, "unknown relation 'like'; did you mean 'likes'?"),
         ({"relation": "part-of"}, "unknown relation 'part-of'; did you mean 'part_of'?"),

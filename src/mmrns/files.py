@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from mmrns.errors import DataError
+from mmrns.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -25,10 +25,62 @@ FRAME_WRITERS = {".csv": "write_csv", ".parquet": "write_parquet", ".json": "wri
 """The formats of `write_frame` by the ending of a file's name, and the methods of a frame that write them."""
 
 
+def refuse_unwritable(path: Path, *, folder: bool = False, option: str = "--out") -> None:
+    """Find out before long work whether its result can be written.
+
+    Args:
+        path: a file, which may be there already, in a folder that is; or a folder, whose parents may be missing.
+        folder: which of the two.
+        option: how the user gave it.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    reason = _unwritable(path, folder)
+    if reason:
+        raise UsageError(f"{option} {path}: {reason}; choose another place")
+
+
+def _unwritable(path: Path, folder: bool) -> str | None:
+    """Why nothing can be written there; None where it probably can."""
+    above, missing = path, list[Path]()
+    try:
+        while not os.path.lexists(above):
+            # Says what `lexists` keeps to itself: a file among the parents, a name too long, a folder that is closed.
+            with suppress(FileNotFoundError):
+                above.lstat()
+            missing.append(above)
+            above = above.parent
+        # A name that is too long is said only of a folder that is there. A file has a longer one while it is written.
+        names = [part.name for part in missing]
+        if not folder and path.name not in ("", ".."):
+            names.append(_temporary(path).name)
+        for name in names:
+            with suppress(FileNotFoundError):
+                (above if above.is_dir() else above.parent).joinpath(name).lstat()
+    except NotADirectoryError:
+        return f"{str(next(part for part in path.parents if os.path.lexists(part)))!r} is a file"
+    except (OSError, ValueError) as error:
+        return f"cannot be written ({getattr(error, 'strerror', None) or error})"
+    if not folder and len(missing) > 1:
+        return f"no folder {str(path.parent)!r}"
+    if not missing and folder and not path.is_dir():
+        return "is a file" if path.exists() else "is a link to nothing"
+    if not folder and path.is_dir():
+        return "is a folder"
+    into = above if missing or folder else above.parent
+    return None if os.access(into, os.W_OK | os.X_OK) else f"{str(into)!r} may not be written to"
+
+
+def _temporary(path: Path) -> Path:
+    """What `path` is called while it is written."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
 @contextmanager
 def replaced(path: Path) -> Generator[Path]:
     """A temporary path beside `path` to write to. It takes the name of `path` at the end; a failure leaves nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         yield temporary
         temporary.replace(path)
@@ -55,6 +107,19 @@ def replacing(*paths: Path) -> Generator[list[IO[bytes]]]:
                     file.close()
 
 
+def refuse_taken(target: Path) -> None:
+    """Find out before long work whether `new_folder` can make a folder.
+
+    Raises:
+        DataError: it exists and is not empty, or cannot be made.
+    """
+    if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
+        raise DataError(target, "exists already", "choose another name or remove it")
+    reason = _unwritable(target, folder=True)
+    if reason:
+        raise DataError(target, f"cannot be made ({reason})", "choose another place")
+
+
 @contextmanager
 def new_folder(target: Path) -> Generator[Path]:
     """A folder to fill under a temporary name beside its own, which it takes at the end; a failure leaves nothing.
@@ -62,11 +127,10 @@ def new_folder(target: Path) -> Generator[Path]:
     Raises:
         DataError: `target` exists and is not an empty folder, or cannot be made or written.
     """
-    if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
-        raise DataError(target, "exists already", "choose another name or remove it")
+    refuse_taken(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        temporary = _temporary(target)
         temporary.mkdir()
     except OSError as error:
         raise DataError(target, f"cannot be made ({error.strerror or error})", "choose another place") from error

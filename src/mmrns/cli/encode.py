@@ -14,6 +14,7 @@ from mmrns.cli.app import app
 from mmrns.cli.options import Device
 from mmrns.cli.show import Text, bar, err, print_json, print_rows
 from mmrns.errors import DataError, UsageError
+from mmrns.files import refuse_unwritable
 
 if TYPE_CHECKING:
     from mmrns.prepare.encoders import Encoded
@@ -78,6 +79,7 @@ def encode(
     folder = find_dataset(dataset)
     if folder.resolve() in {path.resolve() for path in EMBEDDED.values()}:
         raise UsageError(f"{dataset!r} is embedded in the package and has its features; copy its folder to change them")
+    refuse_unwritable(folder / "features", folder=True, option="the features")
     place = str(build_device(device.value))
     heavy: dict[str, Any] = {"batch_size": batch_size, "device": place, "overwrite": overwrite}
     found: list[Encoded] = []

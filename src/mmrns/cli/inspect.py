@@ -13,6 +13,7 @@ from mmrns.cli.app import app
 from mmrns.cli.options import Side
 from mmrns.cli.show import Text, bar, err, out, print_json, print_rows
 from mmrns.errors import UsageError
+from mmrns.files import refuse_unwritable
 
 if TYPE_CHECKING:
     from mmrns.inspection.draws import Drawn, Inspection, Query
@@ -44,8 +45,8 @@ def inspect(
     """Show the negatives that samplers draw for a triple with a run's model, and why."""
     if file is not None and file.suffix != ".html":
         raise UsageError(f"--out {file}: the page is HTML; name it {file.with_suffix('.html').name}")
-    if file is not None and not file.parent.is_dir():
-        raise UsageError(f"--out {file}: no folder {str(file.parent)!r}; make it first")
+    if file is not None:
+        refuse_unwritable(file)
 
     from mmrns.runs.run import load_run
 

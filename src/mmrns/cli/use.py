@@ -12,7 +12,7 @@ from mmrns.cli.app import app
 from mmrns.cli.options import By, CandidatesOption, Known, Split
 from mmrns.cli.show import Text, bar, err, out, print_json, print_metrics, print_rows, with_intervals
 from mmrns.errors import UsageError
-from mmrns.files import FRAME_WRITERS, write_frame
+from mmrns.files import FRAME_WRITERS, refuse_unwritable, write_frame
 
 if TYPE_CHECKING:
     import polars as pl
@@ -75,6 +75,8 @@ def predict(
         raise UsageError("give either --queries or --head/--relation/--tail")
     if file is not None and file.suffix not in FRAME_WRITERS:
         raise UsageError(f"--out {file}: write one of {', '.join(FRAME_WRITERS)}")
+    if file is not None:
+        refuse_unwritable(file)
     opened = load_run(run)
     frame = opened.predict(head, relation, tail, queries=queries, top=top, known=known.value, candidates=candidates)
     if file is not None:

@@ -16,7 +16,7 @@ from mmrns.data.folders import COLUMNS, SPLITS, find_table, read_triples
 from mmrns.data.splitting import Amount, Splits, hold_out, rows_of, split_triples
 from mmrns.data.tables import read_header_table
 from mmrns.errors import DataError, UsageError
-from mmrns.files import new_folder
+from mmrns.files import new_folder, refuse_taken
 from mmrns.prepare.folders import leads_out, pictures_of, write_triples
 
 TABLES = ("relations.tsv", "texts.tsv", "numbers.tsv")
@@ -115,6 +115,7 @@ def split_dataset(
         DataError: the source is not fit or the target exists; nothing is left under its name.
         UsageError: options that do not go together, or more rows to hold out than can be.
     """
+    refuse_taken(target)
     frames = _read(source)
     moved = None
     if repair:

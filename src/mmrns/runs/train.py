@@ -18,7 +18,7 @@ from mmrns.errors import DataError, MmrnsError, UsageError
 from mmrns.evaluation.frequency import RelationFrequency
 from mmrns.evaluation.ranking import Ranks
 from mmrns.evaluation.report import policies, report
-from mmrns.files import JsonLines, read_json, read_json_lines, write_json, write_text
+from mmrns.files import JsonLines, read_json, read_json_lines, refuse_unwritable, write_json, write_text
 from mmrns.memory import freed_memory_kept
 from mmrns.nn.embedders import Embedder
 from mmrns.nn.losses import Loss
@@ -133,6 +133,8 @@ def train(
     values = apply_settings(values, {key: value for key, value in named.items() if value is not None})
     values = apply_settings(values, settings)
     folder = None if out is None else Path(out)
+    if folder is not None:
+        refuse_unwritable(folder, folder=True)
     own = [name for name in ("scorer", "embedder", "sampler", "objective") if getattr(parts, name) is not None]
     if folder is not None and own:
         raise UsageError(f"a folder cannot tell how the {own[0]} object was made; give its class, or out=None")

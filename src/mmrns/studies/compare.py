@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from mmrns.errors import DataError, UsageError, unknown
-from mmrns.files import write_text
+from mmrns.files import refuse_unwritable, write_text
 from mmrns.nn.scorers import Scorer
 from mmrns.registry import Named
 from mmrns.runs.config import apply_settings, make_config
@@ -224,6 +224,7 @@ def compare(
         Interrupted: after Ctrl-C; the same call continues.
     """
     folder = Path(folder)
+    refuse_unwritable(folder, folder=True)
     _claim(folder, comparison)
     book = _Book(Records(folder, note), done)
     if jobs == 1:

@@ -15,7 +15,7 @@ import polars as pl
 from mmrns.data.folders import find_dataset
 from mmrns.data.tables import read_header_table
 from mmrns.errors import DataError
-from mmrns.files import new_folder
+from mmrns.files import new_folder, refuse_taken
 from mmrns.prepare.formats import features as feature_tables
 from mmrns.prepare.formats.arrays import open_table
 from mmrns.prepare.formats.base import LAYOUTS, Layout, find_layout, find_target, read_layout, sniff
@@ -107,6 +107,7 @@ def convert(
     source, folder = find_source(source, asked), Path(folder)
     if os.path.lexists(folder):
         raise DataError(folder, "exists already", "choose another name or remove it")
+    refuse_taken(folder)
     told("reading triples", 0, None)
     reader = (asked or sniff(source))()
     options = {"columns": columns, "delimiter": delimiter, "header": header, "language": language}
