@@ -1,4 +1,5 @@
-"""The one way to disk: a file is written under a temporary name and renamed, so that its name never holds half of it.
+"""The one way to disk: a file is written under a temporary name and renamed, so that its name never holds half of it,
+and a folder has one writer at a time.
 
 Also what is read back as it was written: JSON, JSON lines, safetensors. Loads neither torch nor polars before they are
 needed.
@@ -6,12 +7,18 @@ needed.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import platform
+import re
+import secrets
 import shutil
+import threading
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -23,6 +30,133 @@ if TYPE_CHECKING:
 
 FRAME_WRITERS = {".csv": "write_csv", ".parquet": "write_parquet", ".json": "write_json"}
 """The formats of `write_frame` by the ending of a file's name, and the methods of a frame that write them."""
+
+LOCK = ".mmrns.lock"
+"""The file in a folder by which its writer holds it. It is no content: it may stay behind, and holds nothing then."""
+
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)(-[0-9a-f]+)?\.tmp|\.tmp[A-Za-z0-9]{6}", re.DOTALL)
+"""Our temporary names; the second is the one that safetensors once gave beside ours."""
+
+_FLUSHED_ONE_BY_ONE = 64
+"""Of more files, such as pictures, each of which takes milliseconds, everything that waits for the disk is flushed."""
+
+_open: set[str] = set()
+"""The temporary names that this process is writing to: another with its number may have left one behind."""
+
+_held: dict[Path, int] = {}
+"""The locks that this process holds, and the thread that does."""
+
+
+@contextmanager
+def locked(folder: Path, *inner: str) -> Generator[None]:
+    """The only writer of a folder, for as long as the context lasts; the folder is made where it is missing.
+
+    The lock is the operating system's and ends with its process, however that ends. What killed writers have left
+    under temporary names, in the folder and in its folders `inner`, is removed. A thread may take a lock again that it
+    holds. A folder that is made and stays empty is removed at the end.
+
+    Args:
+        folder: what to write to.
+        inner: its folders that are written to as well.
+
+    Raises:
+        DataError: another process or thread holds it, or it cannot be made or written to.
+    """
+    made = _make(folder)
+    try:
+        with _exclusive(folder / LOCK, folder):
+            for place in (folder, *(folder / name for name in inner)):
+                _sweep(place)
+            yield
+    finally:
+        if made:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _holds_nothing(folder: Path) -> bool:
+    """Whether a folder is empty but for a lock."""
+    return all(path.name == LOCK for path in folder.iterdir())
+
+
+def _lock_beside(target: Path) -> Path:
+    """The lock of a folder that is being made."""
+    return target.with_name(f".{target.name}.lock")
+
+
+@contextmanager
+def _exclusive(lock: Path, folder: Path) -> Generator[None]:
+    """Hold a lock file, which says who holds it.
+
+    Raises:
+        DataError: it is held; `folder` is named as the place.
+    """
+    # Imported when something is written only: it takes as long as all of the command line.
+    from filelock import FileLock, Timeout
+
+    place, me = Path(os.path.realpath(lock)), threading.get_ident()
+    if _held.get(place) == me:
+        yield
+        return
+    file = FileLock(lock, timeout=0)
+    try:
+        file.acquire()
+    except Timeout:
+        raise DataError(folder, f"is being written by {_holder(lock)}", "wait for it, or choose another") from None
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    _held[place] = me
+    try:
+        with suppress(OSError):
+            since = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
+            lock.write_text(json.dumps({"pid": os.getpid(), "host": platform.node(), "since": since}), encoding="utf-8")
+        yield
+    finally:
+        del _held[place]
+        with suppress(OSError):
+            # While it is held: who waits for this very file finds it gone and makes another.
+            lock.unlink()
+        file.release()
+
+
+def _holder(lock: Path) -> str:
+    """Who holds a lock, as far as is known."""
+    try:
+        found = json.loads(lock.read_text(encoding="utf-8"))
+        where = "" if found["host"] == platform.node() else f" on {found['host']}"
+        return f"process {found['pid']}{where} since {found['since']}"
+    except (OSError, ValueError, TypeError, KeyError):
+        return "another process"
+
+
+def _sweep(folder: Path, name: str | None = None) -> None:
+    """Remove what dead writers have left under temporary names: of one name, or of all. Only for who holds the lock."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        found = _TEMPORARY.fullmatch(path.name)
+        if not found or name not in (None, found["name"]) or path.name in _open or _lives(found["pid"]):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink()
+
+
+def _lives(pid: str | None) -> bool:
+    """Whether another process with that number may still be writing."""
+    if pid is None or int(pid) == os.getpid():
+        return False
+    if os.name == "nt":
+        return False  # There, a file that is open cannot be removed.
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def refuse_unwritable(path: Path, *, folder: bool = False, option: str = "--out") -> None:
@@ -73,24 +207,111 @@ def _unwritable(path: Path, folder: bool) -> str | None:
 
 
 def _temporary(path: Path) -> Path:
-    """What `path` is called while it is written."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """What `path` is called while it is written: as no other writer calls it, in this process or on another machine."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 @contextmanager
 def replaced(path: Path) -> Generator[Path]:
-    """A temporary path beside `path` to write to. It takes the name of `path` at the end; a failure leaves nothing."""
+    """A temporary path beside `path` to write to. It takes the name of `path` at the end; a failure leaves nothing.
+
+    What was written is on the disk before it takes the name.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    with _writing(path) as temporary:
+        try:
+            yield temporary
+            _flush(temporary)
+            temporary.replace(path)
+            _flush(path.parent)
+        except OSError as error:
+            named = path if error.filename is None else Path(os.fsdecode(error.filename))
+            if named not in (path, temporary):
+                raise  # Of something else that is read meanwhile.
+            raise unwritable(path, error) from error
+
+
+@contextmanager
+def _writing(path: Path) -> Generator[Path]:
+    """A temporary name for `path`, under which nothing is left at the end."""
     temporary = _temporary(path)
+    _open.add(temporary.name)
     try:
         yield temporary
-        temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        _open.discard(temporary.name)
+
+
+def _flush(path: Path) -> None:
+    """Have the disk hold what was written to a file, or which names a folder has."""
+    if path.is_dir() and os.name == "nt":
+        return  # Folders cannot be opened there.
+    # Windows flushes only what is open for writing, and others open folders for reading only.
+    file = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(file)
+
+
+def _flush_all(folder: Path) -> None:
+    """Have the disk hold a folder with all that is in it."""
+    paths = [*(path for path in folder.rglob("*") if not path.is_symlink()), folder]
+    if len(paths) > _FLUSHED_ONE_BY_ONE and hasattr(os, "sync"):
+        os.sync()
+        return
+    for path in paths:
+        _flush(path)
+
+
+def unwritable(path: Path, error: Exception) -> DataError:
+    """The error of a file or folder that cannot be written."""
+    code = _system_error(error)
+    full = code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    remedy = "make room or choose another place" if full else "choose another place"
+    reason = error if code is None else os.strerror(code)
+    return DataError(path, f"cannot be written ({reason})", remedy)
+
+
+def _system_error(error: Exception) -> int | None:
+    """The number of a system's error, which libraries in Rust tell in their text."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    told = re.search(r"os error (\d+)", str(error))
+    return int(told[1]) if told else None
+
+
+def _make(folder: Path) -> bool:
+    """Make a folder where it is missing, and say whether it was.
+
+    Raises:
+        DataError: it cannot be made.
+    """
+    made = not folder.is_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    return made
 
 
 @contextmanager
 def replacing(*paths: Path) -> Generator[list[IO[bytes]]]:
-    """Files open for writing under temporary names, which take their own names once all of them are written."""
+    """Files open for writing under temporary names, which take their own names once all of them are written.
+
+    Raises:
+        DataError: one cannot be written.
+    """
     with ExitStack() as stack:
         temporary = [stack.enter_context(replaced(path)) for path in paths]
         files: list[IO[bytes]] = []
@@ -111,9 +332,13 @@ def refuse_taken(target: Path) -> None:
     """Find out before long work whether `new_folder` can make a folder.
 
     Raises:
-        DataError: it exists and is not empty, or cannot be made.
+        DataError: it exists and is not empty, another process is making it, or it cannot be made.
     """
-    if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
+    lock = _lock_beside(target)
+    if os.path.lexists(lock):
+        with _exclusive(lock, target):
+            pass
+    if os.path.lexists(target) and not (target.is_dir() and _holds_nothing(target)):
         raise DataError(target, "exists already", "choose another name or remove it")
     reason = _unwritable(target, folder=True)
     if reason:
@@ -125,23 +350,28 @@ def new_folder(target: Path) -> Generator[Path]:
     """A folder to fill under a temporary name beside its own, which it takes at the end; a failure leaves nothing.
 
     Raises:
-        DataError: `target` exists and is not an empty folder, or cannot be made or written.
+        DataError: `target` exists and is not an empty folder, another process is making it, or it cannot be made or
+            written.
     """
     refuse_taken(target)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary(target)
-        temporary.mkdir()
-    except OSError as error:
-        raise DataError(target, f"cannot be made ({error.strerror or error})", "choose another place") from error
-    try:
-        yield temporary
-        temporary.replace(target)
-    except OSError as error:
-        reason = f"cannot be written ({error.strerror or error})"
-        raise DataError(target, reason, "make room or choose another place") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    _make(target.parent)
+    with _exclusive(_lock_beside(target), target):
+        refuse_taken(target)  # It may have been made since.
+        _sweep(target.parent, target.name)
+        with _writing(target) as temporary:
+            try:
+                temporary.mkdir()
+                yield temporary
+                _flush_all(temporary)
+                if target.is_dir():
+                    (target / LOCK).unlink(missing_ok=True)
+                temporary.replace(target)
+                _flush(target.parent)
+            except OSError as error:
+                named = target if error.filename is None else Path(os.fsdecode(error.filename))
+                if named != target and not named.is_relative_to(temporary):
+                    raise  # Of something else that is read meanwhile.
+                raise unwritable(target, error) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -186,9 +416,16 @@ class JsonLines:
         return self.path.stat().st_size
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append one line."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dict(row), allow_nan=False) + "\n")
+        """Append one line.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(dict(row), allow_nan=False) + "\n")
+        except OSError as error:
+            raise unwritable(self.path, error) from error
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
@@ -197,23 +434,45 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def write_frame(frame: pl.DataFrame, path: Path) -> None:
-    """Write a table as CSV, Parquet or JSON, by the ending of the name."""
+    """Write a table as CSV, Parquet or JSON, by the ending of the name.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    from polars.exceptions import PolarsError
+
     with replaced(path) as temporary:
-        getattr(frame, FRAME_WRITERS[path.suffix])(temporary)
+        try:
+            getattr(frame, FRAME_WRITERS[path.suffix])(temporary)
+        except PolarsError as error:
+            if _system_error(error) is None:
+                raise
+            raise unwritable(path, error) from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file."""
+    """Write a safetensors file.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     written = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    with replaced(path) as temporary:
+    # In a folder of its own: safetensors makes a file beside the one that it is asked for.
+    with replaced(path) as temporary, _writing(path) as folder:
+        folder.mkdir()
         temporary.touch()
-        mode = temporary.stat().st_mode
-        # None where there is none: with an empty mapping and no tensor safetensors writes a file that it cannot read.
-        save_file(written, temporary, dict(metadata) if metadata else None)
-        # safetensors makes a file of its own that only its owner can read; files of ours follow the umask.
-        temporary.chmod(mode)
+        file = folder / path.name
+        try:
+            # None where there is none: with an empty mapping and no tensor it writes a file that it cannot read.
+            save_file(written, file, dict(metadata) if metadata else None)
+        except SafetensorError as error:
+            raise unwritable(path, error) from error
+        # Only its owner can read it; files of ours follow the umask.
+        file.chmod(temporary.stat().st_mode)
+        file.replace(temporary)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from mmrns.data.folders import EMBEDDED
+from mmrns.errors import DataError
 from mmrns.prepare.encoders import stream_features, write_features
 
 METADATA = {"encoder": "none", "revision": "é", "preprocessing": "none", "a": "b"}
@@ -120,7 +121,7 @@ def test_a_failure_amid_the_blocks_leaves_the_old_files(tmp_path: Path):
         yield values[:3], mask[:3]
         raise OSError("no space left")
 
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(DataError, match="no space"):
         stream_features(tmp_path, "text", entities, (2, 5), full_disk(), METADATA)
     assert {path.name: path.read_bytes() for path in (tmp_path / "features").iterdir()} == before
 
