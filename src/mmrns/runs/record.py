@@ -13,11 +13,10 @@ import polars as pl
 import torch
 
 from mmrns.data.datasets import Dataset
-from mmrns.files import replacing
 from mmrns.runs.config import Config
+from mmrns.runs.figures import legend, logarithmic, new_figure
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 PACKAGES = ("mmrns", "torch", "numpy", "polars", "safetensors")
@@ -64,9 +63,9 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], title: str, selected: int) ->
     for axis, key, label, colour in ((left, "loss", "training loss", "0.6"), (right, "valid_mrr", "MRR", "tab:blue")):
         points = [(row["step"], row[key]) for row in rows if key in row]
         if points:
-            axis.plot(
-                *zip(*points, strict=True), color=colour, marker="o" if key == "valid_mrr" else None, markersize=4
-            )
+            # A line needs two points to be seen.
+            marked = key == "valid_mrr" or len(points) == 1
+            axis.plot(*zip(*points, strict=True), color=colour, marker="o" if marked else None, markersize=4)
         axis.set_ylabel("validation MRR" if label == "MRR" else label, color=colour if label == "MRR" else "0.4")
     left.set_xlabel("step")
     right.set_ylim(bottom=0)
@@ -87,39 +86,22 @@ def plot_hardness(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
         (right, "gradient norm (right)", "0.5", [(s, h["gradient_norm"]["model"]) for s, h in measured]),
     ]
     lines: list[Any] = []
+    names: list[str] = []
     for axis, label, colour, points in curves:
         points = [(step, value) for step, value in points if value is not None]
         if points:
-            lines += axis.plot(*zip(*points, strict=True), color=colour, label=label, marker=".")
+            lines += axis.plot(*zip(*points, strict=True), color=colour, marker=".")
+            names.append(label)
     # The percentile of negatives drawn at random.
     left.axhline(0.5, color="tab:red", linestyle=":", linewidth=1)
     left.set_ylim(0, 1.04)  # A uniform sampler's line is at 1.
     left.set_xlabel("step")
     left.set_ylabel("score percentile, effective sample size")
-    right.set_yscale("log")
+    # A loss of 0 throughout has no gradient.
+    logarithmic(right, "y", (norm for _, norm in curves[2][3] if norm is not None))
     right.set_ylabel("gradient norm of the model", color="0.4")
-    figure.legend(handles=lines, loc="outside lower center", ncols=3, frameon=False)
+    legend(figure, lines, names, "outside lower center", columns=3)
     return figure
-
-
-def new_figure(title: str, height: float = 4.0) -> tuple[Figure, Axes]:
-    """A figure with one pair of axes, in the style of all plots."""
-    # Loaded here, since only the end of a training plots; drawn without a display.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.0, height), layout="constrained", dpi=120)
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_title(title)
-    return figure, axes
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG; its folder is made where it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as (file,):
-        figure.savefig(file, format="png", metadata={"Software": None})
 
 
 def listing(names: pl.Series) -> str:

@@ -31,7 +31,8 @@ from mmrns.runs.build import (
     build_sampler,
 )
 from mmrns.runs.config import Config, dump_config, flatten, make_config
-from mmrns.runs.record import listing, plot_curves, plot_hardness, save_figure
+from mmrns.runs.figures import save_figure
+from mmrns.runs.record import listing, plot_curves, plot_hardness
 from mmrns.runs.values import read_config
 from mmrns.samplers.base import Sampler
 from mmrns.types import Batch

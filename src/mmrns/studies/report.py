@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from mmrns.files import write_json, write_text
-from mmrns.runs.record import new_figure, save_figure
+from mmrns.runs.figures import legend, logarithmic, name_ticks, new_figure, save_figure
 
 Record = Mapping[str, Any]
 METRICS = ("mrr", "hits@1", "hits@3", "hits@10")
@@ -168,8 +168,7 @@ def _plot_mrr(records: Sequence[Record], path: Path) -> None:
         own = label if label.endswith(REFERENCE) else ""
         axes.errorbar(mean(values), place, xerr=error, fmt="o", capsize=4, color="0.4" if own else "tab:blue")
         axes.plot(values, [place] * len(values), "|", color="0.6", markersize=10)
-    axes.set_yticks(range(len(groups)), [*groups])
-    axes.invert_yaxis()
+    name_ticks(axes, [*groups])
     axes.grid(axis="x", color="0.9")
     axes.set_xlabel("test MRR (filtered, mean rank on ties)")
     save_figure(figure, path)
@@ -184,6 +183,9 @@ def _plot_time(records: Sequence[Record], path: Path) -> None:
     figure, axes = new_figure("Validation MRR against training time, mean over the seeds", height=4.5)
     # Twenty colours; further entries repeat them with dashes.
     axes.set_prop_cycle(cycler(linestyle=["-", "--"]) * cycler(color=[colormaps["tab20"](i) for i in range(20)]))
+    lines: list[Any] = []
+    names: list[str] = []
+    starts: list[float] = []
     for label, runs in groups.items():
         curves = [run["curve"] for run in runs if run.get("curve")]
         if not curves:
@@ -191,10 +193,12 @@ def _plot_time(records: Sequence[Record], path: Path) -> None:
         # Early stopping may end seeds at different steps: the mean is of those that have come so far.
         points = [[curve[i] for curve in curves if i < len(curve)] for i in range(max(map(len, curves)))]
         seconds, mrr = ([mean(point[k] for point in at) for at in points] for k in (1, 2))
-        axes.plot(seconds, mrr, marker=".", label=label)
-    axes.set_xscale("log")
+        lines += axes.plot(seconds, mrr, marker=".")
+        names.append(label)
+        starts += seconds
+    logarithmic(axes, "x", starts)
     axes.set_xlabel("seconds of training")
     axes.set_ylabel("validation MRR")
     axes.grid(color="0.92")
-    figure.legend(loc="outside right center", frameon=False)
+    legend(figure, lines, names, "outside right center")
     save_figure(figure, path)
