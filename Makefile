@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+OLDEST := .venv-oldest
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check docs clean
+.PHONY: demo test test-oldest fuzz check docs clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +29,26 @@ test: check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/site
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 
+# The tests with the lowest versions that pyproject.toml allows.
+test-oldest: $(OLDEST)/stamp
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest --numprocesses=auto --dist=worksteal
+
+$(OLDEST)/stamp: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt --editable '.[dev]'
+	touch $@
+
+# Needs uv. CUDA packages come with torch where its wheel asks for them.
+constraints-oldest.txt: pyproject.toml
+	echo '# What `make test-oldest` installs: the lower bounds of pyproject.toml, and what they bring. `make $@` writes it.' > $@
+	uv pip compile --quiet --no-header --no-annotate --resolution lowest-direct --extra dev pyproject.toml \
+	  | grep -vE '^(nvidia|cuda|triton)' | sed 's/^\(torch==[^+]*\)+.*/\1/' >> $@
+
+# Damaged inputs for every reader, N of them; what happened is printed as JSON. See tests/fuzz/.
+N ?= 20000
+fuzz: $(VENV)/dev.stamp
+	PYTHONPATH=tests OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/python -m fuzz --inputs $(N)
+
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -39,4 +60,4 @@ docs: $(VENV)/dev.stamp
 	$(BIN)/mkdocs serve
 
 clean:
-	rm -rf $(VENV) build dist site
+	rm -rf $(VENV) $(OLDEST) build dist site

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import jaxtyping
 import pytest
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from mmrns.data.datasets import Dataset
 
 jaxtyping.install_import_hook("mmrns", "beartype.beartype")
+# How long an example takes depends on the machine and on what else it does.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 # So that any test may `from toy import toy`; last, so that the folders here shadow no package.
 sys.path.append(str(Path(__file__).parent))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -48,3 +50,46 @@ def test_the_sampler_layer_reads_the_train_index_only() -> None:
     for path in (ROOT / "src" / "mmrns" / "samplers").rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"known_index|\.valid\b|\.test\b", text), path.name
+
+
+def _requirements() -> dict[str, list[str]]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return {"": project["dependencies"], **project["optional-dependencies"]}
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_every_import_is_declared() -> None:
+    """What a package imports that only another one's requirements bring breaks when those change."""
+    called = {"PIL": "pillow", "skimage": "scikit-image", "yaml": "pyyaml"}
+    declared = {_normal(re.split(r"[\[<>=!~ ]", line)[0]) for lines in _requirements().values() for line in lines}
+    imported: dict[str, str] = {}
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = [node.module]
+            for name in names:
+                top = name.partition(".")[0]
+                if top not in sys.stdlib_module_names and top != "mmrns":
+                    imported[_normal(called.get(top, top))] = str(path.relative_to(ROOT))
+    assert {name: path for name, path in imported.items() if name not in declared} == {}
+    assert len(imported) > 10
+
+
+def test_the_lower_bounds_are_what_is_tested() -> None:
+    """`make test-oldest` installs each lower bound as pyproject.toml states it."""
+    pinned: dict[str, list[int]] = {}
+    for line in (ROOT / "constraints-oldest.txt").read_text(encoding="utf-8").splitlines():
+        if found := re.match(r"([\w.-]+)==([\d.]+)", line):
+            pinned[_normal(found[1])] = [*map(int, found[2].strip(".").split("."))]
+    untested: list[str] = []
+    for line in (line for lines in _requirements().values() for line in lines if not line.startswith("mmrns[")):
+        found = re.fullmatch(r"([\w.-]+)(?:\[.*\])?(?:>=|==)([\d.]+)", line)
+        assert found, f"{line}: say a lower bound"
+        bound = [*map(int, found[2].split("."))]
+        if pinned[_normal(found[1])][: len(bound)] != bound:
+            untested.append(line)
+    assert untested == []

@@ -176,8 +176,8 @@ def _plot_mrr(records: Sequence[Record], path: Path) -> None:
 
 def _plot_time(records: Sequence[Record], path: Path) -> None:
     """Validation MRR against seconds of training, the mean over the seeds."""
-    from cycler import cycler
     from matplotlib import colormaps
+    from matplotlib.rcsetup import cycler
 
     groups = by_label(records)
     figure, axes = new_figure("Validation MRR against training time, mean over the seeds", height=4.5)
