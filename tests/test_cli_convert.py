@@ -54,6 +54,8 @@ def test_options_and_json(toy_folder: Path, tmp_path: Path) -> None:
         "relations": 5,
         "features": {},
         "pictures": None,
+        "malformed": 0,
+        "left_out": {},
         "notes": [],
     }
     back = json.loads(run(tmp_path / "ke", tmp_path / "back", "--from", "openke", "--columns", "1,3,2", "--json"))
@@ -96,3 +98,13 @@ def test_help_has_an_example() -> None:
     assert (
         "Example: mmrns data convert triples.csv people" in CliRunner().invoke(data_app, ["convert", "--help"]).stdout
     )
+
+
+def test_malformed_statements_are_left_out_on_request(tmp_path: Path) -> None:
+    pytest.importorskip("pyoxigraph")
+    good = "<http://e/a> <http://e/r> <http://e/b> .\n"
+    nan = '<http://e/a> <http://e/p> "nan"^^<http://www.w3.org/2001/XMLSchema#double> .\n'
+    (tmp_path / "g.nt").write_text(good + "<no IRI>\n" + nan)
+    found = json.loads(run(tmp_path / "g.nt", tmp_path / "out", "--skip-malformed", "--json"))
+    assert (found["malformed"], found["triples"]) == (1, {"train": 1})
+    assert found["left_out"] == {"http://www.w3.org/2001/XMLSchema#double": 1}

@@ -173,6 +173,10 @@ def for_rdf(folder: Path) -> None:
     head = "@prefix : <http://x/> . @prefix rdfs: <http://www.w3.org/2000/01/rdf-schema#> .\n"
     body = ':a :near :b ; rdfs:label "A"@en ; :size 3 . :b :near :c ; rdfs:comment "Second. Place." .\n'
     (folder / "geography.ttl").write_text(head + body)
+    line = "<http://x/a> <http://x/near> <http://x/b> .\n"
+    (folder / "wild.nt").write_text(line + "<http://x/a> <http://x/near> <http://x/b c> .\n")
+    (folder / "DB15K").mkdir()
+    (folder / "DB15K" / "train.txt").write_text(line)
     with gzip.open(folder / "dump.nt.gz", "wt") as file:
         file.write("<http://x/a> <http://x/near> <http://x/b> .\n")
 

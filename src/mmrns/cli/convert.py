@@ -78,6 +78,12 @@ def data_convert(
         bool, typer.Option("--float32", help="Store single precision, even where half is enough.")
     ] = False,
     language: Annotated[str, typer.Option(help="Language of names and texts in RDF.")] = "en",
+    skip_malformed: Annotated[
+        bool,
+        typer.Option(
+            "--skip-malformed", help="Leave malformed statements of N-Triples and N-Quads out [default: refuse them]."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Bring triples, names, texts, pictures and features of another layout into a dataset folder, or back."""
@@ -107,6 +113,7 @@ def data_convert(
             tokens=tokens,
             float32=float32,
             language=language,
+            skip_malformed=skip_malformed,
             advance=advance,
         )
     if as_json:
@@ -134,6 +141,8 @@ def _as_json(done: Converted) -> dict[str, Any]:
         "relations": done.relations,
         "features": done.features,
         "pictures": None if done.pictures is None else dict(zip(("matched", "files"), done.pictures, strict=True)),
+        "malformed": done.malformed,
+        "left_out": done.left_out,
         "notes": done.notes,
     }
 

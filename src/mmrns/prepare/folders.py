@@ -14,6 +14,13 @@ from mmrns.errors import DataError
 if TYPE_CHECKING:
     from mmrns.data.vocabulary import Vocabulary
 
+PICTURE_SUFFIXES = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
+    *(".avif", ".heic", ".heif", ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".svg", ".svgz", ".ico", ".tga", ".psd"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
+"""What the files of pictures end with, whether or not an encoder can read them."""
+
 
 def write_triples(frame: pl.DataFrame, path: Path) -> None:
     """Write triples as head TAB relation TAB tail.

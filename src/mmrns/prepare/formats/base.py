@@ -22,9 +22,9 @@ _ORDER = ("openke", "ids", "mmrns", "rdf", "ntriples", "parquet", "csv", "tsv", 
 class Layout(Named, ABC):
     """A way that triples lie in files. A subclass reads it, recognises it, and may write it.
 
-    `read` may take keywords of its own among `columns`, `delimiter`, `header`, `language` and `advance` (told of the
-    statements that are done, now and then); `convert` passes those that the user has given, and refuses an option that
-    the layout does not take.
+    `read` may take keywords of its own among `columns`, `delimiter`, `header`, `language`, `skip_malformed` and
+    `advance` (told of the statements that are done, now and then); `convert` passes those that the user has given, and
+    refuses an option that the layout does not take.
 
     Attributes:
         title: what it is, in one line.
@@ -133,6 +133,8 @@ def read_layout(layout: Layout, source: Path, options: dict[str, Any]) -> Conten
         raise UsageError(f"--delimiter and --header are for tables, not for {name}")
     if columns is not None and "columns" not in taken:
         raise UsageError(f"--columns is for tables and ids, not for {name}")
+    if "skip_malformed" in given and "skip_malformed" not in taken:
+        raise UsageError(f"--skip-malformed is for statements of RDF, not for {name}")
     if layout.takes == "folder" and not source.is_dir():
         raise DataError(source, f"is no folder, as --from {name} needs", "give the folder of the files")
     read: Any = layout.read

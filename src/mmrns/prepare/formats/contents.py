@@ -60,6 +60,8 @@ class Contents:
         relations: a table with the columns relation and name.
         numbers: a table with the columns entity, attribute, value.
         texts: a table with the columns entity and text: further texts of an entity, one a row.
+        malformed: statements that were left out since they are malformed.
+        left_out: literals that were left out since they are neither numbers nor texts, by datatype.
         notes: what the user should know.
     """
 
@@ -70,6 +72,8 @@ class Contents:
     relations: pl.DataFrame | None = None
     numbers: pl.DataFrame | None = None
     texts: pl.DataFrame | None = None
+    malformed: int = 0
+    left_out: dict[str, int] = field(default_factory=dict[str, int])
     notes: list[str] = field(default_factory=list[str])
 
     def names(self) -> pl.Series:

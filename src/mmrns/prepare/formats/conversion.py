@@ -46,6 +46,8 @@ class Converted:
         entities, relations: how many.
         features: by modality, see `convert_features`.
         pictures: how many of the pictures belong to an entity, and of how many; None without pictures.
+        malformed: statements that were left out since they are malformed.
+        left_out: literals that were left out since they are neither numbers nor texts, by datatype.
         notes: what the user should know.
     """
 
@@ -57,6 +59,8 @@ class Converted:
     relations: int = 0
     features: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     pictures: tuple[int, int] | None = None
+    malformed: int = 0
+    left_out: dict[str, int] = field(default_factory=dict[str, int])
     notes: list[str] = field(default_factory=list[str])
 
 
@@ -76,6 +80,7 @@ def convert(
     tokens: int | None = None,
     float32: bool = False,
     language: str = "en",
+    skip_malformed: bool = False,
     advance: Callable[[str, int, int | None], None] | None = None,
 ) -> Converted:
     """Convert a knowledge graph and what belongs to it into a new folder.
@@ -96,6 +101,7 @@ def convert(
         ids: a list of names that gives the order of the rows of feature tables.
         zeros, tokens, float32: see `convert_features`.
         language: of RDF texts.
+        skip_malformed: leave malformed statements of N-Triples and N-Quads out, and count them.
         advance: told what is being done, how much is done, and of how much.
 
     Raises:
@@ -111,6 +117,7 @@ def convert(
     told("reading triples", 0, None)
     reader = (asked or sniff(source))()
     options = {"columns": columns, "delimiter": delimiter, "header": header, "language": language}
+    options["skip_malformed"] = skip_malformed or None
     contents = read_layout(reader, source, {**options, "advance": _counted("reading statements", told)})
     if ids is not None:
         contents.order = read_names(ids)
@@ -152,7 +159,7 @@ def convert(
         if done.relations > done.entities:
             contents.notes.append("there are more relations than entities; if columns are swapped, see --columns")
         done.triples = {split: len(frame) for split, frame in contents.splits.items()}
-        done.notes = contents.notes
+        done.malformed, done.left_out, done.notes = contents.malformed, contents.left_out, contents.notes
     return done
 
 

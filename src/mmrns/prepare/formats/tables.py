@@ -21,6 +21,7 @@ from mmrns.prepare.formats.contents import (
     split_files,
     write_lines,
 )
+from mmrns.prepare.formats.statements import looks_like_rdf
 
 SUFFIXES = (*TEXT_SUFFIXES, ".parquet")
 STEMS = ("triples", "triplets", "facts", "edges", "graph", "kg", "data", "all")
@@ -131,6 +132,8 @@ def kind_of(source: Path) -> str | None:
 def _read_text(
     path: Path, columns: Sequence[str] | None, delimiter: str | None, header: bool | None, notes: list[str]
 ) -> pl.DataFrame:
+    if columns is None and delimiter is None and looks_like_rdf(path):
+        raise DataError(path, "is RDF, with names such as <...>", "read it with --from rdf")
     start = first_lines(path)
     delimiter = delimiter or sniff_delimiter(start, path)
     first = start[0].split(delimiter) if start else []
