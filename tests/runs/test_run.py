@@ -14,9 +14,13 @@ from safetensors.torch import load_file, save_file
 
 import mmrns
 from mmrns.errors import DataError, UsageError
+from mmrns.evaluation.frequency import RelationFrequency
+from mmrns.evaluation.ranking import rank
+from mmrns.evaluation.report import policies
 from mmrns.files import JsonLines, read_json_lines
 from mmrns.runs.config import apply_settings, dump_config, make_config
 from mmrns.runs.train import Interrupted, _config_of
+from mmrns.training.callbacks import Callback, Training
 from mmrns.types import Batch
 
 SMALL: dict[str, Any] = {
@@ -98,6 +102,51 @@ def test_the_best_model_is_kept(run: mmrns.Run) -> None:
     assert run.results["valid"]["both"]["realistic"]["mrr"] == best[0]
 
 
+class _Spoils(Callback):
+    """Sets everything to 0 after a step, so that all candidates tie."""
+
+    def __init__(self, after: int):
+        self.after = after
+
+    def on_start(self, training: Training) -> None:
+        self.training = training
+
+    def on_progress(self, step: int, loss: float | None) -> None:
+        if step == self.after:
+            for weight in self.training.model.parameters():
+                torch.nn.init.zeros_(weight)
+            for value in self.training.sampler.state_dict().values():
+                value.zero_()
+
+
+@pytest.mark.parametrize("in_folder", [True, False])
+def test_the_selected_weights_are_the_best_and_not_the_last(toy_folder: Path, tmp_path: Path, in_folder: bool) -> None:
+    config = _config(toy_folder) | {"training": SMALL["training"] | {"steps": 24, "evaluate_every": 12, "lr": 0.05}}
+    out = tmp_path / "run" if in_folder else None
+    best = mmrns.train({**config, "training": config["training"] | {"steps": 12}})
+    run = mmrns.train(config, out=out, callbacks=[_Spoils(24)])
+    mrrs = run.history["valid_mrr"].drop_nulls().to_list()
+    assert mrrs[0] > mrrs[1]
+    assert run.results["selected_step"] == 12
+    for split in ("valid", "test"):
+        assert run.results[split] == best.results[split]
+    for part in ("model", "sampler"):
+        expected, found = getattr(best, part).state_dict(), getattr(run, part).state_dict()
+        assert all(torch.equal(expected[key], found[key]) for key in expected)
+        if in_folder:
+            written = load_file(tmp_path / "run" / f"{part}.safetensors")
+            assert all(torch.equal(expected[key], written[key]) for key in expected)
+
+
+def test_the_baseline_is_of_the_test_split(run: mmrns.Run) -> None:
+    graph = run.dataset.graph
+    test, valid = (
+        policies(rank(RelationFrequency(graph), split, graph.known_index)) for split in (graph.test, graph.valid)
+    )
+    assert run.results["baseline"] == test != valid
+    assert run.results["baseline_mrr"] == test["realistic"]["mrr"]
+
+
 def test_a_reopened_run_evaluates_to_the_same(run: mmrns.Run) -> None:
     again = mmrns.load_run(run.folder)
     assert again.evaluate("test") == run.results["test"]
@@ -157,6 +206,20 @@ def test_predictions_agree_with_scores_and_known_triples(run: mmrns.Run) -> None
     kept = run.predict("e04", "likes", top=3, known="keep")
     assert kept["known"].to_list() == [None] * 3
     assert kept["tail"].to_list() == frame["tail"].to_list()[:3]
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+@pytest.mark.parametrize("side", ["head", "tail"])
+def test_triples_of_every_split_are_known(run: mmrns.Run, split: str, side: str) -> None:
+    graph = run.dataset.graph
+    for h, r, t in getattr(graph, split)[:5].tolist():
+        asked = {"relation": graph.relations[r]} | (
+            {"tail": graph.entities[t]} if side == "head" else {"head": graph.entities[h]}
+        )
+        answer = graph.entities[h if side == "head" else t]
+        frame = run.predict(**asked, top=40)
+        assert frame.filter(pl.col(side) == answer)["known"].to_list() == [True]
+        assert answer not in run.predict(**asked, top=40, known="drop")[side]
 
 
 def test_heads_labels_and_query_files(run: mmrns.Run, tmp_path: Path) -> None:

@@ -104,5 +104,19 @@ def test_lazy_epochs_leave_the_caches_alone(toy: Dataset, lazy: int) -> None:
         assert same == (epoch % (lazy + 1) != 0)
 
 
+def test_a_resume_knows_the_epoch(toy: Dataset) -> None:
+    trainer, resumed = _trainer(toy, lazy=1), _trainer(toy, lazy=1)
+    trainer.sampler.end_epoch(0)
+    resumed.sampler.load_state_dict(trainer.sampler.state_dict())
+    # The second epoch leaves the caches alone, the third does not.
+    for refreshes in (False, True):
+        before = [cache.clone() for cache in _caches(resumed)]
+        resumed.step(0)
+        resumed.step(1)
+        same = all(torch.equal(a, b) for a, b in zip(before, _caches(resumed), strict=True))
+        assert same != refreshes
+        resumed.sampler.end_epoch(1)
+
+
 def test_first_of_each() -> None:
     assert first_of_each(torch.tensor([3, 1, 3, 1, 0])).tolist() == [True, True, False, False, True]

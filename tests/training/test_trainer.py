@@ -118,6 +118,23 @@ def test_intervals_early_stopping_and_best(toy: Dataset) -> None:
     assert logged == list(range(4, 41, 4))
 
 
+def test_a_logged_loss_is_the_mean_of_its_own_interval(toy: Dataset) -> None:
+    trainer, other = _trainer(toy), _trainer(toy)
+    losses = torch.stack([other.step(step) for step in range(14)])
+    plan = Plan(steps=14, log_every=4, evaluate_every=5, checkpoint_every=3, patience=0)
+    told, records = [], _Records([0.1, 0.2, 0.3])
+    records.on_progress = lambda step, loss: told.append((step, loss))  # type: ignore[method-assign]
+    records.fit(trainer, Progress(), plan)
+    logged = [(row["step"], row["loss"]) for row in records.rows if "loss" in row]
+    assert logged == [
+        (n, pytest.approx(losses[n - size : n].mean().item())) for n, size in ((4, 4), (8, 4), (12, 4), (14, 2))
+    ]
+    # What a progress bar shows between is the mean since the last row.
+    assert [told[i] for i, (step, loss) in enumerate(told) if step == 6 and loss is not None] == [
+        (6, pytest.approx(losses[4:6].mean().item()))
+    ]
+
+
 def test_the_last_two_steps_of_a_log_interval_are_measured(toy: Dataset) -> None:
     progress, records = Progress(), _Records([0.1])
     plan = Plan(steps=13, log_every=6, evaluate_every=13, checkpoint_every=13, patience=0)
