@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrns.errors import DataError, Diverged, MmrnsError, UsageError, nearest
+from mmrns.errors import DataError, Diverged, MmrnsError, Note, UsageError, nearest, note
 from mmrns.nn.embedders import Embedder
 from mmrns.nn.losses import Loss
 from mmrns.nn.scorers import Scorer
@@ -233,3 +233,12 @@ def test_random_bits_of_a_device_fill_the_whole_range(monkeypatch: pytest.Monkey
     counts = torch.bincount(below(bits, 8), minlength=8)
     assert ((counts - 500) ** 2 / 500).sum() < 7 + 5 * 14**0.5
     assert abs(float((bits & 1).float().mean()) - 0.5) < 5 * 0.5 / 4000**0.5
+
+
+@given(st.text(alphabet=st.sampled_from("ab \t\n\r\v\f\x1c\x85\u2028\u2029"), min_size=1))
+def test_errors_and_notes_are_one_line(text: str) -> None:
+    for error in (DataError(f"x{text}y", text, "mend it", 3), UsageError(f"x{text}")):
+        assert len(str(error).splitlines()) == 1
+    with pytest.warns(Note) as said:
+        note(f"x{text}")
+    assert len(str(said[0].message).splitlines()) == 1

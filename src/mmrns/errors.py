@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import re
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
+_BREAKS = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
+
 
 class MmrnsError(Exception):
-    """Base of every error that a user can mend; the command line prints it as one line."""
+    """Base of every error that a user can mend: one line, whatever the names and reasons in it hold.
+
+    Args:
+        text: what is wrong and what to do about it; line ends become blanks.
+    """
 
     exit_code = 1
+
+    def __init__(self, text: str = ""):
+        super().__init__(one_line(text))
 
 
 class DataError(MmrnsError):
@@ -62,7 +72,16 @@ class Note(UserWarning):
 
 def note(message: str) -> None:
     """Say once in one line what the user should know; in Python it is a warning of the category `Note`."""
-    warnings.warn(message, Note, stacklevel=3)
+    warnings.warn(one_line(message), Note, stacklevel=3)
+
+
+def one_line(text: str) -> str:
+    """A text with a blank for each line end of any kind.
+
+    >>> one_line("is no number\\n  (line 3)")
+    'is no number (line 3)'
+    """
+    return _BREAKS.sub(" ", text).strip()
 
 
 def nearest(name: str, known: Iterable[str], limit: int = 1) -> str:

@@ -429,8 +429,27 @@ class JsonLines:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines; none where there is no file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    """The objects of a file of JSON lines; none where there is no file.
+
+    Raises:
+        DataError: unreadable, or a line that is no object.
+    """
+    if not os.path.lexists(path):
+        return []
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise DataError(path, f"cannot be read ({error.strerror or error})", "restore it, or train again") from error
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            raise DataError(path, "is no JSON object", "restore the file, or delete the line", number)
+        rows.append(row)
+    return rows
 
 
 def write_frame(frame: pl.DataFrame, path: Path) -> None:

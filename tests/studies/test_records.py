@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,12 +14,19 @@ from mmrns.studies.records import Records, read_records
 from mmrns.studies.report import report, rows
 
 
+def record(name: str, **more: Any) -> dict[str, Any]:
+    """A record as a training leaves it."""
+    seconds = {"pretrain": 0.0, "train": 1.5, "evaluate": 1}
+    whole = {"name": name, "label": "mmrns", "scorer": "TransE", "sampler": "mmrns", "settings": {}, "seed": 0}
+    return whole | {"valid_mrr": 0.5, "selected_step": 3, "seconds": seconds, "commit": None} | more
+
+
 def test_what_was_added_is_found_again_in_its_order(tmp_path: Path) -> None:
     records = Records(tmp_path)
     assert read_records(tmp_path) == []
-    added = [{"name": f"mmrns-seed-{seed}", "seed": seed, "valid_mrr": 0.1 * seed} for seed in (1, 0)]
-    for record in added:
-        records.add(record)
+    added = [record(f"mmrns-seed-{seed}", seed=seed, valid_mrr=0.1 * seed) for seed in (1, 0)]
+    for one in added:
+        records.add(one)
     assert records.get("mmrns-seed-0") == added[1]
     assert records.get("mmrns-seed-2") is None
     assert read_records(tmp_path) == added
@@ -28,25 +36,43 @@ def test_what_was_added_is_found_again_in_its_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kept", range(1, 12))
 def test_a_last_line_that_was_cut_off_is_dropped_and_said(tmp_path: Path, kept: int) -> None:
-    Records(tmp_path).add({"name": "a"})
+    Records(tmp_path).add(record("a"))
     path = tmp_path / "records.jsonl"
-    line = json.dumps({"name": "b"})
+    line = json.dumps(record("b"))
     with path.open("a", encoding="utf-8") as file:
         file.write(line[:kept])
     said: list[str] = []
     records = Records(tmp_path, said.append)
     assert len(said) == 1
     assert "records.jsonl: the last line was cut off" in said[0]
-    records.add({"name": "c"})
-    assert read_records(tmp_path) == [{"name": "a"}, {"name": "c"}]
+    records.add(record("c"))
+    assert read_records(tmp_path) == [record("a"), record("c")]
     Records(tmp_path, said.append)
     assert len(said) == 1
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"label": "a"}', "", "3"])
-def test_another_line_that_is_no_record_is_named(tmp_path: Path, line: str) -> None:
-    (tmp_path / "records.jsonl").write_text(f'{{"name": "a"}}\n{line}\n{{"name": "b"}}\n', encoding="utf-8")
-    with pytest.raises(DataError, match=r"records\.jsonl:2: is no record"):
+MANGLED = {"label": 3, "seed": "0", "valid_mrr": 10**400, "seconds": [], "test": {"realistic": {"mrr": 0.1}},
+           "curve": [[1, 2]], "baseline": {}}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        *((line, "") for line in ("{", "[]", '{"label": "a"}', "", "3", "[" * 5000, '{"valid_mrr": NaN}', "\udcff")),
+        *((json.dumps(record("b") | {key: value}), key) for key, value in MANGLED.items()),
+        *((json.dumps({k: v for k, v in record("b").items() if k != key}), key) for key in record("b")),
+    ],
+)
+def test_another_line_that_is_no_record_is_named(tmp_path: Path, line: str, reason: str) -> None:
+    whole = json.dumps(record("a"))
+    (tmp_path / "records.jsonl").write_bytes(f"{whole}\n{line}\n{whole}\n".encode("utf-8", "surrogateescape"))
+    with pytest.raises(DataError, match=rf"records\.jsonl:2: is no record.*{reason}"):
+        Records(tmp_path)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "records.jsonl").symlink_to("records.jsonl")
+    with pytest.raises(DataError, match=r"records\.jsonl: cannot be read"):
         Records(tmp_path)
 
 

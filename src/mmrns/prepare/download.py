@@ -9,13 +9,11 @@ import tarfile
 import urllib.error
 import urllib.request
 import zipfile
-import zlib
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from functools import partial
 from http.client import HTTPException
-from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
@@ -23,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 import polars as pl
 
 from mmrns.data.folders import SPLITS, SUFFIXES, cache_folder, read_triples, split_file
-from mmrns.errors import DataError, UsageError
+from mmrns.errors import DataError, MmrnsError, UsageError
 from mmrns.files import new_folder, sha256_of, write_text
 from mmrns.prepare.catalogue import Entry
 
@@ -37,7 +35,6 @@ WANTED = (
     *(f"{split}{suffix}" for split in SPLITS for suffix in SUFFIXES),
     *("entities.tsv", "relations.tsv", "texts.tsv", "numbers.tsv", "dataset.json", "README*", "LICEN[CS]E*"),
 )
-BAD_ARCHIVE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, LZMAError)
 
 
 def get_dataset(
@@ -185,7 +182,9 @@ def unpack(source: Path, folder: Path) -> None:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     with opened() as content, target.open("wb") as file:
                         shutil.copyfileobj(content, file, CHUNK)
-    except (OSError, EOFError, RuntimeError, ValueError, *BAD_ARCHIVE) as error:
+    except MmrnsError:
+        raise
+    except Exception as error:  # A damaged archive may raise anything.
         raise DataError(source, f"cannot be unpacked ({error})", "fetch it again") from error
 
 

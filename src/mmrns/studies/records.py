@@ -3,15 +3,52 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from mmrns.errors import DataError
 from mmrns.files import JsonLines
 
 FILE = "records.jsonl"
 """Name of the file in the folder of a comparison."""
+
+
+class _Strict(BaseModel):
+    # Further keys may come.
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class _Metrics(_Strict):
+    mrr: FiniteFloat
+    hits_at_1: FiniteFloat = Field(alias="hits@1")
+    hits_at_3: FiniteFloat = Field(alias="hits@3")
+    hits_at_10: FiniteFloat = Field(alias="hits@10")
+
+
+class _Policies(_Strict):
+    realistic: _Metrics
+
+
+class _Record(_Strict):
+    """What each record holds."""
+
+    name: str
+    label: str
+    scorer: str
+    sampler: str
+    settings: dict[str, Any]
+    seed: int
+    valid_mrr: FiniteFloat
+    selected_step: int
+    seconds: dict[str, FiniteFloat]
+    commit: str | None
+    test: _Policies | None = None
+    baseline: _Policies | None = None
+    curve: list[Annotated[list[FiniteFloat], Field(min_length=3, max_length=3)]] = []
 
 
 class Records:
@@ -58,17 +95,29 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
 
 def _parts(path: Path) -> tuple[bytes, bytes]:
     """What was written to the end, and what is left of a line that was not: every line ends in a line break."""
-    content = path.read_bytes() if path.exists() else b""
+    try:
+        content = path.read_bytes() if os.path.lexists(path) else b""
+    except OSError as error:
+        raise DataError(path, f"cannot be read ({error.strerror or error})", "restore it, or choose another") from error
     whole, end, rest = content.rpartition(b"\n")
     return whole + end, rest
 
 
 def _by_name(path: Path, whole: bytes) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(whole.splitlines(), 1):
+    for number, line in enumerate(whole.removesuffix(b"\n").split(b"\n") if whole else [], 1):
         try:
             record = json.loads(line)
-            found[record["name"]] = record
-        except (ValueError, TypeError, KeyError) as error:
-            raise DataError(path, "is no record of a training", "remove the line to train it again", number) from error
+            _Record.model_validate(record)
+        except (ValueError, RecursionError, OverflowError) as error:
+            remedy = "remove the line to train it again"
+            raise DataError(path, f"is no record of a training ({_reason(error)})", remedy, number) from error
+        found[record["name"]] = record
     return found
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc'])) or 'the line'}: {first['msg'].lower()}"
+    return str(error) or type(error).__name__

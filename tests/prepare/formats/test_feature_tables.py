@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from mmrns.data.features import Features, Modality
 from mmrns.data.vocabulary import Vocabulary
 from mmrns.errors import DataError
 from mmrns.prepare.formats import Source, convert
+from mmrns.prepare.formats.arrays import open_table
 from mmrns.prepare.formats.features import read_links
 
 NAMES = ["d", "a", "c", "b"]
@@ -270,3 +274,35 @@ def test_unfit_tables(openke: Path, tmp_path: Path, array: np.ndarray, message: 
         convert(openke, tmp_path / "out", features={"image": Source(file)})
     assert str(caught.value).startswith(str(file))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "t.npy"]
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.h5"])
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.95])
+def test_damaged_tables_end_in_one_line(tmp_path: Path, name: str, kept: float) -> None:
+    path = tmp_path / name
+    values = np.random.default_rng(0).normal(size=(30, 2, 5)).astype(np.float32)
+    if name == "a.npy":
+        np.save(path, values)
+    elif name == "a.npz":
+        np.savez(path, values=values)
+    else:
+        with h5py.File(path, "w") as file:
+            for row in range(30):
+                file[f"e{row}"] = values[row]
+    data = path.read_bytes()
+    place = int(kept * len(data))
+    for damaged in (data[:place], data[:place] + bytes(40) + data[place + 40 :], data[:20] + b"(" * 60 + data[80:]):
+        path.unlink()
+        path.write_bytes(damaged)
+        with suppress(DataError):
+            open_table(path).read(np.arange(30))
+
+
+def test_sizes_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    made = io.BytesIO()
+    np.save(made, np.zeros((2, 3), dtype=np.float32))
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("a.npy", made.getvalue().replace(b"(2, 3), }" + 11 * b" ", b"(2, 9999999999999)}".ljust(20)))
+    with pytest.raises(DataError, match=r"is no readable \.npz file"):
+        open_table(path)

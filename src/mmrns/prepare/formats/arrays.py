@@ -6,8 +6,8 @@ import json
 import re
 import warnings
 import zipfile
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,25 +98,37 @@ def _torch_file(path: Path) -> Any:
 
 
 def _npy(path: Path) -> npt.NDArray[Any]:
-    try:
+    with _readable(path, ".npy file", "save a plain array of numbers"):
         return np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(
-            path, f"is no readable .npy file ({_reason(error)})", "save a plain array of numbers"
-        ) from error
 
 
 def _npz(path: Path) -> dict[str, npt.NDArray[Any]]:
+    with (
+        _readable(path, ".npz file", "save plain arrays of numbers"),
+        path.open("rb") as opened,
+        np.lib.npyio.NpzFile(opened) as file,
+    ):
+        return {name: file[name] for name in file.files}
+
+
+@contextmanager
+def _readable(path: Path, what: str, remedy: str) -> Generator[None]:
+    """Whatever a reader of others raises, on damage or on sizes that cannot be, says that the file is not readable."""
     try:
-        with path.open("rb") as opened, np.lib.npyio.NpzFile(opened) as file:
-            return {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        raise DataError(path, f"is no readable .npz file ({_reason(error)})", "save plain arrays of numbers") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (DataError, UsageError):
+        raise
+    except Exception as error:
+        raise DataError(path, f"is no readable {what} ({_reason(error)})", remedy) from error
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return "it holds objects, not numbers" if "object" in text.lower() else text
+    return "it holds objects, not numbers" if "object array" in text.lower() else text
 
 
 def _of_object(path: Path, value: Any, key: str | None, tokens: int | None) -> Table:
@@ -233,11 +245,10 @@ def _of_hdf5(path: Path, key: str | None, tokens: int | None) -> Table:
             shapes[name] = found.shape
             dtypes.append(found.dtype)
 
-    def opened() -> Any:
-        try:
-            return h5py.File(path, "r")
-        except OSError as error:
-            raise DataError(path, f"is no readable HDF5 file ({_reason(error)})", "download it again") from error
+    @contextmanager
+    def opened() -> Generator[Any]:
+        with _readable(path, "HDF5 file", "download it again"), h5py.File(path, "r") as file:
+            yield file
 
     with opened() as file:
         file.visititems(visit)

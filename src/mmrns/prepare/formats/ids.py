@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mmrns.prepare.formats.contents import TRIPLE, Contents, existing, fit_names
 
 ENTITY_LISTS = ("entity2id.txt", "entities.dict", "entities.txt")
 RELATION_LISTS = ("relation2id.txt", "relations.dict", "relations.txt")
+_COUNT = re.compile(r"\s*[0-9]{1,18}\s*")
 _TRIPLE_SUFFIXES = (".txt", ".tsv", ".del")
 
 
@@ -35,7 +37,7 @@ def read_names(path: Path) -> pl.Series:
     lines = read_lines(path)
     count = None
     counted = path.name.endswith("2id.txt")
-    if counted and len(lines) and lines[0].strip().isdecimal():
+    if counted and len(lines) and _COUNT.fullmatch(lines[0]):
         count, lines = int(lines[0]), lines[1:]
     first_line = 1 + (count is not None)
     if lines.is_empty():
@@ -45,8 +47,8 @@ def read_names(path: Path) -> pl.Series:
         raise DataError(path, message, "mend the count or the list", 1)
     tabbed = bool(lines.str.contains("\t", literal=True).all())
     gap = r"\t" if tabbed else r"\s+"
-    last = lines.str.extract_groups(rf"^(?<name>.*){gap}(?<id>\d{{1,18}})\s*$").struct.unnest()
-    first = lines.str.extract_groups(r"^(?<id>\d{1,18})\t(?<name>.*)$").struct.unnest()
+    last = lines.str.extract_groups(rf"^(?<name>.*){gap}(?<id>[0-9]{{1,18}})\s*$").struct.unnest()
+    first = lines.str.extract_groups(r"^(?<id>[0-9]{1,18})\t(?<name>.*)$").struct.unnest()
     if not counted and tabbed and first["id"].null_count() == 0:
         fields = first
     elif counted or (tabbed and last["id"].null_count() == 0):
@@ -195,7 +197,7 @@ def _read_ids(
     lines = read_lines(path)
     first_line = 1
     if counted:
-        if lines.is_empty() or not lines[0].strip().isdecimal():
+        if lines.is_empty() or not _COUNT.fullmatch(lines[0]):
             raise DataError(path, "the first line is no count", "write the number of triples there", 1)
         count, lines, first_line = int(lines[0]), lines[1:], 2
         if count != len(lines):
