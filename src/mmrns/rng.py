@@ -44,10 +44,10 @@ def random_bits(*shape: int, stream: torch.Generator, device: torch.device | str
     """Integers uniform on [0, 2^53), on any device: not every one has float64, nor random integers past 32 bits."""
     import torch
 
-    given = {"generator": stream, "device": device}
-    if torch.device(device).type == "cpu":
-        return torch.randint(2**BITS, shape, **given)
-    return (torch.randint(2**22, shape, **given) << 31) + torch.randint(2**31, shape, **given)
+    def integers(bits: int) -> Tensor:
+        return torch.randint(2**bits, shape, generator=stream, device=device)
+
+    return integers(BITS) if torch.device(device).type == "cpu" else (integers(22) << 31) + integers(31)
 
 
 def below(bits: Tensor, n: Tensor | int) -> Tensor:

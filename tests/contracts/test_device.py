@@ -3,7 +3,8 @@
 It is taken on the device `meta`, whose tensors have a shape and no values.
 
 Whatever would read a value on the host raises there: nonzero, masks as indices, unique, item, a copy to the host.
-Copies to the device that block, and float64 on it, are found by `Watch`. The optimizer's own step, which is torch's, is left out.
+Copies to the device that block, and float64 on it, are found by `Watch`. The optimizer's own step, which is torch's, is
+left out.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from forms import FORMS, form_of
 from mmrns.data.datasets import Dataset
 from mmrns.evaluation.ranking import rank
+from mmrns.nn.losses import Loss
 from mmrns.nn.scorers import Scorer
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
@@ -90,10 +92,11 @@ def test_a_step_with_any_scorer(
     assert _waits(toy, monkeypatch, {"model": model, "sampler": {"name": "mmrns"}}) == []
 
 
-@pytest.mark.parametrize("loss", ["self-adversarial", "softplus", "margin", "cross-entropy"])
+@pytest.mark.parametrize("loss", Loss.registry.names())
 def test_a_step_with_any_loss(toy: Dataset, monkeypatch: pytest.MonkeyPatch, loss: str) -> None:
-    objective = {"loss": loss, "l2": 0.1, "l3": 0.1}
-    values = {"model": {"dim": 6, "reciprocal": True}, "objective": objective, "sampler": {"name": "mmrns"}}
+    objective, cls = {"loss": loss, "l2": 0.1, "l3": 0.1}, Loss.registry.get(loss)
+    method = "k-vs-all" if cls.needs_all else "mmrns" if cls.takes_weights else "uniform"
+    values = {"model": {"dim": 6, "reciprocal": True}, "objective": objective, "method": method}
     assert _waits(toy, monkeypatch, values) == []
 
 

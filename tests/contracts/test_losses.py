@@ -76,3 +76,12 @@ def test_a_constant_of_the_row_in_the_importance_weights_is_nothing(name: str) -
     log_weight = torch.randn(6, 5, generator=torch.Generator().manual_seed(1)).double()
     shifted = log_weight + torch.arange(6).double()[:, None]
     torch.testing.assert_close(loss(s_pos, s_neg, mask, weight, log_weight), loss(s_pos, s_neg, mask, weight, shifted))
+
+
+@EVERY
+def test_importance_weights_are_used_or_refused(name: str) -> None:
+    s_pos, s_neg, mask, weight = given()
+    loss = loss_of(name)
+    log_weight = torch.randn(6, 5, generator=torch.Generator().manual_seed(1)).double()
+    same = torch.equal(loss(s_pos, s_neg, mask, weight, log_weight), loss(s_pos, s_neg, mask, weight, None))
+    assert same != loss.takes_weights, "say `takes_weights = False` where `log_weight` changes nothing"

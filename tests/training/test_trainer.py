@@ -7,10 +7,18 @@ from typing import Any
 import pytest
 import torch
 
+import mmrns
+from forms import form_of
 from mmrns.data.datasets import Dataset
-from mmrns.errors import Diverged
-from mmrns.runs.build import build_trainer
+from mmrns.errors import Diverged, UsageError
+from mmrns.nn.lookup import Lookup
+from mmrns.nn.losses import KvsAllLoss, SoftplusLoss
+from mmrns.nn.model import Model
+from mmrns.runs.build import Parts, build_trainer
 from mmrns.runs.config import make_config
+from mmrns.samplers.base import Sampler
+from mmrns.samplers.every import Every
+from mmrns.samplers.inbatch import InBatch
 from mmrns.training.callbacks import Callback, CallbackList, Hardness, Training
 from mmrns.training.progress import Plan, Progress
 from mmrns.training.trainer import Trainer
@@ -203,3 +211,69 @@ def test_epoch_ends_are_told(toy: Dataset) -> None:
     plan = Plan(steps=steps, log_every=steps, evaluate_every=steps, checkpoint_every=steps, patience=0)
     _Records([0.1]).fit(trainer, progress, plan)
     assert ended == [0, 1]
+
+
+class _Typed(Sampler):
+    """A sampler of a user, whose weights are unequal on one side only."""
+
+    unequal = True
+
+    def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
+        ids = torch.arange(self.negatives).expand(len(lookup.batch), -1)
+        weight = ids.float() * lookup.batch.head[:, None] * self.unequal
+        return OwnNegatives(ids, log_weight=weight + lookup.batch.r[:, None])
+
+
+class _Level(_Typed):
+    unequal = False
+
+
+def test_a_loss_that_takes_no_importance_weights_refuses_a_sampler_that_gives_unequal_ones(toy: Dataset) -> None:
+    softplus = {"loss": "softplus"}
+    for method in ("uniform", "sans", "1-vs-all", "mmrns-published"):
+        values = {"method": method, "objective": softplus, "model": {"dim": 6}, "device": "cpu"}
+        build_trainer(make_config(values), toy)
+    for values in (
+        {"method": "frequency"},
+        {"method": "hard", "sampler": {"negatives": 5, "pool": 20, "choice": "corrected"}},
+    ):
+        with pytest.raises(UsageError) as caught:
+            build_trainer(make_config({**values, "objective": softplus, "model": {"dim": 6}, "device": "cpu"}), toy)
+        message = str(caught.value)
+        start = "objective.loss=softplus takes no importance weights, and the sampler"
+        assert message.startswith(f"{start} {values['method']}")
+        assert "self-adversarial, margin, cross-entropy" in message
+        assert "\n" not in message
+    # Options that leave the weights out are let through, and so is whatever else has none.
+    for values in (
+        {"method": "frequency", "sampler": {"corrected": False}},
+        {"method": "hard", "sampler": {"pool": 20}},
+        {"sampler": {**form_of("file", 5), "other": {"name": "frequency", "corrected": False}}},
+    ):
+        build_trainer(make_config({**values, "objective": softplus, "model": {"dim": 6}, "device": "cpu"}), toy)
+
+
+def test_so_it_does_with_objects(toy: Dataset) -> None:
+    config = make_config({"method": "uniform", "model": {"dim": 6}, "device": "cpu"})
+    spec = build_trainer(config, toy).model.spec
+    softplus = SoftplusLoss(gamma=1.0, alpha=0.0)
+    build_trainer(config, toy, Parts(sampler=_Level(toy.graph, toy.features, spec), objective=softplus))
+    for sampler in (_Typed(toy.graph, toy.features, spec), InBatch(toy.graph, toy.features, spec)):
+        with pytest.raises(UsageError, match="takes no importance weights"):
+            build_trainer(config, toy, Parts(sampler=sampler, objective=softplus))
+        build_trainer(config, toy, Parts(sampler=sampler))
+    with pytest.raises(UsageError, match=r"objective\.loss=k-vs-all needs every entity"):
+        build_trainer(config, toy, Parts(objective=KvsAllLoss(gamma=1.0, alpha=0.0)))
+    with pytest.raises(UsageError, match="takes no importance weights"):
+        mmrns.train(dataset=toy, sampler=_Typed, loss=softplus, dim=6, steps=1, device="cpu")
+
+
+def test_subclasses_inherit_what_they_give(toy: Dataset) -> None:
+    values = {"sampler": {"name": _Everyone}, "objective": {"loss": "k-vs-all"}, "model": {"dim": 6}, "device": "cpu"}
+    assert torch.isfinite(build_trainer(make_config(values), toy).step(0))
+    with pytest.raises(UsageError, match="touches every row in a step"):
+        make_config({**values, "training": {"sparse": True}})
+
+
+class _Everyone(Every):
+    """A sampler of a user that compares with everyone."""

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
+from mmrns.nn.numerics import masked
 from mmrns.registry import Named, Registry
 
 
@@ -29,8 +30,7 @@ def adversarial_weights(
         logits = logits + log_weight
     if mask is None:
         return torch.softmax(logits, dim=1)
-    weights = torch.softmax(logits.masked_fill(~mask, torch.finfo(logits.dtype).min), dim=1)
-    return weights * mask
+    return torch.softmax(masked(logits, mask), dim=1) * mask
 
 
 class Loss(Named, nn.Module, ABC):
@@ -48,6 +48,9 @@ class Loss(Named, nn.Module, ABC):
 
     needs_all: ClassVar[bool] = False
     """True where the negatives have to be all entities."""
+
+    takes_weights: ClassVar[bool] = True
+    """False where importance weights cannot be used. A sampler that gives negatives unequal ones is then refused."""
 
     shifts: ClassVar[bool] = True
     """True where gamma only moves the scores' zero, which a distance needs and other scores do not."""
@@ -108,12 +111,14 @@ class SoftplusLoss(Loss, name="softplus"):
 
         L_b = [ ln(1 + e^-(gamma + s+_b)) + sum_k ln(1 + e^(gamma + s_bk)) ] / (1 + K_b)
 
-    over the K_b negatives that count; `log_weight` is not used.
+    over the K_b negatives that count. It takes no importance weights.
 
     Args:
         gamma: margin added to bare distance scores; 0 for the other scorers.
         alpha: not used.
     """
+
+    takes_weights = False
 
     def rows(
         self,
@@ -170,14 +175,13 @@ class CrossEntropyLoss(Loss, name="cross-entropy"):
         mask: Bool[Tensor, "B K"] | None,
         log_weight: Float[Tensor, "B K"] | None,
     ) -> Float[Tensor, " B"]:
-        lowest = torch.finfo(s_neg.dtype).min
         if log_weight is not None:
             log_weight = log_weight.to(s_neg.dtype)
-            counting = log_weight if mask is None else log_weight.masked_fill(~mask, lowest)
+            counting = log_weight if mask is None else masked(log_weight, mask)
             count = log_weight.shape[1] if mask is None else mask.sum(1, keepdim=True).clamp(min=1)
             s_neg = s_neg + log_weight - (counting.logsumexp(1, keepdim=True) - torch.as_tensor(count).log())
         if mask is not None:
-            s_neg = s_neg.masked_fill(~mask, lowest)
+            s_neg = masked(s_neg, mask)
         return torch.logaddexp(s_pos, s_neg.logsumexp(1)) - s_pos
 
 
@@ -193,6 +197,7 @@ class KvsAllLoss(Loss, name="k-vs-all"):
     """
 
     needs_all = True
+    takes_weights = False
 
     def rows(
         self,

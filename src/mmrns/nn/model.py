@@ -14,6 +14,7 @@ from mmrns.nn.embedders import STRUCTURE, Embedder, Table, TableEmbedder
 from mmrns.nn.lookup import Lookup, Query
 from mmrns.nn.losses import Loss
 from mmrns.nn.mixture import gated_mixture, reals_per_pair
+from mmrns.nn.numerics import full
 from mmrns.nn.scorers import Scorer
 from mmrns.types import AllNegatives, Batch, Negatives, OwnNegatives, PoolNegatives, Views
 
@@ -35,6 +36,8 @@ class ModelSpec:
 
 class Model(nn.Module):
     """f_theta: scores of triples, negatives and all entities; the only source of entity and relation vectors.
+
+    Scores are of at least single precision, also where autocast makes them of products in bfloat16.
 
     With several views a relation has a vector of its own for each of them, then a logit for each that says how much it
     trusts the view; the views' scores are mixed by `gated_mixture`.
@@ -123,7 +126,7 @@ class Model(nn.Module):
         """Scores with each row's target replaced by its negatives."""
         match negatives:
             case OwnNegatives(ids, views=None) if (table := self.entity.table) is not None:
-                return self.scorer.compare_rows(lookup.query.vectors[0], table, ids)
+                return full(self.scorer.compare_rows(lookup.query.vectors[0], table, ids))
             case _:
                 return self.compare(lookup.query, self._candidates(negatives))
 
@@ -133,7 +136,7 @@ class Model(nn.Module):
         Where one of the two entities lacks a view its score means nothing.
         """
         candidates = _as_candidates(lookup.target) if negatives is None else self._candidates(negatives)
-        return torch.stack(self._compare_views(lookup.query, candidates), dim=-1)
+        return full(torch.stack(self._compare_views(lookup.query, candidates), dim=-1))
 
     def _candidates(self, negatives: Negatives) -> Views:
         match negatives:
@@ -149,12 +152,12 @@ class Model(nn.Module):
     def compare(self, query: Query, candidates: Views) -> Float[Tensor, "B K"]:
         """Scores of each row's own candidates [B K V width], or of one pool [P V width] for all rows."""
         scores = self._compare_views(query, candidates)
-        return self._mixed(query, scores, candidates.present)
+        return full(self._mixed(query, scores, candidates.present))
 
     def compare_rows(self, query: Query, candidates: Views, rows: Int[Tensor, "B K"]) -> Float[Tensor, "B K"]:
         """Scores of each row's own candidates where they are listed elsewhere, by position."""
         if query.gate is None:
-            return self.scorer.compare_rows(query.vectors[0], candidates.vectors.squeeze(-2), rows)
+            return full(self.scorer.compare_rows(query.vectors[0], candidates.vectors.squeeze(-2), rows))
         return self.compare(query, candidates.index_select(rows))
 
     def _compare_views(self, query: Query, candidates: Views) -> list[Tensor]:

@@ -305,9 +305,10 @@ def takes(cls: type[Any], keyword: str) -> bool:
 
 def _check_fit(config: Config) -> None:
     recipe = config.recipe
-    if Loss.registry.get(recipe.loss).needs_all and recipe.sampler != "1-vs-all":
+    every = Sampler.registry.get(recipe.sampler).every
+    if Loss.registry.get(recipe.loss).needs_all and not every:
         raise UsageError(f"objective.loss={recipe.loss} needs every entity as a candidate; use --method k-vs-all")
-    if recipe.sampler == "1-vs-all" and config.training.sparse:
+    if every and config.training.sparse:
         raise UsageError(f"{config.method} touches every row in a step; leave training.sparse out")
     embedder = config.model.embedder or "table"
     if config.model.modalities and not takes(Embedder.registry.get(embedder), "modalities"):

@@ -71,6 +71,9 @@ class Sampler(Named, Explanation, nn.Module, ABC):
     recipe: ClassVar[Recipe] = Recipe()
     """What the method of the sampler's name consists of beside it."""
 
+    every: ClassVar[bool] = False
+    """True where the negatives are all entities (`AllNegatives`)."""
+
     def __init__(
         self,
         graph: KnowledgeGraph,

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mmrns.nn.numerics import FullPrecision
+
 
 def gumbel_noise(
     shape: torch.Size | tuple[int, ...], stream: torch.Generator, device: torch.device
@@ -72,7 +74,7 @@ def straight_through_top_k(
         own: vectors of each row's own candidates.
     """
     fixed = pool.detach(), None if own is None else own.detach()
-    return _StraightThrough.apply(drawn, perturbed, positions, *fixed)  # pyright: ignore[reportReturnType]
+    return _StraightThrough.apply(drawn, perturbed, positions, *fixed)
 
 
 def straight_through(
@@ -82,7 +84,7 @@ def straight_through(
     return vectors[positions] + (soft - soft.detach()) @ vectors.detach()
 
 
-class _StraightThrough(torch.autograd.Function):
+class _StraightThrough(FullPrecision):
     """`straight_through` without its B x K x P tensors.
 
     With w_p = exp(perturbed_p), Z_k = sum of w over the candidates left at draw k, V the vectors and G_k the gradient

@@ -12,6 +12,7 @@ from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.embedders import Table
 from mmrns.nn.lookup import Lookup
 from mmrns.nn.model import Model, ModelSpec
+from mmrns.nn.numerics import full, masked
 from mmrns.rng import below
 from mmrns.samplers.base import Recipe, Rewarded, even
 from mmrns.types import Batch, Negatives, OwnNegatives
@@ -68,13 +69,13 @@ class Igan(Rewarded, name="igan"):
             return self._uniform(batch, step)
         device = batch.h.device
         relation = batch.r + self.n_relations * batch.head
-        logits = self.out(self.hidden(torch.cat([self.entity(batch.anchor), self.relation(relation)], dim=1)))
+        logits = full(self.out(self.hidden(torch.cat([self.entity(batch.anchor), self.relation(relation)], dim=1))))
         some = torch.ones(len(batch), dtype=torch.bool, device=device)
         if self.filtered:
             true = self.index.batch_mask(batch, batch.n_true)
             some = ~true.all(1)
             # Finite, so that a row for which everything is true has a gradient: 0.
-            logits = logits.masked_fill(true & some[:, None], torch.finfo(logits.dtype).min)
+            logits = masked(logits, ~(true & some[:, None]))
         logq = torch.log_softmax(logits, dim=1)
         q = logq.detach().exp()
         stream = self.stream(step, "igan", device=device)

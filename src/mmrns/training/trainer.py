@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mmrns.errors import Diverged
+from mmrns.errors import Diverged, UsageError
 from mmrns.nn.losses import Loss
 from mmrns.nn.model import Model
 from mmrns.nn.regularizers import Regularizer
@@ -21,11 +21,6 @@ from mmrns.training.callbacks import Callback, Training
 from mmrns.training.optimizer import Optimizer
 from mmrns.training.progress import Plan, Progress
 from mmrns.types import Batch, Negatives
-
-
-def full(scores: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """Scores in at least single precision: losses are sums of many."""
-    return scores.float() if scores.dtype == torch.bfloat16 else scores
 
 
 class Trainer:
@@ -40,6 +35,10 @@ class Trainer:
         batches: the stream of positives.
         device: where model and sampler are.
         autocast: draw and score with matrix products of bfloat16; scores are float32 all the same.
+
+    Raises:
+        UsageError: the loss takes no importance weights, and the sampler gives its negatives unequal ones; or the loss
+            needs every entity, and the sampler gives some.
     """
 
     def __init__(
@@ -57,6 +56,36 @@ class Trainer:
         self.model, self.sampler = model, sampler
         self.objective, self.regularizer = objective, regularizer
         self.optimizer, self.batches, self.device, self.autocast = optimizer, batches, device, autocast
+        self._refuse_unfit()
+
+    def _refuse_unfit(self) -> None:
+        loss = Loss.registry.name_of(type(self.objective))
+        if self.objective.needs_all and not self.sampler.every:
+            raise UsageError(f"objective.loss={loss} needs every entity as a candidate; use --method k-vs-all")
+        if self.objective.takes_weights or not self._weighs_unequally():
+            return
+        losses = {name: Loss.registry.get(name) for name in Loss.registry.names()}
+        others = ", ".join(name for name, cls in losses.items() if cls.takes_weights)
+        raise UsageError(
+            f"objective.loss={loss} takes no importance weights, and the sampler "
+            f"{Sampler.registry.name_of(type(self.sampler))} gives its negatives unequal ones; choose another loss "
+            f"({others}), or a sampler that draws without, as uniform does; some have sampler.corrected=false"
+        )
+
+    @torch.no_grad()
+    def _weighs_unequally(self) -> bool:
+        """Whether some row's negatives have unequal importance weights, in draws of the first step of each side."""
+        for step in range(min(2, self.batches.per_epoch)):
+            batch = self.batch(step)
+            drawn = self.sampler.draw(self.model.lookup(batch), self.model, step)
+            if drawn.log_weight is None:
+                continue
+            counts = drawn.counts(len(batch))
+            highest = drawn.log_weight.masked_fill(~counts, -torch.inf).amax(1)
+            lowest = drawn.log_weight.masked_fill(~counts, torch.inf).amin(1)
+            if (highest - lowest > 1e-4).any():
+                return True
+        return False
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, on the device."""
@@ -77,8 +106,8 @@ class Trainer:
         with self.precision():
             lookup = model.lookup(batch)  # the batch's own vectors, once
             negatives = sampler.draw(lookup, model, step)  # x- ~ q_phi( . | anchor, r, step)
-            s_pos = full(model.score(lookup))  # f_theta(h, r, t)
-            s_neg = full(model.score_against(lookup, negatives))  # f_theta(h, r, x-)
+            s_pos = model.score(lookup)  # f_theta(h, r, t)
+            s_neg = model.score_against(lookup, negatives)  # f_theta(h, r, x-)
             loss = (
                 self.objective(s_pos, s_neg, negatives.mask, batch.weight, negatives.log_weight)
                 + self.regularizer(model, lookup)

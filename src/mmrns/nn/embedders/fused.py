@@ -12,6 +12,7 @@ from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.embedders.base import STRUCTURE, Embedder
 from mmrns.nn.embedders.table import Table
+from mmrns.nn.numerics import masked
 from mmrns.types import Views
 
 
@@ -36,8 +37,7 @@ class AttentionPool(nn.Module):
 
     def forward(self, values: Float[Tensor, "n L D"], mask: Bool[Tensor, "n L"]) -> Float[Tensor, "n width"]:
         """The pooled vectors; of an entity without tokens, a constant."""
-        affinity = (values @ self.attention).masked_fill(~mask, torch.finfo(values.dtype).min)
-        weights = torch.softmax(affinity, dim=1) * mask
+        weights = torch.softmax(masked(values @ self.attention, mask), dim=1) * mask
         return self.projection(self.norm((weights[:, None] @ values).squeeze(1)))
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from mmrns.errors import note
+from mmrns.nn.numerics import FullPrecision
 
 Kind = Literal["l1", "l2", "modulus", "dot"]
 """What is summed over the coordinates of query q and candidate c.
@@ -33,7 +34,7 @@ def compare(
     """Each row's query with its own candidates [B K width], or with one pool [P width] for all rows."""
     # A product with a pool is what libraries are best at.
     if kind != "l2" and fusible(query, candidates) and not (kind == "dot" and candidates.ndim == 2):
-        return _Fused.apply(kind, query, candidates, None)  # pyright: ignore[reportReturnType]
+        return _Fused.apply(kind, query, candidates, None)
     return _in_torch(kind, query, candidates)
 
 
@@ -42,7 +43,7 @@ def compare_rows(
 ) -> Float[Tensor, "B K"]:
     """Each row's query with rows of a table, which the fused kernel reads where they are."""
     if kind != "l2" and fusible(query, table):
-        return _Fused.apply(kind, query, table, ids)  # pyright: ignore[reportReturnType]
+        return _Fused.apply(kind, query, table, ids)
     return _in_torch(kind, query, embedding(ids, table))
 
 
@@ -94,7 +95,7 @@ def fusible(*operands: Tensor) -> bool:
     )
 
 
-class _Fused(torch.autograd.Function):
+class _Fused(FullPrecision):
     @staticmethod
     def forward(ctx: Any, kind: Kind, query: Tensor, candidates: Tensor, ids: Tensor | None) -> Tensor:
         from mmrns.nn.kernels import compiled

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
+from mmrns.nn.numerics import masked
 from mmrns.samplers.explanation import AttentionMap
 from mmrns.samplers.mmrns.grouped import gated_cosine
 
@@ -253,8 +254,7 @@ class KnowledgeGuidedAttention(nn.Module):
 
 def _attention(affinity: Float[Tensor, "n L M"], read: Tokens) -> Float[Tensor, "n L M"]:
     """Softmax over the tokens read; absent ones have no weight."""
-    lowest = torch.finfo(affinity.dtype).min
-    return torch.softmax(affinity.masked_fill(~read.mask[..., None], lowest), dim=1)
+    return torch.softmax(masked(affinity, read.mask[..., None]), dim=1)
 
 
 class EntityGate(nn.Module):

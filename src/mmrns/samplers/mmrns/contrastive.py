@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mmrns.nn.numerics import masked
+
 
 def info_nce(
     pmi: Float[Tensor, "B C"],
@@ -26,8 +28,7 @@ def info_nce(
         positive: pmi of another true entity.
         has_positive: rows that have one; without any the loss is 0.
     """
-    lowest = torch.finfo(pmi.dtype).min
-    others = (pmi - log_density).masked_fill(excluded, lowest).logsumexp(1)
+    others = masked(pmi - log_density, ~excluded).logsumexp(1)
     rows = torch.logaddexp(others, positive) - positive
     return torch.where(has_positive, rows, 0.0).sum() / has_positive.sum().clamp(min=1)
 

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mmrns.nn.numerics import FullPrecision
+
 _TINY = 1e-10
 """Added to products of norms, as in the authors' code."""
 
@@ -28,7 +30,7 @@ def grouped_cosine(
         candidates: of each relation.
         counts: targets of each relation, on the host.
     """
-    return _GroupedCosine.apply(targets, candidates, counts)  # pyright: ignore[reportReturnType]
+    return _GroupedCosine.apply(targets, candidates, counts)
 
 
 def gated_cosine(
@@ -55,7 +57,7 @@ def gated_cosine(
         slope: of the LeakyReLU.
     """
     given = (targets, entities, of_entity, of_relation, weight, bias)
-    return _GatedCosine.apply(*given, counts, slope)  # pyright: ignore[reportReturnType]
+    return _GatedCosine.apply(*given, counts, slope)
 
 
 def _divisor(target: Tensor, candidate: Tensor) -> Tensor:
@@ -63,7 +65,7 @@ def _divisor(target: Tensor, candidate: Tensor) -> Tensor:
     return (norms[0] * norms[1]).add_(_TINY)
 
 
-class _GroupedCosine(torch.autograd.Function):
+class _GroupedCosine(FullPrecision):
     @staticmethod
     def forward(ctx: Any, targets: Tensor, candidates: Tensor, counts: tuple[int, ...]) -> Tensor:
         similarity = targets.new_empty(len(targets), candidates.shape[1])
@@ -95,7 +97,7 @@ class _GroupedCosine(torch.autograd.Function):
         return of_targets, of_candidates, None
 
 
-class _GatedCosine(torch.autograd.Function):
+class _GatedCosine(FullPrecision):
     @staticmethod
     def forward(
         ctx: Any,

@@ -1,0 +1,55 @@
+"""What keeps numbers in range: full precision where autocast asks for less, and masks that stay finite."""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+_HALVES = (torch.bfloat16, torch.float16)
+
+
+def full(values: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """The same in at least single precision, for sums of many and for what is drawn from."""
+    return values.float() if values.dtype in _HALVES else values
+
+
+def masked(values: Float[Tensor, "*n"], keep: Bool[Tensor, "*#n"]) -> Float[Tensor, "*n"]:
+    """The values, and where they are not to be kept the lowest finite number of their own type.
+
+    Unlike with -inf a softmax over nothing has a gradient: 0.
+    """
+    return values.masked_fill(~keep, torch.finfo(values.dtype).min)
+
+
+class FullPrecision(torch.autograd.Function):
+    """A function with a gradient of its own, whose arithmetic is in full precision, also under autocast.
+
+    Its tensors come in types that autocast has chosen one by one; they are all given the widest of them, at least
+    single precision. Gradients come back in the types that the tensors had. Every function of the package with a
+    hand-written gradient is one of these.
+    """
+
+    @classmethod
+    def apply(cls, *given: Any) -> Any:
+        """The function; see its `forward`."""
+        return _in_full(cls, *given)
+
+
+# What is compiled by hand torch need not compile.
+@torch.compiler.disable
+def _in_full(function: type[FullPrecision], *given: Any) -> Any:
+    floats = [x for x in given if isinstance(x, Tensor) and x.is_floating_point()]
+    wide = reduce(torch.promote_types, (x.dtype for x in floats))
+    if wide in _HALVES:
+        wide = torch.float32
+    given = tuple(x.to(wide) if isinstance(x, Tensor) and x.is_floating_point() else x for x in given)
+    apply = super(FullPrecision, function).apply
+    device = floats[0].device.type
+    if not torch.amp.is_autocast_available(device):
+        return apply(*given)
+    with torch.autocast(device, enabled=False):
+        return apply(*given)
