@@ -190,7 +190,7 @@ def test_refused_and_unreachable(server: str, known: Entry, cache: Path) -> None
 
 
 def test_without_a_link_it_says_what_to_do(known: Entry, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"Toy has no direct link\.\nAsk\."):
+    with pytest.raises(UsageError, match=r"Toy has no direct link\. Ask\."):
         get_dataset(known)
     with pytest.raises(UsageError, match=r"--from .*nowhere\.zip: there is no such file or folder"):
         get_dataset(known, str(tmp_path / "nowhere.zip"))

@@ -38,9 +38,9 @@ def _escape(found: re.Match[str]) -> str:
 class Text(RichText):
     """A text as `printable` gives it, which counts in widths as it is shown."""
 
-    def __init__(self, text: str = "", style: str = ""):
-        # Rich itself would drop some control characters without a trace.
-        super().__init__(printable(text), style)
+    def __init__(self, text: str = "", style: str = "", **more: Any):
+        # Rich itself would drop some control characters without a trace. It makes texts of this class, too.
+        super().__init__(printable(text), style, **more)
 
 
 class _SafeConsole(Console):

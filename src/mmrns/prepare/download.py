@@ -63,7 +63,7 @@ def get_dataset(
         return target
     origin = source or entry.url
     if origin is None:
-        raise UsageError(f"{entry.name} has no direct link.\n{entry.obtain.strip()}")
+        raise UsageError(f"{entry.name} has no direct link. {entry.obtain.strip()}")
     is_link = urlsplit(origin).scheme in ("http", "https")
     if is_link:
         name = PurePosixPath(unquote(urlsplit(origin).path)).name or "download"
