@@ -50,6 +50,7 @@ def mmrns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *
 def test_a_folder_of_pictures_and_numbers(countries: Path) -> None:
     pytest.importorskip("skimage")
     (countries / "pictures" / "Atlantis.png").write_text("no entity")
+    (countries / "pictures" / "sources.txt").write_text("no picture")
     (countries / "pictures" / "country" / "Algeria.png").write_text("no picture")
     command = [sys.executable, "-m", "mmrns", "encode", "own", "--image", "classical"]
     command += ["--pictures", "own/pictures", "--numbers", "own/numbers.tsv", "--device", "cpu"]
@@ -61,6 +62,7 @@ def test_a_folder_of_pictures_and_numbers(countries: Path) -> None:
         "image: 1 picture cannot be read and is left out, first: own/pictures/country/Algeria.png "
         "(no picture that can be read).",
         "image: 1 input is of no entity of the graph, first: 'Atlantis.png'.",
+        "image: 1 other file is no picture, first: 'sources.txt'.",
     ]
     assert [line.split()[:5] for line in done.stdout.splitlines()[1:]] == [
         ["image", "19", "19", "24", "42"],
@@ -80,7 +82,7 @@ def test_json(countries: Path, capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert (code, err) == (0, "")
     file = str(countries / "features" / "image.safetensors")
     found = {"modality": "image", "file": file, "entities": 20, "new": 20, "tokens": 24, "width": 42}
-    assert json.loads(out) == [{**found, "skipped": [], "unmatched": [], "changed": []}]
+    assert json.loads(out) == [{**found, "skipped": [], "unmatched": [], "others": [], "changed": []}]
     code, out, _ = mmrns(capsys, monkeypatch, *command)
     assert json.loads(out)[0]["new"] == 0
     code, out, err = mmrns(capsys, monkeypatch, *command[:-1], "--image-tokens", "6")
@@ -164,5 +166,4 @@ def test_a_path_that_leaves_the_folder(
 def test_without_room(countries: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     (countries / "features").write_text("in the way")
     code, _, err = mmrns(capsys, monkeypatch, "encode", str(countries), "--numbers", str(countries / "numbers.tsv"))
-    assert code == 1
-    assert err == f"mmrns: {countries}: cannot be written (File exists); make room or choose another folder\n"
+    assert (code, err) == (2, f"mmrns: the features {countries / 'features'}: is a file; choose another place\n")

@@ -589,3 +589,12 @@ def test_leaks_of_real_datasets(shared: Path, name: str, leaks: dict[str, int]) 
     found = check_dataset(shared / "data" / name)
     assert found["leakage"].items() >= leaks.items()
     assert bool(found["errors"]) == (name == "DB15K")
+
+
+def test_pictures_are_found_however_they_are_written(toy_folder: Path) -> None:
+    (toy_folder / "images").mkdir()
+    for name in ("a.png", "b.png"):
+        (toy_folder / "images" / name).write_bytes(name.encode())
+    set_entities(toy_folder, "e00\timages\\a.png", "e01\timages/B.PNG;images/a.png", "e02\timages\\absent.png")
+    found = [one for one in check_dataset(toy_folder)["problems"] if one["code"].startswith("image")]
+    assert [(one["code"], one["line"]) for one in found] == [("image-missing", 4)]

@@ -150,7 +150,7 @@ def test_a_folder_keeps_its_features_names_and_pictures(tmp_path: Path) -> None:
         (source / name).parent.mkdir(exist_ok=True, parents=True)
         (source / name).write_bytes(name.encode())
     table = (source / "entities.tsv").read_text().splitlines()
-    table[1:4] = [table[1] + "pictures/e00", table[2] + "pictures/e01.png", table[3] + "../secret.png"]
+    table[1:4] = [table[1] + "pictures/e00", table[2] + "pictures\\\\E01.png", table[3] + "../secret.png"]
     (source / "entities.tsv").write_text("\n".join(table) + "\n")
     (tmp_path / "secret.png").write_text("")
     (source / "texts.tsv").write_text("entity\ttext\ne00\tzero\n")

@@ -119,6 +119,7 @@ def _plain(found: Encoded) -> dict[str, Any]:
         "width": found.shape[1],
         "skipped": [asdict(one) for one in found.skipped],
         "unmatched": list(found.unmatched),
+        "others": list(found.others),
         "changed": list(found.changed),
     }
 
@@ -135,5 +136,9 @@ def _print_notes(found: Encoded) -> None:
         first = ", ".join(repr(name) for name in found.unmatched[:_SHOWN])
         what = "input is" if len(found.unmatched) == 1 else "inputs are"
         notes.append(f"{len(found.unmatched):,} {what} of no entity of the graph, first: {first}")
+    if found.others:
+        first = ", ".join(repr(name) for name in found.others[:_SHOWN])
+        what = "file is no picture" if len(found.others) == 1 else "files are no pictures"
+        notes.append(f"{len(found.others):,} other {what}, first: {first}")
     for note in notes:
         err.print(Text(f"{found.name}: {note}."), soft_wrap=True)

@@ -15,7 +15,7 @@ import polars as pl
 from safetensors import SafetensorError, safe_open
 
 from mmrns.prepare.findings import Findings, find_lines, quoted
-from mmrns.prepare.folders import leads_out, pictures_of
+from mmrns.prepare.folders import is_address, leads_out, lies_within, named_pictures, pictures_of
 
 CHUNK_BYTES = 1 << 25
 """Feature values that are looked at in one go."""
@@ -208,17 +208,17 @@ def check_images(findings: Findings, path: Path, table: pl.DataFrame) -> None:
     sizes: dict[int, dict[str, int]] = defaultdict(dict)
     root = os.path.realpath(findings.folder)
     for image, line in table.select(pl.col("image").str.strip_chars(), "line").iter_rows():
-        place = findings.folder / image
         code = None
         try:
-            if image.startswith(("http://", "https://")):
+            places = named_pictures(findings.folder, image)
+            if is_address(image):
                 code = "image-link"
-            elif leads_out(image) or not Path(os.path.realpath(place)).is_relative_to(root):
+            elif leads_out(image) or not all(lies_within(place, root) for place in places):
                 code = "image-outside"
             else:
-                files = pictures_of(place) if stat.S_ISDIR(os.stat(place).st_mode) else [place]
+                files = [f for p in places for f in (pictures_of(p) if stat.S_ISDIR(os.stat(p).st_mode) else [p])]
                 if not all(os.access(file, os.R_OK) for file in files if file.exists()):
-                    raise PermissionError(place)
+                    raise PermissionError(image)
                 of_each = {file.relative_to(findings.folder).as_posix(): os.stat(file).st_size for file in files}
                 code = None if of_each and all(of_each.values()) else "image-empty"
                 for name, size in of_each.items():

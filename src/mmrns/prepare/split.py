@@ -17,7 +17,7 @@ from mmrns.data.splitting import Amount, Splits, hold_out, rows_of, split_triple
 from mmrns.data.tables import read_header_table
 from mmrns.errors import DataError, UsageError
 from mmrns.files import new_folder, refuse_taken
-from mmrns.prepare.folders import leads_out, pictures_of, write_triples
+from mmrns.prepare.folders import leads_out, named_pictures, pictures_of, write_triples
 
 TABLES = ("relations.tsv", "texts.tsv", "numbers.tsv")
 """What may lie beside `entities.tsv`: names of relations, and what features are built from."""
@@ -206,8 +206,9 @@ def _carry(source: Path, folder: Path, entities: pl.Series | None) -> None:
         else:
             shutil.copyfile(table, folder / table.name)
         if "image" in frame.columns:
-            paths = frame["image"].str.strip_chars().unique()
-            pictures = [path for path in paths if path and not leads_out(path)]
+            cells = [image for image in frame["image"].str.strip_chars().unique() if image and not leads_out(image)]
+            paths = [path.relative_to(source).as_posix() for image in cells for path in named_pictures(source, image)]
+            pictures = [path for path in paths if not leads_out(path)]
     for path in [*(source / name for name in TABLES), *source.glob("LICEN[CS]E*")]:
         if path.is_file():
             shutil.copyfile(path, folder / path.name)

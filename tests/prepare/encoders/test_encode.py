@@ -296,7 +296,9 @@ def test_pictures_with_a_vision_model(folder: Path, vision_model: Path) -> None:
     assert (found.entities, found.new, found.shape) == (5, 5, (4, 16))
     about = metadata(folder, "image")
     assert about["encoder"] == "tiny-beit"
-    assert about["preprocessing"] == "RGB on white; BeitImageProcessorPil 32 x 32"
+    assert (
+        about["preprocessing"] == "RGB on white; grey levels of more than 8 bits scaled; BeitImageProcessorPil 32 x 32"
+    )
     first = stored(folder, "image")
     (folder / "features/image.safetensors").unlink()
     encode_pictures(folder, str(vision_model), tokens=4, batch_size=32)
@@ -347,6 +349,42 @@ def test_pictures_that_cannot_be_read_are_left_out(folder: Path) -> None:
     assert (again.entities, again.new) == (3, 1)
     (folder / "images/fr.png").write_bytes(good)
     assert encode_pictures(folder, "classical").entities == 4
+
+
+def test_equal_pictures_that_cannot_be_read_are_told_for_each_entity(folder: Path) -> None:
+    """Rows of equal content are encoded once, but each of their entities is left without a picture."""
+    pytest.importorskip("skimage")
+    for code in ("de", "jp"):
+        (folder / f"images/{code}.png").write_text("<html>404</html>")
+    for code in ("br", "ch"):
+        (folder / f"images/{code}.png").unlink()
+    found = encode_pictures(folder, "classical")
+    reasons = {one.entity: (Path(one.input).name, one.reason) for one in found.skipped}
+    assert reasons == {
+        "de": ("de.png", "no picture that can be read"),
+        "jp": ("jp.png", "no picture that can be read"),
+        "br": ("br.png", "no such file or directory"),
+        "ch": ("ch.png", "no such file or directory"),
+    }
+    assert found.entities == 1
+    assert encode_pictures(folder, "classical").skipped == found.skipped
+
+
+def test_pictures_that_change_while_they_are_read_are_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("skimage")
+    from mmrns.prepare.encoders import encode as module
+
+    def read(path: Path) -> Any:
+        picture = read_picture(path)
+        if path.name == "fr.png":
+            path.write_bytes((folder / "images/de.png").read_bytes())
+        return picture
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "read_picture", read)
+        found = encode_pictures(folder, "classical")
+    assert [(one.entity, one.reason) for one in found.skipped] == [("fr", "changed while it was read")]
+    assert encode_pictures(folder, "classical").entities == 5
 
 
 def test_an_interrupted_encoding_of_pictures_reports_all_in_the_end(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from mmrns.errors import DataError, UsageError
 from mmrns.prepare.encoders import GRID_WIDTH, GridEncoder, VisionEncoder, grid_tokens
 from mmrns.prepare.encoders.pictures import (
+    Pictures,
+    grey_levels,
     grid_shape,
     pictures_by_name,
     pictures_of_column,
@@ -203,8 +206,8 @@ def test_pictures_by_name(tmp_path: Path) -> None:
         "d.e.png",
         "f/g/h.png",
     )
-    found, unmatched = pictures_by_name(tmp_path, {"a", "b/c", "x:y", "d.e", "zoe", "Åland"})
-    named = {entity: [path.relative_to(tmp_path).as_posix() for path in paths] for entity, paths in found.items()}
+    found = pictures_by_name(tmp_path, {"a", "b/c", "x:y", "d.e", "zoe", "Åland"})
+    named = {entity: [path.relative_to(tmp_path).as_posix() for path in paths] for entity, paths in found.of.items()}
     assert named == {
         "a": ["a.png", "a/10.png", "a/2.JPG"],
         "b/c": ["b/c.png"],
@@ -212,7 +215,8 @@ def test_pictures_by_name(tmp_path: Path) -> None:
         "d.e": ["d.e.png"],
         "Åland": ["A\u030aland.png"],
     }
-    assert unmatched == ["nobody.png", "f/g/h.png"]
+    assert found.unmatched == ["nobody.png", "f/g/h.png"]
+    assert found.others == ["b.txt"]
 
 
 def test_pictures_of_a_column(tmp_path: Path) -> None:
@@ -220,11 +224,12 @@ def test_pictures_of_a_column(tmp_path: Path) -> None:
     rows = [("a", "images/a.png"), ("b", "images/b"), ("c", " "), ("d", "images/absent.png")]
     found = pictures_of_column(tmp_path, tmp_path / "entities.tsv", rows)
     images = tmp_path / "images"
-    assert found == {
+    assert found.of == {
         "a": [images / "a.png"],
         "b": [images / "b/1.png", images / "b/2.png"],
         "d": [images / "absent.png"],
     }
+    assert found.others == ["images/b/notes.txt"]
 
 
 @pytest.mark.parametrize(
@@ -245,8 +250,163 @@ def test_folders_of_pictures_that_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is no folder; give the folder of the pictures"):
         pictures_by_name(tmp_path / "absent", {"a"})
     touch(tmp_path, "secret.png", "own/b.png")
-    os.symlink(tmp_path, tmp_path / "own" / "loop")  # Not entered.
-    assert pictures_by_name(tmp_path / "own", {"a"}) == ({}, ["b.png"])
+    os.symlink(tmp_path, tmp_path / "own" / "out")  # Not entered, but told.
+    os.symlink(tmp_path / "own", tmp_path / "own" / "loop")  # All of it is seen already.
+    assert pictures_by_name(tmp_path / "own", {"a"}) == Pictures(unmatched=["b.png"], others=["out"])
     os.symlink(tmp_path / "secret.png", tmp_path / "own" / "a.png")
     with pytest.raises(DataError, match=r"a\.png: is a link that leaves .+own; put the picture itself there"):
         pictures_by_name(tmp_path / "own", {"a"})
+
+
+def test_every_file_of_a_folder_is_accounted_for(tmp_path: Path) -> None:
+    """Pictures are known by their content where the suffix does not say it; what systems leave behind is not told."""
+    png = flag("fr").read_bytes()
+    touch(tmp_path, "a.JFIF", "b.heic", "c.svg", "d/x.jp2", "notes.txt", "Thumbs.db", ".DS_Store", "e/._1.png", "h")
+    for name in ("e/1", "f", "g.part", ".net.png"):
+        touch(tmp_path, name)
+        (tmp_path / name).write_bytes(png)
+    found = pictures_by_name(tmp_path, [*"abcdefgh", "g.part", ".net"])
+    assert {
+        entity: [path.relative_to(tmp_path).as_posix() for path in paths] for entity, paths in found.of.items()
+    } == {
+        ".net": [".net.png"],
+        "a": ["a.JFIF"],
+        "b": ["b.heic"],
+        "c": ["c.svg"],
+        "d": ["d/x.jp2"],
+        "e": ["e/1"],
+        "f": ["f"],
+        "g.part": ["g.part"],
+        "h": ["h"],  # Empty, and so of no format; but without a suffix it is meant to be a picture.
+    }
+    assert (found.unmatched, found.others) == ([], ["notes.txt"])
+
+
+def test_links_to_folders_within_are_entered(tmp_path: Path) -> None:
+    touch(tmp_path, "store/1.png", "x/y/2.png")
+    (tmp_path / "bob").symlink_to("store")
+    (tmp_path / "x/y/up").symlink_to("..")  # A circle.
+    found = pictures_by_name(tmp_path, ["bob", "x/y"])
+    assert found.of == {"bob": [tmp_path / "bob/1.png"], "x/y": [tmp_path / "x/y/2.png"]}
+    assert found.unmatched == ["store/1.png"]
+
+
+CELLS = {
+    "images\\a.png": ["images/a.png"],
+    ".\\images\\a.png": ["images/a.png"],
+    "images/A.PNG": ["images/a.png"],
+    "Images/a.png": ["images/a.png"],
+    "images/with%20blank.png": ["images/with blank.png"],
+    "images\\with%20blank.PNG": ["images/with blank.png"],
+    "images/100%.png": ["images/100%.png"],
+    "images/e\u0301.png": ["images/\u00e9.png"],
+    "images/a.png;images/b,c.png": ["images/a.png", "images/b,c.png"],
+    "images/b,c.png": ["images/b,c.png"],
+    "images/a.png | images\\b,c.png": ["images/a.png", "images/b,c.png"],
+    "images/a.png, images/100%.png": ["images/a.png", "images/100%.png"],
+    "images/a.png;images/absent.png": ["images/a.png", "images/absent.png"],
+    "images\\absent.png": ["images/absent.png"],
+    "images/s;t.png": ["images/s;t.png"],
+    "images/two.png": ["images/two.png"],  # Which of two is meant nobody knows.
+}
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_column_image_is_read_however_it_is_written(tmp_path: Path, cell: str) -> None:
+    names = ("a.png", "with blank.png", "100%.png", "\u00e9.png", "b,c.png", "s;t.png", "TWO.png", "Two.PNG")
+    touch(tmp_path / "images", *names)
+    found = pictures_of_column(tmp_path, tmp_path / "entities.tsv", [("x", cell)])
+    assert [path.relative_to(tmp_path).as_posix() for path in found.of["x"]] == CELLS[cell]
+    assert len(found.unmatched) == len(names) - sum((tmp_path / name).exists() for name in CELLS[cell])
+
+
+def test_cells_that_name_no_picture(tmp_path: Path) -> None:
+    touch(tmp_path, "images/empty/notes.txt", "images/a.png")
+    rows = [("a", "https://x.org/a.png"), ("b", "images/empty"), ("c", "images/a.png;../b.png")]
+    with pytest.raises(DataError, match=r"entities\.tsv:4: image 'images/a\.png;\.\./b\.png' is not inside"):
+        pictures_of_column(tmp_path, tmp_path / "entities.tsv", rows)
+    found = pictures_of_column(tmp_path, tmp_path / "entities.tsv", rows[:2])
+    assert [(one.entity, one.reason) for one in found.skipped] == [
+        ("a", "a web address; download it and name the file"),
+        ("b", "a folder without pictures"),
+    ]
+    assert (found.of, found.others, found.unmatched) == ({}, ["images/empty/notes.txt"], ["images/a.png"])
+
+
+@pytest.mark.parametrize(
+    ("values", "levels"),
+    [
+        (np.array([[0, 0.5, 1]], np.float32), [0, 128, 255]),
+        (np.array([[0.25, 0.5]], np.float32), [64, 128]),
+        (np.array([[0, 128, 255]], np.float32), [0, 128, 255]),
+        (np.array([[0, 65535]], np.float32), [0, 255]),
+        (np.array([[-3e38, 0, 3e38]], np.float32), [0, 128, 255]),
+        (np.array([[np.nan, 0.5, np.inf]], np.float32), [0, 128, 0]),
+        (np.array([[7e6, 7e6]], np.float32), [0, 0]),
+        (np.array([[0, 1, 255]], np.int32), [0, 1, 255]),
+        (np.array([[0, 65535]], np.int32), [0, 255]),
+        (np.array([[-10, 0, 10]], np.int32), [0, 128, 255]),
+        (np.array([[0, 2**32 - 1]], np.uint32), [0, 255]),
+        (np.array([[0, 40000]], np.uint16), [0, 156]),
+        (np.array([[0, 40000]], ">u2"), [0, 156]),
+    ],
+)
+def test_deep_pictures_are_scaled_by_their_range(tmp_path: Path, values: np.ndarray, levels: list[int]) -> None:
+    assert grey_levels(values).tolist() == [levels]
+    image = pytest.importorskip("PIL.Image")
+    path = tmp_path / "deep.tif"
+    image.fromarray(values.view(np.int32) if values.dtype == np.uint32 else values).save(path)
+    if values.dtype == np.uint32:  # Which the library does not write: tag 339 says it.
+        signed, unsigned = (struct.pack("<HHIH", 339, 3, 1, kind) for kind in (2, 1))
+        assert path.read_bytes().count(signed) == 1
+        path.write_bytes(path.read_bytes().replace(signed, unsigned))
+    picture = read_picture(tmp_path / "deep.tif")
+    assert picture.mode == "RGB"
+    assert np.asarray(picture)[0, :, 0].tolist() == levels
+
+
+def test_pictures_without_a_finite_value_cannot_be_read(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    image.fromarray(np.full((2, 2), np.nan, np.float32)).save(tmp_path / "nan.tif")
+    with pytest.raises(ValueError, match="no value is finite"):
+        read_picture(tmp_path / "nan.tif")
+
+
+def test_unusual_pictures(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    red = image.new("RGB", (4, 4), "red")
+    red.save(tmp_path / "red.avif")
+    red.save(tmp_path / "red.jfif", format="jpeg")
+    red.save(tmp_path / "red", format="png")
+    red.save(tmp_path / "red.jp2")
+    red.save(tmp_path / "moving.gif", save_all=True, append_images=[image.new("RGB", (4, 4), "blue")])
+    for path in tmp_path.iterdir():
+        np.testing.assert_allclose(np.asarray(read_picture(path))[1, 1], [255, 0, 0], atol=8)
+    image.new("LA", (2, 2), (0, 0)).save(tmp_path / "clear.png")
+    deep = image.fromarray(np.array([[0, 40000]], np.uint16))
+    deep.save(tmp_path / "deep.png", transparency=40000)
+    assert read_picture(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
+    assert [read_picture(tmp_path / "deep.png").getpixel((x, 0)) for x in (0, 1)] == [(0, 0, 0), (255, 255, 255)]
+    turned = image.new("F", (4, 2))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.tif", exif=exif)
+    assert read_picture(tmp_path / "turned.tif").size == (2, 4)
+    red.save(tmp_path / "exif.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\xff\xff")
+    with reading_pictures():
+        assert read_picture(tmp_path / "exif.jpg").size == (4, 4)
+
+
+def test_what_cannot_be_read_is_called_by_its_format(tmp_path: Path) -> None:
+    kinds = {
+        b'<?xml version="1.0"?>\n<svg xmlns="http://x"/>': "SVG, which cannot be read; save it as PNG",
+        b"\0\0\0\x18ftypheic" + bytes(20): "HEIC, which cannot be read; save it as PNG",
+        b"<html><body>404</body></html>": "no picture that can be read",
+    }
+    for content, reason in kinds.items():
+        (tmp_path / "x.png").write_bytes(content)
+        with pytest.raises(ValueError, match=f"^{reason}$"):
+            read_picture(tmp_path / "x.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ValueError, match="no regular file"):
+        read_picture(tmp_path / "pipe.png")

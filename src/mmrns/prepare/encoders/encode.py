@@ -20,6 +20,7 @@ from mmrns.errors import DataError
 from mmrns.prepare.encoders.base import Encoder, checked, open_encoder, settings_of
 from mmrns.prepare.encoders.files import Block, stream_features
 from mmrns.prepare.encoders.pictures import (
+    Pictures,
     VisionEncoder,
     pictures_by_name,
     pictures_of_column,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _CHUNK = 128
+_PREPARED = "RGB on white; grey levels of more than 8 bits scaled"
 _HEADERS = {"entity", "id", "name"}
 
 
@@ -130,56 +132,83 @@ def encode_pictures(
         DataError: a path that leaves the folder, or no picture that can be read.
         UsageError: the model is not found or cannot be loaded.
     """
-    known = read_vocabulary(folder)
-    paths, unmatched = _pictures(folder, pictures, known)
+    found = _pictures(folder, pictures, read_vocabulary(folder))
+    paths = found.of
     source = pictures or folder
     if not paths:
-        raise _no_input(source, "picture", unmatched)
+        if found.skipped:
+            raise _unreadable(found.skipped[0])
+        raise _no_input(source, "picture", found.unmatched)
     entities = sorted(paths)
     opened = open_encoder(encoder, "pictures", VisionEncoder, batch_size=batch_size, device=device)
     run = checked(opened, tokens)
-    skipped: list[Skipped] = []
+    stamps: dict[Path, object] = {}
+    failed: dict[int, list[tuple[int, str]]] = {}
+
+    def content(path: Path) -> bytes:
+        try:
+            stamps[path] = _stamp(path)
+            return path.read_bytes() if path.is_file() else b""
+        except OSError as error:
+            return f"\0{error.strerror}".encode()
 
     def read(path: Path) -> Image | str:
         try:
-            return read_picture(path)
-        except ValueError as error:
+            picture = read_picture(path)
+            return picture if stamps.get(path) == _stamp(path) else "changed while it was read"
+        except (ValueError, OSError) as error:
             return str(error)
 
     def encode(places: Keys) -> tuple[Block, npt.NDArray[np.bool_]]:
-        named = [(row, path) for row, i in enumerate(places) for path in paths[entities[i]][:tokens]]
+        named = [(row, n, path) for row, i in enumerate(places) for n, path in enumerate(paths[entities[i]][:tokens])]
         whole = np.ones(len(places), dtype=np.bool_)
         pictures: list[list[Image]] = [[] for _ in places]
-        for (row, path), found in zip(named, readers.map(read, [path for _, path in named]), strict=True):
-            if isinstance(found, str):
+        for (row, n, _), one in zip(named, readers.map(read, [path for *_, path in named]), strict=True):
+            if isinstance(one, str):
                 whole[row] = False
-                skipped.append(Skipped(entities[places[row]], str(path), found))
+                failed.setdefault(int(keys[places[row]]), []).append((n, one))
             else:
-                pictures[row].append(found)
-        some = [row for row, found in enumerate(pictures) if found]
+                pictures[row].append(one)
+        some = [row for row, there in enumerate(pictures) if there]
         there = run([pictures[row] for row in some]) if some else (np.zeros((0, tokens, 0)), np.zeros((0, tokens)))
         values = np.zeros((len(places), *there[0].shape[1:]), dtype=np.float16)
         mask = np.zeros(values.shape[:2], dtype=np.bool_)
         values[some], mask[some] = there
         return (values, mask), whole
 
+    def unread() -> list[Skipped]:
+        """What could not be read: of entities with equal pictures one was tried, and all lack theirs."""
+        each = zip(entities, keys.tolist(), strict=True)
+        return [
+            Skipped(entity, str(paths[entity][n]), reason) for entity, key in each for n, reason in failed.get(key, ())
+        ]
+
     with reading_pictures(), ThreadPoolExecutor(4) as readers:
-        keys = np.array([key_of(*readers.map(_content, paths[entity][:tokens])) for entity in entities], dtype=np.int64)
-        found = encode_rows(
+        keys = np.array([key_of(*readers.map(content, paths[entity][:tokens])) for entity in entities], dtype=np.int64)
+        done = encode_rows(
             folder,
             "image",
             entities,
             keys,
             encode,
-            settings_of(opened, tokens, "RGB on white"),
+            settings_of(opened, tokens, _PREPARED),
             chunk=max(batch_size, _CHUNK),
-            nothing=lambda: DataError(
-                skipped[0].input, f"{skipped[0].reason}, nor can another picture be read", "give pictures"
-            ),
+            nothing=lambda: _unreadable(unread()[0]),
             overwrite=overwrite,
             progress=progress,
         )
-    return replace(found, skipped=skipped, unmatched=unmatched)
+    skipped = sorted([*found.skipped, *unread()], key=lambda one: one.entity)
+    return replace(done, skipped=skipped, unmatched=found.unmatched, others=found.others)
+
+
+def _unreadable(first: Skipped) -> DataError:
+    return DataError(first.input, f"{first.reason}, nor can another picture be read", "give pictures")
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """What changes when a file does."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def encode_numbers(
@@ -262,25 +291,16 @@ def _matched(texts: pl.DataFrame, known: Vocabulary) -> tuple[dict[str, list[tup
     return {entity: list(zip(t, w, strict=True)) for entity, t, w in by_entity.iter_rows()}, unmatched
 
 
-def _pictures(folder: Path, pictures: Path | None, known: Vocabulary) -> tuple[dict[str, list[Path]], Sequence[str]]:
-    """The pictures of each entity of the graph, and those of none."""
+def _pictures(folder: Path, pictures: Path | None, known: Vocabulary) -> Pictures:
+    """The pictures of each entity of the graph, and every other file."""
     frame = read_entities(folder) if pictures is None else None
     if frame is not None and "image" in frame.columns and (frame["image"].str.strip_chars() != "").any():
-        rows = frame.select("entity", "image").iter_rows()
-        found = pictures_of_column(folder, folder / "entities.tsv", rows)
-        return {entity: paths for entity, paths in found.items() if paths}, []
+        return pictures_of_column(folder, folder / "entities.tsv", frame.select("entity", "image").iter_rows())
     place = pictures or folder / "images"
     if pictures is None and not place.is_dir():
         remedy = "fill the column 'image' of entities.tsv, make that folder, or give another with --pictures"
         raise DataError(place, "there are no pictures", remedy)
     return pictures_by_name(place, known)
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
 
 
 def _read(path: Path, columns: list[str], known: Vocabulary) -> pl.DataFrame:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 import warnings
 from abc import abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import pairwise, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,16 @@ from mmrns.errors import DataError
 from mmrns.prepare.encoders.base import Encoder, Inputs
 from mmrns.prepare.encoders.files import Block
 from mmrns.prepare.encoders.models import find_model, missing_extra
+from mmrns.prepare.encoders.rows import Skipped
+from mmrns.prepare.folders import (
+    PICTURE_SUFFIXES,
+    is_address,
+    is_picture,
+    lies_within,
+    named_pictures,
+    picture_format,
+    pictures_of,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,12 +40,12 @@ if TYPE_CHECKING:
 GRID_WIDTH = 42
 """Feature width D of `grid_tokens`."""
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-"""Files of a folder that are pictures."""
-
 _LEVELS = 3
 _ORIENTATIONS = 9
 _LONGEST = 512
+
+_SAMPLE_FORMAT = 339
+"""The TIFF tag that tells signed from unsigned integers."""
 
 
 def grid_tokens(images: Iterable[npt.NDArray[np.uint8]], rows: int = 4, columns: int = 6) -> npt.NDArray[np.float32]:
@@ -237,6 +249,8 @@ def grid_shape(cells: int) -> tuple[int, int]:
 def read_picture(path: Path) -> Image:
     """A picture in RGB: upright, its first frame, white where it is transparent.
 
+    Grey levels of more than 8 bits are scaled, see `grey_levels`.
+
     Raises:
         ValueError: it is no picture, is cut off, or has too many pixels; with the reason in a few words.
     """
@@ -245,23 +259,64 @@ def read_picture(path: Path) -> Image:
     except ImportError as error:
         raise missing_extra(error) from error
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ValueError("no regular file")
         with Image.open(path) as opened:
             opened.load()
-            picture = ImageOps.exif_transpose(opened)
-        if picture.mode.startswith("I;16"):
-            picture = picture.point(lambda level: level / 256).convert("L")
+            tags = getattr(opened, "tag_v2", None)
+            unsigned = tags is not None and np.ravel(tags.get(_SAMPLE_FORMAT, 1))[0] == 1
+            try:
+                picture = ImageOps.exif_transpose(opened)
+            except Exception:  # A turn that cannot be made out is none.
+                picture = opened.copy()
+        if picture.mode[0] in "IF":
+            values = np.asarray(picture)
+            # The library keeps unsigned integers of a TIFF as signed ones.
+            values = values.view(np.uint32) if unsigned and picture.mode == "I" else values
+            clear = picture.info.get("transparency")
+            picture = Image.fromarray(grey_levels(values))
+            if isinstance(clear, int):
+                picture.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
         if picture.has_transparency_data:
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
         return picture.convert("RGB")
     except Exception as error:  # A decoder may raise anything on bytes that are no picture.
-        raise ValueError(_reason(error)) from error
+        raise ValueError(_reason(error, path)) from error
 
 
-def _reason(error: Exception) -> str:
+def grey_levels(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Grey levels 0..255 of a picture of one channel with more than 8 bits.
+
+    16 bits are divided by 256. Of other integers and of floats the range decides: 0..1 (floats only), 0..255 or
+    0..65,535, the first that holds all values; else what lies from the least to the greatest value. What is not finite
+    is black.
+
+    >>> grey_levels(np.array([[0.0, 0.5, 1.0]])), grey_levels(np.array([[-1e6, 1e6]]))
+    (array([[  0, 128, 255]], dtype=uint8), array([[  0, 255]], dtype=uint8))
+
+    Raises:
+        ValueError: no value is finite.
+    """
+    if values.dtype.itemsize == 2 and values.dtype.kind == "u":
+        return (values >> 8).astype(np.uint8)
+    levels = values.astype(np.float64)
+    finite = np.isfinite(levels)
+    if not finite.any():
+        raise ValueError("no value is finite")
+    least, most = levels[finite].min(), levels[finite].max()
+    tops = (1, 255, 65535) if values.dtype.kind == "f" else (255, 65535)
+    top = next((top for top in tops if least >= 0 and most <= top), None)
+    low, high = (0.0, float(top)) if top is not None else (least, most)
+    shares = (np.where(finite, levels, low) / 2 - low / 2) / max(high / 2 - low / 2, np.finfo(np.float64).tiny)
+    return np.rint(shares * 255).astype(np.uint8)
+
+
+def _reason(error: Exception, path: Path) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     if type(error).__name__ == "UnidentifiedImageError":
-        return "no picture that can be read"
+        kind = picture_format(path)
+        return f"{kind}, which cannot be read; save it as PNG" if kind else "no picture that can be read"
     if type(error).__name__.startswith("DecompressionBomb"):
         return "too many pixels"
     return (str(error).splitlines() or [type(error).__name__])[0]
@@ -276,78 +331,117 @@ def reading_pictures() -> Generator[None]:
         yield
 
 
-def pictures_of_column(folder: Path, table: Path, images: Iterable[tuple[str, str]]) -> dict[str, list[Path]]:
-    """The pictures of each entity by the column `image` of `entities.tsv`: a file, or a folder of them.
+@dataclass
+class Pictures:
+    """The pictures of entities, and every file that is not among them.
+
+    Attributes:
+        of: the pictures of each entity that has one.
+        unmatched: pictures that belong to no entity.
+        others: files that are no pictures, but for those that systems leave behind.
+        skipped: what is named but cannot be a picture.
+    """
+
+    of: dict[str, list[Path]] = field(default_factory=dict[str, list[Path]])
+    unmatched: list[str] = field(default_factory=list[str])
+    others: list[str] = field(default_factory=list[str])
+    skipped: list[Skipped] = field(default_factory=list[Skipped])
+
+
+def pictures_of_column(folder: Path, table: Path, images: Iterable[tuple[str, str]]) -> Pictures:
+    """The pictures of each entity by the column `image` of `entities.tsv`: a file, a folder of them, or several.
 
     Args:
-        folder: what the paths are relative to.
+        folder: what the paths are relative to; see `named_pictures` for how they may be written.
         table: the file that names them.
-        images: entity and path of each row, blank where it has none.
+        images: entity and paths of each row, blank where it has none.
 
     Raises:
         DataError: a path leaves the folder.
     """
     root = os.path.realpath(folder)
-    found: dict[str, list[Path]] = {}
+    found = Pictures()
     for line, (entity, image) in enumerate(images, 2):
         if not image.strip():
             continue
-        path = folder / image.strip()
-        if not _within(path, root):
-            raise DataError(table, f"image {image!r} is not inside {folder}", "name a file of that folder", line)
-        found[entity] = _pictures(path, root) if os.path.isdir(path) else [path]
+        if is_address(image.strip()):
+            found.skipped.append(Skipped(entity, image.strip(), "a web address; download it and name the file"))
+            continue
+        for path in named_pictures(folder, image):
+            if not lies_within(path, root):
+                raise DataError(table, f"image {image!r} is not inside {folder}", "name a file of that folder", line)
+            if not os.path.isdir(path):
+                found.of.setdefault(entity, []).append(path)
+                continue
+            pictures, others = _below(path, root)
+            found.others += [str(other.relative_to(folder)) for other in others]
+            if pictures:
+                found.of.setdefault(entity, []).extend(pictures)
+            else:
+                found.skipped.append(Skipped(entity, str(path), "a folder without pictures"))
+    named = {path for paths in found.of.values() for path in paths}
+    if (folder / "images").is_dir():
+        pictures, others = _below(folder / "images", root)
+        found.unmatched = [str(path.relative_to(folder)) for path in pictures if path not in named]
+        found.others += [str(path.relative_to(folder)) for path in others]
+    found.others = list(dict.fromkeys(found.others))
     return found
 
 
-def pictures_by_name(folder: Path, known: Iterable[str]) -> tuple[dict[str, list[Path]], list[str]]:
+def pictures_by_name(folder: Path, known: Iterable[str]) -> Pictures:
     """The pictures of each entity by name: `ENTITY.png`, or any number in a folder `ENTITY/`.
 
-    What a file name cannot hold may be percent-encoded. A slash in an entity's name is a folder.
+    Pictures are known by their suffix (`PICTURE_SUFFIXES`), or whatever they are called by their content; a file
+    `ENTITY` without a suffix is meant to be one. What a file name cannot hold may be percent-encoded. A slash in an
+    entity's name is a folder.
 
     Args:
         folder: of the pictures.
         known: names of entities.
 
-    Returns:
-        The pictures of each entity, by file name; pictures that belong to none.
-
     Raises:
-        DataError: there is no such folder, or a link leaves it.
+        DataError: there is no such folder, or a link to a file leaves it.
     """
     if not folder.is_dir():
         raise DataError(folder, "is no folder", "give the folder of the pictures")
     # Some file systems keep accents apart from their letters.
     entities = {normalize("NFC", entity): entity for entity in known}
-    found: dict[str, list[Path]] = {}
-    unmatched: list[str] = []
-    for path in _pictures(folder, os.path.realpath(folder)):
+    found = Pictures()
+
+    def whose(inner: Path) -> str | None:
+        whole, stem, parent = (normalize("NFC", p.as_posix()) for p in (inner, inner.with_suffix(""), inner.parent))
+        names = [stem, whole, parent] if inner.suffix.lower() in PICTURE_SUFFIXES else [whole, stem, parent]
+        return next((entities[name] for name in [*names, *map(unquote, names)] if name in entities), None)
+
+    pictures, others = _below(folder, os.path.realpath(folder))
+    for path in pictures:
         inner = path.relative_to(folder)
-        names = [normalize("NFC", name) for name in (inner.with_suffix("").as_posix(), inner.parent.as_posix())]
-        entity = next((entities[name] for name in [*names, *map(unquote, names)] if name in entities), None)
+        entity = whose(inner)
         if entity is None:
-            unmatched.append(str(inner))
+            found.unmatched.append(str(inner))
         else:
-            found.setdefault(entity, []).append(path)
-    return found, unmatched
-
-
-def _pictures(folder: Path, root: str) -> list[Path]:
-    """All pictures below a folder, by name; folders that are links are not entered."""
-    found: list[Path] = []
-    for place, folders, files in os.walk(folder):
-        folders.sort()
-        for name in sorted(files):
-            path = Path(place, name)
-            if path.suffix.lower() not in SUFFIXES:
-                continue
-            if not _within(path, root):
-                raise DataError(path, f"is a link that leaves {folder}", "put the picture itself there")
-            found.append(path)
+            found.of.setdefault(entity, []).append(path)
+    for path in others:
+        inner = path.relative_to(folder)
+        entity = None if inner.suffix or not path.is_file() else whose(inner)
+        if entity is None:
+            found.others.append(str(inner))
+        else:
+            found.of.setdefault(entity, []).append(path)
     return found
 
 
-def _within(path: Path, root: str) -> bool:
-    try:
-        return os.path.commonpath([os.path.realpath(path), root]) == root
-    except ValueError:  # Another drive, or no path at all.
-        return False
+def _below(folder: Path, root: str) -> tuple[list[Path], list[Path]]:
+    """The pictures below a folder, by name, and its other files; of those, hidden ones are not told."""
+    pictures: list[Path] = []
+    others: list[Path] = []
+    for path in pictures_of(folder, root):
+        if path.is_dir():  # A link that leaves the folder.
+            others.append(path)
+        elif not is_picture(path):
+            others += [] if path.name.startswith(".") else [path]
+        elif not lies_within(path, root):
+            raise DataError(path, f"is a link that leaves {folder}", "put the picture itself there")
+        else:
+            pictures.append(path)
+    return pictures, others

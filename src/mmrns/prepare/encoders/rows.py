@@ -60,6 +60,7 @@ class Encoded:
         shape: L and D.
         skipped: inputs that cannot be used.
         unmatched: inputs of no entity.
+        others: files of the folder of pictures that are none.
         changed: what an existing file was made with otherwise, so that nothing of it was kept.
     """
 
@@ -70,6 +71,7 @@ class Encoded:
     shape: tuple[int, int]
     skipped: Sequence[Skipped] = field(default_factory=list[Skipped])
     unmatched: Sequence[str] = field(default_factory=list[str])
+    others: Sequence[str] = field(default_factory=list[str])
     changed: Sequence[str] = field(default_factory=list[str])
 
 

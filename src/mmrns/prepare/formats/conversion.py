@@ -16,6 +16,7 @@ from mmrns.data.folders import find_dataset
 from mmrns.data.tables import read_header_table
 from mmrns.errors import DataError
 from mmrns.files import new_folder, refuse_taken
+from mmrns.prepare.folders import PICTURE_SUFFIXES, is_picture, leads_out, named_pictures
 from mmrns.prepare.formats import features as feature_tables
 from mmrns.prepare.formats.arrays import open_table
 from mmrns.prepare.formats.base import LAYOUTS, Layout, find_layout, find_target, read_layout, sniff
@@ -32,7 +33,6 @@ from mmrns.prepare.formats.features import Source, Zeros
 from mmrns.prepare.formats.ids import read_names
 
 _CARRIED = ("README.md", "dataset.json", "LICENSE*", "LICENCE*")
-_PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg")
 
 
 @dataclass
@@ -254,19 +254,20 @@ def _take_pictures(contents: Contents, beside: Path, made: Path, verbatim: dict[
             break
     else:
         return None
-    pictures = [path for path in files if path.suffix.lower() in _PICTURES]
+    pictures = [path for path in files if is_picture(made / path)]
     if not pictures:
         return None
     entities = contents.entities
     if entities is not None and "image" in entities.columns and (entities["image"] != "").any():
-        listed = set(entities["image"].to_list())
+        cells = [image for image in entities["image"].unique().to_list() if image and not leads_out(image)]
+        listed = {path.relative_to(made).as_posix() for image in cells for path in named_pictures(made, image)}
         return sum(bool({path.as_posix(), path.parent.as_posix()} & listed) for path in pictures), len(pictures)
     # By entity name: `images/ENTITY.png`, or any number in `images/ENTITY/`; a slash in a name is a folder.
     paths = [path.relative_to(path.parts[0]) for path in pictures]
     table = pl.DataFrame(
         {
             "picture": [path.as_posix() for path in pictures],
-            "file": [unquote(path.with_suffix("").as_posix()) for path in paths],
+            "file": [unquote(_without_suffix(path).as_posix()) for path in paths],
             "folder": [unquote(path.parent.as_posix()) for path in paths],
         }
     )
@@ -282,6 +283,11 @@ def _take_pictures(contents: Contents, beside: Path, made: Path, verbatim: dict[
         contents.entities = merged(entities, first)
         verbatim.pop("entities.tsv", None)
     return len(found), len(pictures)
+
+
+def _without_suffix(path: Path) -> Path:
+    """A picture's name without its suffix, if that is one of pictures."""
+    return path.with_suffix("") if path.suffix.lower() in PICTURE_SUFFIXES else path
 
 
 def _list_silent_entities(contents: Contents, verbatim: dict[str, Path]) -> None:
