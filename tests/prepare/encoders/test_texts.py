@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmrns.errors import UsageError
-from mmrns.prepare.encoders import split_sentences, text_tokens
+from mmrns.prepare.encoders import split_sentences, text_tokens, texts
 
 
 @pytest.mark.parametrize(
@@ -30,6 +32,17 @@ from mmrns.prepare.encoders import split_sentences, text_tokens
         ("パリは首都。人口は多い。", ["パリは首都。", "人口は多い。"]),
         ("Élan est vrai. École aussi.", ["Élan est vrai.", "École aussi."]),
         ("small. letters. do not. Begin", ["small. letters. do not.", "Begin"]),
+        ("Малые. буквы. нет. Начало", ["Малые. буквы. нет.", "Начало"]),
+        ("पहला वाक्य। दूसरा वाक्य॥ तीसरा", ["पहला वाक्य।", "दूसरा वाक्य॥", "तीसरा"]),
+        ("من أنت؟ أنا هنا. نعم", ["من أنت؟", "أنا هنا.", "نعم"]),
+        ("یہ ایک ہے۔ وہ دو ہے۔", ["یہ ایک ہے۔", "وہ دو ہے۔"]),
+        ("አንድ ነው። ሁለት ነው፧ ሦስት", ["አንድ ነው።", "ሁለት ነው፧", "ሦስት"]),
+        ("នេះគឺមួយ។នេះគឺពីរ។", ["នេះគឺមួយ។", "នេះគឺពីរ។"]),
+        ("ဒါကတစ်။ ဒါကနှစ်။", ["ဒါကတစ်။", "ဒါကနှစ်။"]),
+        ("Սա մեկն է։ Սա երկուսն է։", ["Սա մեկն է։", "Սա երկուսն է։"]),
+        ("円周率は３．１４です。次。", ["円周率は３．１４です。", "次。"]),
+        ("「はい。」「いいえ！」", ["「はい。」", "「いいえ！」"]),
+        ("ภาษาไทยไม่มี จุด\nบรรทัด", ["ภาษาไทยไม่มี จุด", "บรรทัด"]),
     ],
 )
 def test_sentences(text: str, sentences: list[str]) -> None:
@@ -38,7 +51,17 @@ def test_sentences(text: str, sentences: list[str]) -> None:
         assert split_sentences(text, limit) == sentences[:limit]
 
 
-@given(st.text(alphabet='aB. \n"!é。1', max_size=40))
+def test_the_stops_are_those_of_the_standard() -> None:
+    regex = pytest.importorskip("regex")  # Which knows Unicode's properties.
+    stops = [chr(i) for i in range(128, sys.maxunicode + 1) if regex.match(r"\p{Sentence_Terminal}", chr(i))]
+    assert len(stops) > 100
+    for i in range(0, len(stops), 7):
+        assert split_sentences(f"a{stops[i]} b") == [f"a{stops[i]}", "b"]
+    assert re.sub(f"[{texts._STOPS}]", "", "".join(stops)) == ""
+    assert sum(re.match(f"[{texts._STOPS}]", chr(i)) is not None for i in range(sys.maxunicode + 1)) == len(stops)
+
+
+@given(st.text(alphabet='aB. \n"!é。।1', max_size=40))
 def test_sentences_hold_every_letter(text: str) -> None:
     found = split_sentences(text)
     assert "".join("".join(found).split()) == "".join(text.split())
