@@ -237,6 +237,8 @@ def _refuse_old_names(values: Mapping[str, Any]) -> None:
     if not isinstance(sampler, Mapping):
         return
     name = sampler.get("name")
+    if not isinstance(name, str | None):
+        return
     if name in _METHODS_ONCE_SAMPLERS:
         raise UsageError(f"sampler.name: {name} is the name of a method; write method: {name}")
     if name in _OLD_SAMPLERS:

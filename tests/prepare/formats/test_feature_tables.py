@@ -306,3 +306,35 @@ def test_sizes_that_cannot_be_are_refused(tmp_path: Path) -> None:
         file.writestr("a.npy", made.getvalue().replace(b"(2, 3), }" + 11 * b" ", b"(2, 9999999999999)}".ljust(20)))
     with pytest.raises(DataError, match=r"is no readable \.npz file"):
         open_table(path)
+
+
+def test_numbers_of_either_byte_order_are_read(tmp_path: Path) -> None:
+    values = np.arange(12.0).reshape(4, 3)
+    for dtype in ("<f4", ">f4", ">f8", ">i2", "u1"):
+        np.save(tmp_path / "a.npy", values.astype(dtype))
+        found, _ = open_table(tmp_path / "a.npy").read(np.arange(4))
+        assert found[:, 0].tolist() == values.tolist()
+
+
+@pytest.mark.parametrize("dtype", ["U4", "c8", "M8[s]", "V8", "?"])
+def test_what_is_no_number_is_refused(tmp_path: Path, dtype: str) -> None:
+    array = np.zeros((2, 3), dtype=dtype)
+    np.savez(tmp_path / "one.npz", a=array)
+    np.savez(tmp_path / "named.npz", a=array, b=array, c=array, d=array)
+    for name in ("one", "named"):
+        with pytest.raises(DataError, match=r"\.npz: holds "):
+            open_table(tmp_path / f"{name}.npz")
+
+
+@pytest.mark.parametrize("content", ['{"a": [[1e999, 2]]}', '{"a": [[1e300, 2]]}', f'{{"a": [[{10**400}, 2]]}}'])
+def test_numbers_too_large_are_infinite_or_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.json").write_text(content)
+    with suppress(DataError):
+        assert np.isinf(open_table(tmp_path / "a.json").read(np.arange(1))[0]).any()
+
+
+def test_token_numbers_too_large_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "book.npy", np.zeros((3, 2), dtype=np.float32))
+    (tmp_path / "a.json").write_text(f'{{"a": [1], "b": [{10**30}]}}')
+    with pytest.raises(DataError):
+        open_table(tmp_path / "a.json", codebook=tmp_path / "book.npy")

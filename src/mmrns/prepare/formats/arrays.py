@@ -167,7 +167,7 @@ def _of_array(path: Path, array: Any, tokens: int | None) -> Table:
     """[n, D] or [n, L, D]: a tensor, an array, a memory map or an HDF5 dataset."""
     shape = tuple(int(size) for size in array.shape)
     dtype = str(array.dtype).removeprefix("torch.")
-    if len(shape) not in (2, 3) or 0 in shape or not dtype.startswith(("float", "bfloat", "int", "uint")):
+    if len(shape) not in (2, 3) or 0 in shape or not _holds_numbers(array):
         raise DataError(path, f"holds {dtype} {list(shape)}", "save numbers of shape [n, D] or [n, L, D]")
     n, length, width = (shape[0], 1, shape[1]) if len(shape) == 2 else shape
     kept = min(tokens or length, length)
@@ -186,6 +186,12 @@ def _of_array(path: Path, array: Any, tokens: int | None) -> Table:
     return Table(path, (n, kept, width), None, read, dtype)
 
 
+def _holds_numbers(array: Any) -> bool:
+    named = str(array.dtype).removeprefix("torch.").startswith(("float", "bfloat", "int", "uint"))
+    # Numbers in the other byte order have other names.
+    return named or (isinstance(array.dtype, np.dtype) and array.dtype.kind in "fiu")
+
+
 def _float32(array: Any) -> npt.NDArray[np.float32]:
     if isinstance(array, Tensor):
         return array.detach().to(torch.float32).numpy()
@@ -198,6 +204,9 @@ def _of_named(path: Path, arrays: Mapping[Any, Any], tokens: int | None) -> Tabl
     """An array [L, D] or [D] under the name of each entity."""
     names = [str(name) for name in arrays]
     values = list(arrays.values())
+    other = next((name for name, array in zip(names, values, strict=True) if not _holds_numbers(array)), None)
+    if other is not None:
+        raise DataError(path, f"holds something else than numbers under {other!r}", "save arrays of numbers")
     shapes = [tuple(int(size) for size in array.shape) for array in values]
     return _ragged(path, names, shapes, lambda rows: [_float32(values[i]) for i in rows], str(values[0].dtype), tokens)
 
@@ -303,8 +312,8 @@ def _of_json(path: Path, key: str | None, codebook: Path | None, tokens: int | N
             raise DataError(path, "holds token numbers, not vectors", remedy)
         return _of_numbers(path, names, rows, open_table(codebook), tokens)
     try:
-        arrays = [np.asarray(row, dtype=np.float32) for row in rows]
-    except (ValueError, TypeError) as error:
+        arrays = [_float32(row) for row in rows]
+    except (ValueError, TypeError, OverflowError) as error:
         raise DataError(
             path, f"holds tokens that are no vectors ({_reason(error)})", "write lists of numbers"
         ) from error
@@ -322,7 +331,7 @@ def _of_numbers(path: Path, names: pl.Series, rows: list[Any], codebook: Table, 
         flat = pl.DataFrame(
             {"row": pl.int_range(len(rows), eager=True), "token": pl.Series(rows, dtype=pl.List(pl.Int64))}
         )
-    except (TypeError, pl.exceptions.PolarsError) as error:
+    except (TypeError, OverflowError, pl.exceptions.PolarsError) as error:
         raise DataError(path, "mixes token numbers with something else", "write lists of whole numbers") from error
     flat = flat.explode("token").drop_nulls().with_row_index("place")
     outside = flat.filter((pl.col("token") < 0) | (pl.col("token") >= n))
