@@ -23,6 +23,9 @@ SMALL = [
 ]
 
 
+KEYS = {"head", "relation", "tail", "score", "rank", "known", "seen", "asked", "query"}
+
+
 def mmrns(*arguments: str | Path, code: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [sys.executable, "-m", "mmrns", *map(str, arguments)],
@@ -86,7 +89,7 @@ def test_evaluate_with_intervals_and_candidates(run: Path, tmp_path: Path) -> No
 def test_predict(run: Path, tmp_path: Path) -> None:
     query = ["--head", "e04", "--relation", "likes", "--top", "3"]
     rows = json.loads(mmrns("predict", run, *query, "--json").stdout)
-    assert [set(row) for row in rows] == [{"head", "relation", "tail", "score", "rank", "known"}] * 3
+    assert [set(row) for row in rows] == [KEYS] * 3
     for suffix, read in ((".csv", pl.read_csv), (".parquet", pl.read_parquet), (".json", pl.read_json)):
         file = tmp_path / f"out{suffix}"
         mmrns("predict", run, *query, "--out", file)

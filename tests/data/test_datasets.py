@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from mmrns.data.datasets import Dataset, describe, load_dataset
 from mmrns.data.folders import EMBEDDED, SPLITS, dataset_folders, find_dataset
-from mmrns.errors import DataError, UsageError
+from mmrns.errors import DataError, Note, UsageError
 from toy import ENTITIES, MISSING, SHAPES
 
 
@@ -191,7 +191,8 @@ def test_names_are_embedded_first_then_in_the_data_root(
         find_dataset("mine")
     monkeypatch.setenv("MMRNS_DATA", str(root))
     assert list(dataset_folders()) == ["countries", "mine"]
-    assert find_dataset("countries") == EMBEDDED["countries"]
+    with pytest.warns(Note, match="'countries' is the embedded dataset; for your own folder of that name write"):
+        assert find_dataset("countries") == EMBEDDED["countries"]
     dataset = load_dataset("mine")
     assert (dataset.name, dataset.folder) == ("mine", root / "mine")
     with pytest.raises(UsageError) as caught:

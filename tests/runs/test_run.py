@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mmrns
-from mmrns.errors import DataError, UsageError
+from mmrns.errors import DataError, Note, UsageError
 from mmrns.evaluation.frequency import RelationFrequency
 from mmrns.evaluation.ranking import rank
 from mmrns.evaluation.report import policies
@@ -185,7 +185,7 @@ def test_intervals_are_given_where_asked(run: mmrns.Run) -> None:
 def test_predictions_agree_with_scores_and_known_triples(run: mmrns.Run) -> None:
     graph = run.dataset.graph
     frame = run.predict("e04", "likes", top=40)
-    assert frame.columns == ["head", "relation", "tail", "score", "rank", "known"]
+    assert frame.columns == ["head", "relation", "tail", "score", "rank", "known", "seen", "asked", "query"]
     # All 40 entities but e04 itself: nothing likes itself in this graph, while each hub is part of itself.
     assert frame["rank"].to_list() == list(range(1, 40))
     assert "e04" not in frame["tail"]
@@ -229,7 +229,7 @@ def test_heads_labels_and_query_files(run: mmrns.Run, tmp_path: Path) -> None:
     queries.write_text("?\tpart_of\te01\ne04\tlikes\t?\n")
     both = run.predict(queries=queries, top=2)
     assert both.head(2).equals(heads)
-    assert both.tail(2).equals(run.predict("e04", "likes", top=2))
+    assert both.tail(2).drop("query").equals(run.predict("e04", "likes", top=2).drop("query"))
 
 
 @pytest.mark.parametrize(
@@ -237,9 +237,9 @@ def test_heads_labels_and_query_files(run: mmrns.Run, tmp_path: Path) -> None:
     [
         (("e4", "likes", None), "unknown entity 'e4'; did you mean"),
         (("e04", "like", None), "unknown relation 'like'; did you mean 'likes'"),
-        (("e04", "likes", "e05"), "one of head and tail"),
-        ((None, "likes", None), "one of head and tail"),
-        (("e04", None, None), "names a relation"),
+        (("e04", "likes", "e05"), "asks for the third; this asks for nothing"),
+        ((None, "likes", None), "asks for the third; this asks for 2"),
+        (("e04", None, None), "asks for the third; this asks for 2"),
     ],
 )
 def test_mistaken_queries_are_named(
@@ -310,6 +310,30 @@ def test_resume_refuses_what_conflicts(run: mmrns.Run, tmp_path: Path) -> None:
         mmrns.train(out=tmp_path / "none", resume=True)
 
 
+def test_another_number_of_threads_is_said_and_recorded(toy_folder: Path, tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    try:
+        for sitting, more in enumerate((0, 1, 1, 2)):
+            torch.set_num_threads(threads + more)
+            told = _Notes()
+            with pytest.raises(_Stop):
+                mmrns.train(
+                    None if sitting else _config(toy_folder),
+                    out=tmp_path / "run",
+                    resume=sitting > 0,
+                    callbacks=[told, _Abandon(16 + 2 * sitting)],
+                )
+            now, before = threads + more, threads + more - 1
+            said = f"The run goes on with threads {now} (before {before}), so it may differ in the last bits from "
+            said += "one in one go."
+            assert [note for note in told.notes if "threads" in note] == ([said] if sitting in (1, 3) else [])
+            record = json.loads((tmp_path / "run" / "record.json").read_text())
+            assert record["threads"] == now
+            assert [one["threads"] for one in record.get("earlier", [])] == [threads + i for i in range(more)]
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_resume_refuses_other_data_than_it_began_with(toy_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(_Stop):
         mmrns.train(_config(toy_folder), out=tmp_path / "run", callbacks=[_Abandon(1)])
@@ -360,8 +384,10 @@ def test_a_changed_dataset_is_noticed(toy_folder: Path, tmp_path: Path) -> None:
     run = mmrns.train(config, out=tmp_path / "run")
     with (toy_folder / "test.tsv").open("a") as file:
         file.write("new\tlikes\te00\n")
-    with pytest.raises(DataError, match=r"entities\.txt: is not the entities of"):
-        mmrns.load_run(run.folder).evaluate()
+    with pytest.warns(Note, match=r"test\.tsv has changed"):
+        again = mmrns.load_run(run.folder)
+    with pytest.raises(DataError, match=r"entities\.txt: is not the entities of .* \(1 new, first 'new'\)"):
+        again.evaluate()
 
 
 def test_nothing_to_validate_on_is_an_error(toy_folder: Path, tmp_path: Path) -> None:

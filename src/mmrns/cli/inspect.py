@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmrns.cli.app import app
-from mmrns.cli.options import Side
+from mmrns.cli.options import RunDatasetOption, RunDeviceOption, Side
 from mmrns.cli.show import Text, bar, err, out, print_json, print_rows
 from mmrns.errors import UsageError
 from mmrns.files import refuse_unwritable
@@ -41,6 +41,8 @@ def inspect(
     top: Annotated[int, typer.Option(min=1, help="Negatives to list, the most probable first.")] = 10,
     file: Annotated[Path | None, typer.Option("--out", metavar="FILE.html", help="Write a page.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    dataset: RunDatasetOption = None,
+    device: RunDeviceOption = None,
 ) -> None:
     """Show the negatives that samplers draw for a triple with a run's model, and why."""
     if file is not None and file.suffix != ".html":
@@ -50,7 +52,7 @@ def inspect(
 
     from mmrns.runs.run import load_run
 
-    opened = load_run(run)
+    opened = load_run(run, dataset=dataset, device=None if device is None else device.value)
     others = [name for name in dict.fromkeys(sampler or ()) if name != opened.config.method]
     with bar("drawing", steps * (2 if side is None else 1) * (1 + len(others))) as advance:
         found = opened.inspect(

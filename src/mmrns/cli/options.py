@@ -55,3 +55,11 @@ CandidatesOption = Annotated[
         help="Only entities that fill that side of the relation in train, or in a file: relation TAB side TAB entity.",
     ),
 ]
+
+RunDatasetOption = Annotated[
+    str | None,
+    typer.Option("--dataset", metavar="NAME|DIR", help="Where the run's dataset is now [default: where it was]."),
+]
+RunDeviceOption = Annotated[
+    Device | None, typer.Option("--device", help="Where to compute [default: as trained, if that is there].")
+]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mmrns.cli.app import app
-from mmrns.cli.options import By, CandidatesOption, Known, Split
-from mmrns.cli.show import Text, bar, err, out, print_json, print_metrics, print_rows, with_intervals
+from mmrns.cli.options import By, CandidatesOption, Known, RunDatasetOption, RunDeviceOption, Split
+from mmrns.cli.show import Text, bar, out, print_json, print_metrics, print_rows, say, with_intervals
 from mmrns.errors import UsageError
-from mmrns.files import FRAME_WRITERS, refuse_unwritable, write_frame
+from mmrns.files import FRAME_WRITERS, refuse_unwritable, spreadsheet_safe, write_frame
 
 if TYPE_CHECKING:
     import polars as pl
@@ -28,12 +27,14 @@ def evaluate(
     ] = 0,
     candidates: CandidatesOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    dataset: RunDatasetOption = None,
+    device: RunDeviceOption = None,
 ) -> None:
     """Rank a split with a run's model and print the metrics."""
     from mmrns.evaluation.report import breakdown, report
     from mmrns.runs.run import load_run
 
-    opened = load_run(run)
+    opened = load_run(run, dataset=dataset, device=None if device is None else device.value)
     graph = opened.dataset.graph
     with bar("ranking", 2 * len(graph.test if split is Split.test else graph.valid)) as advance:
         ranks = opened.ranks(split.value, advance, candidates=candidates)
@@ -54,11 +55,14 @@ def evaluate(
 @app.command(epilog="Example: mmrns predict runs/countries-TransE-mmrns-s0 --head country/France --relation borders")
 def predict(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    head: Annotated[str | None, typer.Option(help="Head entity; leave out to ask for it.")] = None,
+    head: Annotated[str | None, typer.Option(help="Head entity; leave out what you ask for.")] = None,
     relation: Annotated[str | None, typer.Option(help="Relation.")] = None,
-    tail: Annotated[str | None, typer.Option(help="Tail entity; leave out to ask for it.")] = None,
+    tail: Annotated[str | None, typer.Option(help="Tail entity.")] = None,
     queries: Annotated[
-        Path | None, typer.Option(help="File of queries: head TAB relation TAB tail, ? for what is asked.")
+        Path | None,
+        typer.Option(
+            metavar="FILE|-", help="Queries: rows head TAB relation TAB tail, ? or nothing for what is asked for."
+        ),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Answers per query.")] = 10,
     known: Annotated[
@@ -66,46 +70,54 @@ def predict(
     ] = Known.flag,
     candidates: CandidatesOption = None,
     file: Annotated[Path | None, typer.Option("--out", help="Write .csv, .parquet or .json.")] = None,
+    safe_csv: Annotated[
+        bool, typer.Option("--safe-csv", help="In CSV, an apostrophe before names that a spreadsheet would compute.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    dataset: RunDatasetOption = None,
+    device: RunDeviceOption = None,
 ) -> None:
-    """Complete triples: the best entities for the missing side."""
+    """Complete triples: the best entities, or relations, for the part that is left out."""
     from mmrns.runs.run import load_run
 
-    if queries is not None and (head or relation or tail):
-        raise UsageError("give either --queries or --head/--relation/--tail")
+    if queries is not None and not (head is None and relation is None and tail is None):
+        raise UsageError("give either --queries or --head, --relation and --tail")
+    for option, name in (("--head", head), ("--relation", relation), ("--tail", tail)):
+        if name is not None and not name.strip():
+            raise UsageError(f"{option} is empty; leave it out to ask for it")
     if file is not None and file.suffix not in FRAME_WRITERS:
         raise UsageError(f"--out {file}: write one of {', '.join(FRAME_WRITERS)}")
+    if safe_csv and (file is None or file.suffix != ".csv"):
+        raise UsageError("--safe-csv is of a table: give --out FILE.csv")
     if file is not None:
         refuse_unwritable(file)
-    opened = load_run(run)
-    frame = opened.predict(head, relation, tail, queries=queries, top=top, known=known.value, candidates=candidates)
+    opened = load_run(run, dataset=dataset, device=None if device is None else device.value)
+    asked = opened.queries([(head, relation, tail)] if queries is None else queries)
+    frame = opened.answers(asked, top=top, known=known.value, candidates=candidates)
     if file is not None:
         try:
-            write_frame(frame, file)
+            write_frame(spreadsheet_safe(frame) if safe_csv else frame, file)
         except OSError as error:
             raise UsageError(f"--out {file}: {error.strerror or error}") from error
-        err.print(Text(f"{len(frame):,} predictions in {file}"), soft_wrap=True)
+        say(f"{len(frame):,} predictions in {file}")
     if as_json:
         print_json(frame.to_dicts())
     elif file is None:
-        _print_predictions(frame)
+        _print_answers(opened.named(asked), frame)
 
 
-def _print_predictions(frame: pl.DataFrame) -> None:
-    for (head, relation, tail), part in _queries(frame):
-        out.print(Text(f"{head}  {relation}  {tail}", style="bold"), soft_wrap=True)
-        answers = part["tail"] if tail == "?" else part["head"]
-        rows = [
-            {"rank": rank, "entity": entity, "score": score, "known": known}
-            for rank, entity, score, known in zip(part["rank"], answers, part["score"], part["known"], strict=True)
-        ]
-        print_rows(rows)
-
-
-def _queries(frame: pl.DataFrame) -> Iterator[tuple[tuple[str, str, str], pl.DataFrame]]:
-    starts = [i for i, rank in enumerate(frame["rank"]) if rank == 1]
-    for start, end in zip(starts, [*starts[1:], len(frame)], strict=True):
-        part = frame[start:end]
-        head, relation, tail = part["head"][0], part["relation"][0], part["tail"][0]
-        asks_tail = part["tail"].n_unique() > 1 or part["head"].n_unique() == 1
-        yield ((head, relation, "?") if asks_tail else ("?", relation, tail)), part
+def _print_answers(queries: pl.DataFrame, frame: pl.DataFrame) -> None:
+    parts = frame.partition_by("query", as_dict=True)
+    for number, (head, relation, tail) in enumerate(queries.iter_rows(), start=1):
+        out.print(Text("  ".join(name or "?" for name in (head, relation, tail)), "bold"), soft_wrap=True)
+        part = parts.get((number,), frame.clear())
+        asked = "head" if head is None else "relation" if relation is None else "tail"
+        shown = {
+            "rank": part["rank"],
+            "relation" if asked == "relation" else "entity": part[asked],
+            "score": part["score"],
+            "known": part["known"],
+            # Where all is as it should be there is nothing to tell.
+            **({} if part["seen"].all() else {"seen": part["seen"]}),
+        }
+        print_rows([dict(zip(shown, row, strict=True)) for row in zip(*shown.values(), strict=True)])

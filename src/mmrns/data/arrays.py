@@ -18,12 +18,13 @@ from mmrns.data.vocabulary import Vocabulary
 from mmrns.errors import UsageError
 
 
-def triples_frame(triples: Any, what: str = "triples") -> pl.DataFrame:
+def triples_frame(triples: Any, what: str = "triples", *, gaps: bool = False) -> pl.DataFrame:
     """Triples as a frame with the columns head, relation, tail, all strings.
 
     Args:
         triples: see `Dataset.from_triples`.
         what: how messages call them.
+        gaps: a name may be missing or empty.
 
     Raises:
         UsageError: another shape, or the first row with a name that is missing or is no name.
@@ -33,7 +34,7 @@ def triples_frame(triples: Any, what: str = "triples") -> pl.DataFrame:
         raise UsageError(f"{what}: the columns differ in length; give every triple a head, a relation and a tail")
     frame = pl.DataFrame(columns)
     empty = frame.select(pl.any_horizontal(pl.all().fill_null("").str.strip_chars() == "")).to_series().arg_true()
-    if len(empty):
+    if len(empty) and not gaps:
         row = int(empty[0])
         side = next(name for name in COLUMNS if not (frame[name][row] or "").strip())
         raise UsageError(f"{what}: row {row} (counted from 0) has no {side}; name it, or leave the row out")

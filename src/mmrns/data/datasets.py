@@ -14,12 +14,15 @@ import polars as pl
 
 from mmrns.data.arrays import modality_of, triples_frame
 from mmrns.data.features import Features
-from mmrns.data.folders import SPLITS, find_dataset, read_entities, read_triples, split_file
+from mmrns.data.folders import SPLITS, dataset_files, find_dataset, read_entities, read_triples, split_file
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.data.splitting import Amount, split_triples
 from mmrns.data.tables import read_header_table
 from mmrns.errors import DataError, UsageError
-from mmrns.files import sha256_of
+from mmrns.files import sha256_of, spot_sha256_of
+
+WHOLE = 2**26
+"""Feature files of at most so many bytes are read whole to tell whether they have changed, larger ones in spots."""
 
 
 @dataclass(frozen=True)
@@ -170,14 +173,21 @@ class Dataset:
         folder. Without one: of the names, of the ids of each split and of the arrays of each modality.
         """
         if self.folder is None:
-            return self._digests()
-        features = [
-            self.folder / "features" / f"{name}{end}" for name in self.features for end in (".safetensors", ".entities")
-        ]
-        paths = [*self.files.values(), *self.folder.glob("entities.tsv"), *features]
-        return {str(path.relative_to(self.folder)): sha256_of(path) for path in paths}
+            return self.digests()
+        return {name: sha256_of(path) for name, path in dataset_files(self.folder).items()}
 
-    def _digests(self) -> dict[str, str]:
+    def fingerprint(self) -> dict[str, dict[str, Any]]:
+        """What `changes` compares with: `sha256`, the checksums; of files also `bytes`, and `spots` of the large ones.
+
+        `bytes` are the sizes, `spots` digests of parts (`spot_sha256_of`).
+        """
+        paths = {} if self.folder is None else dataset_files(self.folder)
+        sizes = {name: path.stat().st_size for name, path in paths.items()}
+        spots = {name: spot_sha256_of(paths[name]) for name, size in sizes.items() if _in_spots(paths[name], size)}
+        return {"sha256": self.checksums(), "bytes": sizes, "spots": spots}
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of the names, of the ids of each split and of the arrays of each modality, as they are in memory."""
         graph = self.graph
         parts = {kind: "\n".join(getattr(graph, kind)).encode() for kind in ("entities", "relations")}
         parts |= {split: getattr(graph, split).cpu().numpy().tobytes() for split in SPLITS}
@@ -204,6 +214,51 @@ def load_dataset(name_or_folder: str | Path) -> Dataset:
     graph = KnowledgeGraph.from_names(**frames, entities=entities)
     features = Features.open(folder / "features", graph.entities)
     return Dataset(Path(os.path.abspath(folder)).name, folder, graph, features, files)
+
+
+def changes(recorded: Mapping[str, Any], now: Path | Dataset) -> list[str]:
+    """What of a dataset is not what it was, in words such as `test.tsv has changed`.
+
+    A file of another size has changed; otherwise digests tell, of spots of a large feature file (`WHOLE`).
+
+    Args:
+        recorded: what `Dataset.fingerprint` gave.
+        now: the dataset, or its folder.
+    """
+    began: Mapping[str, str] = recorded["sha256"]
+    of_files = "train" not in began
+    folder = now.folder if isinstance(now, Dataset) else now
+    if folder is not None and of_files:
+        files = dataset_files(folder)
+        differs = {name: _differs(recorded, name, path) for name, path in files.items() if name in began}
+        there = set(files)
+    elif isinstance(now, Dataset) and not of_files:
+        found = now.digests()
+        # Of features that are read from files only the name can be told.
+        there = set(found) if folder is None else {*found, *(name for name in began if "/" in name)}
+        differs = {name: began[name] != found[name] for name in began.keys() & found if found[name]}
+    else:
+        return ["it is not made of the files that it was made of" if of_files else "it was made in memory"]
+    return [
+        *(f"{name} has changed" for name in sorted(differs) if differs[name]),
+        *(f"{name} is missing" for name in sorted(began.keys() - there)),
+        *(f"{name} is new" for name in sorted(there - began.keys())),
+    ]
+
+
+def _differs(recorded: Mapping[str, Any], name: str, path: Path) -> bool:
+    size = path.stat().st_size
+    if size != recorded.get("bytes", {}).get(name, size):
+        return True
+    if _in_spots(path, size):
+        # Runs of before spots were recorded are told by the size alone, or not at all.
+        return name in recorded.get("spots", {}) and recorded["spots"][name] != spot_sha256_of(path)
+    return recorded["sha256"][name] != sha256_of(path)
+
+
+def _in_spots(path: Path, size: int) -> bool:
+    """Whether a file is too large to be read whole each time that a run is opened."""
+    return size > WHOLE and path.suffix == ".safetensors"
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:

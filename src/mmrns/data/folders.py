@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from mmrns.data.tables import read_columns, read_header_table
-from mmrns.errors import DataError, UsageError, nearest
+from mmrns.errors import DataError, UsageError, nearest, note
 
 COLUMNS = ["head", "relation", "tail"]
 SPLITS = ("train", "valid", "test")
@@ -27,9 +27,10 @@ def find_dataset(name_or_folder: str | Path) -> Path:
     """
     name = str(name_or_folder)
     known = dataset_folders()
-    if name in known:
-        return known[name]
     folder = Path(name_or_folder)
+    if name in known:
+        _say_which(name, known[name])
+        return known[name]
     if folder.is_dir():
         return folder
     if name in published():
@@ -39,16 +40,37 @@ def find_dataset(name_or_folder: str | Path) -> Path:
     raise UsageError(f"no dataset or folder {name!r}{hint} known: {', '.join(known)}{place}")
 
 
+def _say_which(name: str, taken: Path) -> None:
+    """A name may be that of several folders; what is not taken is said."""
+    what = "the embedded dataset" if name in EMBEDDED else str(taken)
+    for other in [Path(name), *(root / name for root in _roots())]:
+        if is_dataset(other) and not other.samefile(taken):
+            # A path of several parts is no name.
+            path = other if len(other.parts) > 1 else f".{os.sep}{name}"
+            note(f"{name!r} is {what}; for your own folder of that name write {path}")
+            return
+
+
+def _roots() -> list[Path]:
+    """Where datasets are found by name, first things first."""
+    own = [Path(os.environ["MMRNS_DATA"])] if "MMRNS_DATA" in os.environ else []
+    return [*own, cache_folder()]
+
+
 def dataset_folders() -> dict[str, Path]:
     """The folder of each name: embedded datasets come first, then those under `$MMRNS_DATA`, then the cache."""
     folders = dict(EMBEDDED)
-    roots = [Path(os.environ["MMRNS_DATA"])] if "MMRNS_DATA" in os.environ else []
-    for root in [*roots, cache_folder()]:
+    for root in _roots():
         if root.is_dir():
             for folder in sorted(root.iterdir()):
-                if not folder.name.startswith(".") and any((folder / f"train{end}").exists() for end in SUFFIXES):
+                if not folder.name.startswith(".") and is_dataset(folder):
                     folders.setdefault(folder.name, folder)
     return folders
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder holds a split `train`."""
+    return any((folder / f"train{end}").exists() for end in SUFFIXES)
 
 
 @cache
@@ -75,6 +97,21 @@ def find_table(folder: Path, name: str) -> Path | None:
         names = " and ".join(path.name for path in found)
         raise DataError(folder, f"{names} both hold split {name!r}", "keep one")
     return found[0] if found else None
+
+
+def dataset_files(folder: Path) -> dict[str, Path]:
+    """The files that the ids and values of a dataset come from, by path within the folder.
+
+    They are the splits, `entities.tsv`, which adds ids, and the features.
+    """
+    tables = [path for split in SPLITS if (path := find_table(folder, split)) is not None]
+    features = [
+        path
+        for values in sorted((folder / "features").glob("*.safetensors"))
+        for path in (values, values.with_suffix(".entities"))
+    ]
+    paths = [*tables, *folder.glob("entities.tsv"), *features]
+    return {path.relative_to(folder).as_posix(): path for path in paths if path.is_file()}
 
 
 def split_file(folder: Path, split: str) -> Path:

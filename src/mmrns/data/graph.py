@@ -80,6 +80,26 @@ class KnowledgeGraph:
         return seen
 
     @cached_property
+    def seen_relations(self) -> Bool[Tensor, " R"]:
+        """True for relations that occur in train."""
+        seen = torch.zeros(len(self.relations), dtype=torch.bool)
+        seen[self.train[:, 1]] = True
+        return seen
+
+    def seen_triples(self, triples: Int[Tensor, "n 3"]) -> Bool[Tensor, " n"]:
+        """True for triples whose head, relation and tail all occur in train, each in some triple."""
+        h, r, t = triples.unbind(1)
+        return self.seen_entities[h] & self.seen_relations[r] & self.seen_entities[t]
+
+    @cached_property
+    def reflexive_relations(self) -> Bool[Tensor, " R"]:
+        """True for relations that some triple of any split has between an entity and itself."""
+        h, r, t = torch.cat([self.train, self.valid, self.test]).unbind(1)
+        reflexive = torch.zeros(len(self.relations), dtype=torch.bool)
+        reflexive[r[h == t]] = True
+        return reflexive
+
+    @cached_property
     def relation_sizes(self) -> tuple[Int[Tensor, " R"], Int[Tensor, " R"], Int[Tensor, " R"]]:
         """How many distinct triples, heads and tails each relation has in train."""
         h, r, t = torch.unique(self.train, dim=0).unbind(1)

@@ -189,6 +189,14 @@ class DomainRangeIndex(_TwoSided):
         drawn = side.offsets[place][:, None] + below(bits, size[:, None])
         return side.targets[drawn.clamp(max=len(side.targets) - 1)], size
 
+    def sizes(self, r: Int[Tensor, "*n"], head: bool) -> Int[Tensor, "*n"]:
+        """How many entities each domain or range has."""
+        return self._sides[head].counts(r.flatten()).view(r.shape)
+
+    def holds(self, entities: Int[Tensor, "*n"], r: Int[Tensor, "*n"], head: bool) -> Bool[Tensor, "*n"]:
+        """Whether each entity belongs to the domain or range of its own relation."""
+        return self._sides[head].contains(r.flatten(), entities.flatten(), self.n_entities).view(r.shape)
+
     def contains(self, entities: Int[Tensor, " P"], r: Int[Tensor, " R"], head: bool) -> Bool[Tensor, "R P"]:
         """Whether each entity belongs to each domain or range."""
         side = self._sides[head]

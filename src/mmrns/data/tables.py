@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import sys
 import zlib
 from pathlib import Path
 
@@ -30,13 +31,13 @@ def read_lines(path: Path) -> pl.Series:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read the bytes of a file, and decompress them where its name ends in `.gz`.
+    """Read the bytes of a file, decompressed where its name ends in `.gz`; with `-` those of the standard input.
 
     Raises:
         DataError: unreadable or truncated.
     """
     try:
-        data = path.read_bytes()
+        data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
         return gzip.decompress(data) if path.suffix == ".gz" else data
     except (OSError, EOFError, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

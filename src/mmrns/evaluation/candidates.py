@@ -57,6 +57,10 @@ class Candidates:
         mask[row, entity] = True
         return mask
 
+    def may(self, entity: Int[Tensor, "*n"], r: Int[Tensor, "*n"], head: bool) -> Bool[Tensor, "*n"]:
+        """Whether each entity may stand on that side of its relation."""
+        return self.listed.holds(entity, r, head) | (self.listed.sizes(r, head) == 0)
+
 
 def _ids(path: Path, kind: str, names: pl.Series, known: Vocabulary) -> Int[Tensor, " n"]:
     found = known.find(names)

@@ -126,6 +126,17 @@ def rank(
     return Ranks.concatenate(sides)
 
 
+def refuse_not_finite(scores: Float[Tensor, "*n"]) -> None:
+    """NaN compares with nothing, so that it would rank anywhere.
+
+    Raises:
+        Diverged: a score is NaN or infinite.
+    """
+    # One pass where all is well; a sum of finite scores that overflows is looked at more closely.
+    if not torch.isfinite(scores.sum()) and not torch.isfinite(scores).all():
+        raise Diverged("the model gives scores that are not finite; lower the learning rate and train again")
+
+
 def _rank_chunk(
     model: ScoresAll,
     known: TripleIndex,
@@ -142,9 +153,7 @@ def _rank_chunk(
     target = triples[:, 0 if head else 2]
     batch = Batch.of(triples[sharing.cumsum(0) - sharing], torch.full((len(sharing),), head))
     scores = model.score_all(batch.to(device), memory_mb)
-    # One pass where all is well; a sum of finite scores that overflows is looked at more closely.
-    if not torch.isfinite(scores.sum()) and not torch.isfinite(scores).all():
-        raise Diverged("the model gives scores that are not finite; lower the learning rate and train again")
+    refuse_not_finite(scores)
     query_here, target_here = query.to(device), target.to(device)
     true = scores[query_here, target_here]
 

@@ -16,7 +16,8 @@ Metrics = dict[str, float]
 CUTOFFS = (1, 3, 10)
 DRAWS = 2**22
 """Resampled triples held at a time by the bootstrap."""
-CATEGORIES = ("1-1", "1-n", "n-1", "n-n")
+CATEGORIES = ("1-1", "1-n", "n-1", "n-n", "unseen")
+"""Of relations; the last one is of those that train lacks, of which nobody knows."""
 
 
 def metrics(ranks: Float[Tensor, " n"] | Int[Tensor, " n"]) -> Metrics:
@@ -101,10 +102,10 @@ def report(ranks: Ranks, graph: KnowledgeGraph, bootstrap: int = 0) -> dict[str,
 
     Args:
         ranks: of the split.
-        graph: `seen` are the triples whose entities both occur in its train.
+        graph: `seen` are the triples whose head, relation and tail all occur in its train.
         bootstrap: samples for the `interval` of each realistic metric; 0 = none.
     """
-    seen = graph.seen_entities[ranks.triples[:, [0, 2]]].all(1)
+    seen = graph.seen_triples(ranks.triples)
     return {
         "both": policies(ranks, bootstrap),
         "head": policies(ranks.where(ranks.head), bootstrap),
@@ -117,30 +118,31 @@ def report(ranks: Ranks, graph: KnowledgeGraph, bootstrap: int = 0) -> dict[str,
 
 
 def relation_categories(graph: KnowledgeGraph) -> list[str]:
-    """Category of each relation in train: `n` on a side with 1.5 or more entities a counterpart (Bordes 2013)."""
+    """Category of each relation in train: `n` on a side with 1.5 or more entities a counterpart (Bordes 2013).
+
+    A relation that train lacks is `unseen`.
+    """
+    return [CATEGORIES[place] for place in _categories(graph).tolist()]
+
+
+def _categories(graph: KnowledgeGraph) -> Int[Tensor, " R"]:
     triples, heads, tails = graph.relation_sizes
-    many_heads = (triples / tails.clamp(min=1) >= 1.5).tolist()
-    many_tails = (triples / heads.clamp(min=1) >= 1.5).tolist()
-    return [CATEGORIES[2 * a + b] for a, b in zip(many_heads, many_tails, strict=True)]
+    many_heads, many_tails = triples / tails.clamp(min=1) >= 1.5, triples / heads.clamp(min=1) >= 1.5
+    return torch.where(triples > 0, 2 * many_heads.long() + many_tails.long(), CATEGORIES.index("unseen"))
 
 
 def breakdown(
     ranks: Ranks, graph: KnowledgeGraph, by: Literal["relation", "category", "side"], bootstrap: int = 0
 ) -> list[dict[str, Any]]:
     """Realistic metrics of each relation, relation category or side, most queries first; see `report`."""
-    relation = ranks.triples[:, 1].tolist()
+    relation = ranks.triples[:, 1]
     if by == "relation":
-        labels = [graph.relations[r] for r in relation]
+        group, names = relation, graph.relations
     elif by == "category":
-        categories = relation_categories(graph)
-        labels = [categories[r] for r in relation]
+        group, names = _categories(graph)[relation], CATEGORIES
     else:
-        labels = ["head" if head else "tail" for head in ranks.head.tolist()]
-    names = sorted(set(labels))
-    code = {name: i for i, name in enumerate(names)}
-    group = torch.tensor([code[label] for label in labels], dtype=torch.int64)
-    rows: list[dict[str, Any]] = []
-    for i, name in enumerate(names):
-        part = ranks.where(group == i)
-        rows.append({by: name, "queries": len(part)} | _realistic(part, bootstrap))
+        group, names = ranks.head.long(), ("tail", "head")
+    found = {names[place]: ranks.where(group == place) for place in group.unique().tolist()}
+    # By name where they have as many queries.
+    rows = [{by: name, "queries": len(part)} | _realistic(part, bootstrap) for name, part in sorted(found.items())]
     return sorted(rows, key=lambda row: -row["queries"])

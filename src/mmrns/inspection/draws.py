@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmrns.data.datasets import Dataset
 from mmrns.errors import UsageError
+from mmrns.evaluation.ranking import refuse_not_finite
 from mmrns.nn.model import Model
 from mmrns.samplers.base import Sampler
 from mmrns.samplers.explanation import AttentionMap, Evidence
@@ -224,8 +225,7 @@ def inspect(
         queries = Batch.of(triples, torch.full((len(triples),), side == "head")).to(device)
         # Tallies and scores are compared on the host: not every device has 64-bit numbers.
         scores = model.score_all(queries).cpu()
-        if not torch.isfinite(scores).all():
-            raise UsageError("the model's scores are not finite; train it again with a smaller training.lr")
+        refuse_not_finite(scores)
         ranks = _ranks(scores)
         known = _known(dataset, triples, side == "head")
         drawn = [

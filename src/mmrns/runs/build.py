@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from mmrns.data.datasets import Dataset, load_dataset
-from mmrns.errors import UsageError
+from mmrns.errors import UsageError, note
 from mmrns.nn.embedders import Embedder
 from mmrns.nn.losses import Loss
 from mmrns.nn.model import Model
@@ -41,12 +41,13 @@ class Parts:
     objective: Loss | None = None
 
 
-def build_dataset(config: Config, given: Dataset | None = None) -> Dataset:
+def build_dataset(config: Config, given: Dataset | None = None, device: torch.device | None = None) -> Dataset:
     """The dataset, its validation split and features treated as configured, the features near the device.
 
     Args:
         config: the configuration.
         given: the dataset itself, where it is at hand.
+        device: where it is used, if not where the configuration says.
 
     Raises:
         UsageError: the configuration names none, since it was made in Python, and it is not given.
@@ -55,7 +56,8 @@ def build_dataset(config: Config, given: Dataset | None = None) -> Dataset:
         raise UsageError("the run's dataset was made in Python; hand it over: load_run(folder, dataset=...)")
     dataset = given if given is not None else load_dataset(config.data.dataset or "")
     features = dataset.features.drop(config.data.drop_modality, config.seed)
-    dataset = replace(dataset, features=features.on(build_device(config.device), config.data.features_mb))
+    place = device or build_device(config.device)
+    dataset = replace(dataset, features=features.on(place, config.data.features_mb))
     return dataset.without_leaked_valid() if config.data.drop_leaked_valid else dataset
 
 
@@ -71,6 +73,16 @@ def build_device(name: str) -> torch.device:
     if not available[name]:
         raise UsageError(f"device {name!r} is not available here; use --device cpu or auto")
     return torch.device(name)
+
+
+def usable_device(name: str) -> str:
+    """The device that a run was trained on, or `auto` where that is not available, which is said."""
+    try:
+        build_device(name)
+    except UsageError:
+        note(f"the run was trained on {name}, which is not available here; {build_device('auto')} is used")
+        return "auto"
+    return name
 
 
 def build_model(config: Config, dataset: Dataset, parts: Parts | None = None) -> Model:

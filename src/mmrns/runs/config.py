@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
@@ -24,6 +24,7 @@ from mmrns.nn.embedders import Embedder
 from mmrns.nn.losses import Loss
 from mmrns.nn.scorers import Scorer
 from mmrns.runs.methods import Method, method_of
+from mmrns.runs.places import PATHS, seen_from
 from mmrns.runs.values import YAMLError, dump_yaml, parse_yaml, plain
 from mmrns.samplers.base import Inner, Sampler
 from mmrns.training.callbacks import Callback
@@ -381,8 +382,20 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def dump_config(config: Config) -> str:
-    """The configuration as YAML."""
+def with_paths(config: Config, change: Callable[[str, str], str]) -> Config:
+    """The same with what `change` makes of the key and the value of each path."""
+    for key in PATHS:
+        section, name = key.split(".")
+        part = getattr(config, section)
+        if isinstance(value := getattr(part, name, None), str):
+            config = config.model_copy(update={section: part.model_copy(update={name: change(key, value)})})
+    return config
+
+
+def dump_config(config: Config, folder: Path | None = None) -> str:
+    """The configuration as YAML; for a file within a folder, with its paths as seen from there."""
+    if folder is not None:
+        config = with_paths(config, lambda key, value: seen_from(folder, value))
     return dump_yaml(config.model_dump(mode="json"))
 
 

@@ -31,8 +31,38 @@ def provenance(config: Config, dataset: Dataset, device: torch.device) -> dict[s
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "seed": config.seed,
-        "dataset": {"name": dataset.name, "sha256": dataset.checksums()},
+        "dataset": {"name": dataset.name, **dataset.fingerprint()},
     }
+
+
+def continued(record: dict[str, Any], before: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """The record of a training that goes on, and what is not as it was before, in words.
+
+    What it was is kept under `earlier`, a list, if anything is not: a resumed training is equal to an uninterrupted one
+    on the same device, with the same versions and number of threads.
+
+    Args:
+        record: of this sitting.
+        before: of the last one.
+    """
+    earlier = list(before.get("earlier", ()))
+    old = {key: before[key] for key in (*_SITTING, "code") if key in before}
+    changed = [key for key in _SITTING if key in before and before[key] != record[key]]
+    if changed:
+        earlier.append(old)
+    words: list[str] = []
+    for key in changed:
+        now, then = record[key], before[key]
+        if key == "packages":
+            differ = [name for name in now if now[name] != then.get(name)]
+            words += [f"{name} {now[name]} (before {then.get(name, 'none')})" for name in differ]
+        else:
+            words.append(f"{key} {now} (before {then})")
+    return record | ({"earlier": earlier} if earlier else {}), ", ".join(words)
+
+
+_SITTING = ("device", "threads", "packages", "python")
+"""What may differ from one sitting of a training to the next, and make it another one in the last bits."""
 
 
 def _code_version() -> dict[str, Any]:

@@ -10,18 +10,23 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import polars as pl
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from mmrns.data.arrays import triples_frame
-from mmrns.data.datasets import Dataset
-from mmrns.data.tables import read_columns
-from mmrns.errors import DataError, UsageError, nearest, unknown
+from mmrns.data.datasets import Dataset, changes
+from mmrns.data.features import Features
+from mmrns.data.folders import dataset_folders, find_dataset
+from mmrns.data.graph import KnowledgeGraph
+from mmrns.data.tables import read_bytes, split_lines
+from mmrns.data.vocabulary import Vocabulary
+from mmrns.errors import DataError, UsageError, note
 from mmrns.evaluation.candidates import Candidates
-from mmrns.evaluation.ranking import Ranks, ScoresAll, rank
+from mmrns.evaluation.ranking import Ranks, ScoresAll, rank, refuse_not_finite
 from mmrns.evaluation.report import breakdown, report
 from mmrns.files import read_json, read_json_lines, read_tensors, write_json, write_tensors, write_text
 from mmrns.inspection import draws
+from mmrns.nn.embedders import STRUCTURE, Embedder, TableEmbedder
 from mmrns.nn.model import Model
 from mmrns.runs.build import (
     build_batches,
@@ -29,29 +34,23 @@ from mmrns.runs.build import (
     build_device,
     build_model,
     build_sampler,
+    usable_device,
 )
-from mmrns.runs.config import Config, dump_config, flatten, make_config
+from mmrns.runs.config import Config, dump_config, flatten, make_config, with_paths
 from mmrns.runs.figures import save_figure
+from mmrns.runs.names import Names
+from mmrns.runs.places import dataset_of_run
+from mmrns.runs.queries import Known, Queries, answers, queries_of, read_queries, score_triples
 from mmrns.runs.record import listing, plot_curves, plot_hardness
 from mmrns.runs.values import read_config
 from mmrns.samplers.base import Sampler
-from mmrns.types import Batch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 By = Literal["relation", "category", "side"]
-Known = Literal["flag", "drop", "keep"]
 Split = Literal["valid", "test"]
 _Module = TypeVar("_Module", bound=nn.Module)
-PREDICTION_SCHEMA = {
-    "head": pl.String,
-    "relation": pl.String,
-    "tail": pl.String,
-    "score": pl.Float64,
-    "rank": pl.Int64,
-    "known": pl.Boolean,
-}
 
 
 class Run:
@@ -78,22 +77,31 @@ class Run:
         model: Model | None = None,
         sampler: Sampler | None = None,
         device: str | None = None,
+        lost: bool = False,
     ):
         self.config, self.results, self.record, self.folder = config, results, record, folder
         self._rows = [*rows]
         self._dataset, self._model, self._sampler, self._device = dataset, model, sampler, device
+        # Whether the dataset was looked for and is nowhere.
+        self._lost = lost
 
     @classmethod
-    def load(cls, folder: str | Path, *, dataset: Dataset | None = None, device: str | None = None) -> Run:
+    def load(cls, folder: str | Path, *, dataset: Dataset | str | Path | None = None, device: str | None = None) -> Run:
         """Open a finished run folder.
+
+        A `Note` says what is not as it was in the training: the device where that is not available, the place of the
+        dataset, and every file of it that has changed.
 
         Args:
             folder: the run folder.
-            dataset: the dataset, where the run cannot find it by its name.
+            dataset: the dataset, its name or its folder. By default it is looked for where it was, then by its name
+                among the datasets that a name finds, in the working directory and in the folders above the run. Without
+                it a run whose model reads no features still predicts and scores.
             device: where to put the model, instead of where it was trained.
 
         Raises:
             DataError: the folder holds no finished run.
+            UsageError: there is no such dataset or device.
         """
         path = Path(folder)
         if not (path / "results.json").exists():
@@ -102,9 +110,25 @@ class Run:
         config = make_config(read_config(path / "config.yaml"))
         results, record = read_json(path / "results.json"), read_json(path / "record.json")
         rows = read_json_lines(path / "metrics.jsonl")
-        if dataset is not None:
-            dataset = build_dataset(config, dataset)
-        return cls(config, results, record, rows=rows, folder=path, dataset=dataset, device=device)
+        device = usable_device(config.device) if device is None else str(build_device(device))
+        now: Dataset | Path | None = None
+        if isinstance(dataset, Dataset):
+            now = dataset = build_dataset(config, dataset, build_device(device))
+        elif dataset is not None:
+            now = find_dataset(dataset)
+        elif config.data.dataset is not None:
+            now = dataset_of_run(config.data.dataset, record["dataset"]["name"], path)
+        if isinstance(now, Path):
+            # A name stays a name.
+            named = config.data.dataset if dataset is None else str(dataset)
+            place = named if named in dataset_folders() else str(now.resolve())
+            config = with_paths(config, lambda key, value: place if key == "data.dataset" else value)
+        changed = [] if now is None else changes(record["dataset"], now)
+        if changed:
+            where = now.folder or now.name if isinstance(now, Dataset) else now
+            note(f"{where} is not as it was when {path} was trained: {', '.join(changed)}")
+        found = dataset if isinstance(dataset, Dataset) else None
+        return cls(config, results, record, rows=rows, folder=path, dataset=found, device=device, lost=now is None)
 
     def save(self, folder: str | Path) -> None:
         """Write the run to a folder that `load_run` opens.
@@ -117,7 +141,7 @@ class Run:
             raise DataError(path, "holds a run already", "choose another folder")
         path.mkdir(parents=True, exist_ok=True)
         graph = self.dataset.graph
-        write_text(path / "config.yaml", dump_config(self.config))
+        write_text(path / "config.yaml", dump_config(self.config, path))
         for name, part in (("model", self.model), ("sampler", self.sampler)):
             write_tensors(path / f"{name}.safetensors", part.state_dict())
         write_text(path / "entities.txt", listing(graph.entities.names))
@@ -164,21 +188,51 @@ class Run:
         """The dataset of the run.
 
         Raises:
-            DataError: its names are no longer those that the model was trained with.
+            DataError: it is nowhere, or its names are no longer those that the model was trained with.
+            UsageError: it was made in Python.
         """
-        dataset = self._dataset or build_dataset(self.config)
-        if self.folder is not None and (self.folder / "entities.txt").exists():
-            for kind, names in (("entities", dataset.graph.entities), ("relations", dataset.graph.relations)):
-                path = self.folder / f"{kind}.txt"
-                if path.read_text(encoding="utf-8") != listing(names.names):
-                    where = dataset.folder or dataset.name
-                    raise DataError(path, f"is not the {kind} of {where}", "restore the dataset or train again")
+        if self._lost and self.config.data.dataset is not None:
+            what = f"its dataset {self.record['dataset']['name']!r} is not found"
+            remedy = "say where it is by --dataset NAME or FOLDER (in Python dataset=), or put it under $MMRNS_DATA"
+            raise DataError(self.folder or "", what, remedy)
+        dataset = self._dataset or build_dataset(self.config, device=self.device)
+        for kind, names in self._trained_names.items():
+            now = getattr(dataset.graph, kind).names
+            if not now.equals(names):
+                assert self.folder is not None
+                where = dataset.folder or dataset.name
+                message = f"is not the {kind} of {where} ({_difference(names, now)})"
+                raise DataError(self.folder / f"{kind}.txt", message, "restore the dataset or train again")
         return dataset
+
+    @cached_property
+    def _trained_names(self) -> dict[str, pl.Series]:
+        """The entities and the relations that the model was trained with, in id order, where there is a folder."""
+        if self.folder is None:
+            return {}
+        paths = {kind: self.folder / f"{kind}.txt" for kind in ("entities", "relations")}
+        # As `listing` wrote them: split at line feeds, and at nothing else that names may hold.
+        return {kind: split_lines(read_bytes(path).decode()) for kind, path in paths.items() if path.exists()}
+
+    @cached_property
+    def _names(self) -> Dataset:
+        """The dataset; where it is not found what the run's own folder knows of it: the names, and no triple.
+
+        Raises:
+            DataError, UsageError: it is not found, and the model needs more than the names.
+        """
+        table = Embedder.registry.get(self.config.model.embedder or "table") is TableEmbedder
+        if not (self._lost and table and len(self._trained_names) == 2):
+            return self.dataset
+        none = torch.empty(0, 3, dtype=torch.int64)
+        vocabularies = {kind: Vocabulary(names) for kind, names in self._trained_names.items()}
+        graph = KnowledgeGraph(**vocabularies, train=none, valid=none, test=none)
+        return Dataset(self.record["dataset"]["name"], None, graph, Features())
 
     @cached_property
     def model(self) -> Model:
         """The selected model."""
-        return self._model or self._loaded(build_model(self.config, self.dataset), "model.safetensors")
+        return self._model or self._loaded(build_model(self.config, self._names), "model.safetensors")
 
     @cached_property
     def sampler(self) -> Sampler:
@@ -195,15 +249,18 @@ class Run:
             try:
                 module.load_state_dict(tensors)
             except RuntimeError as error:
-                raise DataError(path, "does not fit the run's configuration", "train again") from error
+                message = "does not fit the run's configuration, or the features of its dataset"
+                raise DataError(path, message, "restore them, or train again") from error
+            for name, values in module.named_parameters():
+                if not torch.isfinite(values).all():
+                    raise DataError(path, f"holds what is not finite in {name!r}", "restore the file, or train again")
         return module.to(self.device).eval()
 
     @cached_property
     def device(self) -> torch.device:
         """Where the model is put."""
-        return build_device(self._device or self.config.device)
+        return build_device(self._device or usable_device(self.config.device))
 
-    @torch.no_grad()
     def score(self, triples: Any) -> pl.DataFrame:
         """The model's scores of triples, true or not; larger is more plausible, and comparable within the run only.
 
@@ -215,16 +272,14 @@ class Run:
 
         Raises:
             UsageError: a name that the graph lacks (close ones are offered).
+            Diverged: a score is not finite.
         """
         frame = triples_frame(triples)
-        found_ids = self._ids(frame["head"]), self._ids(frame["relation"], relations=True), self._ids(frame["tail"])
-        ids = torch.stack(found_ids, dim=1)
-        found: list[Tensor] = []
-        for part in ids.split(4096):
-            batch = Batch.of(part, torch.zeros(len(part), dtype=torch.bool)).to(self.device)
-            found.append(self.model.score(self.model.lookup(batch)).cpu())
-        scores = torch.cat(found).double().tolist() if found else []
-        return frame.with_columns(pl.Series("score", scores, dtype=pl.Float64))
+        parts = (self._entities, frame["head"]), (self._relations, frame["relation"]), (self._entities, frame["tail"])
+        ids = torch.stack([names.ids(column) for names, column in parts], dim=1)
+        scores = score_triples(self.model, ids, self.device)
+        refuse_not_finite(scores)
+        return frame.with_columns(pl.Series("score", scores.double().numpy(), dtype=pl.Float64))
 
     @torch.no_grad()
     def embeddings(self, of: Literal["entities", "relations"] = "entities") -> pl.DataFrame:
@@ -235,18 +290,18 @@ class Run:
             arrays for each view of the model (`structure`, and the modalities that it scores by), null where an entity
             lacks the view. Of relations `relation`, `name` and `vector`; with reciprocal relations also `inverse`.
         """
-        graph, model = self.dataset.graph, self.model
+        graph, model = self._names.graph, self.model
         if of == "relations":
             vectors = model.relations(torch.arange(len(model.relation.weight), device=self.device)).cpu()
             columns = dict(zip(("vector", "inverse"), vectors.split(len(graph.relations)), strict=False))
-            names, labels = graph.relations.names, self.dataset.relation_labels
+            names, labels = graph.relations.names, self._names.relation_labels
             arrays = {name: _arrays(name, part, None) for name, part in columns.items()}
             kind = "relation"
         elif of == "entities":
             views = model.entity.all()
             vectors, present = views.vectors.cpu(), views.present.cpu()
             arrays = {name: _arrays(name, vectors[:, v], present[:, v]) for v, name in enumerate(model.views)}
-            names, labels, kind = graph.entities.names, self.dataset.labels, "entity"
+            names, labels, kind = graph.entities.names, self._names.labels, "entity"
         else:
             raise UsageError(f"embeddings of={of!r}: ask for entities or relations")
         named = pl.Series("name", [labels.get(name) for name in names], dtype=pl.String)
@@ -292,9 +347,9 @@ class Run:
         return pl.DataFrame([flatten(row) for row in breakdown(ranks, graph, by, bootstrap)], infer_schema_length=None)
 
     def _candidates(self, source: Path | str | None) -> Candidates | None:
-        graph = self.dataset.graph
         if source is None:
             return None
+        graph = self.dataset.graph
         return Candidates.of_train(graph) if source == "train" else Candidates.read(Path(source), graph)
 
     def predict(
@@ -303,82 +358,93 @@ class Run:
         relation: str | None = None,
         tail: str | None = None,
         *,
-        queries: Path | str | None = None,
+        queries: Any = None,
         top: int = 10,
         known: Known = "flag",
         candidates: Path | str | None = None,
     ) -> pl.DataFrame:
-        """The best entities for the missing side of one query or of a file of queries.
+        """The best answers for the missing part of one query or of many: head, relation or tail.
 
         The given entity is no answer to its own query, unless the dataset holds a triple of that relation between an
         entity and itself.
 
         Args:
-            head, relation, tail: names; exactly one of head and tail is left out. An entity may be given by its id
-                or, where that is unique, by its name in `entities.tsv`.
-            queries: instead, a file of rows head TAB relation TAB tail with `?` for what is asked.
+            head, relation, tail: names; exactly one is left out, and is asked for. An entity or a relation may be given
+                by its id or, where that is unique, by its name in `entities.tsv` or `relations.tsv`.
+            queries: instead, a file of rows head TAB relation TAB tail, `?` or nothing for what is asked for (`-`: the
+                standard input); or such triples as a list, an array or a frame.
             top: answers per query.
             known: `flag` marks triples of the dataset in the column `known`; `drop` leaves them out; `keep` lists them
                 unmarked.
-            candidates: list no other entities; see `evaluate`.
+            candidates: list no other entities; see `evaluate`. Of relations those for which both entities are listed.
 
         Returns:
-            Columns head, relation, tail, score, rank (among the entities that may be listed), known; best first.
+            Columns head, relation, tail, score, rank (among what may be listed), known; `seen`, whether head, relation
+            and tail all occur in train; `asked`, the part that was asked for; `query`, whose answer it is, counted from
+            1. Query by query, the best first.
 
         Raises:
-            UsageError: unknown names (close ones are offered), or not exactly one side asked.
+            UsageError: unknown names (close ones are offered), or not exactly one part asked for; of a file a DataError
+                that tells the lines.
+            Diverged: a score is not finite.
         """
-        if queries is not None:
-            rows = read_columns(Path(queries), ["head", "relation", "tail"]).rows()
-            asked = [tuple(None if name == "?" else name for name in row) for row in rows]
-        else:
-            asked = [(head, relation, tail)]
-        among = self._candidates(candidates)
-        frames = [self._predict(*query, top=top, known=known, among=among) for query in asked]
-        return pl.concat(frames) if frames else pl.DataFrame(schema=PREDICTION_SCHEMA)
+        if queries is not None and not (head is None and relation is None and tail is None):
+            raise UsageError("give either queries or head, relation and tail")
+        asked = self.queries([(head, relation, tail)] if queries is None else queries)
+        return self.answers(asked, top=top, known=known, candidates=candidates)
 
-    def _predict(
-        self,
-        head: str | None,
-        relation: str | None,
-        tail: str | None,
-        top: int,
-        known: Known,
-        among: Candidates | None,
+    def queries(self, given: Any) -> Queries:
+        """Queries as `predict` takes them, in ids."""
+        if isinstance(given, str | Path):
+            return read_queries(Path(given), self._entities, self._relations)
+        return queries_of(given, self._entities, self._relations)
+
+    def named(self, queries: Queries) -> pl.DataFrame:
+        """Queries in names: head, relation and tail, null for what is asked for."""
+        return queries.frame(self._names.graph)
+
+    @torch.no_grad()
+    def answers(
+        self, queries: Queries, *, top: int = 10, known: Known = "flag", candidates: Path | str | None = None
     ) -> pl.DataFrame:
-        if relation is None or (head is None) == (tail is None):
-            raise UsageError("a query names a relation and one of head and tail")
-        graph = self.dataset.graph
-        anchor = self.entity_id(head if head is not None else tail or "")
-        r = torch.tensor([self._relation_id(relation)])
-        asks_head = head is None
-        ids = torch.tensor([anchor])
-        batch = Batch.of(torch.stack([ids, r, ids], dim=1), torch.tensor([asks_head]))
-        with torch.no_grad():
-            scores = self.model.score_all(batch.to(self.device))[0].cpu()
-        true = torch.zeros(len(scores), dtype=torch.bool)
-        true[graph.known_index.targets(ids, r, asks_head)[1]] = True
-        if not self._reflexive[r]:
-            scores[anchor] = -torch.inf
-        if known == "drop":
-            scores = scores.masked_fill(true, -torch.inf)
-        if among is not None:
-            scores = scores.masked_fill(~among.mask(r, asks_head)[0], -torch.inf)
-        count = min(top, int(torch.isfinite(scores).sum()))
-        best = torch.argsort(scores, descending=True, stable=True)[:count]
-        entity = [graph.entities[i] for i in best.tolist()]
-        fixed = [graph.entities[anchor]] * count
-        return pl.DataFrame(
-            {
-                "head": entity if asks_head else fixed,
-                "relation": [relation] * count,
-                "tail": fixed if asks_head else entity,
-                "score": scores[best].tolist(),
-                "rank": list(range(1, count + 1)),
-                "known": [None] * count if known == "keep" else true[best].tolist(),
-            },
-            schema=PREDICTION_SCHEMA,
+        """What `predict` returns, for queries in ids. A `Note` tells what the training knew nothing of."""
+        if self._lost and (known == "drop" or candidates is not None):
+            self.dataset  # noqa: B018 - it says what is missing.
+        graph = self._names.graph
+        if self._lost and known == "flag":
+            note(f"{self.folder}: without its dataset known answers are not marked; --dataset says where it is")
+        if not self._lost:
+            self._say_unseen(queries)
+        return answers(
+            self.model,
+            graph,
+            queries,
+            top=top,
+            known=known,
+            among=self._candidates(candidates),
+            device=self.device,
+            memory_mb=self.config.evaluation.memory_mb,
+            triples_known=not self._lost,
         )
+
+    def _say_unseen(self, queries: Queries) -> None:
+        """Say which names of queries train lacks, unless the model knows the entity by a modality."""
+        graph, triples = self._names.graph, queries.triples
+        entities = triples[:, [0, 2]].flatten().unique()
+        entities = entities[(entities >= 0) & ~graph.seen_entities[entities]]
+        by_features = [view != STRUCTURE for view in self.model.views]
+        present = self.model.entities(entities.to(self.device)).present.cpu()
+        relations = triples[:, 1].unique()
+        relations = relations[(relations >= 0) & ~graph.seen_relations[relations]]
+        for kind, names, unseen in (
+            ("entity", graph.entities, entities[~present[:, torch.tensor(by_features)].any(1)]),
+            ("relation", graph.relations, relations),
+        ):
+            if len(unseen):
+                first = f"{kind} {names[int(unseen[0])]!r}" + (
+                    f" and {len(unseen) - 1:,} more" if len(unseen) > 1 else ""
+                )
+                note(f"train lacks the {first}: such vectors were never trained, and their answers mean little")
 
     def inspect(
         self,
@@ -415,8 +481,8 @@ class Run:
             UsageError: unknown names (close ones are offered), or `against` finds no triple.
         """
         graph = self.dataset.graph
-        triple = self.entity_id(head), self._relation_id(relation), self.entity_id(tail)
-        others = [draws.against(self.dataset, triple, self._relation_id(other)) for other in against]
+        triple = self._entities.id(head), self._relations.id(relation), self._entities.id(tail)
+        others = [draws.against(self.dataset, triple, self._relations.id(other)) for other in against]
         own = draws.Drawing(
             self.config.method,
             self.sampler,
@@ -457,55 +523,14 @@ class Run:
         return draws.Drawing(method, sampler, build_batches(config, self.dataset), _trained(sampler, False))
 
     @cached_property
-    def _reflexive(self) -> Bool[Tensor, " R"]:
-        """True for relations that some triple of the dataset has between an entity and itself."""
-        graph = self.dataset.graph
-        h, r, t = torch.cat([graph.train, graph.valid, graph.test]).unbind(1)
-        reflexive = torch.zeros(len(graph.relations), dtype=torch.bool)
-        reflexive[r[h == t]] = True
-        return reflexive
-
-    def _ids(self, names: pl.Series, relations: bool = False) -> Int[Tensor, " n"]:
-        """The ids of many entities or relations; what is no id is looked up one distinct name at a time."""
-        graph = self.dataset.graph
-        ids = (graph.relations if relations else graph.entities).find(names)
-        one = self._relation_id if relations else self.entity_id
-        strange = ids < 0
-        if strange.any():
-            others = names.filter(pl.Series(strange.numpy()))
-            by_name = {name: one(name) for name in others.unique(maintain_order=True)}
-            ids[strange] = torch.tensor([by_name[name] for name in others])
-        return ids
+    def _entities(self) -> Names:
+        """What entities may be called."""
+        return Names("entity", self._names.graph.entities, self._names.labels)
 
     @cached_property
-    def _labelled(self) -> dict[str, list[str]]:
-        """The ids of the entities that have a readable name."""
-        found: dict[str, list[str]] = {}
-        for entity, label in self.dataset.labels.items():
-            found.setdefault(label, []).append(entity)
-        return found
-
-    def _relation_id(self, name: str) -> int:
-        relations = self.dataset.graph.relations
-        if name not in relations:
-            raise unknown("relation", name, relations)
-        return relations.id(name)
-
-    def entity_id(self, name: str) -> int:
-        """The id of an entity given by its id or by a name in `entities.tsv` that only one entity has.
-
-        Raises:
-            UsageError: not known, or several entities have the name.
-        """
-        entities = self.dataset.graph.entities
-        if name in entities:
-            return entities.id(name)
-        named = self._labelled.get(name, [])
-        if len(named) == 1:
-            return entities.id(named[0])
-        if named:
-            raise UsageError(f"{name!r} names {len(named)} entities: {', '.join(named[:5])}; give the id")
-        raise UsageError(f"unknown entity {name!r}{nearest(name, [*entities, *self.dataset.labels.values()], limit=3)}")
+    def _relations(self) -> Names:
+        """What relations may be called."""
+        return Names("relation", self._names.graph.relations, self._names.relation_labels)
 
 
 def _trained(sampler: Sampler, yes: bool) -> bool | None:
@@ -513,9 +538,16 @@ def _trained(sampler: Sampler, yes: bool) -> bool | None:
     return yes if sampler.state_dict() else None
 
 
-def load_run(folder: str | Path, *, dataset: Dataset | None = None, device: str | None = None) -> Run:
+def load_run(folder: str | Path, *, dataset: Dataset | str | Path | None = None, device: str | None = None) -> Run:
     """Open a finished run folder; see `Run.load`."""
     return Run.load(folder, dataset=dataset, device=device)
+
+
+def _difference(trained: pl.Series, now: pl.Series) -> str:
+    """The first name that is only in one of two lists; each is in the order of code points."""
+    gone, new = trained.filter(~trained.is_in(now.implode())), now.filter(~now.is_in(trained.implode()))
+    words = [f"{len(part):,} {what}, first {part[0]!r}" for part, what in ((gone, "gone"), (new, "new")) if len(part)]
+    return "; ".join(words) or "in another order"
 
 
 def _arrays(name: str, vectors: Tensor, present: Tensor | None) -> pl.Series:

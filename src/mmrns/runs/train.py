@@ -24,7 +24,7 @@ from mmrns.nn.embedders import Embedder
 from mmrns.nn.losses import Loss
 from mmrns.nn.scorers import Scorer
 from mmrns.registry import Registry
-from mmrns.runs.build import Parts, build_callbacks, build_dataset, build_plan, build_trainer
+from mmrns.runs.build import Parts, build_callbacks, build_dataset, build_plan, build_trainer, usable_device
 from mmrns.runs.config import (
     Config,
     apply_settings,
@@ -33,9 +33,11 @@ from mmrns.runs.config import (
     make_config,
     options_of,
     shortened,
+    with_paths,
 )
 from mmrns.runs.methods import method_names
-from mmrns.runs.record import provenance
+from mmrns.runs.places import absolute, dataset_of_run
+from mmrns.runs.record import continued, provenance
 from mmrns.runs.run import Run, Split, rank_split
 from mmrns.runs.values import read_config, told_of
 from mmrns.samplers.base import Sampler
@@ -143,10 +145,10 @@ def train(
             raise UsageError("resume needs the folder of the run; give it by out")
         chosen = _config_of(folder, values)
         if (folder / "results.json").exists():
-            return Run.load(folder, dataset=parts.dataset)
+            return Run.load(folder, dataset=parts.dataset or chosen.data.dataset)
     else:
         with told_of(Path(config) if isinstance(config, str | Path) else None, values):
-            chosen = _with_folder_resolved(make_config(values))
+            chosen = _with_absolute_paths(make_config(values))
         if folder is not None and (folder / "config.yaml").exists():
             raise DataError(folder, "holds a run already", "continue it with --resume or choose another --out")
     with freed_memory_kept():
@@ -269,9 +271,14 @@ def _train(config: Config, folder: Path | None, parts: Parts, given: Sequence[Ca
     checkpoints = _Memory()
     if folder is not None:
         checkpoints = _Folder(folder)
-        write_text(folder / "config.yaml", dump_config(config))
+        write_text(folder / "config.yaml", dump_config(config, folder))
         if checkpoints.last.exists():
             _refuse_other_data(folder, dataset, record["dataset"]["sha256"])
+            record, others = continued(record, read_json(folder / "record.json"))
+            if others:
+                callback.on_note(
+                    f"The run goes on with {others}, so it may differ in the last bits from one in one go."
+                )
         write_json(folder / "record.json", record)
 
     found = checkpoints.load_last(trainer)
@@ -420,32 +427,36 @@ def _config_of(folder: Path, values: Mapping[str, Any]) -> Config:
     if not path.exists():
         raise DataError(folder, "holds no run to resume", "leave --resume out to start it")
     own = make_config(read_config(path))
+    lost = False
+    if own.data.dataset is not None:
+        there = dataset_of_run(own.data.dataset, Path(own.data.dataset).name, folder)
+        lost = there is None
+        if there is not None and own.data.dataset not in dataset_folders():
+            own = with_paths(own, lambda key, value: str(there.resolve()) if key == "data.dataset" else value)
     named, flat = flatten(values), flatten(own.model_dump(mode="json"))
     try:
         # Laid over the run's own and validated with it, so that values are compared and not how they are written.
-        laid = _with_folder_resolved(make_config(apply_settings(own.model_dump(), named)))
+        laid = _with_absolute_paths(make_config(apply_settings(own.model_dump(), named)))
         found = flatten(laid.model_dump(mode="json"))
     except UsageError:
         # Another sampler or scorer has other options than the run's own, which is not what is to be told.
         found = flat | {key: value for key, value in named.items() if isinstance(value, str) and key in flat}
         if found == flat:
             raise
+    # Where it is trained, and where a dataset is that has moved, is not what is trained; both are checked later.
+    elsewhere = {"device": True, "data.dataset": lost}
     changed = [key for key in flat | found if flat.get(key) != found.get(key)]
+    moved = {key: found[key] for key in changed if elsewhere.get(key)}
+    changed = [key for key in changed if key not in moved]
     if changed:
         key = next((key for key in changed if any(f"{key}.".startswith(f"{name}.") for name in named)), changed[0])
         raise UsageError(
             f"{key} is {flat.get(key)!r} in {path}, not {found.get(key)!r}; --resume keeps the run's own configuration"
         )
-    return own
+    own = make_config(apply_settings(own.model_dump(), moved))
+    return own if "device" in moved else own.model_copy(update={"device": usable_device(own.device)})
 
 
-def _resolved(name: str) -> str:
-    """A dataset's name as it is; a folder as an absolute path, so that the run can be used from elsewhere."""
-    return name if name in dataset_folders() or not Path(name).is_dir() else str(Path(name).resolve())
-
-
-def _with_folder_resolved(config: Config) -> Config:
-    if config.data.dataset is None:
-        return config
-    data = config.data.model_copy(update={"dataset": _resolved(config.data.dataset)})
-    return config.model_copy(update={"data": data})
+def _with_absolute_paths(config: Config) -> Config:
+    """So that the run can be used from another working directory."""
+    return with_paths(config, absolute)

@@ -18,6 +18,7 @@ from yaml.constructor import ConstructorError
 from yaml.reader import ReaderError
 
 from mmrns.errors import DataError, UsageError
+from mmrns.runs.places import beside
 
 YAMLError = yaml.YAMLError
 """What `parse_yaml` raises."""
@@ -206,7 +207,7 @@ def read_config(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(values, dict):
         raise DataError(path, "holds no mapping", "write `section: {key: value}`", 1)
-    return values
+    return beside(values, path)
 
 
 def _text(path: Path) -> str:
