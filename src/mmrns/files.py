@@ -47,6 +47,16 @@ _held: dict[Path, int] = {}
 """The locks that this process holds, and the thread that does."""
 
 
+def stamp_of(path: Path) -> tuple[int, int, int]:
+    """Number, size and time of the last change of a file: what differs once it is another one or was written to.
+
+    Raises:
+        OSError: it is not there.
+    """
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 @contextmanager
 def locked(folder: Path, *inner: str) -> Generator[None]:
     """The only writer of a folder, for as long as the context lasts; the folder is made where it is missing.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -210,7 +211,7 @@ def test_a_folder_of_another_name_is_found_by_path(toy_folder: Path, monkeypatch
     assert load_dataset(toy_folder.parent / "toy").checksums() == here.checksums()
 
 
-def test_not_finite_features_are_refused_where_they_count(toy_folder: Path) -> None:
+def test_unfit_features_are_refused_where_they_count(toy_folder: Path) -> None:
     path = toy_folder / "features" / "text.safetensors"
     tensors = load_file(path)
     tensors["mask"][7, 2] = False
@@ -218,15 +219,60 @@ def test_not_finite_features_are_refused_where_they_count(toy_folder: Path) -> N
         tensors["values"] = tensors["values"].astype(dtype)
         tensors["values"][7, 2, 3] = np.nan
         save_file(tensors, path)
-        load_dataset(toy_folder).refuse_not_finite()
+        load_dataset(toy_folder).refuse_unfit()
         for value in (np.nan, -np.inf):
             spoilt = {"values": tensors["values"].copy(), "mask": tensors["mask"]}
             spoilt["values"][9, 0, 7] = value
             save_file(spoilt, path)
             with pytest.raises(DataError) as caught:
-                load_dataset(toy_folder).refuse_not_finite()
+                load_dataset(toy_folder).refuse_unfit()
             assert (caught.value.where, caught.value.line) == (path, 10)
             assert "holds NaN or infinity in a token that its mask calls present; encode it again" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "fits"), [(1e30, False), (-1e30, False), (2.0**62, False), (6.9e18, False), (4e18, True)]
+)
+def test_features_too_large_to_be_squared_are_refused(toy_folder: Path, value: float, fits: bool) -> None:
+    """A token of the text has 8 values: 8 x^2 is beyond single precision from x = 6.52e18, and 2^62 is 4.61e18."""
+    path = toy_folder / "features" / "text.safetensors"
+    tensors = load_file(path)
+    tensors["values"] = tensors["values"].astype(np.float32)
+    tensors["mask"][[7, 9], 0] = [False, True]
+    tensors["values"][[7, 9], 0, 5] = [1e30, value]
+    save_file(tensors, path)
+    dataset = load_dataset(toy_folder)
+    if fits:
+        dataset.refuse_unfit()
+        return
+    entity = (toy_folder / "features" / "text.entities").read_text().splitlines()[9]
+    with pytest.raises(DataError) as caught:
+        dataset.refuse_unfit()
+    assert str(caught.value) == (
+        f"{path}:10: the row of {entity!r} holds {value:.3g}, too large to be squared in single precision in a token "
+        "that its mask calls present; scale the features; `mmrns data check` lists all"
+    )
+
+
+def test_feature_files_that_are_written_to_are_noticed(toy_folder: Path) -> None:
+    path = toy_folder / "features" / "text.safetensors"
+    content = path.read_bytes()
+    dataset = load_dataset(toy_folder)
+    dataset.refuse_changed()
+    new = path.with_name("new")
+    new.write_bytes(content)
+    new.rename(path)  # The other file stays mapped.
+    dataset.refuse_changed()
+    path.unlink()
+    dataset.refuse_changed()
+    path.write_bytes(content)
+    dataset = load_dataset(toy_folder)
+    os.utime(path, ns=(0, 0))  # Whatever the clock's resolution.
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\1")
+    with pytest.raises(DataError, match=r"text\.safetensors: was changed while it is in use; start anew; write a new"):
+        dataset.refuse_changed()
 
 
 def test_checksums_are_those_of_the_files(toy_folder: Path) -> None:

@@ -175,7 +175,7 @@ def test_features_in_every_form() -> None:
     assert features.gather("pair", ids)[0][:, 0].tolist() == [VALUES[1, 0].tolist(), [0, 0, 0], VALUES[0, 0].tolist()]
     assert features.gather("masked", ids)[1].tolist() == [[True, False], [False, False], [True, True]]
     assert features["half"].values.dtype == torch.float16
-    dataset.refuse_not_finite()
+    dataset.refuse_unfit()
 
 
 @pytest.mark.parametrize(
@@ -190,6 +190,7 @@ def test_features_in_every_form() -> None:
         ({"ann": ["x"]}, "features['x']['ann']: holds <U1, not numbers"),
         ({"ann": [float("nan")]}, "features['x']: the row of 'ann' holds NaN or infinity"),
         ({"ann": [1e39]}, "features['x']: the row of 'ann' holds NaN or infinity"),
+        ({"ann": [1e30]}, "features['x']: the row of 'ann' holds 1e+30, too large to be squared in single precision"),
         ({"Ann": [1.0], "Bob": [1.0]}, "none of its 2 entities is in the graph (first: 'Ann'); use the entity names"),
         ((["ann"], VALUES), "features['x']: 1 entities, values [2, 2, 3], mask [2, 2] do not fit"),
         ((["ann", "ann"], VALUES), "features['x']: entity 'ann' has two rows; keep one"),

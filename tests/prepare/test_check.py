@@ -358,6 +358,11 @@ BROKEN: dict[str, tuple[Break, tuple[str, str, str, int | None, str], bool]] = {
         ("note", "image-duplicate", "entities.tsv", 3, "'pictures/b.png' has the same bytes as 'pictures/a.png'"),
         True,
     ),
+    "too large to be squared": (
+        lambda f: set_values(f, 3, 1e30, np.float32),
+        ("error", "too-large", "features/text.safetensors", 4, "holds a value too large to be squared in single"),
+        True,
+    ),
     "no safetensors": (
         lambda f: (f / "features" / "text.safetensors").write_text("no"),
         ("error", "unreadable", "features/text.safetensors", None, "is not a readable safetensors file"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -249,6 +250,28 @@ def test_mistaken_queries_are_named(
         run.predict(*query)
 
 
+class _Writes(Callback):
+    """Writes into a file after a step."""
+
+    def __init__(self, path: Path, after: int):
+        self.path, self.after = path, after
+
+    def on_progress(self, step: int, loss: float | None) -> None:
+        if step == self.after:
+            with self.path.open("r+b") as file:
+                file.seek(-1, os.SEEK_END)
+                file.write(b"\0")
+            os.utime(self.path, ns=(0, 0))  # Whatever the clock's resolution.
+
+
+@pytest.mark.parametrize("after", [1, SMALL["training"]["steps"]])
+def test_training_notices_that_a_feature_file_changes(toy_folder: Path, tmp_path: Path, after: int) -> None:
+    path = toy_folder / "features" / "text.safetensors"
+    with pytest.raises(DataError, match=r"text\.safetensors: was changed while it is in use; start anew"):
+        mmrns.train(_config(toy_folder), out=tmp_path / "run", callbacks=[_Writes(path, after)])
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
 class _Stop(Exception):
     """Stands for whatever ends a process without warning."""
 
@@ -355,7 +378,7 @@ def test_training_refuses_features_that_are_not_finite(toy_folder: Path, tmp_pat
     tensors = load_file(path)
     tensors["values"][3, 0] = float("inf")
     save_file(tensors, path)
-    with pytest.raises(DataError, match=r"text\.safetensors:4: holds NaN or infinity"):
+    with pytest.raises(DataError, match=r"text\.safetensors:4: the row of .+ holds NaN or infinity"):
         mmrns.train(_config(toy_folder), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -115,7 +115,8 @@ def modality_of(name: str, given: Any, entities: Vocabulary) -> Modality:
         entities: of the graph.
 
     Raises:
-        UsageError: another shape, NaN or infinity in a present token, an entity with two rows, or no entity matches.
+        UsageError: another shape, NaN, infinity or what is too large in a present token, an entity with two rows, or no
+            entity matches.
     """
     what = f"features[{name!r}]"
     if isinstance(given, Mapping):
@@ -148,9 +149,9 @@ def modality_of(name: str, given: Any, entities: Vocabulary) -> Modality:
         digest.update(f"{array.dtype.str} {array.shape}".encode() + array.data)
     provenance = {"encoder": "given in memory", "sha256": digest.hexdigest()}
     made = Modality(torch.from_numpy(values), torch.from_numpy(mask), row, provenance, unmatched)
-    bad = made.first_not_finite()
+    bad = made.first_unfit()
     if bad is not None:
-        raise UsageError(f"{what}: the row of {names[bad]!r} holds NaN or infinity; mend it, or leave it out")
+        raise UsageError(f"{what}: the row of {names[bad[0]]!r} {bad[1]}; mend it, or leave it out")
     return made
 
 

@@ -150,21 +150,34 @@ class Dataset:
         """The same dataset without the validation rows that are also in train or test."""
         return replace(self, graph=self.graph.without_leaked_valid())
 
-    def refuse_not_finite(self) -> None:
+    def refuse_unfit(self) -> None:
         """Read all features once, as training should before it starts: one NaN spoils all that it touches.
 
         Raises:
-            DataError: a present token holds NaN or infinity; a UsageError where there is no folder.
+            DataError: a present token holds NaN, infinity, or a value too large to be squared in single precision; a
+                UsageError where there is no folder.
         """
         for name, modality in self.features.items():
-            row = modality.first_not_finite()
-            if row is not None:
-                message = "holds NaN or infinity in a token that its mask calls present"
+            found = modality.first_unfit()
+            if found is not None:
+                row, holds = found
+                message = f"{holds} in a token that its mask calls present"
+                remedy = "scale the features" if "too large" in holds else "encode it again or leave the row out"
                 if self.folder is None:
-                    raise UsageError(f"features[{name!r}]: row {row} (counted from 0) {message}; leave the row out")
+                    raise UsageError(f"features[{name!r}]: row {row} (counted from 0) {message}; {remedy}")
+                owner = (modality.row == row).nonzero()
+                who = f" of {self.graph.entities[int(owner[0])]!r}" if len(owner) else ""
                 path = self.folder / "features" / f"{name}.safetensors"
-                remedy = "encode it again or leave the row out; `mmrns data check` lists all"
-                raise DataError(path, message, remedy, row + 1)
+                raise DataError(path, f"the row{who} {message}", f"{remedy}; `mmrns data check` lists all", row + 1)
+
+    def refuse_changed(self) -> None:
+        """Refuse to go on with feature files that were written to since they were opened.
+
+        Raises:
+            DataError: one was.
+        """
+        for modality in self.features.values():
+            modality.refuse_changed()
 
     def checksums(self) -> dict[str, str]:
         """SHA-256 of what the dataset was made from, so that a run can tell whether it is still the same.

@@ -13,9 +13,11 @@ from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mmrns.data.folders import largest_exponent
 from mmrns.data.tables import read_lines
 from mmrns.data.vocabulary import Vocabulary
 from mmrns.errors import DataError, unknown
+from mmrns.files import stamp_of
 from mmrns.rng import generator
 
 CHUNK = 1024
@@ -32,6 +34,8 @@ class Modality:
         row: Int[E], the row of each entity; -1 where the entity lacks the modality.
         provenance: how the tokens were made (encoder, revision, ...): the file's metadata.
         unmatched: names that have a row but are not entities of the graph.
+        source: the file; None for a modality in memory.
+        stamp: of the file when it was opened, see `stamp_of`.
     """
 
     values: Float[Tensor, "n L D"]
@@ -39,6 +43,8 @@ class Modality:
     row: Int[Tensor, " E"]
     provenance: Mapping[str, str] = field(default_factory=dict[str, str])
     unmatched: Sequence[str] = ()
+    source: Path | None = None
+    stamp: tuple[int, int, int] = (0, 0, 0)
 
     def __repr__(self) -> str:
         shape = " x ".join(f"{size:,}" for size in self.values.shape)
@@ -95,16 +101,44 @@ class Modality:
             return self
         return replace(self, values=self.values.to(device), mask=self.mask.to(device), row=self.row.to(device))
 
-    def first_not_finite(self) -> int | None:
-        """Read all values once to find the first row with NaN or infinity in a present token; None if there is none."""
-        bits, exponent = (torch.int16, 0x7C00) if self.values.dtype == torch.float16 else (torch.int32, 0x7F80_0000)
+    def first_unfit(self) -> tuple[int, str] | None:
+        """Read all values once to find the first row that no model can use, and what it holds; None if there is none.
+
+        That is NaN, infinity, or a value whose square is beyond single precision once it is summed over a token.
+        """
+        half = self.values.dtype == torch.float16
+        bits, exponent = (torch.int16, 0x7C00) if half else (torch.int32, 0x7F80_0000)
+        # On the bits, since float16 arithmetic is slow on a CPU; the squares of those are all within bounds.
+        limit = exponent if half else (127 + largest_exponent(self.width)) << 23
         for start in range(0, len(self.values), CHUNK):
             part = slice(start, start + CHUNK)
-            # On the bits, since float16 arithmetic is slow on a CPU.
-            bad = ((self.values[part].view(bits) & exponent) == exponent).any(2) & self.mask[part]
+            bad = ((self.values[part].view(bits) & exponent) >= limit).any(2) & self.mask[part]
             if bad.any():
-                return start + int(bad.any(1).nonzero()[0])
+                row = start + int(bad.any(1).nonzero()[0])
+                values = self.values[row][self.mask[row]].float()
+                if not values.isfinite().all():
+                    return row, "holds NaN or infinity"
+                largest = float(values.flatten()[values.abs().argmax()])
+                return row, f"holds {largest:.3g}, too large to be squared in single precision"
         return None
+
+    def refuse_changed(self) -> None:
+        """Refuse to go on with a file that was written to since it was opened, since it is mapped.
+
+        A file that is gone, or another that has taken the name of the one that is mapped, changes nothing.
+
+        Raises:
+            DataError: it was.
+        """
+        if self.source is None:
+            return
+        try:
+            now = stamp_of(self.source)
+        except OSError:
+            return
+        if now[0] == self.stamp[0] and now != self.stamp:
+            remedy = "start anew; write a new file under another name and rename it, as `mmrns encode` does"
+            raise DataError(self.source, "was changed while it is in use", remedy)
 
     @classmethod
     def open(cls, path: Path, entities: Vocabulary) -> Modality:
@@ -114,6 +148,7 @@ class Modality:
             DataError: a missing, malformed or ill-fitting file.
         """
         try:
+            stamp = stamp_of(path)
             with safe_open(path, framework="pt") as file:
                 absent = {"values", "mask"} - set(file.keys())
                 if absent:
@@ -143,7 +178,7 @@ class Modality:
         if len(unmatched) == len(names):
             message = f"none of its {len(names):,} entities is in the graph (first: {names[0]!r})"
             raise DataError(listing, message, "use the entity names of the triples", 1)
-        return cls(values, mask, row, provenance, unmatched)
+        return cls(values, mask, row, provenance, unmatched, path, stamp)
 
 
 def match_rows(names: pl.Series, entities: Vocabulary) -> tuple[Int[Tensor, " E"], list[str]]:

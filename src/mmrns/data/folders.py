@@ -19,6 +19,15 @@ EMBEDDED = {"countries": Path(__file__).parent / "countries"}
 CATALOGUE = Path(__file__).with_name("catalogue.toml")
 
 
+def largest_exponent(width: int) -> int:
+    """k, where squares of feature values below 2^k can be summed over a token of that width in single precision.
+
+    >>> largest_exponent(1), largest_exponent(768)
+    (64, 59)
+    """
+    return (128 - (width - 1).bit_length()) // 2
+
+
 def find_dataset(name_or_folder: str | Path) -> Path:
     """Find the folder of a dataset by its name or path.
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import polars as pl
 from safetensors import SafetensorError, safe_open
 
+from mmrns.data.folders import largest_exponent
 from mmrns.prepare.findings import Findings, find_lines, quoted
 from mmrns.prepare.folders import is_address, leads_out, lies_within, named_pictures, pictures_of
 
@@ -138,6 +139,12 @@ def _check_tensors(findings: Findings, path: Path, file: Any, names: pl.DataFram
             else "holds values above 65,504, which float16 cannot",
             "scale the features" if kind == "F32" else "scale the features before they are stored as float16",
         ),
+        (
+            "too-large",
+            "error",
+            "holds a value too large to be squared in single precision",
+            "scale the features",
+        ),
         ("zero-row", "warning", "is all zeros", "leave it out: then the entity is missing, which zeros are not"),
         ("constant-row", "warning", "is constant", "leave it out if the encoder failed on it"),
         ("empty-row", "note", "has no present token", "leave it out"),
@@ -167,7 +174,7 @@ def _check_tensors(findings: Findings, path: Path, file: Any, names: pl.DataFram
 
 def _examine(values: Any, mask: Any, n: int, step: int) -> tuple[dict[str, npt.NDArray[np.bool_]], dict[int, bytes]]:
     """What is wrong with which rows, in their present tokens; and a digest of each row that is fit."""
-    codes = ("not-finite", "float16-overflow", "zero-row", "constant-row", "empty-row")
+    codes = ("not-finite", "float16-overflow", "too-large", "zero-row", "constant-row", "empty-row")
     found = {code: np.zeros(n, np.bool_) for code in codes}
     digests: dict[int, bytes] = {}
     for start in range(0, n, step):
@@ -181,7 +188,9 @@ def _examine(values: Any, mask: Any, n: int, step: int) -> tuple[dict[str, npt.N
         infinite = largest == exponent
         if x.dtype == np.float32:
             above = np.float32(FLOAT16_MAX).view(np.uint32)
-            found["float16-overflow"][part] = ((largest > above) & (largest < exponent) & present).any(-1)
+            limit = (127 + largest_exponent(x.shape[-1])) << 23
+            found["float16-overflow"][part] = ((largest > above) & (largest < limit) & present).any(-1)
+            found["too-large"][part] = ((largest >= limit) & (largest < exponent) & present).any(-1)
             found["not-finite"][part] = ((largest >= exponent) & present).any(-1)
         else:
             found["float16-overflow"][part] = (infinite & present).any(-1)

@@ -259,7 +259,7 @@ class _Rows(Callback):
 def _train(config: Config, folder: Path | None, parts: Parts, given: Sequence[Callback]) -> Run:
     dataset = build_dataset(config, parts.dataset)
     _refuse_nothing_to_validate_on(dataset, config)
-    dataset.refuse_not_finite()
+    dataset.refuse_unfit()
     rows, interruption = _Rows(folder), _Interruption()
     callback = CallbackList([interruption, *build_callbacks(config), *given, rows])
     _say_what_matters(dataset, config.data.drop_modality, callback)
@@ -301,6 +301,7 @@ def _train(config: Config, folder: Path | None, parts: Parts, given: Sequence[Ca
         return rank_split(trainer.model, dataset, split, config, trainer.device, told)
 
     def validate() -> float:
+        dataset.refuse_changed()
         return policies(model_ranks("valid"))["realistic"]["mrr"]
 
     if found is None:
@@ -329,6 +330,7 @@ def _train(config: Config, folder: Path | None, parts: Parts, given: Sequence[Ca
             "baseline_mrr": baseline["realistic"]["mrr"] if baseline else None,
             "baseline": baseline,
         }
+    dataset.refuse_changed()
     seconds = {
         "pretrain": round(pretrain_seconds, 3),
         "train": round(progress.train_seconds, 3),

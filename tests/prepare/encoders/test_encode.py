@@ -291,6 +291,25 @@ def test_classical_pictures(folder: Path) -> None:
     assert (stored(folder, "image")["fr"][0] == stored(folder, "image")["jp"][0]).all()
 
 
+def test_a_feature_file_that_changes_while_it_is_read_is_noticed(folder: Path, letters: type[Letters]) -> None:
+    """What is not encoded anew is mapped from it."""
+    encode_texts(folder, "letters")
+    path = folder / "features/text.safetensors"
+    write_entities(folder, fr="Another text.")
+
+    class Meddling(letters):
+        def encode(self, inputs: Sequence[Sequence[str]], tokens: int) -> tuple[np.ndarray, np.ndarray]:
+            path.write_bytes(path.read_bytes()[:-1] + b"\0")
+            return super().encode(inputs, tokens)
+
+    meddling = Meddling("letters")
+    with pytest.raises(
+        DataError, match=r"text\.safetensors: was changed by another program while it was read; let one"
+    ):
+        encode_texts(folder, meddling)
+    assert encode_texts(folder, "letters").entities == 6
+
+
 def test_pictures_with_a_vision_model(folder: Path, vision_model: Path) -> None:
     found = encode_pictures(folder, str(vision_model), tokens=4, batch_size=2)
     assert (found.entities, found.new, found.shape) == (5, 5, (4, 16))

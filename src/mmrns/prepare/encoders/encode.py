@@ -17,6 +17,7 @@ from mmrns.data.folders import read_entities
 from mmrns.data.tables import read_columns
 from mmrns.data.vocabulary import Vocabulary
 from mmrns.errors import DataError
+from mmrns.files import stamp_of
 from mmrns.prepare.encoders.base import Encoder, checked, open_encoder, settings_of
 from mmrns.prepare.encoders.files import Block, stream_features
 from mmrns.prepare.encoders.pictures import (
@@ -147,7 +148,7 @@ def encode_pictures(
 
     def content(path: Path) -> bytes:
         try:
-            stamps[path] = _stamp(path)
+            stamps[path] = stamp_of(path)
             return path.read_bytes() if path.is_file() else b""
         except OSError as error:
             return f"\0{error.strerror}".encode()
@@ -155,7 +156,7 @@ def encode_pictures(
     def read(path: Path) -> Image | str:
         try:
             picture = read_picture(path)
-            return picture if stamps.get(path) == _stamp(path) else "changed while it was read"
+            return picture if stamps.get(path) == stamp_of(path) else "changed while it was read"
         except (ValueError, OSError) as error:
             return str(error)
 
@@ -203,12 +204,6 @@ def encode_pictures(
 
 def _unreadable(first: Skipped) -> DataError:
     return DataError(first.input, f"{first.reason}, nor can another picture be read", "give pictures")
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    """What changes when a file does."""
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
 
 
 def encode_numbers(

@@ -18,7 +18,7 @@ from safetensors.numpy import save
 
 from mmrns.data.tables import read_lines
 from mmrns.errors import DataError
-from mmrns.files import replacing
+from mmrns.files import replacing, stamp_of
 from mmrns.prepare.encoders.files import Block, stream_features
 
 WRITER = "mmrns encode"
@@ -166,10 +166,11 @@ def encode_rows(
         progress: opened with the number of rows to encode; told of those done.
 
     Raises:
-        DataError: the file was made by other means, or no row has a token.
+        DataError: the file was made by other means, or changed meanwhile; or no row has a token.
     """
     path = folder / "features" / f"{name}.safetensors"
     settings = {"writer": WRITER, **settings}
+    before = _stamp(path)
     stock, names, stored, changed = finished(path, settings, overwrite)
     parts = _Parts(path.with_name(f".{name}.parts"), settings)
     parts.read(stock)
@@ -197,10 +198,28 @@ def encode_rows(
     shape = stock.sources[int(stock.find(keys[:1])[0][0])][0].shape[1:]
     if names != entities or not np.array_equal(stored, final) or (final == 0).any():
         metadata = {**settings, "date": datetime.now(UTC).date().isoformat()}
-        stream_features(folder, name, entities, (shape[0], shape[1]), stock.blocks(keys), metadata, keys=final)
+        blocks = _while_unchanged(stock.blocks(keys), path, before)
+        stream_features(folder, name, entities, (shape[0], shape[1]), blocks, metadata, keys=final)
     parts.remove()
     new = np.isin(keys, distinct[np.isin(first, todo)]).sum()
     return Encoded(name, path, len(keys), int(new), (shape[0], shape[1]), changed=changed)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """`stamp_of` a file; None where there is none."""
+    return stamp_of(path) if path.exists() else None
+
+
+def _while_unchanged(blocks: Iterator[Block], path: Path, before: tuple[int, int, int] | None) -> Iterator[Block]:
+    """Blocks, some of which are mapped from a file, for as long as nobody else writes to it.
+
+    Raises (in the end):
+        DataError: somebody did.
+    """
+    yield from blocks
+    if _stamp(path) != before:
+        remedy = "let one program write to it at a time, then run the command again"
+        raise DataError(path, "was changed by another program while it was read", remedy)
 
 
 def finished(path: Path, settings: Mapping[str, str], overwrite: bool) -> tuple[Stock, list[str], Keys, list[str]]:
