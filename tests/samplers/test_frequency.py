@@ -47,6 +47,24 @@ def test_draws_follow_the_power_of_the_frequency_without_what_is_true(toy: Datas
         assert ((counts - expected)[some] ** 2 / expected[some]).sum() < degrees + 5 * (2 * degrees) ** 0.5
 
 
+@pytest.mark.parametrize("power", [0.0, 0.75, 1.0, 2.0, 4.0, 400.0])
+def test_rounding_moves_little(power: float) -> None:
+    """A hub is in all triples but few, and most entities in none: the powers span what no length can."""
+    n = 3000
+    triples = torch.tensor([(0, 0, 1 + i % 1000) for i in range(2000)] + [(1, 1, 2)])
+    none = torch.empty(0, 3, dtype=torch.int64)
+    graph = KnowledgeGraph(Vocabulary([f"{i:04d}" for i in range(n)]), Vocabulary(["r", "s"]), triples, none, none)
+    length = Frequency(graph, Features(), _model(graph).spec, power=power).weight
+    count = torch.bincount(triples[:, [0, 2]].flatten(), minlength=n)
+    exact = ((1 + count) / (1 + count.max())).double() ** power
+    exact, units = exact / exact.sum(), 2.0**36
+    assert int(length.min()) >= 1
+    assert length.sum() <= units
+    assert (length / length.sum() - exact).abs().sum() / 2 <= n / units
+    wanted = exact * (units - n)
+    assert (length - wanted)[wanted >= 1].abs().max() <= 0.5 + 1e-3
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_every_place_left_belongs_to_the_entity_that_lies_there(data: st.DataObject) -> None:

@@ -45,6 +45,18 @@ def test_neighbourhoods_are_the_ends_of_walks_from_the_entity(hops: int) -> None
         assert _members(sampler, entity) == reach
 
 
+def test_walks_of_an_entity_without_neighbours_go_on_from_any_entity() -> None:
+    """One hop ends anywhere; the second follows a triple, but for those that start at the other lonely one."""
+    star = _graph([(0, 0, i) for i in range(1, 6)], 8)
+    assert _members(_sampler(star, hops=1, walks=400), 7) == set(range(8))
+    offsets, neighbours = adjacency(star)
+    ends = _sampler(star, hops=2, walks=20_000)._walk(torch.tensor([7]), offsets, neighbours, torch.Generator())
+    share = torch.bincount(torch.cat(ends), minlength=8) / 20_000
+    # From 5 of 8 entities to the centre; from the centre and from the lonely ones to any of theirs.
+    expected = torch.tensor([5 / 8 + 1 / 32, *[1 / 40 + 1 / 32] * 5, 1 / 32, 1 / 32])
+    torch.testing.assert_close(share, expected, atol=0.015, rtol=0)
+
+
 @pytest.mark.parametrize("hops", [1, 2, 3])
 def test_whole_neighbourhoods_are_balls(hops: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # A few entities at once, so that there are several chunks.

@@ -28,8 +28,11 @@ class Frequency(Sampler, name="frequency"):
 
     The draw is exact without rejection. An entity is an interval as long as its weight; the true ones of a query leave
     gaps, and a number uniform on the length that is left is moved past those before it, found by one search, as
-    `TripleIndex.nth_absent` does for equal weights. Lengths are integers, so that nothing is rounded but the weights
-    themselves: to a relative 1e-4 or less for a million entities and ten million triples.
+    `TripleIndex.nth_absent` does for equal weights. Lengths are integers, 2^36 in all (fewer beyond 2^25 triples), and
+    what is drawn, and what `log_weight` says, is in proportion to them. A weight is rounded by half a unit at most: at
+    power 3/4 a relative 1e-4 or less for a million entities and ten million triples. It is at least one unit: at high
+    powers, such as 2 with entities that are in most triples, rare ones get more than their share. All of this moves at
+    most E of the 2^36 units: 1.5e-5 of the draws for a million entities.
 
     Cost of a draw: B K random numbers, and as many searches of the train index and of the entities.
 
@@ -55,7 +58,8 @@ class Frequency(Sampler, name="frequency"):
         super().__init__(graph, features, spec, seed=seed, negatives=negatives)
         self.corrected = corrected
         count = torch.bincount(graph.train[:, [0, 2]].flatten(), minlength=len(graph.entities))
-        weight = (1.0 + count).double() ** power
+        # As shares of the largest, which no power can make infinite.
+        weight = ((1.0 + count) / (1.0 + count.max())).double() ** power
         # The lengths of all queries, one after the other, fit 63 bits; `below` takes one of up to 36 bits.
         longest = min(2.0**36, 2.0 ** (61 - len(self.index).bit_length())) - len(weight)
         weight = (weight * (longest / weight.sum())).round().long().clamp(min=1)

@@ -34,10 +34,13 @@ class Sans(Sampler, name="sans"):
 
     The neighbourhood of an entity is the set of the distinct ends of `walks` random walks of `hops` steps on the
     undirected graph of train, relations left out, each walk starting at the entity (Ahrabian et al., "Structure Aware
-    Negative Sampling in Knowledge Graphs", EMNLP 2020, the random-walk form of section 3). An entity without neighbours
-    has uniform ends. The walks are made once, from the seed. With `walks = 0` it is everything within `hops` steps, the
-    entity itself included (the uniform form of the same section). Where the whole neighbourhood is true or there is
-    none, a row draws from all entities.
+    Negative Sampling in Knowledge Graphs", EMNLP 2020, the random-walk form of section 3). The walks are made once,
+    from the seed. From an entity without neighbours, which is never an anchor in training, a step leads to any entity
+    alike, and the walk goes on from there: after one hop its ends are uniform, after several they lie where the triples
+    are.
+    With `walks = 0` it is everything within `hops` steps, the entity itself included (the uniform form of the same
+    section), and nothing for an entity without neighbours. Where the whole neighbourhood is true or there is none, a
+    row draws from all entities.
 
     The draw is exact without rejection: entities are counted by their place in the neighbourhood, the true ones among
     them are known beforehand, and `TripleIndex.sample_absent` skips them. The neighbourhoods take at most 4 `walks`
