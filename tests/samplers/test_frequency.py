@@ -60,7 +60,7 @@ def test_rounding_moves_little(power: float) -> None:
     exact, units = exact / exact.sum(), 2.0**36
     assert int(length.min()) >= 1
     assert length.sum() <= units
-    assert (length / length.sum() - exact).abs().sum() / 2 <= n / units
+    assert (length.double() / length.sum() - exact).abs().sum() / 2 <= n / units
     wanted = exact * (units - n)
     assert (length - wanted)[wanted >= 1].abs().max() <= 0.5 + 1e-3
 
