@@ -8,7 +8,8 @@
 import polars as pl
 
 import mmrns
-from mmrns.studies.compare import Comparison, compare
+from mmrns.studies.compare import compare
+from mmrns.studies.comparison import Comparison
 from mmrns.studies.report import table
 
 # %%

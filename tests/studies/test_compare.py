@@ -1,21 +1,24 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from mmrns.errors import DataError, UsageError
+from mmrns.errors import DataError, Diverged, UsageError
 from mmrns.nn.scorers import Scorer
 from mmrns.runs.run import load_run
 from mmrns.runs.train import Interrupted, train
 from mmrns.runs.values import read_config
 from mmrns.samplers.base import Sampler
 from mmrns.studies import compare as module
-from mmrns.studies.compare import Comparison, Training, compare, train_once
+from mmrns.studies.compare import Training, compare, train_once
+from mmrns.studies.comparison import Comparison, Entry
 from mmrns.studies.records import read_records
-from mmrns.studies.report import rows, write_summary
+from mmrns.studies.report import paired, rows, spread, table, trials_of, write_summary
 
 SMALL = {
     "training.steps": 12,
@@ -128,6 +131,170 @@ def test_jobs_find_the_same(toy_folder: Path, tmp_path: Path) -> None:
     one, two = compare(comparison, tmp_path / "one"), compare(comparison, tmp_path / "two", jobs=2)
     assert [r["test"] for r in one] == [r["test"] for r in two]
     assert {r["name"] for r in read_records(tmp_path / "two")} == {r["name"] for r in one}
+
+
+def table_of(records: list[dict[str, Any]], comparison: Comparison) -> dict[str, dict[str, str]]:
+    return {row["method"]: row for row in table(records, trials_of(comparison))}
+
+
+def test_a_search_goes_on_where_a_trial_diverges(toy_folder: Path, tmp_path: Path, trained: list[str]) -> None:
+    said: list[str] = []
+    space = {"training.lr": ["1e30", 1e-2, 1e29], "inbatch": {"training.lr": [1e30, 1e29]}}
+    comparison = small(toy_folder, "uniform", "inbatch", scorers=("DistMult",), trials=3, space=space, seeds=2)
+    records = compare(comparison, tmp_path, note=said.append)
+    by_name = {record["name"]: record for record in read_records(tmp_path)}
+    trials = [by_name[f"uniform-trial-{i}"] for i in range(3)]
+    failed = [trial for trial in trials if "failed" in trial]
+    assert len(failed) == 2
+    assert all("not finite" in trial["failed"] and trial["valid_mrr"] is None for trial in failed)
+    assert {trial["settings"]["training.lr"] for trial in failed} == {"1e30", 1e29}
+    # Said with label, trial, settings and the way to try it again.
+    assert any("uniform-trial-" in line and "training.lr=1e+29" in line and "records.jsonl" in line for line in said)
+    assert [r["settings"] for r in records if r["label"] == "uniform"] == [{"training.lr": 0.01}] * 2
+    # The other has no settings left, and says so.
+    assert "inbatch: all 2 trials failed; there are no settings to train with." in said
+    assert [r.get("failed") for r in records if r["label"] == "inbatch"] == ["all 2 trials failed"] * 2
+    assert not any(name.startswith("inbatch-seed") for name in trained)
+    cells = table_of(records, comparison)
+    assert (cells["uniform"]["trials"], cells["uniform"]["seeds"]) == ("3 (2 failed)", "2")
+    assert (cells["inbatch"]["trials"], cells["inbatch"]["seeds"]) == ("2 (2 failed)", "0 of 2")
+    write_summary(records, tmp_path, comparison)
+    assert "inbatch-seed-1 failed: all 2 trials failed." in (tmp_path / "report.md").read_text()
+    # The same call trains nothing and finds the same.
+    trained.clear()
+    seen: list[Any] = []
+    assert compare(comparison, tmp_path, done=seen.append) == records
+    assert trained == []
+    assert len(seen) == comparison.trainings
+    # A failure is tried again once its line is gone.
+    lines = (tmp_path / "records.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "records.jsonl").write_text("".join(line for line in lines if "inbatch-trial-1" not in line))
+    compare(comparison, tmp_path)
+    assert trained == ["inbatch-trial-1"]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (Diverged("the loss is not finite at step 3; lower training.lr"), "the loss is not finite at step 3"),
+        (MemoryError(), "too little memory"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+            "too little memory",
+        ),
+    ],
+)
+def test_a_seed_that_fails_is_recorded_and_the_others_count(
+    toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    real = module.train
+
+    def sometimes(**given: Any) -> Any:
+        if given["settings"]["seed"] == 1 and given["settings"]["method"] == "uniform":
+            raise error
+        return real(**given)
+
+    monkeypatch.setattr(module, "train", sometimes)
+    comparison = small(toy_folder, "uniform", "self-adversarial", seeds=3)
+    records = compare(comparison, tmp_path)
+    failed = [record for record in records if "failed" in record]
+    assert [record["name"] for record in failed] == ["uniform-seed-1"]
+    assert reason in failed[0]["failed"]
+    cells = table_of(records, comparison)
+    good = [record["test"]["realistic"]["mrr"] for record in records[:3] if "failed" not in record]
+    assert cells["uniform"]["test MRR"] == spread(good)
+    assert (cells["uniform"]["seeds"], cells["self-adversarial"]["seeds"]) == ("2 of 3", "3")
+    # Differences are of the seeds that both have.
+    assert cells["uniform"]["difference"] == paired([records[0], records[2]], records[3:])
+    write_summary(records, tmp_path, comparison)
+    row = json.loads((tmp_path / "results.json").read_text())[1]
+    assert (row["seed"], row["test_mrr"], row["valid_mrr"], row["seconds"]) == (1, None, None, None)
+    assert reason in row["failed"]
+    assert "uniform-seed-1 failed: " in (tmp_path / "report.md").read_text()
+
+
+def test_an_error_that_is_no_setting_s_is_not_recorded(
+    toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for error, message in (
+        (UsageError("no"), "^uniform-seed-0 .*: no$"),
+        (RuntimeError("a fault of ours"), "a fault of ours"),
+        (DataError("x", "is gone", "bring it back"), "is gone"),
+    ):
+
+        def fail(error: Exception = error, **given: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(module, "train", fail)
+        with pytest.raises(type(error), match=message):
+            compare(small(toy_folder, "uniform"), tmp_path)
+        assert read_records(tmp_path) == []
+
+
+def test_a_comparison_without_test_is_one_by_validation(toy_folder: Path, tmp_path: Path, trained: list[str]) -> None:
+    (toy_folder / "test.tsv").write_text("")
+    said: list[str] = []
+    comparison = small(toy_folder, "uniform", "self-adversarial", seeds=1)
+    records = compare(comparison, tmp_path / "empty", note=said.append)
+    assert [line for line in said if "no test triples" in line]
+    told = small(toy_folder, "uniform", "self-adversarial", seeds=1, settings=SMALL | {"evaluation.test": "no"})
+    again = compare(told, tmp_path / "told", note=said.append)
+    assert len(said) == 1
+    assert [r["valid"] for r in again] == [r["valid"] for r in records]
+    for record in records:
+        assert "test" not in record
+        assert load_run(tmp_path / "empty" / "trained" / record["name"]).config.evaluation.test is False
+    cells = table_of(records, comparison)
+    assert "test MRR" not in cells["uniform"]
+    assert cells["uniform"]["Hits@10"] == spread([records[0]["valid"]["realistic"]["hits@10"]])
+    write_summary(records, tmp_path, comparison)
+    row = json.loads((tmp_path / "results.json").read_text())[0]
+    assert row["test_mrr"] is row["hits@10"] is None
+    assert row["valid_hits@10"] == records[0]["valid"]["realistic"]["hits@10"]
+    report = (tmp_path / "report.md").read_text()
+    assert "The test split was not read" in report
+    assert "test MRR" not in report
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"data.dataset": "no-such-dataset"}, "no-such-dataset"),
+        ({"sampler.modalities": ["sound"]}, "mmrns: .*sound"),
+        ({"model.modalities": ["sound"]}, "sound"),
+        ({"device": "cuda"}, "not available"),
+        ({"method": "file", "sampler.path": "none.tsv"}, r"none\.tsv"),
+    ],
+)
+def test_what_the_data_or_the_machine_refuses_is_known_before_training(
+    toy_folder: Path, tmp_path: Path, trained: list[str], settings: dict[str, Any], message: str
+) -> None:
+    if settings.get("device") == "cuda" and torch.cuda.is_available():
+        pytest.skip("it is")
+    common = SMALL | {"data.dataset": str(toy_folder), "model.scorer": "TransE"}
+    good, bad = Entry({"method": "uniform"}), Entry({"method": "mmrns"}, listed=[{}, settings])
+    with pytest.raises((UsageError, DataError), match=message):
+        compare(Comparison(common, {"good": good, "mmrns": bad}), tmp_path / "out")
+    assert trained == []
+
+
+def test_a_folder_has_one_comparison_at_a_time(toy_folder: Path, tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def second() -> None:
+        try:
+            compare(small(toy_folder, "uniform", seeds=1), tmp_path)
+        except DataError as error:
+            seen.append(str(error))
+
+    def meanwhile(record: Any) -> None:
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join()
+
+    compare(small(toy_folder, "uniform", seeds=1), tmp_path, done=meanwhile)
+    assert len(seen) == 1
+    assert "is being written by" in seen[0]
 
 
 def test_a_folder_belongs_to_one_comparison(toy_folder: Path, tmp_path: Path) -> None:
@@ -277,7 +444,7 @@ def test_mistakes_are_found_before_anything_is_trained(given: dict[str, Any], me
 def test_what_it_came_to_is_written(toy_folder: Path, tmp_path: Path) -> None:
     comparison = small(toy_folder, "self-adversarial", "mmrns")
     records = compare(comparison, tmp_path)
-    write_summary(records, tmp_path, comparison.common, comparison.trials)
+    write_summary(records, tmp_path, comparison)
     written = json.loads((tmp_path / "results.json").read_text())
     assert written == rows(records)
     assert {"scorer", "sampler", "seed", "valid_mrr", "test_mrr", "hits@10", "seconds"} <= set(written[0])

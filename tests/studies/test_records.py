@@ -9,7 +9,8 @@ import pytest
 
 from mmrns.errors import DataError
 from mmrns.studies import compare as module
-from mmrns.studies.compare import Comparison, compare
+from mmrns.studies.compare import compare
+from mmrns.studies.comparison import Comparison
 from mmrns.studies.records import Records, read_records
 from mmrns.studies.report import report, rows
 
@@ -49,6 +50,17 @@ def test_a_last_line_that_was_cut_off_is_dropped_and_said(tmp_path: Path, kept: 
     assert read_records(tmp_path) == [record("a"), record("c")]
     Records(tmp_path, said.append)
     assert len(said) == 1
+
+
+def test_a_record_of_a_failure_has_a_reason_and_no_metric(tmp_path: Path) -> None:
+    training = {key: record("a")[key] for key in ("name", "label", "scorer", "sampler", "settings", "seed")}
+    failed = training | {"valid_mrr": None, "failed": "the loss is not finite"}
+    Records(tmp_path).add(failed)
+    assert read_records(tmp_path) == [failed]
+    for wrong in (failed | {"valid_mrr": 0.5}, failed | {"failed": 3}, training | {"valid_mrr": None}):
+        (tmp_path / "records.jsonl").write_text(f"{json.dumps(wrong)}\n")
+        with pytest.raises(DataError, match=r":1: is no record"):
+            read_records(tmp_path)
 
 
 MANGLED = {"label": 3, "seed": "0", "valid_mrr": 10**400, "seconds": [], "test": {"realistic": {"mrr": 0.1}},
@@ -96,5 +108,4 @@ def test_a_recorded_study_of_the_repository_trains_nothing(
     records = compare(comparison, folder)
     assert {name: (folder / name).read_text(encoding="utf-8") for name in before} == before
     assert json.loads((folder / "results.json").read_text(encoding="utf-8")) == rows(records)
-    trials = max(comparison.budget(entry) for entry in comparison.entries.values())
-    assert (folder / "report.md").read_text(encoding="utf-8") == report(records, comparison.common, trials)
+    assert (folder / "report.md").read_text(encoding="utf-8") == report(records, comparison)

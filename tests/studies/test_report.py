@@ -1,17 +1,35 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mmrns.studies.report import interval, paired, reference_of, table
+from mmrns.studies import report as module
+from mmrns.studies.comparison import Comparison, Entry
+from mmrns.studies.report import (
+    by_label,
+    interval,
+    paired,
+    ranked_split,
+    reference_of,
+    report,
+    rows,
+    table,
+    write_summary,
+)
 
 
 def record(label: str, seed: int, mrr: float) -> dict[str, Any]:
     found = {"mrr": mrr, "hits@1": mrr / 2, "hits@3": mrr, "hits@10": 2 * mrr}
     return {
+        "name": f"{label}-seed-{seed}",
         "label": label,
+        "scorer": "TransE",
+        "sampler": "mmrns",
+        "settings": {},
         "seed": seed,
         "valid_mrr": mrr + 0.01,
         "test": {"realistic": found},
@@ -37,11 +55,17 @@ def test_differences_are_paired_by_seed() -> None:
 
 
 def test_reference_is_of_the_same_scorer() -> None:
-    labels = ["TransE-mmrns", "TransE-self-adversarial", "RotatE-mmrns", "self-adversarial"]
-    assert reference_of("TransE-mmrns", labels) == "TransE-self-adversarial"
-    assert reference_of("RotatE-mmrns", labels) == "self-adversarial"
-    assert reference_of("TransE-self-adversarial", labels) is None
-    assert reference_of("mmrns", ["mmrns", "uniform"]) is None
+    scorers = {"TransE-mmrns": "TransE", "TransE-self-adversarial": "TransE", "RotatE-mmrns": "RotatE"}
+    groups = by_label([record(label, 0, 0.1) | {"scorer": scorer} for label, scorer in scorers.items()])
+    assert reference_of("TransE-mmrns", groups) == "TransE-self-adversarial"
+    assert reference_of("RotatE-mmrns", groups) is None
+    assert reference_of("TransE-self-adversarial", groups) is None
+    # Under any label, and by the scorer that is recorded.
+    groups |= by_label([record(label, 0, 0.1) | {"scorer": "RotatE"} for label in ("self-adversarial", "text-alone")])
+    groups |= by_label([record("other", 0, 0.1) | {"scorer": "TransE"}])
+    assert reference_of("RotatE-mmrns", groups) == reference_of("text-alone", groups) == "self-adversarial"
+    assert reference_of("other", groups) == "TransE-self-adversarial"
+    assert reference_of("TransE-mmrns", by_label([record("TransE-mmrns", 0, 0.1)])) is None
 
 
 def test_the_table_has_means_spreads_and_the_baseline() -> None:
@@ -59,3 +83,75 @@ def test_the_table_has_means_spreads_and_the_baseline() -> None:
     assert mmrns["Hits@10"] == "62.00 ± 2.83"
     assert mmrns["difference"].startswith("+10.00 ± ")
     assert mmrns["seconds"] == "3"
+
+
+def failed(label: str, seed: int) -> dict[str, Any]:
+    known = {key: record(label, seed, 0.0)[key] for key in ("name", "label", "scorer", "sampler", "settings", "seed")}
+    return known | {"valid_mrr": None, "failed": "the loss is not finite"}
+
+
+def study(*labels: str, trials: int = 0, **entries: Entry) -> Comparison:
+    return Comparison({"data.dataset": "my|data_set"}, {label: Entry({}) for label in labels} | entries, trials)
+
+
+def test_the_report_says_where_settings_are_from_and_how_many_trials_each_had() -> None:
+    records = [record(label, seed, 0.3) for label in ("given", "listed", "searched") for seed in (0, 1)]
+    space, listed = {"training.lr": [1, 2, 3]}, [{"training.lr": 1}, {"training.lr": 2}]
+    entries = {"listed": Entry({}, listed=listed), "searched": Entry({}, space)}
+    found = report(records, study("given", trials=3, **entries))
+    header, _, *lines = [line.split("|")[1:-1] for line in found.splitlines() if line.startswith("|")]
+    place = [name.strip() for name in header].index("trials")
+    assert [line[place].strip() for line in lines[1:4]] == ["0", "2", "3"]
+    assert "for each entry among its own trials; those of an entry without trials are as the comparison" in found
+    assert "the numbers of trials differ" in found
+    assert "beforehand" not in found
+    # A list alone is chosen from, too, though the comparison has no trials.
+    assert "chosen on validation" in report(records[2:4], study(listed=Entry({}, listed=listed)))
+    assert "No settings were searched" in report(records[:2], study("given"))
+
+
+def test_seconds_say_what_they_are_of() -> None:
+    old, new = [record("a", seed, 0.3) for seed in (0, 1)], [record("b", seed, 0.3) for seed in (0, 1)]
+    for one in new:
+        one["seconds"] = {"build": 7.0, "pretrain": 30.0} | one["seconds"]
+    assert "building, pretraining, training and evaluation." in report(new, study("b"))
+    assert "building was not recorded." in report(old, study("a"))
+    assert "building only where it was recorded." in report(old + new, study("a", "b"))
+    # A seed that failed has none, and changes nothing of that.
+    assert "building, pretraining, training and evaluation." in report([*new, failed("b", 2)], study("b"))
+    assert table(new)[1]["seconds"] == "40"
+    assert rows(new)[0]["seconds"] == 40.0
+
+
+def test_time_counts_what_came_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(module, "save_figure", lambda figure, path: drawn.append(figure))
+    curve = {"curve": [[1, 0.0, 0.1], [2, 2.0, 0.2]]}
+    old = record("a", 0, 0.3) | curve | {"seconds": {"pretrain": 30.0, "train": 2.0, "evaluate": 1.0}}
+    new = record("b", 0, 0.3) | curve | {"seconds": {"build": 7.0, "pretrain": 0.0, "train": 2.0, "evaluate": 1.0}}
+    for records in ([new], [old, new], [record("c", 0, 0.3) | curve], [failed("d", 0), new]):
+        module._plot_time(records, tmp_path / "time.png")
+    axes = [figure.axes[0] for figure in drawn]
+    assert [*axes[0].lines[0].get_xdata()] == [7.0, 9.0]
+    assert axes[0].get_xlabel() == "seconds of building, pretraining and training"
+    assert [*axes[1].lines[0].get_xdata()] == [30.0, 32.0]
+    # Where one lacks it, it is not said to be counted.
+    assert axes[1].get_xlabel() == "seconds of pretraining and training"
+    assert [*axes[2].lines[0].get_xdata()] == [0.0, 2.0]
+    for figure in drawn:
+        figure.canvas.draw()
+
+
+def test_whatever_failed_or_has_a_strange_name_is_reported(tmp_path: Path) -> None:
+    label = "a_*b*[c]$x$"
+    for records in ([failed(label, 0)], [failed(label, 0), record(label, 1, 0.2), record("x", 0, 0.1)]):
+        write_summary(records, tmp_path, study(label, "x"))
+        text = (tmp_path / "report.md").read_text()
+        assert "a\\_\\*b\\*\\[c\\]\\$x\\$" in text
+        assert "my\\|data\\_set" in text
+        # Each row of the table has as many cells as its header.
+        rows_of = text.split("\n\n")[2].splitlines()
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in rows_of}) == 1
+        assert (tmp_path / "mrr.png").read_bytes().startswith(b"\x89PNG")
+    assert [row["test_mrr"] for row in rows(records)] == [None, 0.2, 0.1]
+    assert ranked_split([failed(label, 0)]) == "valid"

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from mmrns.cli.app import app
-from mmrns.cli.show import Text, bar, err, out, print_rows
-from mmrns.errors import UsageError
+from mmrns.cli.show import Text, bar, out, print_rows, say
+from mmrns.errors import MmrnsError, UsageError
 
-SHOWN = ("method", "valid MRR", "test MRR", "Hits@1", "Hits@10", "difference", "seconds")
-"""Columns of the table on the terminal; the report has all."""
+SHOWN = ("method", "valid MRR", "test MRR", "Hits@1", "Hits@10", "difference", "seeds", "trials", "seconds")
+"""Columns of the table on the terminal, where entries differ in them; the report has all."""
 
 
 @app.command(epilog="Example: mmrns compare --dataset countries --scorers TransE --methods self-adversarial,sans,mmrns")
@@ -43,10 +43,12 @@ def compare(
     ] = None,
 ) -> None:
     """Train scorers with methods on one footing, several seeds each; a table, a report, plots. Resumable."""
-    from mmrns.runs.config import apply_settings, flatten
+    from mmrns.files import locked
+    from mmrns.runs.config import apply_settings
     from mmrns.runs.values import read_config
-    from mmrns.studies.compare import Comparison, compare
-    from mmrns.studies.report import REFERENCE, table, write_summary
+    from mmrns.studies.compare import compare
+    from mmrns.studies.comparison import Comparison
+    from mmrns.studies.report import REFERENCE, ranked_split, table, trials_of, worked, write_summary
 
     if study is not None:
         given = (dataset, scorers, methods, seeds, trials, space, settings)
@@ -64,24 +66,28 @@ def compare(
             seeds=seeds or 3,
             trials=trials or 0,
             space=None if space is None else read_config(space),
-            settings=flatten(apply_settings({}, settings or [])),
+            settings=apply_settings({}, settings or []),
         )
         folder = folder or Path("runs") / f"compare-{Path(dataset).resolve().name}"
 
-    def note(line: str) -> None:
-        err.print(Text(line), soft_wrap=True)
+    # Until the report is written the folder has no other writer.
+    with locked(folder):
+        with bar("training", comparison.trainings) as advance:
 
-    with bar("training", comparison.trainings) as advance:
+            def done(record: Mapping[str, Any]) -> None:
+                advance(1)
 
-        def done(record: Mapping[str, Any]) -> None:
-            advance(1)
-
-        records = compare(comparison, folder, jobs=jobs, done=done, note=note)
-    trials = max(comparison.budget(entry) for entry in comparison.entries.values())
-    plots = write_summary(records, folder, comparison.common, trials)
-    print_rows([{key: row[key] for key in SHOWN} for row in table(records)])
-    out.print(f"difference: of the test MRR from {REFERENCE}, paired by seed, with its 95 % interval")
+            records = compare(comparison, folder, jobs=jobs, done=done, note=say)
+        plots = write_summary(records, folder, comparison)
+    cells = table(records, trials_of(comparison))
+    # Room is short: what is the same for all says nothing.
+    alike = [key for key in ("seeds", "trials") if len({row[key] for row in cells if row[key]}) == 1]
+    print_rows([{key: row[key] for key in SHOWN if key not in alike} for row in cells])
+    split = {"test": "test", "valid": "validation"}[ranked_split(records)]
+    out.print(f"difference: of the {split} MRR from {REFERENCE}, paired by seed, with its 95 % interval")
     out.print(Text(f"report {folder / 'report.md'}\nplots  {', '.join(map(str, plots))}"), soft_wrap=True)
+    if not worked(records):
+        raise MmrnsError(f"{folder}: every training failed; the report says how")
 
 
 def _names(listed: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
@@ -212,7 +213,7 @@ def make_config(values: Mapping[str, Any]) -> Config:
     given = values.get("sampler", {}) if isinstance(values.get("sampler", {}), Mapping) else {}
     if "method" not in values and isinstance(given.get("name"), str):
         values["method"] = given["name"]
-    config = _validated(Config, values, "")
+    config = validated(Config, values, "")
     method = method_of(config.method)
     sampler = config.sampler.name or method.sampler
     complete = config.model_dump()
@@ -220,7 +221,7 @@ def make_config(values: Mapping[str, Any]) -> Config:
     embedder = config.model.embedder or ("fused" if config.model.modalities else "table")
     complete["model"] |= {"embedder": embedder, **_model_options(config.model, embedder)}
     loss = Loss.registry.get(config.objective.loss or method.loss)
-    complete["objective"] |= _validated(
+    complete["objective"] |= validated(
         options_of(loss, LOSS_KEYWORDS), config.objective.model_extra or {}, "objective.", ObjectiveConfig.model_fields
     ).model_dump()
     found = Config.model_validate(complete)
@@ -271,7 +272,7 @@ def _sampler_options(
 ) -> dict[str, Any]:
     """All options of a sampler, and of those inside it."""
     cls = Sampler.registry.get(name)
-    found = _validated(options_of(cls, reserved), values, prefix, SamplerConfig.model_fields).model_dump()
+    found = validated(options_of(cls, reserved), values, prefix, SamplerConfig.model_fields).model_dump()
     for option in inner_options(cls):
         if (given := found[option]) is None:
             continue
@@ -292,8 +293,8 @@ def _model_options(model: ModelConfig, embedder: str) -> dict[str, Any]:
     own = {key: value for key, value in given.items() if key in of_embedder.model_fields}
     rest = {key: value for key, value in given.items() if key not in own}
     beside = [*ModelConfig.model_fields, *of_embedder.model_fields]
-    found = _validated(of_scorer, rest, "model.", beside).model_dump()
-    return found | _validated(of_embedder, own, "model.").model_dump()
+    found = validated(of_scorer, rest, "model.", beside).model_dump()
+    return found | validated(of_embedder, own, "model.").model_dump()
 
 
 def inner_options(cls: type[Any]) -> list[str]:
@@ -325,13 +326,18 @@ def options_of(cls: type[Any], reserved: Iterable[str] = ()) -> type[BaseModel]:
 
     A sampler inside another one is its name, or a mapping with that and its options.
     """
+    return _options_of(cls, frozenset(reserved))
+
+
+@lru_cache(maxsize=256)
+def _options_of(cls: type[Any], reserved: frozenset[str]) -> type[BaseModel]:
     hints = get_type_hints(cls.__init__, include_extras=True)
     named = str | dict[str, Any]
     inner = {name: (named, _INNER) if hints[name] == Inner else (named | None, None) for name in inner_options(cls)}
     fields: dict[str, Any] = {
         p.name: inner.get(p.name, (hints[p.name], p.default))
         for p in inspect.signature(cls).parameters.values()
-        if p.kind is p.KEYWORD_ONLY and p.name not in set(reserved)
+        if p.kind is p.KEYWORD_ONLY and p.name not in reserved
     }
     return create_model(f"{cls.__name__}Options", __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **fields)
 
@@ -405,7 +411,7 @@ def shortened(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _validated(schema: type[_Schema], values: Mapping[str, Any], prefix: str, beside: Iterable[str] = ()) -> _Schema:
+def validated(schema: type[_Schema], values: Mapping[str, Any], prefix: str, beside: Iterable[str] = ()) -> _Schema:
     """Values as a schema has them; a text that YAML reads as a number stands for it where a number is meant.
 
     Raises:
@@ -416,7 +422,7 @@ def _validated(schema: type[_Schema], values: Mapping[str, Any], prefix: str, be
     except ValidationError as error:
         read = _numbers_read(values, error)
         if read is not None:
-            return _validated(schema, read, prefix, beside)
+            return validated(schema, read, prefix, beside)
         first = error.errors()[0]
         key = prefix + ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":

@@ -148,7 +148,7 @@ def train(
             return Run.load(folder, dataset=parts.dataset or chosen.data.dataset)
     else:
         with told_of(Path(config) if isinstance(config, str | Path) else None, values):
-            chosen = _with_absolute_paths(make_config(values))
+            chosen = with_absolute_paths(make_config(values))
         if folder is not None and (folder / "config.yaml").exists():
             raise DataError(folder, "holds a run already", "continue it with --resume or choose another --out")
     with freed_memory_kept():
@@ -257,13 +257,15 @@ class _Rows(Callback):
 
 
 def _train(config: Config, folder: Path | None, parts: Parts, given: Sequence[Callback]) -> Run:
+    started = time.perf_counter()
     dataset = build_dataset(config, parts.dataset)
-    _refuse_nothing_to_validate_on(dataset, config)
+    refuse_nothing_to_validate_on(dataset, config)
     dataset.refuse_unfit()
     rows, interruption = _Rows(folder), _Interruption()
     callback = CallbackList([interruption, *build_callbacks(config), *given, rows])
     _say_what_matters(dataset, config.data.drop_modality, callback)
     trainer = build_trainer(config, dataset, parts)
+    build_seconds = time.perf_counter() - started
     for line in trainer.sampler.notes(trainer.batches.at(0)):
         callback.on_note(line)
     plan = build_plan(config)
@@ -285,12 +287,14 @@ def _train(config: Config, folder: Path | None, parts: Parts, given: Sequence[Ca
     progress, extra = found or (Progress(), {})
     rows.begin(extra.get("metrics_length", 0))
     pretrain_seconds: float = extra.get("pretrain_seconds", 0.0)
+    build_seconds: float = extra.get("build_seconds", build_seconds)
     callback.load_state_dict(extra.get("callbacks", {}))
 
     def save(is_best: bool) -> None:
         notes = {
             "metrics_length": rows.length,
             "pretrain_seconds": pretrain_seconds,
+            "build_seconds": build_seconds,
             "callbacks": callback.state_dict(),
         }
         checkpoints.save(is_best, trainer, progress, notes)
@@ -332,6 +336,7 @@ def _train(config: Config, folder: Path | None, parts: Parts, given: Sequence[Ca
         }
     dataset.refuse_changed()
     seconds = {
+        "build": round(build_seconds, 3),
         "pretrain": round(pretrain_seconds, 3),
         "train": round(progress.train_seconds, 3),
         "evaluate": round(progress.evaluate_seconds + time.perf_counter() - started, 3),
@@ -352,7 +357,7 @@ def _train(config: Config, folder: Path | None, parts: Parts, given: Sequence[Ca
     return run
 
 
-def _refuse_nothing_to_validate_on(dataset: Dataset, config: Config) -> None:
+def refuse_nothing_to_validate_on(dataset: Dataset, config: Config) -> None:
     """A model is selected on validation.
 
     Raises:
@@ -438,7 +443,7 @@ def _config_of(folder: Path, values: Mapping[str, Any]) -> Config:
     named, flat = flatten(values), flatten(own.model_dump(mode="json"))
     try:
         # Laid over the run's own and validated with it, so that values are compared and not how they are written.
-        laid = _with_absolute_paths(make_config(apply_settings(own.model_dump(), named)))
+        laid = with_absolute_paths(make_config(apply_settings(own.model_dump(), named)))
         found = flatten(laid.model_dump(mode="json"))
     except UsageError:
         # Another sampler or scorer has other options than the run's own, which is not what is to be told.
@@ -459,6 +464,6 @@ def _config_of(folder: Path, values: Mapping[str, Any]) -> Config:
     return own if "device" in moved else own.model_copy(update={"device": usable_device(own.device)})
 
 
-def _with_absolute_paths(config: Config) -> Config:
+def with_absolute_paths(config: Config) -> Config:
     """So that the run can be used from another working directory."""
     return with_paths(config, absolute)

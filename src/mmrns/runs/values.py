@@ -248,28 +248,32 @@ def told_of(path: Path | None, values: Mapping[str, Any]) -> Generator[None]:
     try:
         yield
     except UsageError as error:
-        line = None if path is None or error.key is None else _line_of(path, error.key, values)
-        if line is None:
+        found = None if path is None or error.key is None else find(path, error.key)
+        given: Any = values
+        for part in (error.key or "").split("."):
+            given = given.get(part) if isinstance(given, Mapping) else None
+        if found is None or found[1] != plain(given):
             raise
-        raise UsageError(f"{path}:{line}: {error}") from error
+        raise UsageError(f"{path}:{found[0]}: {error}") from error
 
 
-def _line_of(path: Path, key: str, values: Mapping[str, Any]) -> int | None:
-    """The line of a dotted key, where the file has it and nothing else was laid over it."""
+def find(path: Path, key: str) -> tuple[int, Any] | None:
+    """The line and the value of a dotted key in a file that `read_config` has read; None where it is not there.
+
+    A key of the file may be dotted itself.
+    """
     loader = _Loader(_text(path))
     try:
         node: Any = loader.get_single_node()
-        given: Any = values
-        line: int = 1
-        for part in key.split("."):
-            if not isinstance(node, yaml.MappingNode) or not isinstance(given, Mapping) or part not in given:
+        line = 1
+        while key:
+            pairs = loader.pairs(node) if isinstance(node, yaml.MappingNode) else []
+            fitting = [(k, v) for k, v in pairs if f"{key}.".startswith(f"{k.value}.")]
+            if not fitting:
                 return None
-            found = [(k, v) for k, v in loader.pairs(node) if k.value == part]
-            if not found:
-                return None
-            (name, node), given = found[0], given[part]
-            line = name.start_mark.line + 1
-        return line if loader.construct_object(node, deep=True) == plain(given) else None
+            name, node = max(fitting, key=lambda pair: len(pair[0].value))
+            line, key = name.start_mark.line + 1, key[len(name.value) + 1 :]
+        return line, loader.construct_object(node, deep=True)
     finally:
         loader.dispose()
 

@@ -2,175 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 
-from mmrns.errors import DataError, UsageError, unknown
-from mmrns.files import refuse_unwritable, write_text
-from mmrns.nn.scorers import Scorer
-from mmrns.registry import Named
-from mmrns.runs.config import apply_settings, make_config
-from mmrns.runs.methods import method_names, method_of
-from mmrns.runs.train import Interrupted, train
+from mmrns.data.datasets import Dataset
+from mmrns.errors import DataError, Diverged, MmrnsError, UsageError
+from mmrns.files import locked, refuse_unwritable, write_text
+from mmrns.runs.build import build_dataset, build_device, build_model, build_sampler
+from mmrns.runs.config import Config, flatten, shortened, validated
+from mmrns.runs.train import Interrupted, refuse_nothing_to_validate_on, train
 from mmrns.runs.values import dump_yaml, read_config
-from mmrns.samplers.base import Sampler
+from mmrns.studies.comparison import Comparison, Entry, EntryError, config_of, first_of
 from mmrns.studies.records import Records
-from mmrns.studies.search import Settings, Space, check, propose, size
-
-BUDGET: Settings = {"training.steps": 1000, "training.evaluate_every": 100, "training.patience": 0}
-"""Of every training of a comparison, unless it says otherwise."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What is compared: a method with a scorer.
-
-    Attributes:
-        settings: what makes it, by dotted key.
-        space: what its search may try; empty = nothing to search.
-        listed: instead, the settings to try, each once.
-
-    With one setting in all there is nothing to search: it is taken.
-    """
-
-    settings: Settings
-    space: Space = field(default_factory=dict[str, Any])
-    listed: Sequence[Settings] = ()
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A comparison, whole: what a folder of results belongs to.
-
-    Attributes:
-        common: settings of every training, by dotted key.
-        entries: what is compared, by label.
-        trials: trainings with seed 0 among which each entry's settings are chosen, by validation MRR.
-        seeds: trainings of the chosen settings, with seeds 0, 1, ...
-        threads: of each training; None = as torch would.
-    """
-
-    common: Settings
-    entries: Mapping[str, Entry]
-    trials: int = 0
-    seeds: int = 3
-    threads: int | None = None
-
-    @classmethod
-    def of(
-        cls,
-        dataset: str,
-        scorers: Sequence[str | type[Scorer]],
-        methods: Sequence[str | type[Sampler]],
-        *,
-        seeds: int = 3,
-        trials: int = 0,
-        space: Mapping[str, Any] | None = None,
-        settings: Settings | None = None,
-        threads: int | None = None,
-    ) -> Comparison:
-        """Every scorer with every method.
-
-        Args:
-            dataset: its name or folder.
-            scorers, methods: names, `package.module:Class`, or classes.
-            seeds, trials, threads: see the class.
-            space: what a search may try, by dotted key; a key that is a method's name or `SCORER-METHOD` holds what it
-                may try beside or instead.
-            settings: of every training, by dotted key.
-
-        Raises:
-            UsageError: an unknown name, key or value.
-        """
-        space = dict(space or DEFAULT_SPACE if trials else {})
-        pairs = [(_name(a, Scorer), _name(b, Sampler)) for a in scorers for b in methods]
-        labels = {f"{_short(a)}-{_short(b)}" if len(scorers) > 1 else _short(b): (a, b) for a, b in pairs}
-        if len(labels) < len(pairs):
-            raise UsageError("a comparison names something twice")
-        own = {key: space.pop(key) for key in [*space] if key in method_names() or key in labels}
-        entries = {
-            label: Entry(
-                {"model.scorer": scorer, "method": method},
-                _fitting(space, method) | own.get(method, {}) | own.get(label, {}),
-            )
-            for label, (scorer, method) in labels.items()
-        }
-        common = BUDGET | {"data.dataset": dataset} | (settings or {})
-        return cls(common, entries, trials, seeds, threads)._checked()
-
-    @classmethod
-    def read(cls, path: Path) -> Comparison:
-        """From a YAML file with `common`, `methods`, and optionally `space`, `trials`, `seeds` and `threads`.
-
-        Under `methods` each label has a mapping by dotted key, of which single values are settings and lists and ranges
-        are what its search may try beside `space`; or it has a list of settings to try. The label is the name of the
-        method unless there is a `method`.
-
-        Raises:
-            DataError: not such a file.
-            UsageError: an unknown name, key or value.
-        """
-        values = read_config(path)
-        methods = values.get("methods")
-        strange = set(values) - {"common", "methods", "space", "trials", "seeds", "threads"}
-        if not isinstance(methods, dict) or not methods or strange:
-            what = f"unknown key {sorted(strange)[0]!r}" if strange else "holds no `methods`"
-            raise DataError(path, what, "give common, methods, and optionally space, trials, seeds, threads")
-        common: Settings = dict(values.get("common", {}))
-        entries: dict[str, Entry] = {}
-        for label, given in methods.items():
-            if isinstance(given, list):
-                entry = Entry({}, listed=given)
-            else:
-                given = given or {}
-                settings = {key: value for key, value in given.items() if not isinstance(value, list | dict)}
-                tried = {key: value for key, value in given.items() if key not in settings}
-                entry = Entry(settings, values.get("space", {}) | tried)
-            entries[_short(label)] = _with_method(entry, label, common)
-        if len(entries) < len(methods):
-            raise DataError(path, "names something twice", "give labels of their own, with `method`")
-        numbers = {key: values[key] for key in ("trials", "seeds", "threads") if key in values}
-        return cls(common, entries, **numbers)._checked()
-
-    def _checked(self) -> Comparison:
-        if not self.entries or self.seeds < 1 or self.trials < 0:
-            raise UsageError("a comparison needs a scorer, a method and a seed")
-        for label, entry in self.entries.items():
-            check(entry.space)
-            if not self.trials and size(entry.space) > 1:
-                raise UsageError(f"{label}: a space needs trials to search it")
-            first = _first(entry.space)
-            each = [first | {key: value} for key, values in entry.space.items() for value in _values(values)]
-            for settings in entry.listed or each or [first]:
-                make_config(apply_settings({}, self.common | entry.settings | settings))
-        return self
-
-    def budget(self, entry: Entry) -> int:
-        """Trials of an entry: all of a space that holds fewer, none where there is nothing to choose."""
-        found = len(entry.listed) if entry.listed else int(min(self.trials, size(entry.space)))
-        return found if found > 1 or size(entry.space) > 1 else 0
-
-    @property
-    def trainings(self) -> int:
-        """How many trainings there are in all."""
-        return sum(self.budget(entry) + self.seeds for entry in self.entries.values())
-
-
-DEFAULT_SPACE: dict[str, Any] = {
-    "training.lr": {"low": 3e-4, "high": 1e-2, "log": True},
-    "objective.gamma": [3, 6, 9, 12],
-    "objective.alpha": [0.5, 1, 2],
-}
-"""What a search tries where nothing else is said; alpha only for methods that weigh their negatives by it."""
+from mmrns.studies.search import Settings, propose
 
 
 @dataclass(frozen=True)
@@ -182,7 +36,7 @@ class Training:
         name: of its record, `LABEL-trial-N` or `LABEL-seed-N`.
         settings: those that were tried or chosen.
         given: all settings, by dotted key.
-        test: read the test split; keep the run folder.
+        trial: it chooses settings: its run folder is not kept.
         folder: of the comparison.
     """
 
@@ -190,7 +44,7 @@ class Training:
     name: str
     settings: Settings
     given: Settings
-    test: bool
+    trial: bool
     folder: Path
 
     @property
@@ -212,21 +66,38 @@ def compare(
     Each finished training is appended to `records.jsonl` in the folder at once; the runs of the seeds are in
     `trained/`. What is recorded is not trained again, and a training that was interrupted goes on from its checkpoint.
 
+    A training that comes to numbers that are not finite, or that has too little memory, is recorded as `failed`, with
+    the reason, and the others go on: a search takes it for worse than every other. Where all trials of an entry have
+    failed, so have its seeds. The test split is left out where the settings say so or where it is empty; then records
+    have the metrics of validation.
+
     Args:
         comparison: what to compare.
         folder: of the results; made where it is missing.
         jobs: trainings at a time, each in a process of its own. Only this process writes records.
         done: called with each record, also with those that were there.
-        note: told what is worth knowing, such as a record that was cut off.
+        note: told what is worth knowing, such as a training that failed or a record that was cut off.
 
     Raises:
-        DataError: the folder holds another comparison, or what is no record.
+        UsageError: a setting, a name or a device that does not fit, of any entry: before the first training.
+        DataError: the folder holds another comparison or is being written to, or the dataset is not fit.
         Interrupted: after Ctrl-C; the same call continues.
     """
-    folder = Path(folder)
+    comparison, folder = comparison.checked(), Path(folder)
     refuse_unwritable(folder, folder=True)
-    _claim(folder, comparison)
-    book = _Book(Records(folder, note), done)
+    with locked(folder):
+        _claim(folder, comparison)
+        book = _Book(Records(folder, note), done, note)
+        for line in comparison.notes:
+            note(line)
+        names = [f"{label}-seed-{seed}" for label in comparison.entries for seed in range(comparison.seeds)]
+        if any(book.records.get(name) is None for name in names):
+            comparison = _looked_through(comparison, note)
+        return _train(comparison, folder, jobs, book)
+
+
+def _train(comparison: Comparison, folder: Path, jobs: int, book: _Book) -> list[dict[str, Any]]:
+    """The records of the seeds, entry by entry, of which those that are missing are trained."""
     if jobs == 1:
         before = torch.get_num_threads()
         _set_threads(comparison.threads)
@@ -254,27 +125,45 @@ def compare(
         except (KeyboardInterrupt, Interrupted) as error:
             processes.shutdown(wait=True, cancel_futures=True)
             raise _stopped(folder) from error
+        except BrokenProcessPool as error:
+            what = "a process of the comparison was ended from outside, perhaps for want of memory"
+            raise MmrnsError(f"{folder}: {what}; the same command continues, --jobs 1 takes the least") from error
+        except BaseException:
+            # Nothing new is begun; what is under way goes on from its checkpoint next time.
+            processes.shutdown(wait=True, cancel_futures=True)
+            raise
 
 
 class _Book:
-    """The records, for the threads of several entries; `done` is told of each."""
+    """The records, for the threads of several entries; `done` is told of each, `note` of those that failed."""
 
-    def __init__(self, records: Records, done: Callable[[Mapping[str, Any]], None]):
-        self.records, self.done, self.lock = records, done, threading.Lock()
+    def __init__(self, records: Records, done: Callable[[Mapping[str, Any]], None], note: Callable[[str], None]):
+        self.records, self._done, self._note, self.lock = records, done, note, threading.Lock()
 
     def of(self, training: Training, run: Callable[[Training], dict[str, Any]]) -> dict[str, Any]:
         """The record of a training, which is run where there is none."""
         found = self.records.get(training.name)
         if found is None:
-            record = run(training)
+            found = run(training)
             with self.lock:
-                self.records.add(record)
-            found = record
-        if not training.test:
+                self.records.add(found)
+            if "failed" in found:
+                again = f"it is tried again once its line is removed from {self.records.path}"
+                self.note(f"{training.name} failed: {found['failed']} ({_told(training.settings)}); {again}.")
+        if training.trial:
             shutil.rmtree(training.run, ignore_errors=True)
-        with self.lock:
-            self.done(found)
+        self.done(found)
         return found
+
+    def done(self, record: Mapping[str, Any]) -> None:
+        """A record is there."""
+        with self.lock:
+            self._done(record)
+
+    def note(self, line: str) -> None:
+        """Something is worth knowing."""
+        with self.lock:
+            self._note(line)
 
 
 def _entry(
@@ -283,11 +172,11 @@ def _entry(
     """Choose an entry's settings, then train them with every seed."""
     entry = comparison.entries[label]
 
-    def record(name: str, settings: Settings, seed: int, test: bool) -> dict[str, Any]:
-        given = comparison.common | entry.settings | settings | {"seed": seed, "evaluation.test": test}
-        return book.of(Training(label, f"{label}-{name}", settings, given, test, folder), run)
+    def training(name: str, settings: Settings, **more: Any) -> Training:
+        given = comparison.common | entry.settings | settings | more
+        return Training(label, f"{label}-{name}", settings, given, name.startswith("trial"), folder)
 
-    tried: list[tuple[Settings, float]] = []
+    tried: list[tuple[Settings, float | None]] = []
     for i in range(comparison.budget(entry)):
         before = book.records.get(f"{label}-trial-{i}")
         if before is not None:
@@ -296,16 +185,40 @@ def _entry(
             settings = entry.listed[i]
         else:
             settings = propose(entry.space, tried, 0, label)
-        tried.append((settings, record(f"trial-{i}", settings, 0, False)["valid_mrr"]))
-    only = entry.listed[0] if entry.listed else _first(entry.space)
-    chosen = max(tried, key=lambda trial: trial[1])[0] if tried else only
-    return [record(f"seed-{seed}", chosen, seed, True) for seed in range(comparison.seeds)]
+        trial = training(f"trial-{i}", settings, **{"seed": 0, "evaluation.test": False})
+        tried.append((settings, book.of(trial, run)["valid_mrr"]))
+    worked = [(settings, mrr) for settings, mrr in tried if mrr is not None]
+    only = entry.listed[0] if entry.listed else first_of(entry.space)
+    chosen = max(worked, key=lambda trial: trial[1])[0] if worked else only
+    seeds = [training(f"seed-{seed}", chosen, seed=seed) for seed in range(comparison.seeds)]
+    if worked or not tried:
+        failed = {"failed_trials": len(tried) - len(worked)} if len(worked) < len(tried) else {}
+        return [book.of(seed, run) | failed for seed in seeds]
+    reason = f"all {len(tried)} trials failed"
+    book.note(f"{label}: {reason}; there are no settings to train with.")
+    lost = [_failed(replace(seed, settings={}), reason) | {"failed_trials": len(tried)} for seed in seeds]
+    for record in lost:
+        book.done(record)
+    return lost
 
 
 def train_once(training: Training) -> dict[str, Any]:
-    """Train once and return the record of it; a training that was interrupted goes on."""
+    """Train once and return the record of it; a training that was interrupted goes on.
+
+    Raises:
+        UsageError, DataError: as `train` does.
+    """
     unfinished = (training.run / "config.yaml").exists()
-    run = train(out=training.run, settings=training.given, resume=unfinished)
+    try:
+        run = train(out=training.run, settings=training.given, resume=unfinished)
+    except Diverged as error:
+        return _failed(training, str(error))
+    except UsageError as error:
+        raise UsageError(f"{training.name} ({_told(training.settings)}): {error}", error.key) from error
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return _failed(training, "too little memory")
     results = run.results
     record: dict[str, Any] = {
         "name": training.name,
@@ -319,27 +232,118 @@ def train_once(training: Training) -> dict[str, Any]:
         "seconds": results["seconds"],
         "commit": run.record["code"]["commit"],
     }
-    if training.test:
-        validated = run.history.drop_nulls("valid_mrr")
-        curve = [list(row) for row in validated.select("step", "seconds", "valid_mrr").rows()]
-        record |= {"test": results["test"]["both"], "baseline": results["baseline"], "curve": curve}
-    return record
+    if training.trial:
+        return record
+    validations = run.history.drop_nulls("valid_mrr")
+    curve = [list(row) for row in validations.select("step", "seconds", "valid_mrr").rows()]
+    if "test" in results:
+        return record | {"test": results["test"]["both"], "baseline": results["baseline"], "curve": curve}
+    return record | {"valid": results["valid"]["both"], "curve": curve}
+
+
+def _failed(training: Training, reason: str) -> dict[str, Any]:
+    """The record of a training that came to nothing."""
+    config = config_of(training.given)
+    return {
+        "name": training.name,
+        "label": training.label,
+        "scorer": config.model.scorer,
+        "sampler": config.method,
+        "settings": training.settings,
+        "seed": config.seed,
+        "valid_mrr": None,
+        "failed": reason,
+    }
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # On the CPU torch's allocator raises a plain RuntimeError.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
+def _told(settings: Settings) -> str:
+    """Settings in one line."""
+    return ", ".join(f"{key}={shortened(value)}" for key, value in settings.items()) or "as every training"
+
+
+def _looked_through(comparison: Comparison, note: Callable[[str], None]) -> Comparison:
+    """Find out before the first training what the data and the machine have against any.
+
+    Every dataset is read, and of every entry each kind that it may make is built once, on the CPU.
+
+    Returns:
+        The comparison, without the test split where there is none.
+
+    Raises:
+        UsageError, DataError: a dataset, a modality, a device or an option that is not fit.
+    """
+    datasets: dict[str, Dataset] = {}
+    built: set[str] = set()
+    untested = False
+    for label, entry in comparison.entries.items():
+        for config in comparison.configs(entry):
+            try:
+                build_device(config.device)
+                # Where there is room, and without a context on the accelerator.
+                cpu = config.model_copy(update={"device": "cpu"})
+                about = config.data.model_dump_json()
+                if about not in datasets:
+                    datasets[about] = build_dataset(cpu)
+                    refuse_nothing_to_validate_on(datasets[about], config)
+                untested |= config.evaluation.test and not len(datasets[about].graph.test)
+                if (kind := f"{about} {_kind(config)}") not in built:
+                    built.add(kind)
+                    build_sampler(cpu, datasets[about], build_model(cpu, datasets[about]))
+            except UsageError as error:
+                raise EntryError(label, str(error), error.key) from error
+    if not untested:
+        return comparison
+    note("The dataset has no test triples: entries are compared by validation, on which settings are chosen as well.")
+    return replace(comparison, common=comparison.common | {"evaluation.test": False})
+
+
+def _kind(config: Config) -> list[tuple[str, Any]]:
+    """A configuration without its numbers, which the schema has checked and which make no other kind."""
+    values = flatten(config.model_dump(include={"method", "model", "sampler", "objective"}))
+    return [(key, value) for key, value in values.items() if isinstance(value, bool | str | list | None)]
+
+
+class _ClaimedEntry(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    settings: dict[str, Any]
+    space: dict[str, Any]
+    listed: list[dict[str, Any]]
+
+
+class _Claim(BaseModel):
+    """What `comparison.yaml` in a folder holds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    common: dict[str, Any]
+    trials: int
+    entries: dict[str, _ClaimedEntry] = Field(default_factory=dict)
 
 
 def _claim(folder: Path, comparison: Comparison) -> None:
     """Say whose the folder is; refuse one that is another comparison's."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "comparison.yaml"
-    # What may change from one call to the next: further seeds, further entries.
-    shared: dict[str, Any] = {"common": comparison.common, "trials": comparison.trials}
-    entries = {label: json.loads(json.dumps(asdict(entry))) for label, entry in comparison.entries.items()}
-    before: dict[str, Any] = read_config(path) if path.exists() else shared
-    known: dict[str, Any] = before.get("entries", {})
-    changed = [key for key, value in shared.items() if before.get(key) != value]
-    changed += [label for label, entry in entries.items() if known.get(label, entry) != entry]
-    if changed:
-        raise DataError(path, f"was begun with another {changed[0]!r}", "choose another --out")
-    write_text(path, dump_yaml(shared | {"entries": known | entries}))
+    # What may change from one call to the next: further seeds, further entries. What is there stays as it is written.
+    claim: dict[str, Any] = {"common": comparison.common, "trials": comparison.trials, "entries": {}}
+    if path.exists():
+        claim = read_config(path)
+        try:
+            before = validated(_Claim, claim, "")
+        except UsageError as error:
+            raise DataError(path, f"is no comparison ({error})", "choose another --out") from error
+        entries = {label: Entry(**dict(entry)) for label, entry in before.entries.items()}
+        changed = Comparison(before.common, entries, before.trials).difference(comparison)
+        if changed is not None:
+            raise DataError(path, f"was begun with another {changed!r}", "choose another --out")
+    new = {label: asdict(entry) for label, entry in comparison.entries.items() if label not in claim["entries"]}
+    if new or not path.exists():
+        write_text(path, dump_yaml(claim | {"entries": claim["entries"] | new}))
 
 
 def _stopped(folder: Path) -> Interrupted:
@@ -349,41 +353,3 @@ def _stopped(folder: Path) -> Interrupted:
 def _set_threads(threads: int | None) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
-
-
-def _fitting(space: Mapping[str, Any], method: str) -> dict[str, Any]:
-    """Without the temperature of weights that a method does not use."""
-    return {key: values for key, values in space.items() if key != "objective.alpha" or method_of(method).alpha}
-
-
-def _with_method(entry: Entry, label: str, common: Settings) -> Entry:
-    """An entry that says which method it is: the one that its label names, where it has none of its own.
-
-    Raises:
-        UsageError: neither.
-    """
-    own = [common | entry.settings | dict(entry.space) | settings for settings in entry.listed or [{}]]
-    if all({"method", "sampler.name"} & set(settings) for settings in own):
-        return entry
-    if label not in method_names() and ":" not in label:
-        raise unknown("method", label, method_names())
-    return replace(entry, settings={"method": label} | entry.settings)
-
-
-def _name(given: str | type[Any], base: type[Named]) -> str:
-    """The name that a class goes by."""
-    return given if isinstance(given, str) else base.registry.name_of(base.registry.get(given))
-
-
-def _short(name: str) -> str:
-    """What a name is called in labels and folders: of `package.module:Class` the class."""
-    return name.rpartition(":")[2]
-
-
-def _first(space: Space) -> Settings:
-    return {key: _values(values)[0] for key, values in space.items()}
-
-
-def _values(values: Any) -> list[Any]:
-    """What may be tried; of a range, its ends."""
-    return values if isinstance(values, list) else [values["low"], values["high"]]

@@ -33,7 +33,7 @@ class _Policies(_Strict):
     realistic: _Metrics
 
 
-class _Record(_Strict):
+class _Training(_Strict):
     """What each record holds."""
 
     name: str
@@ -42,11 +42,24 @@ class _Record(_Strict):
     sampler: str
     settings: dict[str, Any]
     seed: int
+
+
+class _Failed(_Training):
+    """What the record of a training that failed holds: the reason, and no metric."""
+
+    valid_mrr: None
+    failed: str
+
+
+class _Record(_Training):
+    """What the record of another holds; where test was not read, the metrics of validation instead."""
+
     valid_mrr: FiniteFloat
     selected_step: int
     seconds: dict[str, FiniteFloat]
     commit: str | None
     test: _Policies | None = None
+    valid: _Policies | None = None
     baseline: _Policies | None = None
     curve: list[Annotated[list[FiniteFloat], Field(min_length=3, max_length=3)]] = []
 
@@ -108,7 +121,8 @@ def _by_name(path: Path, whole: bytes) -> dict[str, dict[str, Any]]:
     for number, line in enumerate(whole.removesuffix(b"\n").split(b"\n") if whole else [], 1):
         try:
             record = json.loads(line)
-            _Record.model_validate(record)
+            failed = isinstance(record, dict) and "failed" in record
+            (_Failed if failed else _Record).model_validate(record)
         except (ValueError, RecursionError, OverflowError) as error:
             remedy = "remove the line to train it again"
             raise DataError(path, f"is no record of a training ({_reason(error)})", remedy, number) from error

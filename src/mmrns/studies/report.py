@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -10,6 +11,7 @@ from typing import Any
 
 from mmrns.files import write_json, write_text
 from mmrns.runs.figures import legend, logarithmic, name_ticks, new_figure, save_figure
+from mmrns.studies.comparison import Comparison
 
 Record = Mapping[str, Any]
 METRICS = ("mrr", "hits@1", "hits@3", "hits@10")
@@ -22,21 +24,47 @@ _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.2
 
 
 def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """One row a finished training with a seed: what `results.json` of a comparison holds."""
-    return [
-        {
+    """One row a training with a seed: what `results.json` of a comparison holds.
+
+    Metrics are null where the training failed, whose reason is `failed`; those of test where only validation was read,
+    whose own then are `valid_hits@1` and so on.
+    """
+    found: list[dict[str, Any]] = []
+    for record in records:
+        test = _metrics(record, "test")
+        row = {
             "scorer": record["scorer"],
             "sampler": record["sampler"],
             "label": record["label"],
             "seed": record["seed"],
             "valid_mrr": record["valid_mrr"],
-            "test_mrr": record["test"]["realistic"]["mrr"],
-            **{key: record["test"]["realistic"][key] for key in METRICS[1:]},
-            "seconds": sum(record["seconds"].values()),
+            "test_mrr": test.get("mrr"),
+            **{key: test.get(key) for key in METRICS[1:]},
+            "seconds": sum(record["seconds"].values()) if "seconds" in record else None,
             "settings": record["settings"],
         }
-        for record in records
-    ]
+        if "valid" in record:
+            row |= {f"valid_{key}": _metrics(record, "valid").get(key) for key in METRICS[1:]}
+        if "failed" in record:
+            row["failed"] = record["failed"]
+        found.append(row)
+    return found
+
+
+def ranked_split(records: Sequence[Record]) -> str:
+    """What entries are compared by: test where all were ranked on it, else valid."""
+    return "test" if all("test" in record for record in worked(records)) and worked(records) else "valid"
+
+
+def worked(records: Sequence[Record]) -> list[Record]:
+    """Without those of trainings that failed."""
+    return [record for record in records if "failed" not in record]
+
+
+def _metrics(record: Record, split: str) -> Mapping[str, float]:
+    """The realistic metrics of a split, as far as they are recorded."""
+    known = {"mrr": record["valid_mrr"]} if split == "valid" else {}
+    return known | record.get(split, {}).get("realistic", {})
 
 
 def by_label(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -59,40 +87,57 @@ def interval(values: Sequence[float]) -> float:
     return quantile * stdev(values) / math.sqrt(len(values))
 
 
-def reference_of(label: str, labels: Sequence[str]) -> str | None:
-    """What an entry is compared with: the entry of the same scorer whose method is `REFERENCE`; None without one."""
-    prefix, _, _ = label.partition("-")
-    for other in (f"{prefix}-{REFERENCE}", REFERENCE):
-        if other in labels:
+def reference_of(label: str, groups: Mapping[str, Sequence[Record]]) -> str | None:
+    """What an entry is compared with: the entry of the same scorer that is `REFERENCE`, alone or behind the scorer's
+    name; None without one, and for itself.
+    """
+    scorer = groups[label][0]["scorer"]
+    for other in (f"{label.partition('-')[0]}-{REFERENCE}", f"{scorer}-{REFERENCE}", REFERENCE):
+        if other in groups and groups[other][0]["scorer"] == scorer:
             return None if other == label else other
     return None
 
 
-def table(records: Sequence[Record]) -> list[dict[str, str]]:
-    """Mean and standard deviation over the seeds in percent, and the difference from the reference paired by seed."""
-    found: list[dict[str, str]] = []
+def table(records: Sequence[Record], trials: Mapping[str, int] | None = None) -> list[dict[str, str]]:
+    """Mean and standard deviation over the seeds in percent, and the difference from the reference paired by seed.
+
+    Args:
+        records: of the seeds.
+        trials: of each entry, by label; None leaves their column out.
+    """
+    split = ranked_split(records)
     groups = by_label(records)
+    titles = _titles(split)
+    found: list[dict[str, str]] = []
     for label, runs in groups.items():
-        reference = reference_of(label, [*groups])
-        row = {"method": label, "valid MRR": spread([run["valid_mrr"] for run in runs])}
-        for key in METRICS:
-            name = "test MRR" if key == "mrr" else key.replace("hits", "Hits")
-            row[name] = spread([run["test"]["realistic"][key] for run in runs])
-        row["difference"] = "" if reference is None else paired(runs, groups[reference])
-        row["seconds"] = f"{mean(sum(run['seconds'].values()) for run in runs):.0f}"
+        reference, good = reference_of(label, groups), worked(runs)
+        failed = max((run.get("failed_trials", 0) for run in runs), default=0)
+        row = {"method": label, "valid MRR": spread([run["valid_mrr"] for run in good])}
+        for key, title in titles.items():
+            row[title] = spread([_metrics(run, split)[key] for run in good if key in _metrics(run, split)])
+        row["difference"] = "" if reference is None else paired(good, worked(groups[reference]), split)
+        row["seeds"] = f"{len(good)}" if len(good) == len(runs) else f"{len(good)} of {len(runs)}"
+        if trials is not None:
+            row["trials"] = f"{trials.get(label, 0)}" + (f" ({failed} failed)" if failed else "")
+        row["seconds"] = f"{mean(sum(run['seconds'].values()) for run in good):.0f}" if good else ""
         found.append(row)
-    baseline = records[0].get("baseline") if records else None
-    if baseline:
-        empty = dict.fromkeys(found[0], "")
-        cells = {name: spread([baseline["realistic"][key]]) for name, key in zip(_test_names(), METRICS, strict=True)}
-        found.insert(0, empty | {"method": "relation frequency"} | cells)
+    baseline = next((record["baseline"] for record in records if record.get("baseline")), None)
+    if baseline and split == "test":
+        cells = {title: spread([baseline["realistic"][key]]) for key, title in titles.items()}
+        found.insert(0, dict.fromkeys(found[0], "") | {"method": "relation frequency"} | cells)
     return found
 
 
-def paired(runs: Sequence[Record], others: Sequence[Record]) -> str:
-    """Mean difference of the test MRR between trainings of the same seed, in points, and its 95 % interval."""
-    other = {run["seed"]: run["test"]["realistic"]["mrr"] for run in others}
-    differences = [100 * (run["test"]["realistic"]["mrr"] - other[run["seed"]]) for run in runs if run["seed"] in other]
+def _titles(split: str) -> dict[str, str]:
+    """The columns of the metrics. The validation MRR has one in any case."""
+    names = {key: key.replace("hits", "Hits") for key in METRICS[1:]}
+    return ({"mrr": "test MRR"} if split == "test" else {}) | names
+
+
+def paired(runs: Sequence[Record], others: Sequence[Record], split: str = "test") -> str:
+    """Mean difference of the MRR between trainings of the same seed, in points, and its 95 % interval."""
+    other = {run["seed"]: _metrics(run, split)["mrr"] for run in others}
+    differences = [100 * (_metrics(run, split)["mrr"] - other[run["seed"]]) for run in runs if run["seed"] in other]
     if not differences:
         return ""
     width = interval(differences)
@@ -100,50 +145,81 @@ def paired(runs: Sequence[Record], others: Sequence[Record]) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation in percent."""
+    """Mean and standard deviation in percent; nothing of none."""
+    if not values:
+        return ""
     return f"{100 * mean(values):.2f}" + (f" ± {100 * stdev(values):.2f}" if len(values) > 1 else "")
 
 
-def write_summary(records: Sequence[Record], folder: Path, common: Mapping[str, Any], trials: int) -> list[Path]:
+def write_summary(records: Sequence[Record], folder: Path, comparison: Comparison) -> list[Path]:
     """`results.json`, `report.md`, `mrr.png` and, where the records have curves, `time.png` of a comparison.
 
     Returns:
         The plots.
     """
     write_json(folder / "results.json", rows(records))
-    write_text(folder / "report.md", report(records, common, trials))
+    write_text(folder / "report.md", report(records, comparison))
     plots = {folder / "mrr.png": _plot_mrr} | ({folder / "time.png": _plot_time} if _timed(records) else {})
     for path, plot in plots.items():
         plot(records, path)
     return [*plots]
 
 
-def report(records: Sequence[Record], common: Mapping[str, Any], trials: int) -> str:
+def trials_of(comparison: Comparison) -> dict[str, int]:
+    """The trials of each entry, by label."""
+    return {label: comparison.budget(entry) for label, entry in comparison.entries.items()}
+
+
+def report(records: Sequence[Record], comparison: Comparison) -> str:
     """The table with what is needed to read it, as Markdown."""
-    groups = by_label(records)
-    cells = table(records)
+    groups, trials, split = by_label(records), trials_of(comparison), ranked_split(records)
+    cells = table(records, trials)
+    name = {"test": "test", "valid": "validation"}[split]
+    failed = [record for record in records if "failed" in record]
     lines = [
-        f"# {common.get('data.dataset', 'Comparison')}",
+        f"# {_escaped(str(comparison.common.get('data.dataset') or 'Comparison'))}",
         "",
         "Filtered link prediction on both sides, in percent, ties at their mean rank; mean ± standard deviation over "
-        f"the seeds. The difference is that of the test MRR from `{REFERENCE}`, paired by seed, with its 95 % interval "
-        f"(Student's t). Settings are chosen {f'on validation among {trials} trials' if trials else 'beforehand'}. "
-        "Seconds are of a whole training.",
+        f"the seeds{' that did not fail' if failed else ''}. The difference is that of the {name} MRR from "
+        f"`{REFERENCE}` with the same scorer, paired by seed, with its 95 % interval (Student's t). "
+        + ("" if split == "test" else "The test split was not read: all metrics are of validation. ")
+        + f"{_chosen(trials)} Seconds are of a whole training: {_counted(records)}.",
         "",
         "| " + " | ".join(cells[0]) + " |",
         "|" + "---|" * len(cells[0]),
-        *("| " + " | ".join(row.values()) + " |" for row in cells),
+        *("| " + " | ".join(_escaped(cell) for cell in row.values()) + " |" for row in cells),
         "",
-        "![Test MRR](mrr.png)",
+        *([*(f"- {_escaped(r['name'])} failed: {_escaped(r['failed'])}." for r in failed), ""] if failed else []),
+        f"![{name.capitalize()} MRR](mrr.png)",
         *(["![Validation MRR against time](time.png)"] if _timed(records) else []),
         "",
-        "Every training: " + _settings(common) + ".",
+        "Every training: " + _settings(comparison.common) + ".",
         "",
-        "| method | chosen |",
+        "| method | settings |",
         "|---|---|",
-        *(f"| {label} | {_settings(runs[0]['settings'])} |" for label, runs in groups.items()),
+        *(f"| {_escaped(label)} | {_settings(runs[0]['settings'])} |" for label, runs in groups.items()),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _chosen(trials: Mapping[str, int]) -> str:
+    """Where the settings are from."""
+    if not any(trials.values()):
+        return "No settings were searched: they are those that the comparison was given."
+    chosen = "Settings were chosen on validation, for each entry among its own trials"
+    if not all(trials.values()):
+        chosen += "; those of an entry without trials are as the comparison gives them"
+    return chosen + ("" if len({*trials.values()}) == 1 else "; the numbers of trials differ") + "."
+
+
+def _counted(records: Sequence[Record]) -> str:
+    """What the seconds are of."""
+    good = worked(records)
+    recorded = [("build" in run["seconds"]) for run in good]
+    if all(recorded):
+        return "building, pretraining, training and evaluation"
+    missing = "building was not recorded" if not any(recorded) else "building only where it was recorded"
+    return f"pretraining, training and evaluation; {missing}"
 
 
 def _timed(records: Sequence[Record]) -> bool:
@@ -151,54 +227,69 @@ def _timed(records: Sequence[Record]) -> bool:
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"`{key}={value}`" for key, value in settings.items())
+    found = (f"{key}={value}".replace("`", "'").replace("|", "\\|") for key, value in settings.items())
+    return ", ".join(f"`{' '.join(text.split())}`" for text in found)
 
 
-def _test_names() -> list[str]:
-    return ["test MRR", *(key.replace("hits", "Hits") for key in METRICS[1:])]
+def _escaped(text: str) -> str:
+    """A name as Markdown that shows it as it is."""
+    line = " ".join(text.split())
+    return re.sub(r"([\\`*_\[\]<>|$])", r"\\\1", line)
 
 
 def _plot_mrr(records: Sequence[Record], path: Path) -> None:
-    """Mean test MRR of each entry with its standard deviation and the seeds themselves."""
-    groups = by_label(records)
-    figure, axes = new_figure("Test MRR: mean, standard deviation, seeds", height=1.2 + 0.4 * len(groups))
+    """Mean MRR of each entry with its standard deviation and the seeds themselves; an entry that failed has none."""
+    groups, split = by_label(records), ranked_split(records)
+    name = {"test": "test", "valid": "validation"}[split]
+    title = f"{name.capitalize()} MRR: mean, standard deviation, seeds"
+    figure, axes = new_figure(title, height=1.2 + 0.4 * len(groups))
     for place, (label, runs) in enumerate(groups.items()):
-        values = [run["test"]["realistic"]["mrr"] for run in runs]
+        values = [_metrics(run, split)["mrr"] for run in worked(runs)]
+        if not values:
+            continue
         error = stdev(values) if len(values) > 1 else 0.0
         own = label if label.endswith(REFERENCE) else ""
         axes.errorbar(mean(values), place, xerr=error, fmt="o", capsize=4, color="0.4" if own else "tab:blue")
         axes.plot(values, [place] * len(values), "|", color="0.6", markersize=10)
     name_ticks(axes, [*groups])
     axes.grid(axis="x", color="0.9")
-    axes.set_xlabel("test MRR (filtered, mean rank on ties)")
+    axes.set_xlabel(f"{name} MRR (filtered, mean rank on ties)")
     save_figure(figure, path)
 
 
 def _plot_time(records: Sequence[Record], path: Path) -> None:
-    """Validation MRR against seconds of training, the mean over the seeds."""
+    """Validation MRR against seconds since the training was begun, the mean over the seeds."""
+    from cycler import cycler
     from matplotlib import colormaps
-    from matplotlib.rcsetup import cycler
 
     groups = by_label(records)
-    figure, axes = new_figure("Validation MRR against training time, mean over the seeds", height=4.5)
+    figure, axes = new_figure("Validation MRR against time, mean over the seeds", height=4.5)
     # Twenty colours; further entries repeat them with dashes.
     axes.set_prop_cycle(cycler(linestyle=["-", "--"]) * cycler(color=[colormaps["tab20"](i) for i in range(20)]))
     lines: list[Any] = []
     names: list[str] = []
-    starts: list[float] = []
+    shown: list[float] = []
     for label, runs in groups.items():
-        curves = [run["curve"] for run in runs if run.get("curve")]
+        curves = [_curve(run) for run in runs if run.get("curve")]
         if not curves:
             continue
         # Early stopping may end seeds at different steps: the mean is of those that have come so far.
         points = [[curve[i] for curve in curves if i < len(curve)] for i in range(max(map(len, curves)))]
-        seconds, mrr = ([mean(point[k] for point in at) for at in points] for k in (1, 2))
+        seconds, mrr = ([mean(point[k] for point in at) for at in points] for k in (0, 1))
         lines += axes.plot(seconds, mrr, marker=".")
         names.append(label)
-        starts += seconds
-    logarithmic(axes, "x", starts)
-    axes.set_xlabel("seconds of training")
+        shown += seconds
+    logarithmic(axes, "x", shown)
+    timed = [run for run in records if run.get("curve")]
+    built = all("build" in run["seconds"] for run in timed)
+    axes.set_xlabel(f"seconds of {'building, ' if built else ''}pretraining and training")
     axes.set_ylabel("validation MRR")
     axes.grid(color="0.92")
     legend(figure, lines, names, "outside right center")
     save_figure(figure, path)
+
+
+def _curve(record: Record) -> list[tuple[float, float]]:
+    """Seconds and validation MRR; what came before the first step counts, as far as it is recorded."""
+    before = sum(record["seconds"].get(part, 0.0) for part in ("build", "pretrain"))
+    return [(before + seconds, mrr) for _, seconds, mrr in record["curve"]]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
 import random
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mmrns.errors import UsageError
 from mmrns.rng import stream_seed
@@ -19,50 +23,169 @@ Settings = dict[str, Any]
 Space = Mapping[str, Any]
 """By dotted key, what may be tried: a list of values, or a range `{low: .., high: .., log: true, int: true}`."""
 
+Tried = Sequence[tuple[Settings, float | None]]
+"""Settings and their validation MRR, in order; None = the training failed."""
+
+_ASKED = 100
+"""How often the estimator may propose what was tried already, where a space has so few settings that it does."""
+
+
+class Range(BaseModel):
+    """A range of numbers.
+
+    Attributes:
+        low, high: its ends, both within.
+        log: draw uniformly on a logarithmic scale.
+        whole: whole numbers only; written `int`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    low: float
+    high: float
+    log: bool = False
+    whole: bool = Field(False, alias="int")
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Range:
+        if self.low > self.high:
+            raise ValueError("low is above high")
+        if self.log and self.low <= 0:
+            raise ValueError("a logarithmic range begins above 0")
+        if self.whole and not (self.low.is_integer() and self.high.is_integer()):
+            raise ValueError("whole numbers lie between whole numbers")
+        return self
+
+    @property
+    def ends(self) -> list[float | int]:
+        """The ends, as what is drawn from it has them."""
+        return [int(self.low), int(self.high)] if self.whole else [self.low, self.high]
+
+    @property
+    def size(self) -> float:
+        """How many values it has."""
+        if self.low == self.high:
+            return 1.0
+        return self.high - self.low + 1 if self.whole else math.inf
+
+
+def is_range(values: Any) -> bool:
+    """Whether something is meant as a range."""
+    return isinstance(values, Mapping) and not {"low", "high"}.isdisjoint(values)
+
 
 def size(space: Space) -> float:
-    """How many settings a space holds; infinite with a range.
+    """How many settings a space holds, those that are listed twice counted once; infinite with a range of fractions.
 
-    >>> size({"training.lr": [0.001, 0.003], "objective.gamma": [6, 9, 12]})
+    >>> size({"training.lr": [0.001, 1e-3, 0.003], "objective.gamma": [6, 9, 12]})
     6.0
     """
-    return math.prod((len(values) if isinstance(values, list) else math.inf for values in space.values()), start=1.0)
+    sizes = (
+        len(distinct(values)) if isinstance(values, list) else range_of("", values).size for values in space.values()
+    )
+    return math.prod(sizes, start=1.0)
 
 
-def propose(space: Space, tried: Sequence[tuple[Settings, float]], seed: int, *purpose: int | str) -> Settings:
+def distinct(values: Sequence[Any]) -> list[Any]:
+    """Values without those that came before: 1 and 1.0 are the same, 1 and `true` are not."""
+    return [*{_key(value): value for value in reversed(values)}.values()][::-1]
+
+
+def _key(value: Any) -> str:
+    """What two values have in common that are the same."""
+
+    def number(value: Any) -> Any:
+        match value:
+            case bool():
+                return value
+            case float() if value.is_integer():
+                return int(value)
+            case list() | tuple():
+                return [number(inner) for inner in value]
+            case Mapping():
+                return {str(name): number(inner) for name, inner in value.items()}
+            case _:
+                return value
+
+    return json.dumps(number(value), sort_keys=True, default=repr)
+
+
+def propose(space: Space, tried: Tried, seed: int, *purpose: int | str) -> Settings:
     """The next settings to try: of a space of lists, other ones than before, at random; of one with a range, by the
     tree-structured Parzen estimator (Bergstra et al., "Algorithms for Hyper-Parameter Optimization", 2011; its first
     ten are random), for which the extra `hpo` (Optuna) is needed.
 
+    The estimator splits what was tried into better and worse and models both. A training that failed has no value; it
+    is told as pruned, which counts among the worse, behind all that have one, so that no value is made up.
+
     A function of its arguments, so that a search that was interrupted goes on as if it had not been.
 
     Args:
-        space: what may be tried; if all of it are lists, more than has been tried.
+        space: what may be tried.
         tried: settings and their validation MRR, in order.
         seed, purpose: of the random stream.
 
     Raises:
-        UsageError: Optuna is not installed, or a range is not one.
+        UsageError: Optuna is not installed, a range is not one, or all settings of the space have been tried.
     """
     number = stream_seed(seed, *purpose, len(tried))
-    if size(space) < math.inf:
-        stream, before = random.Random(number), [settings for settings, _ in tried]
-        while (settings := {key: stream.choice(values) for key, values in space.items()}) in before:
+    lists = {key: distinct(values) for key, values in space.items() if isinstance(values, list)}
+    ranges = {key: range_of(key, values) for key, values in space.items() if key not in lists}
+    before = {_key(settings) for settings, _ in tried if _within(settings, space, lists, ranges)}
+    if len(before) >= size(space):
+        raise UsageError(f"all {len(before)} settings of the space have been tried")
+    stream = random.Random(number)
+    if not ranges:
+        while _key(settings := {key: stream.choice(lists[key]) for key in space}) in before:
             pass
         return settings
+    for settings in itertools.islice(_estimated(space, lists, ranges, tried, number), _ASKED):
+        if _key(settings) not in before:
+            return settings
+    # Few are left: there are but so many, and one of those is taken.
+    each = [lists.get(key) or range(int(ranges[key].low), int(ranges[key].high) + 1) for key in space]
+    left = (dict(zip(space, values, strict=True)) for values in itertools.product(*each))
+    return stream.choice([settings for settings in left if _key(settings) not in before])
+
+
+def _estimated(
+    space: Space, lists: Mapping[str, list[Any]], ranges: Mapping[str, Range], tried: Tried, number: int
+) -> Any:
+    """What the estimator proposes, again and again."""
     try:
         import optuna
-        from optuna.trial import create_trial
+        from optuna.trial import TrialState, create_trial
     except ImportError as error:
         raise UsageError("a search over ranges needs Optuna; pip install 'mmrns[hpo]', or list the values") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    distributions = {key: _distribution(key, values) for key, values in space.items()}
+    distributions = {key: _distribution(lists[key] if key in lists else ranges[key]) for key in space}
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=number % 2**32))
     for settings, value in tried:
-        params = {key: _code(space[key], settings[key]) for key in space}
-        study.add_trial(create_trial(params=params, distributions=distributions, value=value))
-    asked = study.ask(distributions).params
-    return {key: values[asked[key]] if isinstance(values, list) else asked[key] for key, values in space.items()}
+        if not _within(settings, space, lists, ranges):
+            continue
+        params = {key: _place(lists[key], settings[key]) if key in lists else settings[key] for key in space}
+        state = TrialState.PRUNED if value is None else TrialState.COMPLETE
+        study.add_trial(create_trial(params=params, distributions=distributions, value=value, state=state))
+    while True:
+        asked = study.ask(distributions).params
+        yield {key: lists[key][asked[key]] if key in lists else asked[key] for key in space}
+
+
+def _within(settings: Settings, space: Space, lists: Mapping[str, list[Any]], ranges: Mapping[str, Range]) -> bool:
+    """Whether settings that were tried are of this space."""
+    if not settings.keys() >= space.keys():
+        return False
+    listed = all(_place(values, settings[key]) is not None for key, values in lists.items())
+    return listed and all(
+        isinstance(settings[key], int | float) and given.low <= settings[key] <= given.high
+        for key, given in ranges.items()
+    )
+
+
+def _place(values: Sequence[Any], value: Any) -> int | None:
+    """Where a value is in a list."""
+    keys = [_key(listed) for listed in values]
+    return keys.index(_key(value)) if _key(value) in keys else None
 
 
 def check(space: Space) -> None:
@@ -72,25 +195,35 @@ def check(space: Space) -> None:
         UsageError: a value that is neither a list nor a range.
     """
     for key, values in space.items():
-        ranged = isinstance(values, Mapping) and {"low", "high"} <= set(values) <= {"low", "high", "log", "int"}
-        if not ranged and not (isinstance(values, list) and values):
-            raise UsageError(
-                f"{key}: {values!r} is no space; give a list of values or {{low: .., high: .., log: true}}"
-            )
+        if not (isinstance(values, list) and values):
+            range_of(key, values)
 
 
-def _distribution(key: str, values: Any) -> BaseDistribution:
+def range_of(key: str, values: Any) -> Range:
+    """The range that a mapping stands for.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not is_range(values):
+        raise UsageError(
+            f"{key}: {values!r} is no space; give a list of values or {{low: .., high: .., log: true}}", key
+        )
+    try:
+        return Range.model_validate(values)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join([key, *map(str, fault["loc"])])
+        reason = fault["msg"].removeprefix("Value error, ").lower()
+        raise UsageError(f"{where}: {reason}; {values!r} is no space", key) from error
+
+
+def _distribution(values: list[Any] | Range) -> BaseDistribution:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if isinstance(values, list):
         # Places in the list, since what is listed may be lists itself.
         return CategoricalDistribution(range(len(values)))
-    kind = IntDistribution if values.get("int") else FloatDistribution
-    try:
-        return kind(values["low"], values["high"], log=bool(values.get("log", False)))
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{key}: {error}") from error
-
-
-def _code(values: Any, value: Any) -> Any:
-    return values.index(value) if isinstance(values, list) else value
+    if values.whole:
+        return IntDistribution(int(values.low), int(values.high), log=values.log)
+    return FloatDistribution(values.low, values.high, log=values.log)

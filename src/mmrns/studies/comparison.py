@@ -1,0 +1,402 @@
+"""What is compared: entries, what each may try, and whether two comparisons are the same."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+
+from mmrns.errors import DataError, UsageError, unknown
+from mmrns.nn.scorers import Scorer
+from mmrns.registry import Named
+from mmrns.runs.config import Config, apply_settings, make_config, validated
+from mmrns.runs.methods import method_names, method_of
+from mmrns.runs.train import with_absolute_paths
+from mmrns.runs.values import find, plain, read_config
+from mmrns.samplers.base import Sampler
+from mmrns.studies.search import Settings, Space, check, is_range, range_of, size
+
+BUDGET: Settings = {"training.steps": 1000, "training.evaluate_every": 100, "training.patience": 0}
+"""Of every training of a comparison, unless it says otherwise."""
+
+DEFAULT_SPACE: dict[str, Any] = {
+    "training.lr": {"low": 3e-4, "high": 1e-2, "log": True},
+    "objective.gamma": [3, 6, 9, 12],
+    "objective.alpha": [0.5, 1, 2],
+}
+"""What a search tries where nothing else is said; alpha only for methods that weigh their negatives by it."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is compared: a method with a scorer.
+
+    Attributes:
+        settings: what makes it, by dotted key.
+        space: what its search may try; empty = nothing to search.
+        listed: instead, the settings to try, each once.
+
+    With one setting in all there is nothing to search: it is taken.
+    """
+
+    settings: Settings
+    space: Space = field(default_factory=dict[str, Any])
+    listed: Sequence[Settings] = ()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison, whole: what a folder of results belongs to.
+
+    Attributes:
+        common: settings of every training, by dotted key.
+        entries: what is compared, by label.
+        trials: trainings with seed 0 among which each entry's settings are chosen, by validation MRR.
+        seeds: trainings of the chosen settings, with seeds 0, 1, ...
+        threads: of each training; None = as torch would.
+    """
+
+    common: Settings
+    entries: Mapping[str, Entry]
+    trials: int = 0
+    seeds: int = 3
+    threads: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        dataset: str,
+        scorers: Sequence[str | type[Scorer]],
+        methods: Sequence[str | type[Sampler]],
+        *,
+        seeds: int = 3,
+        trials: int = 0,
+        space: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        threads: int | None = None,
+    ) -> Comparison:
+        """Every scorer with every method.
+
+        Args:
+            dataset: its name or folder.
+            scorers, methods: names, `package.module:Class`, or classes.
+            seeds, trials, threads: see the class.
+            space: what a search may try, by dotted key; a key that is a method's name or `SCORER-METHOD` holds what it
+                may try beside or instead.
+            settings: of every training, by dotted key.
+
+        Raises:
+            UsageError: an unknown name, key or value.
+        """
+        tried: dict[str, Any] = plain(space or DEFAULT_SPACE) if trials else {}
+        pairs = [(_name(a, Scorer), _name(b, Sampler)) for a in scorers for b in methods]
+        labels = {f"{_short(a)}-{_short(b)}" if len(scorers) > 1 else _short(b): (a, b) for a, b in pairs}
+        if len(labels) < len(pairs):
+            raise UsageError("a comparison names something twice")
+        own = {key: tried.pop(key) for key in [*tried] if key in method_names() or key in labels}
+        entries = {
+            label: Entry(
+                {"model.scorer": scorer, "method": method},
+                _fitting(tried, method) | own.get(method, {}) | own.get(label, {}),
+            )
+            for label, (scorer, method) in labels.items()
+        }
+        common = BUDGET | {"data.dataset": str(dataset)} | by_key(plain(settings or {}))
+        return cls(common, entries, trials, seeds, threads).checked()
+
+    @classmethod
+    def read(cls, path: Path) -> Comparison:
+        """From a YAML file with `common`, `methods`, and optionally `space`, `trials`, `seeds` and `threads`.
+
+        Under `methods` each label has a mapping by dotted key, of which single values are settings and lists and ranges
+        are what its search may try beside `space`; or it has a list of settings to try. The label is the name of the
+        method unless there is a `method`.
+
+        Raises:
+            DataError: not such a file.
+            UsageError: an unknown name, key or value.
+        """
+        values = read_config(path)
+        strange = set(values) - {*_Study.model_fields}
+        if strange or not values.get("methods"):
+            what = f"unknown key {sorted(strange)[0]!r}" if strange else "holds no `methods`"
+            line = _line(path, sorted(strange))
+            raise DataError(path, what, "give common, methods, and optionally space, trials, seeds, threads", line)
+        try:
+            study = validated(_Study, {key: value for key, value in values.items() if value is not None}, "")
+            common = by_key(study.common)
+            entries: dict[str, Entry] = {}
+            for label, given in study.methods.items():
+                if _short(label) in entries:
+                    raise DataError(path, "names something twice", "give labels of their own, with `method`")
+                entries[_short(label)] = _with_method(_entry(label, given, study.space), label, common)
+            return cls(common, entries, study.trials, study.seeds, study.threads).checked()
+        except UsageError as error:
+            label, key = getattr(error, "label", None), error.key
+            places = [key] if label is None else [f"methods.{label}.{key}", f"space.{key}", f"common.{key}"]
+            at = _line(path, [*places, f"methods.{label}"])
+            if at is None:
+                raise
+            raise UsageError(f"{path}:{at}: {error}") from error
+
+    def checked(self) -> Comparison:
+        """The same in values that YAML and JSON know, without what is listed twice.
+
+        Raises:
+            UsageError: a label, a key or a value that does not fit, of any entry and anything that it may try.
+        """
+        if not self.entries or self.seeds < 1 or self.trials < 0:
+            raise UsageError("a comparison needs a scorer, a method and a seed")
+        check_labels([*self.entries])
+        common = by_key(plain(self.common))
+        entries: dict[str, Entry] = {}
+        for label, entry in self.entries.items():
+            try:
+                entries[label] = _checked(entry, common, self.trials)
+            except UsageError as error:
+                raise EntryError(label, str(error), error.key) from error
+        return replace(self, common=common, entries=entries)
+
+    def configs(self, entry: Entry) -> Iterator[Config]:
+        """The configurations of an entry with its first setting, and with each other one that it lists."""
+        settings, first = self.common | entry.settings, first_of(entry.space)
+        for given in entry.listed or [first]:
+            yield config_of(settings | given)
+        for key, values in entry.space.items():
+            for value in values[1:] if isinstance(values, list) else []:
+                yield config_of(settings | first | {key: value})
+
+    def budget(self, entry: Entry) -> int:
+        """Trials of an entry: all of a space that holds fewer, none where there is nothing to choose."""
+        found = len(entry.listed) if entry.listed else int(min(self.trials, size(entry.space)))
+        return found if found > 1 or size(entry.space) > 1 else 0
+
+    @property
+    def trainings(self) -> int:
+        """How many trainings there are in all."""
+        return sum(self.budget(entry) + self.seeds for entry in self.entries.values())
+
+    @property
+    def notes(self) -> list[str]:
+        """What is worth knowing before it is trained: entries that have fewer settings than there are trials."""
+        return [
+            f"{label}: there are {self.budget(entry)} settings to try, fewer than {self.trials} trials; each is tried "
+            "once."
+            for label, entry in self.entries.items()
+            if not entry.listed and 1 < size(entry.space) < self.trials
+        ]
+
+    def difference(self, other: Comparison) -> str | None:
+        """What another comparison has otherwise, apart from further seeds and entries; None where it has not.
+
+        Compared are the configurations that they stand for, not how they are written.
+        """
+        if self.trials != other.trials:
+            return "trials"
+        for label, entry in self.entries.items():
+            if not _same(entry, entry.settings | self.common, entry, entry.settings | other.common):
+                return "common"
+            there = other.entries.get(label)
+            if there and not _same(entry, self.common | entry.settings, there, other.common | there.settings):
+                return label
+        return None
+
+
+class EntryError(UsageError):
+    """An entry of a comparison that does not fit; `label` is its own."""
+
+    def __init__(self, label: str, message: str, key: str | None = None):
+        super().__init__(f"{label}: {message}", key)
+        self.label = label
+
+
+def config_of(settings: Settings) -> Config:
+    """The configuration that settings by dotted key stand for, with its paths as they are from here."""
+    return with_absolute_paths(make_config(apply_settings({}, settings)))
+
+
+def by_key(values: Mapping[str, Any]) -> Settings:
+    """Settings by dotted key, where a section of the configuration may be a mapping."""
+    found: Settings = {}
+    for key, value in values.items():
+        inside = key in Config.model_fields and isinstance(value, Mapping)
+        found |= {f"{key}.{name}": inner for name, inner in value.items()} if inside else {key: value}
+    return found
+
+
+def _checked(entry: Entry, common: Settings, trials: int) -> Entry:
+    """An entry in plain values, without what is listed twice.
+
+    Raises:
+        UsageError: a key or a value that does not fit, of anything that may be tried.
+    """
+    settings, space = by_key(plain(entry.settings)), plain(entry.space)
+    listed = [by_key(plain(given)) for given in entry.listed]
+    check(space)
+    for key, reason in _RESERVED.items():
+        # Read for all alike: the test split may be left out in common.
+        if any(key in given for given in (settings, space, *listed, common if key == "seed" else {})):
+            raise UsageError(f"{key}: {reason}", key)
+    if not trials and size(space) > 1:
+        raise UsageError("a space needs trials to search it")
+    whole = common | settings
+    first = first_of(space)
+    for key, values in space.items():
+        if isinstance(values, list):
+            by_config = {_dumped(whole | first | {key: value}): value for value in reversed(values)}
+            space[key] = [*by_config.values()][::-1]
+            continue
+        between = range_of(key, values)
+        for end in between.ends:
+            config_of(whole | first | {key: end})
+        if not between.whole and between.low < between.high:
+            try:
+                # A fraction, unlike what the ends may be.
+                config_of(whole | first | {key: between.low + (between.high - between.low) / 2**0.5})
+            except UsageError as error:
+                raise UsageError(f"{error}; for whole numbers the range has int: true", key) from error
+    each = {_dumped(whole | given): given for given in reversed(listed or [first])}
+    return Entry(settings, space, [*each.values()][::-1] if listed else ())
+
+
+def _dumped(settings: Settings) -> str:
+    return config_of(settings).model_dump_json()
+
+
+def _same(entry: Entry, settings: Settings, other: Entry, others: Settings) -> bool:
+    """Whether two entries stand for the same trainings."""
+    if (entry, settings) == (other, others):
+        return True
+    try:
+        return _means(entry, settings) == _means(other, others)
+    except UsageError:
+        return False
+
+
+def _means(entry: Entry, settings: Settings) -> Any:
+    """What an entry stands for: its configurations, and what its search may try."""
+    first = first_of(entry.space)
+    tried = {
+        key: [_dumped(settings | first | {key: value}) for value in values]
+        if isinstance(values, list)
+        else range_of(key, values)
+        for key, values in entry.space.items()
+    }
+    return [_dumped(settings | given) for given in entry.listed or [first]], tried
+
+
+class _Study(BaseModel):
+    """A comparison as it is written down."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    common: dict[str, Any] = Field(default_factory=dict)
+    methods: dict[str, Any]
+    space: dict[str, Any] = Field(default_factory=dict)
+    trials: NonNegativeInt = 0
+    seeds: PositiveInt = 3
+    threads: PositiveInt | None = None
+
+
+_RESERVED = {
+    "seed": "a comparison trains with seeds 0, 1, ...; say how many by seeds",
+    "evaluation.test": "whether test is read is said for all alike, in common or by --set",
+}
+"""What no entry may set."""
+
+_FORBIDDEN = '/\\:*?"<>|'
+_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(10))}
+_LABEL_BYTES = 150
+
+
+def check_labels(labels: Sequence[Any]) -> None:
+    """Refuse labels that cannot be names of files, here or where the folder is copied to.
+
+    Raises:
+        UsageError: one is not fit, or two differ only in their case.
+    """
+    met: dict[str, str] = {}
+    for label in labels:
+        reason = _unfit(label)
+        same = unicodedata.normalize("NFC", str(label)).casefold()
+        if reason is None and same in met:
+            reason = f"is {met[same]!r} for systems that do not tell case apart"
+        if reason is not None:
+            raise EntryError(str(label)[:60], f"the label {reason}; labels become names of files")
+        met[same] = label
+
+
+def _unfit(label: Any) -> str | None:
+    """Why a label cannot be the name of a file; None where it can."""
+    if not isinstance(label, str):
+        return "is no text"
+    if not label.strip():
+        return "is empty"
+    strange = next((c for c in label if c in _FORBIDDEN or not c.isprintable()), None)
+    if strange is not None:
+        return f"holds {strange!r}" if strange.isprintable() else f"holds the character U+{ord(strange):04X}"
+    if label != label.strip() or label[0] == "." or label[-1] == ".":
+        return "begins or ends with a blank or a dot"
+    if label.partition(".")[0].casefold() in _DEVICES:
+        return "is the name of a device on Windows"
+    if len(label.encode(errors="replace")) > _LABEL_BYTES:
+        return f"has more than {_LABEL_BYTES} bytes"
+    return None
+
+
+def first_of(space: Space) -> Settings:
+    """The first settings of a space: of a range, its lower end."""
+    return {
+        key: values[0] if isinstance(values, list) else range_of(key, values).ends[0] for key, values in space.items()
+    }
+
+
+def _entry(label: str, given: Any, space: Mapping[str, Any]) -> Entry:
+    """An entry of a file: a mapping of settings and of what is tried, or a list of settings."""
+    if isinstance(given, list):
+        if not given or not all(isinstance(settings, dict) for settings in given):
+            raise EntryError(label, "a list holds the settings to try, each a mapping by dotted key")
+        return Entry({}, listed=given)
+    if not (given is None or isinstance(given, dict)):
+        raise EntryError(label, f"{given!r} is neither settings by dotted key nor a list of them")
+    given = given or {}
+    tried = {key: value for key, value in given.items() if isinstance(value, list) or is_range(value)}
+    return Entry({key: value for key, value in given.items() if key not in tried}, {**space, **tried})
+
+
+def _with_method(entry: Entry, label: str, common: Settings) -> Entry:
+    """An entry that says which method it is: the one that its label names, where it has none of its own.
+
+    Raises:
+        UsageError: neither.
+    """
+    own = [common | entry.settings | dict(entry.space) | settings for settings in entry.listed or [{}]]
+    if all({"method", "sampler.name"} & set(settings) for settings in own):
+        return entry
+    if label not in method_names() and ":" not in label:
+        raise EntryError(label, str(unknown("method", label, method_names())))
+    return replace(entry, settings={"method": label} | entry.settings)
+
+
+def _line(path: Path, keys: Sequence[str | None]) -> int | None:
+    """The line of the first of some keys that a file has."""
+    return next((found[0] for key in keys if key and (found := find(path, key)) is not None), None)
+
+
+def _fitting(space: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """Without the temperature of weights that a method does not use."""
+    return {key: values for key, values in space.items() if key != "objective.alpha" or method_of(method).alpha}
+
+
+def _name(given: str | type[Any], base: type[Named]) -> str:
+    """The name that a class goes by."""
+    return given if isinstance(given, str) else base.registry.name_of(base.registry.get(given))
+
+
+def _short(name: str) -> str:
+    """What a name is called in labels and folders: of `package.module:Class` the class."""
+    return name.rpartition(":")[2]
