@@ -205,10 +205,12 @@ class AllNegatives(Negatives):
     Attributes:
         n_entities: E.
         device: where `entities` lie.
+        views: their vectors, where they are at hand. None means that the model looks everyone up itself.
     """
 
     n_entities: int
     device: torch.device
+    views: Views | None = None
 
     def entities(self, rows: int) -> Int[Tensor, "B K"]:
         return torch.arange(self.n_entities, device=self.device).expand(rows, -1)

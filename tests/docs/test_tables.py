@@ -59,6 +59,7 @@ def test_prose_may_stand_in_a_cell(tables: ModuleType) -> None:
 
 def test_the_step_is_quoted_from_its_source() -> None:
     page = (ROOT / "docs" / "step.md").read_text(encoding="utf-8")
-    quoted = re.search(r"^```python\n# quoted from .*\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    assert quoted
-    assert quoted[1] in textwrap.dedent(inspect.getsource(Trainer.step)).replace("\n    ", "\n")
+    quoted = re.findall(r"^```python\n# quoted from [^\n]*\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert len(quoted) == 2
+    for block, of in zip(quoted, (Trainer.step, Trainer.compare), strict=True):
+        assert block in textwrap.dedent(inspect.getsource(of)).replace("\n    ", "\n")

@@ -42,3 +42,10 @@ class Lookup:
     target: Views
     relation: Float[Tensor, "B relation_width"]
     query: Query
+
+    def part(self, batch: Batch, rows: slice) -> Lookup:
+        """Some of the rows, of which `batch` is made."""
+        query = self.query
+        gate = None if query.gate is None else query.gate[rows]
+        of_rows = Query(tuple(vectors[rows] for vectors in query.vectors), query.present[rows], gate)
+        return Lookup(batch, self.anchor[rows], self.target[rows], self.relation[rows], of_rows)

@@ -144,8 +144,8 @@ class Model(nn.Module):
                 return self.entities(ids) if views is None else views
             case PoolNegatives(ids):
                 return self.entities(ids)
-            case AllNegatives():
-                return self.entity.all()
+            case AllNegatives(views=views):
+                return self.entity.all() if views is None else views
             case _:
                 raise TypeError(f"negatives of no known form: {type(negatives).__name__}")
 
@@ -177,13 +177,18 @@ class Model(nn.Module):
         relation = self.relations(self.relation_ids(batch))
         query = self._query(batch, self.entities(batch.anchor), relation)
         every = self.entity.all()
-        held = self.scorer.pair_width(relation.device) + (0 if query.gate is None else reals_per_pair(len(self.views)))
-        per_entity = relation.element_size() * len(batch) * held
+        per_entity = relation.element_size() * len(batch) * self.reals_per_pair
         n = len(every.present)
         size = n if per_entity == 0 else int(min(n, max(1, memory_mb * 2**20 / per_entity)))
         if size == n:
             return self.compare(query, every)
         return torch.cat([self.compare(query, part) for part in every.split(size)], dim=1)
+
+    @property
+    def reals_per_pair(self) -> int:
+        """Reals that a comparison with a pool holds for each pair of a row and a candidate, beside the score."""
+        mixture = reals_per_pair(len(self.views)) if len(self.views) > 1 else 0
+        return len(self.views) * self.scorer.pair_width(self.relation.weight.device) + mixture
 
     def loss(self, lookup: Lookup, negatives: Negatives, objective: Loss) -> Float[Tensor, ""] | float:
         """The term of the step's loss that the model itself brings along: its embedder's, by default 0."""

@@ -166,8 +166,8 @@ def build_trainer(config: Config, dataset: Dataset, parts: Parts | None = None) 
     regularizer = Regularizer(l2=o.l2, l3=o.l3, n3=o.n3)
     if config.training.compile:
         compile_formulas(model, objective)
-    autocast = config.training.autocast
-    return Trainer(model, sampler, objective, regularizer, optimizer, batches, device, autocast=autocast)
+    how = {"autocast": config.training.autocast, "memory_mb": config.training.memory_mb}
+    return Trainer(model, sampler, objective, regularizer, optimizer, batches, device, **how)
 
 
 def compile_formulas(model: Model, objective: Loss) -> None:

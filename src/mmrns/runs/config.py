@@ -122,6 +122,11 @@ class TrainingConfig(_Section):
     autocast: bool = Field(
         False, description="matrix products of bfloat16: pays where a step is mostly products, as with k-vs-all"
     )
+    memory_mb: PositiveInt = Field(
+        2048,
+        description="bound on what 1-vs-all and k-vs-all hold for a batch's scores of every entity, in MiB; beyond it "
+        "rows are taken in parts, each compared again in the backward pass",
+    )
     compile: bool = Field(
         False,
         description="have torch compile the scorer's and the loss's formulas, which takes a C++ compiler and most of a "

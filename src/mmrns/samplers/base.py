@@ -131,7 +131,10 @@ class Sampler(Named, Explanation, nn.Module, ABC):
         model: Model,
         step: int,
     ) -> Float[Tensor, ""] | float:
-        """The sampler's own term of the loss. By default 0."""
+        """The sampler's own term of the loss, a mean over rows. By default 0.
+
+        Where every entity is a negative it may be asked for some of the rows at a time, and twice.
+        """
         return 0.0
 
     def pretrain(self, batches: Callable[[int], Batch]) -> None:

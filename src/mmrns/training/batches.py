@@ -89,6 +89,16 @@ class Batches:
         batch = Batch.of(triples, head, self.weight[rows])
         return replace(batch, n_true=self.index.batch_counts(batch))
 
+    def split(self, step: int, size: int) -> list[Batch]:
+        """The batch of one step in batches of at most so many rows each, in the same order."""
+        whole = self.at(step)
+        triples, head = torch.stack([whole.h, whole.r, whole.t], dim=1), whole.head
+        parts = [
+            Batch.of(*part)
+            for part in zip(triples.split(size), head.split(size), whole.weight.split(size), strict=True)
+        ]
+        return [replace(part, n_true=self.index.batch_counts(part)) for part in parts]
+
 
 def _first_of_each_query(graph: KnowledgeGraph, head: bool) -> Int[Tensor, " Q"]:
     """The first train triple of every distinct (h, r), or with `head` of every (r, t)."""

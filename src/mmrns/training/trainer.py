@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from mmrns.errors import Diverged, UsageError
+from mmrns.nn.lookup import Lookup
 from mmrns.nn.losses import Loss
 from mmrns.nn.model import Model
 from mmrns.nn.regularizers import Regularizer
@@ -20,7 +24,10 @@ from mmrns.training.batches import Batches
 from mmrns.training.callbacks import Callback, Training
 from mmrns.training.optimizer import Optimizer
 from mmrns.training.progress import Plan, Progress
-from mmrns.types import Batch, Negatives
+from mmrns.types import AllNegatives, Batch, Negatives, Views
+
+_REALS = 8
+"""Reals that a loss and its gradient hold for each score, the score among them."""
 
 
 class Trainer:
@@ -35,6 +42,8 @@ class Trainer:
         batches: the stream of positives.
         device: where model and sampler are.
         autocast: draw and score with matrix products of bfloat16; scores are float32 all the same.
+        memory_mb: bound on what the comparison of a batch with every entity holds, in MiB; beyond it the rows are taken
+            in parts, of one at least, each compared again in the backward pass.
 
     Raises:
         UsageError: the loss takes no importance weights, and the sampler gives its negatives unequal ones; or the loss
@@ -52,10 +61,12 @@ class Trainer:
         device: torch.device,
         *,
         autocast: bool = False,
+        memory_mb: float | int = math.inf,
     ):
         self.model, self.sampler = model, sampler
         self.objective, self.regularizer = objective, regularizer
         self.optimizer, self.batches, self.device, self.autocast = optimizer, batches, device, autocast
+        self.memory_mb = memory_mb
         self._refuse_unfit()
 
     def _refuse_unfit(self) -> None:
@@ -96,31 +107,76 @@ class Trainer:
 
         Args:
             step: counted from 0.
-            on_step: is told of the step at its end, when gradients are still there and the model is updated.
+            on_step: is told of the step at its end, when gradients are still there and the model is updated; of the
+                last part of the rows where they are compared in parts.
 
         Returns:
             The loss, still on the device.
         """
-        model, sampler = self.model, self.sampler
+        model = self.model
         batch = self.batch(step)
         with self.precision():
             lookup = model.lookup(batch)  # the batch's own vectors, once
-            negatives = sampler.draw(lookup, model, step)  # x- ~ q_phi( . | anchor, r, step)
-            s_pos = model.score(lookup)  # f_theta(h, r, t)
-            s_neg = model.score_against(lookup, negatives)  # f_theta(h, r, x-)
-            loss = (
-                self.objective(s_pos, s_neg, negatives.mask, batch.weight, negatives.log_weight)
-                + self.regularizer(model, lookup)
-                + model.loss(lookup, negatives, self.objective)
-                + sampler.loss(lookup, negatives, s_pos, s_neg, model, step)
-            )
+            compared, negatives, rows = self.compared(lookup, step)  # with x- ~ q_phi( . | anchor, r, step)
+            loss = compared + self.regularizer(model, lookup)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step(step)
         model.constrain()
         if on_step is not None:
-            on_step(batch, negatives)
+            on_step(rows, negatives)
         return loss.detach()
+
+    def compare(self, lookup: Lookup, step: int, views: Views | None = None) -> tuple[Float[Tensor, ""], Negatives]:
+        """The loss of some rows against the negatives that are drawn for them, and these.
+
+        Args:
+            lookup: the rows.
+            step: from 0.
+            views: of every entity, where they are at hand.
+        """
+        model, sampler = self.model, self.sampler
+        negatives = sampler.draw(lookup, model, step)  # x- ~ q_phi( . | anchor, r, step)
+        if views is not None and isinstance(negatives, AllNegatives):
+            negatives = replace(negatives, views=views)
+        s_pos = model.score(lookup)  # f_theta(h, r, t)
+        s_neg = model.score_against(lookup, negatives)  # f_theta(h, r, x-)
+        loss = (
+            self.objective(s_pos, s_neg, negatives.mask, lookup.batch.weight, negatives.log_weight)
+            + model.loss(lookup, negatives, self.objective)
+            + sampler.loss(lookup, negatives, s_pos, s_neg, model, step)
+        )
+        return loss, negatives
+
+    def compared(self, lookup: Lookup, step: int) -> tuple[Float[Tensor, ""], Negatives, Batch]:
+        """`compare` of a batch, whole, or in parts where every entity is a negative and that would take too much.
+
+        The parts are rows, whose loss is weighed by their share of the batch's weight; each is compared again in the
+        backward pass.
+
+        Returns:
+            The loss; the negatives and the rows that they are for, of the whole batch or of its last part.
+        """
+        batch, size = lookup.batch, self.rows_at_once
+        if size >= len(batch):
+            return *self.compare(lookup, step), batch
+        everyone, start, losses = self.model.entity.all(), 0, list[Tensor]()
+        part, negatives = batch, Negatives()
+        for part in (rows.to(self.device) for rows in self.batches.split(step, size)):
+            of_part = lookup.part(part, slice(start, start := start + len(part)))
+            given = self.compare, of_part, step, everyone
+            loss, negatives = checkpoint(*given, use_reentrant=False, preserve_rng_state=False)
+            losses.append(loss * (part.weight.sum() / batch.weight.sum()))
+        return torch.stack(losses).sum(), negatives, part
+
+    @property
+    def rows_at_once(self) -> int:
+        """How many rows may be compared with every entity at once."""
+        if not self.sampler.every:
+            return sys.maxsize
+        reals = self.model.n_entities * (_REALS + 3 * self.model.reals_per_pair)
+        per_row = reals * self.model.relation.weight.element_size()
+        return int(max(1, min(self.memory_mb * 2**20 / per_row, sys.maxsize)))
 
     def precision(self) -> AbstractContextManager[object]:
         """Inside, matrix products are of bfloat16 where that is asked for."""

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import Tensor
 
+from live_memory import LiveMemory
 from mmrns.data.datasets import Dataset
+from mmrns.data.features import Features, Modality
+from mmrns.data.graph import KnowledgeGraph
+from mmrns.data.vocabulary import Vocabulary
 from mmrns.nn.model import Model
 from mmrns.nn.scorers import TransE
 from mmrns.rng import seeded
@@ -59,3 +65,57 @@ def test_folded_and_chunked_similarities_equal_the_direct_ones(
     assert len(outcomes[0][1]) == len(outcomes[1][1])
     for a, b in zip(outcomes[0][1], outcomes[1][1], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("memory_mb", [0.3, 0.05, 0])
+@pytest.mark.parametrize("cls", [Mmrns, MmrnsPublished])
+def test_a_draw_and_its_gradients_are_the_same_under_any_bound(
+    toy: Dataset, cls: type[Mmrns] | type[MmrnsPublished], memory_mb: float
+) -> None:
+    batch = Batch.of(toy.graph.train[:60], torch.arange(60) % 2 == 0)
+    outcomes: list[tuple[Tensor, list[Tensor]]] = []
+    for bound in (1024, memory_mb):
+        model, sampler = _build(toy, cls, memory_mb=1024)
+        model.double()
+        sampler.double()
+        sampler.similarity.memory_mb = bound
+        lookup = model.lookup(batch)
+        drawn = sampler.draw(lookup, model, 0)
+        s_pos, s_neg = model.score(lookup), model.score_against(lookup, drawn)
+        (s_neg.mean() + sampler.loss(lookup, drawn, s_pos, s_neg, model, 0)).backward()
+        gradients = [p.grad for p in [*sampler.parameters(), *model.parameters()] if p.grad is not None]
+        outcomes.append((drawn.entities(60), gradients))
+    assert torch.equal(outcomes[0][0], outcomes[1][0])
+    assert len(outcomes[0][1]) == len(outcomes[1][1])
+    for a, b in zip(outcomes[0][1], outcomes[1][1], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(("n_relations", "image", "text"), [(40, 24, 4), (2, 49, 16)])
+@pytest.mark.parametrize("cls", [Mmrns, MmrnsPublished])
+def test_the_bound_is_kept(cls: type[Mmrns] | type[MmrnsPublished], n_relations: int, image: int, text: int) -> None:
+    n, g = 400, torch.Generator().manual_seed(0)
+    train = torch.stack([torch.randint(size, (300,), generator=g) for size in (n, n_relations, n)], dim=1)
+    names = Vocabulary([f"e{i:03d}" for i in range(n)]), Vocabulary([f"r{i:03d}" for i in range(n_relations)])
+    graph = KnowledgeGraph(*names, train, train[:3], train[:3])
+    every = torch.arange(n)
+    modalities = {
+        name: Modality(torch.randn(n, tokens, 100, generator=g), torch.ones(n, tokens, dtype=torch.bool), every)
+        for name, tokens in (("image", image), ("text", text))
+    }
+    batch = Batch.of(train[:128], torch.zeros(128, dtype=torch.bool))
+    model = Model(TransE(16, 1.0), n, n_relations)
+    peaks: dict[int, float] = {}
+    for bound in (1024, 16):
+        sampler = cls(graph, Features(modalities), model.spec, negatives=4, pool=300, memory_mb=bound)
+        with LiveMemory() as memory:
+            lookup = model.lookup(batch)
+            drawn = sampler.draw(lookup, model, 0)
+            s_pos, s_neg = model.score(lookup), model.score_against(lookup, drawn)
+            (s_neg.mean() + sampler.loss(lookup, drawn, s_pos, s_neg, model, 0)).backward()
+        peaks[bound] = memory.peak / 2**20
+        (said,) = (int(x) for x in re.findall(r"hold about ([\d,]+) MiB", sampler.notes(batch)[-1]))
+        assert bound < 1024 or peaks[bound] < 1.3 * said
+    assert peaks[1024] > 50
+    # The similarities themselves, the logits and what is made of them are there either way.
+    assert peaks[16] < 16 + 10 * 4 * 128 * 300 * 3 / 2**20

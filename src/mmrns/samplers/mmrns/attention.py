@@ -96,7 +96,7 @@ class KnowledgeGuidedAttention(nn.Module):
         if len(tokens) not in (1, 2) or len(tokens) != len(widths):
             raise ValueError(f"one or two modalities, got tokens {tokens} and widths {widths}")
         n = len(tokens)
-        self.tokens, self.width = (tokens[0], tokens[-1]), width
+        self.tokens, self.widths, self.width = (tokens[0], tokens[-1]), widths, width
         self.project = nn.ModuleList(nn.Linear(w, width) for w in widths)
         self.gate = nn.ModuleList(nn.Linear(relation_width, tokens[0] * tokens[-1]) for _ in range(n))
         self.out = nn.ModuleList(nn.Linear(tokens[n - 1 - m] * width, width) for m in range(n))
@@ -197,8 +197,18 @@ class KnowledgeGuidedAttention(nn.Module):
         for m in range(self.n_modalities):
             n_read, n_guide = self._counts(m)
             # Coefficients, their gradient and product; or guided tokens, normalised, mixed, and their gradients.
-            held = 3 * n_read if self.folds(m, n_relations) else n_read + 5 * self.width
+            held = 3 * n_read if self.folds(m, n_relations) else 2 * n_read + 7 * self.width
             total += n_guide * (held + 3) + 3 * self.width
+        return total
+
+    def reals_per_entity(self, n_relations: int) -> int:
+        """Estimate of the reals that the tokens and `terms` of an entity and their backward pass hold."""
+        total = 0
+        for m, width in enumerate(self.widths):
+            n_read, n_guide = self._counts(m)
+            total += n_read * (width + 4 * self.width) + 4 * n_guide * (n_read + self.width)
+            if self.folds(m, n_relations):
+                total += n_guide * n_read * (3 * self.width + 4 * n_read)
         return total
 
     def _counts(self, modality: int) -> tuple[int, int]:

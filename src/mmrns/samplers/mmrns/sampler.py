@@ -216,23 +216,25 @@ class Mmrns(CandidateSampler, name="mmrns"):
         similarity = self.similarity
         relations = similarity.relations(batch, model)
         of_row = relations[batch.relation_index]
-        targets = similarity.represent(of_row, batch.target, model)
-        similarities = similarity(batch, candidates.pool, model, targets=targets)
+        represented = len(batch) * (1 if positives is None else 2) + candidates.typed.numel()
+        own = len(batch) * candidates.typed.shape[1]
+        at_once = similarity.fits(represented, len(candidates.pool), len(relations), own)
+        targets = similarity.represent(of_row, batch.target, model, at_once=at_once)
+        similarities = similarity(batch, candidates.pool, model, targets=targets, at_once=at_once)
         typed: list[Representation] = []
         if self.typed:
             n_groups, n_typed = candidates.typed.shape
             under = relations.repeat(n_groups // len(relations), 1).repeat_interleave(n_typed, dim=0)
-            typed = similarity.represent(under, candidates.typed.flatten(), model)
-        further = None if positives is None else similarity.represent(of_row, positives, model)
+            typed = similarity.represent(under, candidates.typed.flatten(), model, at_once=at_once)
+        further = None if positives is None else similarity.represent(of_row, positives, model, at_once=at_once)
         scale = nn.functional.softplus(self.scale(of_row))
         terms: list[Tensor] = []
         for m, (name, target) in enumerate(zip(similarity.terms, targets, strict=True)):
             pool = similarities[name]
             values, present = [pool.values], [pool.candidate.expand_as(pool.values)]
             if typed:
-                # index_select, since the gradient of indexing adds up in no fixed order.
-                of_group = typed[m].values.unflatten(0, candidates.typed.shape).index_select(0, candidates.group)
-                values.append(cosine(target.values[:, None], of_group))
+                groups = typed[m].values.unflatten(0, candidates.typed.shape)
+                values.append(similarity.to_own(target.values, groups, candidates.group, at_once=at_once))
                 present.append(typed[m].present.view_as(candidates.typed)[candidates.group])
             if further is not None:
                 values.append(cosine(target.values, further[m].values)[:, None])

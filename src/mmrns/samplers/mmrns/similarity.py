@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from mmrns.data.features import Modality
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.samplers.explanation import AttentionMap
-from mmrns.samplers.mmrns.attention import EntityGate, EntityTerms, KnowledgeGuidedAttention, Tokens
+from mmrns.samplers.mmrns.attention import EntityGate, KnowledgeGuidedAttention, Tokens
 from mmrns.samplers.mmrns.grouped import grouped_cosine
 from mmrns.types import Batch
 
@@ -62,8 +62,8 @@ class GuidedSimilarity(nn.Module):
         gate_width: hidden units of the entity gate.
         structure: compare the structural vectors too.
         guidance: let the relation guide; otherwise every relation has the vector 0, and with it the same gates.
-        memory_mb: bound on what the similarities of a step hold, in MiB; beyond it they are computed in chunks, and
-            again in the backward pass.
+        memory_mb: bound on what the similarities of a step hold beside their own values, in MiB; beyond it they are
+            computed in chunks, and again in the backward pass.
     """
 
     def __init__(
@@ -102,18 +102,28 @@ class GuidedSimilarity(nn.Module):
         return vectors if self.guidance else torch.zeros_like(vectors)
 
     def represent(
-        self, relations: Float[Tensor, "n relation_width"], entities: Int[Tensor, " n"], model: Model
+        self,
+        relations: Float[Tensor, "n relation_width"],
+        entities: Int[Tensor, " n"],
+        model: Model,
+        *,
+        at_once: bool = True,
     ) -> list[Representation]:
-        """Each entity under its own relation, in every term."""
-        found: list[Representation] = []
-        if self.attention is not None:
-            tokens = self.tokens(entities)
-            values = self.paired(relations, tokens)
-            found += [Representation(y, t.mask.any(1)) for y, t in zip(values, tokens, strict=True)]
-        if self.gate is not None:
-            everyone = torch.ones_like(entities).bool()
-            found.append(Representation(self.gate(relations, self.structure(entities, model)), everyone))
-        return found
+        """Each entity under its own relation, in every term; in chunks, as `forward`, where not all at once."""
+
+        def of(relations: Tensor, entities: Tensor) -> tuple[Tensor, ...]:
+            found: list[Tensor] = []
+            if self.attention is not None:
+                tokens = self.tokens(entities)
+                for y, t in zip(self.paired(relations, tokens), tokens, strict=True):
+                    found += [y, t.mask.any(1)]
+            if self.gate is not None:
+                found += [self.gate(relations, self.structure(entities, model)), torch.ones_like(entities).bool()]
+            return tuple(found)
+
+        size = len(entities) if at_once else self._limit // self._reals_represented
+        found = in_chunks(of, size, relations, entities)
+        return [Representation(*pair) for pair in zip(found[::2], found[1::2], strict=True)]
 
     def forward(
         self,
@@ -123,11 +133,12 @@ class GuidedSimilarity(nn.Module):
         *,
         targets: list[Representation] | None = None,
         direct: bool = False,
+        at_once: bool | None = None,
     ) -> dict[str, Similarity]:
         """Similarity of each row's true entity to every entity of a pool, by term.
 
-        The rows are taken relation by relation. Where all relations at once would take more than `memory_mb`, they are
-        taken in chunks, each computed again in the backward pass.
+        The rows are taken relation by relation. Where everything at once would take more than `memory_mb`, the pool is
+        taken in chunks, and where a single entity does, the relations too; each is computed again in the backward pass.
 
         Args:
             batch: the rows.
@@ -135,48 +146,82 @@ class GuidedSimilarity(nn.Module):
             model: of the relation and entity vectors.
             targets: the rows' true entities under their relations, if they are at hand.
             direct: do not fold the attention; the oracle of the folded form.
+            at_once: whether to take everything at once; by default if that fits.
         """
+        if at_once is None:
+            at_once = self.fits(len(batch), len(pool), len(batch.relations))
         order = torch.argsort(batch.relation_index, stable=True)
         relations = self.relations(batch, model)
         if targets is None:
-            targets = self.represent(relations[batch.relation_index], batch.target, model)
+            targets = self.represent(relations[batch.relation_index], batch.target, model, at_once=at_once)
         in_order = [target.values[order] for target in targets]
-        vectors = self.structure(pool, model) if self.gate is not None else None
-        present: list[Tensor] = []
-        terms: list[EntityTerms] = []
-        if self.attention is not None:
-            of_pool = self.tokens(pool)
-            terms = self.attention.terms(of_pool, n_relations=0 if direct else len(relations))
-            present += [tokens.mask.any(1) for tokens in of_pool]
-        if vectors is not None:
-            present.append(torch.ones_like(pool, dtype=torch.bool))
 
-        def under(chunk: Tensor, counts: tuple[int, ...], *by_term: Tensor) -> Tensor:
+        def under(ids: Tensor, relations: Tensor, counts: tuple[int, ...], *by_term: Tensor) -> tuple[Tensor, Tensor]:
             found: list[Tensor] = []
+            present: list[Tensor] = []
             if self.attention is not None:
-                ys = self.attention.outer(chunk, terms)
+                tokens = self.tokens(ids)
+                terms = self.attention.terms(tokens, n_relations=0 if direct else len(relations))
+                ys = self.attention.outer(relations, terms)
                 found += [grouped_cosine(t, y, counts) for t, y in zip(by_term, ys, strict=False)]
-            if self.gate is not None and vectors is not None:
-                found.append(self.gate.cosine(by_term[-1], chunk, vectors, counts))
-            return torch.stack(found)
+                present += [t.mask.any(1) for t in tokens]
+            if self.gate is not None:
+                found.append(self.gate.cosine(by_term[-1], relations, self.structure(ids, model), counts))
+                present.append(torch.ones_like(ids, dtype=torch.bool))
+            return torch.stack(found), torch.stack(present)
 
-        size = max(1, self.memory_mb * 2**20 // self._bytes_per_relation(len(pool), len(relations)))
-        if size >= len(relations):
-            found = under(relations, batch.relation_counts, *in_order)
+        if at_once:
+            found, present = under(pool, relations, batch.relation_counts, *in_order)
         else:
-            parts: list[Tensor] = []
-            start = 0
-            for first in range(0, len(relations), size):
-                counts = batch.relation_counts[first : first + size]
-                rows = slice(start, start := start + sum(counts))
-                given = (relations[first : first + size], counts, *(t[rows] for t in in_order))
-                parts.append(checkpoint(under, *given, use_reentrant=False, preserve_rng_state=False))
-            found = torch.cat(parts, dim=1)
+            per_entity, per_pair = self._reals_of_pool(len(relations))
+            size = max(1, self._limit // (per_entity + per_pair * len(relations)))
+            step = len(relations) if size > 1 else max(1, (self._limit - per_entity) // per_pair)
+            columns: list[Tensor] = []
+            there: list[Tensor] = []
+            for ids in pool.split(size):
+                parts: list[tuple[Tensor, Tensor]] = []
+                start = 0
+                for first in range(0, len(relations), step):
+                    counts = batch.relation_counts[first : first + step]
+                    rows = slice(start, start := start + sum(counts))
+                    given = (ids, relations[first : first + step], counts, *(t[rows] for t in in_order))
+                    parts.append(checkpoint(under, *given, use_reentrant=False, preserve_rng_state=False))
+                columns.append(torch.cat([values for values, _ in parts], dim=1))
+                there.append(parts[0][1])
+            found, present = torch.cat(columns, dim=2), torch.cat(there, dim=1)
         back = torch.argsort(order)
         return {
             name: Similarity(values[back], target.present, candidate)
             for name, values, target, candidate in zip(self.terms, found, targets, present, strict=True)
         }
+
+    def fits(self, represented: int, pool: int, n_relations: int, own: int = 0) -> bool:
+        """Whether what a step holds is within `memory_mb`.
+
+        Args:
+            represented: entities that are represented under one relation each.
+            pool: entities that are compared with under all relations.
+            n_relations: of the batch.
+            own: pairs of a row and a candidate of its own (`to_own`).
+        """
+        return self._reals(represented, pool, n_relations) + own * self._reals_of_own <= self._limit
+
+    def to_own(
+        self,
+        targets: Float[Tensor, "B width"],
+        groups: Float[Tensor, "G M width"],
+        group: Int[Tensor, " B"],
+        *,
+        at_once: bool = True,
+    ) -> Float[Tensor, "B M"]:
+        """`cosine` of each target with the M candidates of its group; in chunks where not all at once."""
+
+        def of(targets: Tensor, group: Tensor) -> tuple[Tensor, ...]:
+            # index_select, since the gradient of indexing adds up in no fixed order.
+            return (cosine(targets[:, None], groups.index_select(0, group)),)
+
+        size = len(group) if at_once else self._limit // max(1, groups.shape[1] * self._reals_of_own)
+        return in_chunks(of, size, targets, group)[0]
 
     def maps(
         self, relations: Float[Tensor, "n relation_width"], entities: Int[Tensor, " n"]
@@ -188,17 +233,39 @@ class GuidedSimilarity(nn.Module):
 
     def notes(self, batch: Batch, n_candidates: int) -> list[str]:
         """What the similarities of a batch like this one hold, in words."""
-        n, each = len(batch.relations), self._bytes_per_relation(n_candidates, len(batch.relations)) / 2**20
-        found = (
-            f"The similarities of a step hold about {n * each:,.0f} MiB ({n} relations, {n_candidates:,} candidates)"
-        )
-        if n * each > self.memory_mb:
+        n = len(batch.relations)
+        held = self._reals(len(batch), n_candidates, n) / 2**18
+        found = f"The similarities of a step hold about {held:,.0f} MiB ({n} relations, {n_candidates:,} candidates)"
+        if held > self.memory_mb:
             found += f", more than sampler.memory_mb={self.memory_mb}, so that they are computed in chunks, twice"
         return [found + "."]
 
-    def _bytes_per_relation(self, n_candidates: int, n_relations: int) -> int:
-        reals = 1 if self.attention is None else self.attention.reals_per_pair(n_relations)
-        return 4 * n_candidates * reals
+    @property
+    def _limit(self) -> int:
+        """`memory_mb` in reals."""
+        return int(self.memory_mb * 2**18)
+
+    def _reals(self, represented: int, pool: int, n_relations: int) -> int:
+        per_entity, per_pair = self._reals_of_pool(n_relations)
+        return represented * self._reals_represented + pool * (per_entity + per_pair * n_relations)
+
+    def _reals_of_pool(self, n_relations: int) -> tuple[int, int]:
+        """Reals that are held for each entity of a pool, and for each under a relation."""
+        gate = 0 if self.gate is None else 4 * (self.gate.hidden.out_features + self.gate.entity_width)
+        if self.attention is None:
+            return gate, 1
+        return gate + self.attention.reals_per_entity(n_relations), self.attention.reals_per_pair(n_relations)
+
+    @property
+    def _reals_of_own(self) -> int:
+        """Reals that are held for each pair of a row and a candidate of its own."""
+        width = 0 if self.attention is None else self.attention.width * self.attention.n_modalities
+        return 4 * (width + (0 if self.gate is None else self.gate.entity_width))
+
+    @property
+    def _reals_represented(self) -> int:
+        """Reals that are held for each entity under its own relation."""
+        return sum(self._reals_of_pool(1))
 
     def structure(self, ids: Int[Tensor, " n"], model: Model) -> Float[Tensor, "n width"]:
         """The entities' own vectors."""
@@ -216,6 +283,15 @@ class GuidedSimilarity(nn.Module):
     def _encoded(self, m: int, values: Float[Tensor, "n L D"], mask: Bool[Tensor, "n L"]) -> Tokens:
         assert self.attention is not None
         return self.attention.encode(m, values, mask)
+
+
+def in_chunks(function: Callable[..., tuple[Tensor, ...]], size: int, *rows: Tensor) -> tuple[Tensor, ...]:
+    """A function of rows, of so many at a time (one at least), each chunk computed again in the backward pass."""
+    if size >= len(rows[0]):
+        return function(*rows)
+    chunks = zip(*(part.split(max(1, size)) for part in rows), strict=True)
+    found = [checkpoint(function, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
+    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
 
 
 def cosine(a: Float[Tensor, "*#n a"], b: Float[Tensor, "*#n a"]) -> Float[Tensor, "*n"]:
