@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -22,9 +23,12 @@ from mmrns.evaluation.hardness import (
     score_percentiles,
     share_true,
 )
+from mmrns.nn.lookup import Lookup
 from mmrns.nn.model import Model
 from mmrns.nn.scorers import TransE
 from mmrns.rng import seeded
+from mmrns.runs.build import build_trainer
+from mmrns.runs.config import make_config
 from mmrns.samplers.explanation import effective_sample_size
 from mmrns.samplers.uniform import Uniform
 from mmrns.types import AllNegatives, Batch, Negatives, OwnNegatives, PoolNegatives
@@ -225,3 +229,58 @@ def test_nothing_of_test_is_read(toy: Dataset) -> None:
         assert "known_index" not in vars(graph) or graph is toy.graph
     assert records[0] == records[1]
     assert records[0]["valid_negatives"] > 0
+
+
+class _Told(Uniform):
+    """Negatives of any form, from a proposal that is given."""
+
+    given: Negatives
+    q: Tensor
+
+    def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
+        return self.given
+
+    def proposal(self, batch: Batch, negatives: Negatives, rows: Tensor) -> Tensor:
+        return self.q.expand(len(rows), -1)
+
+
+def test_the_effective_sample_size_is_of_all_entities_for_every_form_of_negatives(toy: Dataset) -> None:
+    model = Model(TransE(4, 1.0), 40, len(toy.graph.relations))
+    batch = Batch.of(toy.graph.train[:4], torch.zeros(4, dtype=torch.bool))
+    told = _Told(toy.graph, toy.features, model.spec)
+    forms = (
+        OwnNegatives(torch.arange(10).expand(4, -1)),
+        PoolNegatives(torch.arange(10)),
+        AllNegatives(40, torch.device("cpu")),
+    )
+    # Uniform over 10 of 40 entities, then one of them three times as likely as each of the others.
+    for weights, expected in (([1.0] * 10, 10 / 40), ([3.0] + [1.0] * 9, 12**2 / (40 * 18))):
+        for scale in (1 / sum(weights), 1.0, 1e-30):
+            told.q = scale * torch.tensor(weights + [0.0] * 30)
+            for form in forms:
+                assert mean_effective_sample_size(told, batch, form) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        # What is left when the true ones are left out, however it comes.
+        ({"name": "uniform"}, "absent"),
+        ({"name": "shared-pool", "negatives": 7}, "absent"),
+        ({"name": "1-vs-all"}, "absent"),
+        # The pool's share of all entities, or that of the highest; of the row's true ones some are in the pool.
+        ({"name": "hard", "pool": 20, "negatives": 5}, 5 / 40),
+        ({"name": "hard", "pool": 40, "negatives": 5}, 5 / 40),
+    ],
+)
+def test_the_effective_sample_size_of_samplers_by_hand(toy: Dataset, form: dict[str, Any], expected: object) -> None:
+    trainer = build_trainer(make_config({"sampler": form, "model": {"dim": 4}, "device": "cpu"}), toy)
+    batch = Batch.of(toy.graph.train[:8], torch.arange(8) > 3)
+    negatives = trainer.sampler.draw(trainer.model.lookup(batch), trainer.model, 0)
+    found = mean_effective_sample_size(trainer.sampler, batch, negatives)
+    if expected == "absent":
+        anchor = batch.anchor
+        true = [toy.graph.train_index.counts(anchor[rows], batch.r[rows], head) for head, rows in batch.sides]
+        expected = float(1 - torch.cat(true).float().mean() / 40)
+        assert expected < 1
+    assert found == pytest.approx(expected)

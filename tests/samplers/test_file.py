@@ -19,8 +19,10 @@ from mmrns.runs.config import apply_settings, make_config
 from mmrns.samplers.base import Sampler
 from mmrns.samplers.file import File, average
 from mmrns.samplers.frequency import Frequency
+from mmrns.samplers.hard import Hard
+from mmrns.samplers.mmrns.published import MmrnsPublished
 from mmrns.samplers.uniform import Uniform
-from mmrns.types import Batch, Negatives
+from mmrns.types import Batch, Negatives, PoolNegatives
 from toy import write_negatives
 
 
@@ -161,3 +163,82 @@ def test_mistakes_are_named(setting: str, message: str) -> None:
 def test_without_a_path_the_remedy_is_named(toy: Dataset) -> None:
     with pytest.raises(UsageError, match=r"sampler\.path=FILE"):
         build_trainer(make_config({"sampler": {"name": "file"}}), toy)
+
+
+class _Ascending(Uniform):
+    """A list that all rows share, in order, shorter than asked for, with weights and a mask that go with the place."""
+
+    width = 12
+
+    def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
+        ids = torch.arange(self.width)
+        shape = len(lookup.batch), self.width
+        counts = (ids % 4 > 0).expand(shape)
+        return PoolNegatives(ids, mask=counts, log_weight=(0.5 * ids.float()).expand(shape))
+
+
+def test_what_stays_of_a_sorted_list_is_as_the_list(toy: Dataset, path: Path) -> None:
+    """The mean id, and sums with importance weights, of what stays: those of the list, whatever its order."""
+    sampler, model = _sampler(toy, path, _Ascending, negatives=64, share=0.25)
+    batch = Batch.of(toy.graph.train[:20], torch.arange(20) % 3 == 0)
+    lookup, steps = model.lookup(batch), 600
+    kept: list[list[float]] = [[], [], []]
+    for step in range(steps):
+        drawn = sampler.draw(lookup, model, step)
+        replaced = drawn.trace.replaced
+        # A quarter of the 12 that there are, and not of the 64 that were asked for.
+        assert replaced.sum(1).unique().tolist() == [0, 3]
+        row = int(replaced.any(1).nonzero()[0])
+        stays = ~replaced[row]
+        assert drawn.mask is not None
+        assert drawn.log_weight is not None
+        assert torch.equal(drawn.mask[row, stays], torch.arange(12)[stays] % 4 > 0)
+        assert drawn.mask[row, ~stays].all()
+        counts, weight = stays & drawn.mask[row], drawn.log_weight[row].exp()
+        kept[0].append(float(drawn.ids[row, stays].float().mean()))
+        kept[1].append(float(weight[counts].sum()))
+        # Each negative of the file weighs as a counting draw of the list on average.
+        kept[2].append(float(weight[~stays].sum()))
+    ids = torch.arange(12)
+    weights = (0.5 * ids.float()).exp()[ids % 4 > 0]
+    for found, expected in zip(kept, (5.5, 0.75 * weights.sum(), 3 * weights.mean()), strict=True):
+        values = torch.tensor(found).double()
+        assert abs(values.mean() - expected) <= 5 * values.std() / steps**0.5 + 1e-4 * expected
+
+
+def test_what_stays_of_the_hardest_is_no_easier(toy: Dataset, path: Path) -> None:
+    sampler, model = _sampler(toy, path, Hard, negatives=10, share=0.5)
+    batch = Batch.of(toy.graph.train[:20], torch.arange(20) % 3 == 0)
+    lookup = model.lookup(batch)
+    columns = torch.zeros(10)
+    for step in range(400):
+        replaced = sampler.draw(lookup, model, step).trace.replaced
+        columns += replaced[replaced.any(1)][0]
+    # 200 of 400, with a variance of 100.
+    assert ((columns - 200).abs() < 5 * 10).all()
+
+
+@pytest.mark.parametrize(("width", "share", "own"), [(12, 0.5, 6), (3, 0.5, 2), (1, 0.2, 1), (5, 1.0, 5), (9, 0.3, 3)])
+def test_the_share_is_of_what_the_other_gives(
+    toy: Dataset, path: Path, monkeypatch: pytest.MonkeyPatch, width: int, share: float, own: int
+) -> None:
+    monkeypatch.setattr(_Ascending, "width", width)
+    sampler, model = _sampler(toy, path, _Ascending, negatives=64, share=share)
+    batch = Batch.of(toy.graph.train[:20], torch.arange(20) % 3 == 0)
+    replaced = sampler.draw(model.lookup(batch), model, 0).trace.replaced
+    assert replaced.shape == (20, width)
+    assert replaced.sum(1).unique().tolist() == [0, own]
+
+
+def test_the_published_samplers_loss_takes_what_was_replaced_as_not_drawn(toy: Dataset, path: Path) -> None:
+    sampler, model = _sampler(toy, path, MmrnsPublished, negatives=6, share=0.5)
+    batch = Batch.of(toy.graph.train[:20], torch.arange(20) % 3 == 0)
+    lookup = model.lookup(batch)
+    drawn = sampler.draw(lookup, model, 0)
+    s_pos, s_neg = model.score(lookup).detach(), model.score_against(lookup, drawn).detach()
+    losses = [
+        float(sampler.loss(lookup, drawn, s_pos, torch.where(drawn.trace.replaced, score, s_neg), model, 0).detach())
+        for score in (-100.0, 0.0, 100.0)
+    ]
+    assert losses[0] == losses[1] == losses[2]
+    assert losses[0] != float(sampler.loss(lookup, drawn, s_pos, 5 * s_neg, model, 0).detach())

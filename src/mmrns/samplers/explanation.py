@@ -87,9 +87,19 @@ class Explanation:
 
 
 def effective_sample_size(proposal: Float[Tensor, "n E"]) -> Float[Tensor, " n"]:
-    """How evenly a proposal spreads over all entities: `1 / (E sum_e q(e)^2)`.
+    """How evenly a proposal spreads over all entities: `(sum_e q(e))^2 / (E sum_e q(e)^2)`.
 
-    It is 1 for a uniform draw from every entity, 1 / E if the draw is always the same one, and the share s if the draw
-    is uniform over a share s of the entities. NaN where there is nothing to draw from.
+    E is the number of all entities of the graph, for every sampler and every form of negatives, so that the numbers of
+    samplers can be compared; q is the proposal as `Explanation.proposal` tells it, up to a factor (Kish, "Survey
+    Sampling", 1965). It is 1 for a uniform draw from every entity, 1 / E if the draw is always the same one, and the
+    share s if the draw is uniform over a share s of the entities: a draw that chooses among a pool of P cannot exceed
+    P / E, and one that leaves out the m true ones 1 - m / E. NaN where there is nothing to draw from.
+
+    Args:
+        proposal: q of some rows.
     """
-    return 1 / (proposal.shape[1] * proposal.square().sum(1)).masked_fill(~(proposal > 0).any(1), torch.nan)
+    # Relative to the largest, so that no square vanishes.
+    q = proposal / proposal.amax(1, keepdim=True)
+    mass = q.sum(1)
+    found = mass.square() / (q.shape[1] * q.square().sum(1))
+    return found.masked_fill(~(mass > 0), torch.nan)

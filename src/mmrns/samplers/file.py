@@ -43,6 +43,9 @@ class File(Sampler, name="file"):
     """For a positive with negatives in a file, `share` of its K from there, uniform with replacement; the rest, and all
     K of the other positives, from another sampler.
 
+    The other sampler draws as if it were alone, K or as many as it has. Then columns at random, the same in all rows,
+    are replaced by the file's negatives.
+
     The table is read by `read_negatives`. A row of a batch has the negatives that replace the side that it replaces.
 
     What the other sampler draws keeps its importance weights. How often the file's negatives should be expected is not
@@ -53,7 +56,7 @@ class File(Sampler, name="file"):
     Args:
         graph, features, spec, seed, negatives: see `Sampler`.
         path: of the table.
-        share: of K, rounded, at least one, where there are negatives in the table.
+        share: of what the other sampler draws, rounded, at least one, where there are negatives in the table.
         other: the other sampler.
 
     Raises:
@@ -78,7 +81,7 @@ class File(Sampler, name="file"):
         super().__init__(graph, features, spec, seed=seed, negatives=negatives)
         if path is None:
             raise UsageError("the sampler `file` reads its negatives from a table; name it by sampler.path=FILE")
-        self.own, self.other = max(1, int(share * negatives + 0.5)), other(negatives=negatives)
+        self.share, self.other = share, other(negatives=negatives)
         positive, negative = read_negatives(Path(path), graph)
         positives, place = torch.unique(self._code(*positive.unbind(1)), return_inverse=True)
         head = positive[:, 0] != negative[:, 0]
@@ -96,7 +99,9 @@ class File(Sampler, name="file"):
         inner = self.other.draw(lookup, model, step)
         ids = inner.entities(len(batch))
         stream = self.stream(step, "file", device=device)
-        bits = random_bits(len(batch), min(self.own, ids.shape[1]), stream=stream, device=device)
+        # Of those that there are: a small pool or batch gives fewer than K.
+        own = max(1, int(self.share * ids.shape[1] + 0.5))
+        bits = random_bits(len(batch), own, stream=stream, device=device)
         code = self._code(batch.h, batch.r, batch.t)
         place = torch.searchsorted(self.positives, code).clamp(max=len(self.positives) - 1)
         parts = [self.listed.draw(place[rows], head, bits[rows]) for head, rows in batch.sides]

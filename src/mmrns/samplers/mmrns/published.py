@@ -176,7 +176,10 @@ class MmrnsPublished(Sampler, name="mmrns-published"):
         if not self.loss_rate:
             return 0.0
         trace: Trace = negatives.trace
-        p = adversarial_weights(s_neg, self.alpha)
+        # Draws that do not count, as those that a file's negatives have replaced, weigh as if they were not drawn.
+        p = adversarial_weights(s_neg, self.alpha, negatives.mask)
+        if negatives.mask is not None:
+            p = torch.where(negatives.mask, p, 1.0)
         weight = torch.ones_like(trace.logits).scatter_(1, trace.positions, p)
         terms = [contrastive(s.values, trace.true, weight) for s in trace.similarities.values()]
         return torch.stack(terms).sum() / (len(terms) * self.loss_rate)
