@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -15,9 +16,9 @@ from mmrns.data.datasets import Dataset
 from mmrns.data.index import DomainRangeIndex, TripleIndex
 from mmrns.errors import Diverged
 from mmrns.evaluation.candidates import Candidates
-from mmrns.evaluation.ranking import Ranks, rank
+from mmrns.evaluation.ranking import Ranks, _count, rank
 from mmrns.evaluation.report import metrics, policies
-from mmrns.nn.kernels import comparisons, compiled
+from mmrns.nn.kernels import comparisons
 from mmrns.nn.model import Model
 from mmrns.nn.scorers import DistMult, PairRE, RotatE, Scorer, TransE
 from mmrns.rng import seeded
@@ -343,12 +344,19 @@ def test_entities_are_scored_in_chunks_where_the_memory_is_small(
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 2**31), st.sampled_from([torch.float32, torch.float64]), st.integers(1, 70))
-def test_fused_counts_equal_plain_ones(seed: int, dtype: torch.dtype, n: int) -> None:
+def test_both_ways_of_counting_are_the_plain_one(seed: int, dtype: torch.dtype, n: int) -> None:
     g = torch.Generator().manual_seed(seed)
     scores = torch.randint(5, (4, n), generator=g).to(dtype)
     scores[torch.rand(4, n, generator=g) < 0.2] = -torch.inf
     query = torch.randint(4, (9,), generator=g)
     true = scores[query, torch.randint(n, (9,), generator=g)]
-    found = compiled.ranked(scores, query, true)
-    assert torch.equal(found[0], (scores[query] > true[:, None]).sum(1))
-    assert torch.equal(found[1], (scores[query] >= true[:, None]).sum(1))
+    for fused in (False, True):
+        with mock.patch.object(comparisons, "fused", lambda fused=fused: fused):
+            for size in (2, 100):
+                higher, at_least = _count(scores, query, true, size)
+                assert torch.equal(higher, (scores[query] > true[:, None]).sum(1))
+                assert torch.equal(at_least, (scores[query] >= true[:, None]).sum(1))
+            # One triple a query, as most often.
+            higher, at_least = _count(scores, torch.arange(4), scores[:, 0].clone(), 4)
+            assert torch.equal(higher, (scores > scores[:, :1]).sum(1))
+            assert torch.equal(at_least, (scores >= scores[:, :1]).sum(1))

@@ -86,3 +86,19 @@ def test_of_several_views_only_the_structural_one_is_penalised(toy: Dataset) -> 
     assert not any(p.grad is not None and p.grad.any() for p in embedder.pools.parameters())
     assert model.relation.weight.grad is not None
     assert not model.relation.weight.grad[:, 6:].any()
+
+
+def test_where_a_head_is_asked_for_the_inverse_is_penalised() -> None:
+    model = Model(DistMult(1, 1.0), 2, 2, reciprocal=True)
+    with torch.no_grad():
+        model.entity.weight.copy_(torch.tensor([[1.0], [2.0]]))
+        # r0, r1, their inverses.
+        model.relation.weight.copy_(torch.tensor([[3.0], [5.0], [7.0], [11.0]]))
+    batch = Batch.of(torch.tensor([[0, 0, 1], [0, 0, 1], [1, 1, 0]]), torch.tensor([False, True, True]))
+    penalty = Regularizer(l2=1.0)(model, model.lookup(batch))
+    assert isinstance(penalty, torch.Tensor)
+    # Squares of entities are 1 + 4 a row; of relations 9, 49 and 121.
+    assert penalty.item() == pytest.approx((3 * 5 + 9 + 49 + 121) / 3)
+    penalty.backward()
+    assert model.relation.weight.grad is not None
+    assert model.relation.weight.grad.flatten().tolist() == pytest.approx([2.0, 0.0, 14 / 3, 22 / 3])

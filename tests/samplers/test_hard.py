@@ -120,3 +120,14 @@ def test_the_proposal_is_even_over_what_top_takes_and_sharp_where_alpha_is_large
         (sizes["softmax", 0.0] * everything).tolist(), abs=1e-3
     )
     assert (sizes["softmax", 2.0] < sizes["softmax", 0.0]).all()
+
+
+def test_only_corrected_has_importance_weights(toy: Dataset) -> None:
+    model = _model(toy.graph)
+    batch = Batch.of(toy.graph.train[:6], torch.arange(6) > 2)
+    for choice, weighed in (("top", False), ("softmax", False), ("corrected", True)):
+        sampler = _sampler(toy.graph, toy.features, negatives=5, pool=30, choice=choice)
+        negatives = sampler.draw(model.lookup(batch), model, 0)
+        assert (negatives.log_weight is not None) == weighed
+        if negatives.log_weight is not None:
+            assert negatives.log_weight.std(1).min() > 0

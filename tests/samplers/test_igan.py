@@ -127,3 +127,16 @@ def test_a_run_cut_within_its_pretraining_resumes_bit_equal(toy: Dataset, tmp_pa
         assert torch.equal(before, whole.sampler.get_parameter("out.bias")) == (step < 5)
     for a, b in zip(whole.sampler.state_dict().values(), resumed.sampler.state_dict().values(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_each_side_has_its_own_vector_of_the_relation(toy: Dataset) -> None:
+    graph, model = toy.graph, _model(toy.graph)
+    sampler = Igan(graph, toy.features, model.spec, negatives=3, dim=8, filtered=False)
+    # The same anchor and relation, asked for a tail and for a head.
+    batch = Batch.of(torch.tensor([[7, 2, 1], [3, 2, 7]]), torch.tensor([False, True]))
+    assert batch.anchor.tolist() == [7, 7]
+    logq, q = sampler.draw(model.lookup(batch), model, 0).trace
+    assert not torch.allclose(q[0], q[1])
+    for row, used in ((0, 2), (1, 2 + len(graph.relations))):
+        (of_relation,) = torch.autograd.grad(logq[row].sum(), sampler.relation.weight, retain_graph=True)
+        assert of_relation.any(1).nonzero().flatten().tolist() == [used]

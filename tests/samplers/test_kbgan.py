@@ -77,3 +77,18 @@ def test_pretraining_teaches_the_generator_the_graph(toy: Dataset) -> None:
     assert advantage() > max(0.8, before)
     assert all(torch.equal(model[k], v) for k, v in trainer.model.state_dict().items())
     assert all(p.grad is None for p in sampler.parameters())
+
+
+def test_the_temperature_sharpens_the_draw(toy: Dataset) -> None:
+    batch = Batch.of(toy.graph.train[:6], torch.arange(6) % 2 == 0)
+    for temperature in (1e-6, 1e6):
+        trainer, sampler = _trainer(toy, temperature=temperature)
+        with torch.no_grad():
+            _, q, candidates = sampler.draw(trainer.model.lookup(batch), trainer.model, 0).trace
+        distinct = torch.tensor([len(row.unique()) for row in candidates])
+        if temperature < 1:
+            # Of an entity that is a candidate twice each place has half.
+            assert (q.amax(1) > 0.3).all()
+            assert ((q > 0.01).sum(1) < distinct).all()
+        else:
+            torch.testing.assert_close(q, torch.full_like(q, 1 / 8), rtol=1e-3, atol=1e-3)

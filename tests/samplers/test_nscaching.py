@@ -120,3 +120,22 @@ def test_a_resume_knows_the_epoch(toy: Dataset) -> None:
 
 def test_first_of_each() -> None:
     assert first_of_each(torch.tensor([3, 1, 3, 1, 0])).tolist() == [True, True, False, False, True]
+
+
+def test_the_temperature_sharpens_the_refresh(toy: Dataset) -> None:
+    for temperature, sharp in ((1e-5, True), (1e5, False)):
+        trainer = _trainer(toy, temperature=temperature)
+        model, sampler = trainer.model, trainer.sampler
+        with torch.no_grad():
+            model.entity.weight.mul_(20.0)
+        batch = Batch.of(toy.graph.train[:1], torch.zeros(1, dtype=torch.bool))
+        lookup = model.lookup(batch)
+        drawn = sampler.draw(lookup, model, 0)
+        place, candidates = drawn.trace
+        s_pos, s_neg = model.score(lookup), model.score_against(lookup, drawn)
+        sampler.loss(lookup, drawn, s_pos, s_neg, model, 0)
+        kept = _caches(trainer)[0][place].long()
+        with torch.no_grad():
+            found, among = (model.score_against(lookup, OwnNegatives(ids)) for ids in (kept, candidates))
+        highest = among.topk(6, dim=1).values
+        assert torch.equal(found.sort(descending=True).values, highest) == sharp

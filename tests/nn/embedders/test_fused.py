@@ -174,3 +174,16 @@ def test_gradients_match_finite_differences(toy: Dataset) -> None:
             below = loss()
             p += 1e-6 * direction
         assert float((above - below) / 2e-6) == pytest.approx(float((g * direction).sum()), rel=1e-4, abs=1e-6)
+
+
+def test_an_entity_without_any_view_has_that_of_its_structure(toy: Dataset) -> None:
+    model = model_of(toy, modalities=["text"])
+    # Entity 39 has no text and no triple in train, entity 5 a triple, and the others a text at least.
+    present = model.entities(torch.tensor([UNSEEN, LACKS_BOTH, 0])).present
+    assert present.tolist() == [[True, False], [True, False], [True, True]]
+    assert model.entity.all().present.any(1).all()
+    batch = Batch.of(torch.tensor([[UNSEEN, 4, 0]]), torch.tensor([False]))
+    with torch.no_grad():
+        lookup = model.lookup(batch)
+        by_view = model.score_views(lookup)
+        torch.testing.assert_close(model.score(lookup), by_view[:, 0, 0])

@@ -13,6 +13,8 @@ from mmrns.nn.model import Model
 from mmrns.nn.scorers import TransE
 from mmrns.rng import seeded
 from mmrns.samplers.domain_range import DomainRange
+from mmrns.samplers.gumbel import log_inclusion
+from mmrns.samplers.mmrns.proposal import Trace
 from mmrns.samplers.mmrns.sampler import Mmrns
 from mmrns.types import Batch, OwnNegatives
 
@@ -191,3 +193,31 @@ def test_ablations_leave_one_part_out(toy: Dataset) -> None:
     sampler = found["guidance"][2]
     relations = sampler.similarity.relations(_batch(toy), Model(TransE(DIM, 1.0), 40, 5))
     assert not relations.any()
+
+
+@pytest.mark.parametrize("discount", [0.25, 2.0])
+def test_weights_take_out_the_draw_and_leave_the_debiasing(toy: Dataset, discount: float) -> None:
+    """log_weight = -(ln inclusion + ln pi + discount pmi), each from what the draw leaves behind."""
+    model, sampler = _build(toy, discount=discount)
+    with torch.no_grad():
+        sampler.scale.bias.fill_(1.0)
+    batch = _batch(toy)
+    for step in (0, 5):
+        drawn = sampler.draw(model.lookup(batch), model, step)
+        trace: Trace = drawn.trace
+        logits, pmi = trace.logits.detach(), trace.more.pmi.detach()
+        perturbed = logits + sampler.noise(logits.shape, step, logits.device)
+        inclusion = log_inclusion(logits, perturbed, trace.positions)
+        density = trace.candidates.log_density.gather(1, trace.positions)
+        held_back = discount * pmi.gather(1, trace.positions)
+        assert drawn.log_weight is not None
+        assert drawn.mask is not None
+        assert held_back.std() > 0.01
+        expected = -(inclusion + density + held_back)
+        torch.testing.assert_close(drawn.log_weight[drawn.mask], expected[drawn.mask])
+        # And the draw itself: q ~ exp(alpha s) / (pi exp(pmi)^discount).
+        with torch.no_grad():
+            scores, _, _ = sampler.scores(model.lookup(batch), model, trace.candidates)
+        q = sampler.alpha * scores - trace.candidates.log_density - discount * pmi
+        allowed = ~trace.candidates.excluded
+        torch.testing.assert_close(logits[allowed], q[allowed])
