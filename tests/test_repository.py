@@ -11,6 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "numpy", "polars", "pydantic", "matplotlib", "safetensors", "jaxtyping")
+COMPILER = ("torch._dynamo", "sympy")
 
 
 def test_no_pickle_is_read_or_written() -> None:
@@ -29,8 +30,8 @@ def test_no_pickle_is_read_or_written() -> None:
     assert [bool(re.fullmatch(allowed, hit)) for hit in hits] == [True]
 
 
-def _loaded(statement: str) -> set[str]:
-    code = f"{statement}\nimport sys\nprint(' '.join(m for m in {HEAVY!r} if m in sys.modules))"
+def _loaded(statement: str, modules: tuple[str, ...] = HEAVY) -> set[str]:
+    code = f"{statement}\nimport sys\nprint(' '.join(m for m in {modules!r} if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(done.stdout.splitlines()[-1].split())
 
@@ -44,6 +45,17 @@ def test_import_and_help_load_nothing_heavy() -> None:
     assert _loaded(help_text) == set()
     # The check itself can fail: using the package does load them.
     assert "torch" in _loaded("import mmrns\nmmrns.load_dataset")
+
+
+def test_no_model_loads_torchs_compiler() -> None:
+    # It takes seconds, at the start of every command; torch's optimizers alone load it.
+    score = (
+        "import torch, mmrns.runs.train\nfrom mmrns.nn.model import Model\nfrom mmrns.nn.scorers import RotatE\n"
+        "from mmrns.types import Batch\nmodel = Model(RotatE(2, 1.0), 5, 2)\n"
+        "model.score_all(Batch.of(torch.zeros(1, 3).long(), torch.zeros(1).bool())).sum().backward()"
+    )
+    assert _loaded(score, COMPILER) == set()
+    assert _loaded("import torch._dynamo", COMPILER) == set(COMPILER)
 
 
 def test_the_sampler_layer_reads_the_train_index_only() -> None:

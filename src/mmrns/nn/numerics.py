@@ -36,11 +36,11 @@ class FullPrecision(torch.autograd.Function):
     @classmethod
     def apply(cls, *given: Any) -> Any:
         """The function; see its `forward`."""
-        return _in_full(cls, *given)
+        # What is compiled by hand torch need not compile. To say so imports its compiler, which takes seconds.
+        in_full = torch.compiler.disable(_in_full) if torch.compiler.is_compiling() else _in_full
+        return in_full(cls, *given)
 
 
-# What is compiled by hand torch need not compile.
-@torch.compiler.disable
 def _in_full(function: type[FullPrecision], *given: Any) -> Any:
     floats = [x for x in given if isinstance(x, Tensor) and x.is_floating_point()]
     wide = reduce(torch.promote_types, (x.dtype for x in floats))
