@@ -161,3 +161,9 @@ def test_bad_header_table(tmp_path: Path, text: str, line: int | None, message: 
         read_header_table(path)
     place = path if line is None else f"{path}:{line}"
     assert str(caught.value) == f"{place}: {message}"
+
+
+def test_statements_of_rdf_are_told_from_malformed_rows(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("<http://e/a> <http://e/r> <http://e/b> .\n")
+    with pytest.raises(DataError, match=r"train\.txt:1: 1 column where .+; it looks like RDF: let `mmrns data convert"):
+        read_columns(tmp_path / "train.txt", ["head", "relation", "tail"])

@@ -71,7 +71,11 @@ def read_columns(path: Path, columns: list[str]) -> pl.DataFrame:
         if found == width and lines[row].strip():
             what = "empty field"
         wanted = " TAB ".join(columns)
-        raise DataError(path, f"{what} where {wanted} is expected", "mend or delete the row", row + 1)
+        statement = lines[row].startswith(("<", "_:")) and lines[row].rstrip().endswith(".")
+        remedy = (
+            "it looks like RDF: let `mmrns data convert --from rdf` read it" if statement else "mend or delete the row"
+        )
+        raise DataError(path, f"{what} where {wanted} is expected", remedy, row + 1)
     return fields
 
 

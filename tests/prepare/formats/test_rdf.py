@@ -337,3 +337,11 @@ def test_labels_of_every_language_name_a_relation_once(tmp_path: Path) -> None:
     contents = read(tmp_path / "in", g__nt=(labels + triple("a", "b")).replace('" .', " ."))
     assert contents.relations is not None
     assert contents.relations.rows() == [("http://e/r", "mag")]
+
+
+def test_further_pictures_are_counted(tmp_path: Path) -> None:
+    images = "<http://x/1.png>, <http://x/2.avif>, <http://x/1.png>"
+    contents = read(tmp_path / "in", g__ttl=f"{PREFIXES} :a :r :b ; :p {images} .")
+    assert contents.entities is not None
+    assert contents.entities["image"].to_list() == ["http://x/1.png"]
+    assert contents.notes == ["1 further pictures of entities that have one were left out"]

@@ -94,6 +94,9 @@ def take_literals(contents: Contents, said: pl.DataFrame, language: str) -> None
         if len(part):
             table = part.sort("head").select(pl.col("head").alias("entity"), pl.col("line").alias(column))
             contents.entities = merged(contents.entities, table)
+        further = best.filter(pl.col("what") == column).unique(["head", "line"]).height - len(part)
+        if column == "image" and further:
+            contents.notes.append(f"{further:,} further pictures of entities that have one were left out")
     if contents.entities is not None:
         contents.entities = contents.entities.sort("entity")
     numbers = said.filter(pl.col("what") == "number")
