@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OLDEST := .venv-oldest
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-oldest fuzz check docs clean
+.PHONY: demo test test-oldest fuzz mutants check docs clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -55,6 +55,13 @@ check: $(VENV)/dev.stamp
 	$(BIN)/typos
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+
+# Test the tests: MUTANTS one-line changes of the package, each of which should fail one. Hours; goes on where it was.
+MUTANTS ?= 100
+SEED ?= 0
+mutants: $(VENV)/dev.stamp
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/mutants.py map
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/mutants.py run --n $(MUTANTS) --seed $(SEED)
 
 docs: $(VENV)/dev.stamp
 	$(BIN)/mkdocs serve

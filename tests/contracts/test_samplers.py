@@ -103,6 +103,20 @@ def test_what_must_move_moves_and_what_must_not_does_not(toy: Dataset, name: str
     assert all(n == "Mmrns.scale.weight" or re.fullmatch(r"Mmrns\..*gate\.\d\.weight", n) for n in still)
 
 
+@pytest.mark.parametrize("name", [name for name, form in FORMS.items() if {"pool_sampler", "other"} & set(form)])
+def test_a_sampler_within_is_told_what_the_one_around_it_is(
+    toy: Dataset, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = _trainer(toy, name)
+    (inner,) = (m for m in trainer.sampler.modules() if isinstance(m, Sampler) and m is not trainer.sampler)
+    told: list[object] = []
+    monkeypatch.setattr(inner, "end_epoch", told.append)
+    monkeypatch.setattr(inner, "pretrain", told.append)
+    trainer.sampler.end_epoch(7)
+    trainer.sampler.pretrain(trainer.batch)
+    assert told == [7, trainer.batch]
+
+
 @pytest.mark.parametrize("name", FORMS)
 def test_neither_model_nor_valid_nor_test_is_held(toy: Dataset, name: str) -> None:
     trainer = _trainer(toy, name)

@@ -69,18 +69,22 @@ def test_the_network_learns_what_the_model_scores_high(toy: Dataset) -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_a_row_for_which_everything_is_true_counts_nothing() -> None:
+@pytest.mark.parametrize("pretrain", [0, 1])
+def test_a_row_for_which_everything_is_true_counts_nothing(pretrain: int) -> None:
     triples = torch.tensor([[0, 0, e] for e in range(3)] + [[1, 0, 0]])
     none = torch.empty(0, 3, dtype=torch.int64)
     graph = KnowledgeGraph(Vocabulary(["a", "b", "c"]), Vocabulary(["r"]), triples, none, none)
     model = _model(graph)
-    sampler = Igan(graph, Features(), model.spec, negatives=5, dim=4)
+    sampler = Igan(graph, Features(), model.spec, negatives=5, dim=4, pretrain=pretrain)
     batch = Batch.of(triples, torch.zeros(4, dtype=torch.bool))
     negatives = sampler.draw(model.lookup(batch), model, 0)
     assert negatives.mask is not None
     assert negatives.mask.any(1).tolist() == [False, False, False, True]
     s_neg = model.score_against(model.lookup(batch), negatives)
-    sampler.loss(model.lookup(batch), negatives, s_neg[:, 0], s_neg, model, 0).backward()
+    loss = sampler.loss(model.lookup(batch), negatives, s_neg[:, 0], s_neg, model, 0)
+    assert isinstance(loss, torch.Tensor) == (pretrain == 0)
+    if isinstance(loss, torch.Tensor):
+        loss.backward()
     assert all(torch.isfinite(p.grad).all() for p in sampler.parameters() if p.grad is not None)
 
 
