@@ -85,9 +85,9 @@ class Trainer:
 
     @torch.no_grad()
     def _weighs_unequally(self) -> bool:
-        """Whether some row's negatives have unequal importance weights, in draws of the first step of each side."""
+        """Whether some row's negatives have unequal importance weights, in draws of a few rows of each side."""
         for step in range(min(2, self.batches.per_epoch)):
-            batch = self.batch(step)
+            batch = self.batches.split(step, 64)[0].to(self.device)
             drawn = self.sampler.draw(self.model.lookup(batch), self.model, step)
             if drawn.log_weight is None:
                 continue
