@@ -356,3 +356,28 @@ def test_db15k(shared: Path) -> None:
     assert int(graph.leaked_valid().sum()) >= 8_719
     clean = dataset.without_leaked_valid().graph
     assert not graph.train_index.contains(*clean.valid.unbind(1)).any()
+
+
+def test_what_looks_wrong_is_noted(toy_folder: Path) -> None:
+    assert load_dataset(toy_folder).notes == ()
+    test, valid = toy_folder / "test.tsv", toy_folder / "valid.tsv"
+    test.write_text("head\trelation\ttail\n" + test.read_text())
+    valid.write_text("".join('"' + line.replace("\t", '"\t"') + '"\n' for line in valid.read_text().splitlines()))
+    with (toy_folder / "train.tsv").open("a") as file:
+        file.write("e0\u200b0\tlikes\te01\ne00\tlikes\u00a0\te01\n")
+    dataset = load_dataset(toy_folder)
+    assert dataset.notes == (
+        "valid.tsv: every head and relation and tail is in quotes, which are read as part of the names; "
+        "`mmrns data convert` takes them off",
+        "test.tsv:1: head TAB relation TAB tail looks like a header, and is read as a triple; delete the line",
+        "1 entities differ from another only in blanks or invisible characters, first: 'e0\\u200b0' and 'e00'; write "
+        "them alike if they are one",
+        "1 relations differ from another only in blanks or invisible characters, first: 'likes\\xa0' and 'likes'; "
+        "write them alike if they are one",
+    )
+    assert describe(dataset)["notes"][:4] == list(dataset.notes)
+
+
+def test_names_in_memory_that_look_alike_are_noted() -> None:
+    (note,) = Dataset.from_triples([("a", "r", "b"), ("b", "r", "a ")]).notes
+    assert "first: 'a ' and 'a'" in note

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrns.data.tables import read_columns, read_header_table, read_lines
+from mmrns.data import tables
+from mmrns.data.tables import read_bytes, read_columns, read_header_table, read_lines
 from mmrns.errors import DataError
 
 COLUMNS = ["head", "relation", "tail"]
@@ -21,6 +22,11 @@ LAYOUTS = {
     "bom": CLEAN.encode("utf-8-sig"),
     "bom and crlf": CLEAN.replace("\n", "\r\n").encode("utf-8-sig"),
     "no final newline": CLEAN.rstrip("\n").encode(),
+    "cr cr lf": CLEAN.replace("\n", "\r\r\n").encode(),
+    "cr": CLEAN.replace("\n", "\r").encode(),
+    "cr, last lf": CLEAN.replace("\n", "\r")[:-1].encode() + b"\n",
+    "cr, bom, no final one": CLEAN.replace("\n", "\r").rstrip("\r").encode("utf-8-sig"),
+    "mixed": CLEAN.replace("\n", "\r\n", 1).replace("\n", "\r\r\n").replace("\r\r\r", "\r", 1).encode(),
     "no final newline, crlf": CLEAN.rstrip("\n").replace("\n", "\r\n").encode(),
 }
 
@@ -167,3 +173,39 @@ def test_statements_of_rdf_are_told_from_malformed_rows(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("<http://e/a> <http://e/r> <http://e/b> .\n")
     with pytest.raises(DataError, match=r"train\.txt:1: 1 column where .+; it looks like RDF: let `mmrns data convert"):
         read_columns(tmp_path / "train.txt", ["head", "relation", "tail"])
+
+
+@pytest.mark.parametrize("text", ["a\tr\tb\nb\tr\tc\rd\n", "a\tr\tb\r\n\rb\tr\tc\r\nc\tr\ta\r\n"])
+def test_a_carriage_return_within_a_line_is_refused(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path, text)
+    for read in (read_lines, read_header_table):
+        with pytest.raises(DataError, match="a carriage return within the line; end lines with LF") as caught:
+            read(path)
+        assert caught.value.line == 2
+
+
+def test_many_carriage_returns_take_no_time(tmp_path: Path) -> None:
+    """Whatever their number, each is looked at a few times."""
+    many = "\r" * 400_000
+    assert read_lines(write(tmp_path, f"a{many}\nb{many}\n")).to_list() == ["a", "b"]
+    assert len(read_lines(write(tmp_path, many))) == 400_000
+    with pytest.raises(DataError):
+        read_lines(write(tmp_path, f"a{many}b\nc{many}d\n"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32-le"])
+def test_utf_16_is_named(tmp_path: Path, encoding: str) -> None:
+    with pytest.raises(DataError, match=r"t\.tsv:1: is not valid UTF-8 \(it looks like UTF-16\)"):
+        read_lines(write(tmp_path, CLEAN.encode(encoding)))
+
+
+def test_what_grows_beyond_measure_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, gzip.compress(bytes(50_000)), "t.tsv.gz")
+    monkeypatch.setattr(tables, "LARGEST_GZIP", 49_999)
+    with pytest.raises(DataError, match=r"t\.tsv\.gz: grows more than 200-fold when it is decompressed"):
+        read_bytes(path)
+    monkeypatch.setattr(tables, "LARGEST_GZIP", 50_000)
+    assert read_bytes(path) == bytes(50_000)
+    monkeypatch.setattr(tables, "LARGEST_GZIP", 10)
+    dense = bytes(range(256)) * 4
+    assert read_bytes(write(tmp_path, gzip.compress(dense), "t.tsv.gz")) == dense

@@ -64,6 +64,14 @@ def truncated(folder: Path) -> None:
     path.unlink()
 
 
+def to_parquet(folder: Path, first_head: Any) -> None:
+    rows = [line.split("\t") for line in (folder / "train.tsv").read_text().splitlines()]
+    heads = [first_head, *(row[0] if isinstance(first_head, str) else [row[0]] for row in rows[1:])]
+    columns = {"head": heads, "relation": [row[1] for row in rows], "tail": [row[2] for row in rows]}
+    pl.DataFrame(columns).write_parquet(folder / "train.parquet")
+    (folder / "train.tsv").unlink()
+
+
 def rename_listing(folder: Path, old: str, new: str) -> None:
     path = folder / "features" / "text.entities"
     path.write_text(path.read_text().replace(f"{old}\n", f"{new}\n"))
@@ -207,6 +215,56 @@ BROKEN: dict[str, tuple[Break, tuple[str, str, str, int | None, str], bool]] = {
         lambda f: append(f, "train.tsv", "a\u00a0b\tlikes\te02\na b\tlikes\te02\n"),
         ("warning", "near-duplicate", "train.tsv", LAST + 2, "(train.tsv:195) differ in blanks"),
         True,
+    ),
+    "names that differ in what nobody sees": (
+        lambda folder: append(folder, "train.tsv", "e90\tlikes\te91\ne9\u200b0\tlikes\te\ufe0f91\n"),
+        ("warning", "near-duplicate", "train.tsv", LAST + 2, "(train.tsv:195) differ in invisible characters"),
+        True,
+    ),
+    "files joined with their marks": (
+        lambda folder: append(folder, "train.tsv", "\ufeffe01\tlikes\te00\n"),
+        ("warning", "blank-edge", "train.tsv", LAST + 1, "entity '\\ufeffe01' begins or ends with a blank or an invis"),
+        True,
+    ),
+    "lines that end with CR CR LF": (
+        lambda folder: append(folder, "test.tsv", "e01\tlikes\te00\r\r\ne02\tlikes\te00\r\n"),
+        ("note", "crlf", "test.tsv", 26, "1 of 27 lines end with CR CR LF"),
+        True,
+    ),
+    "lines that end with CR": (
+        lambda folder: (folder / "test.tsv").write_bytes((folder / "test.tsv").read_bytes().replace(b"\n", b"\r")),
+        ("note", "crlf", "test.tsv", 1, "25 of 25 lines end with CR"),
+        True,
+    ),
+    "a carriage return within a line": (
+        lambda folder: append(folder, "test.tsv", "e01\tlikes\te0\r0\n"),
+        ("error", "carriage-return", "test.tsv", 26, "holds a carriage return (CR), which ends no line"),
+        False,
+    ),
+    "a command of terminals": (
+        lambda folder: append(folder, "test.tsv", "e01\tlikes\t\x9b31me00\n"),
+        ("warning", "control-character", "test.tsv", 26, "holds the control character '\\x9b'"),
+        True,
+    ),
+    "quotes around all names": (
+        lambda folder: (folder / "test.tsv").write_text('"e01"\tlikes\t"e02"\n"e03"\tlikes\t"e01"\n'),
+        ("warning", "quoted", "test.tsv", 1, "every head and tail is in quotes, which are part of the names here"),
+        True,
+    ),
+    "parquet with a line end in a name": (
+        lambda folder: to_parquet(folder, "e0\n1"),
+        ("error", "line-break", "train.parquet", 1, "a name holds a tab or line end '\\n'"),
+        False,
+    ),
+    "parquet with a control character in a name": (
+        lambda folder: to_parquet(folder, "e0\x1b1"),
+        ("warning", "control-character", "train.parquet", 1, "a name holds the control character '\\x1b'"),
+        True,
+    ),
+    "parquet of lists": (
+        lambda folder: to_parquet(folder, ["e01"]),
+        ("error", "unreadable", "train.parquet", None, "column head is a list"),
+        False,
     ),
     "a relation in another case": (
         lambda f: append(f, "train.tsv", "e01\tLikes\te02\n"),

@@ -13,7 +13,7 @@ import polars as pl
 import torch
 
 from mmrns.data.features import Modality, match_rows
-from mmrns.data.folders import COLUMNS
+from mmrns.data.names import COLUMNS
 from mmrns.data.vocabulary import Vocabulary
 from mmrns.errors import UsageError
 

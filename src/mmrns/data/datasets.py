@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from mmrns.data.arrays import modality_of, triples_frame
 from mmrns.data.features import Features
 from mmrns.data.folders import SPLITS, dataset_files, find_dataset, read_entities, read_triples, split_file
 from mmrns.data.graph import KnowledgeGraph
+from mmrns.data.names import has_header, lookalikes, quoted_columns
 from mmrns.data.splitting import Amount, split_triples
 from mmrns.data.tables import read_header_table
 from mmrns.errors import DataError, UsageError
@@ -36,6 +37,7 @@ class Dataset:
         features: the modalities, mapped from their files.
         files: the split files that were read, by split; none without a folder.
         names: readable names of entities, which stand in for `entities.tsv` where there is no folder.
+        notes: what was noticed while it was made, and should be known before training.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Dataset:
     features: Features
     files: Mapping[str, Path] = field(default_factory=dict[str, Path])
     names: Mapping[str, str] = field(default_factory=dict[str, str])
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         n, relations = len(self.graph.entities), len(self.graph.relations)
@@ -105,7 +108,7 @@ class Dataset:
         graph = KnowledgeGraph.from_names(frames["train"], frames["valid"], frames["test"])
         made = {key: modality_of(key, given, graph.entities) for key, given in (features or {}).items()}
         labels = {str(entity): label for entity, label in (names or {}).items() if str(entity) in graph.entities}
-        return cls(name, None, graph, Features(made), names=labels)
+        return cls(name, None, graph, Features(made), names=labels, notes=tuple(_alike(graph)))
 
     @cached_property
     def labels(self) -> Mapping[str, str]:
@@ -226,7 +229,31 @@ def load_dataset(name_or_folder: str | Path) -> Dataset:
     entities = None if table is None else table["entity"]
     graph = KnowledgeGraph.from_names(**frames, entities=entities)
     features = Features.open(folder / "features", graph.entities)
-    return Dataset(Path(os.path.abspath(folder)).name, folder, graph, features, files)
+    notes = [*_doubtful(files, frames), *_alike(graph)]
+    return Dataset(Path(os.path.abspath(folder)).name, folder, graph, features, files, notes=tuple(notes))
+
+
+def _doubtful(files: Mapping[str, Path], frames: Mapping[str, pl.DataFrame]) -> Iterator[str]:
+    """What is said of files that look as if they were written for other programs."""
+    for split, frame in frames.items():
+        if has_header(frame):
+            first = " TAB ".join(frame.row(0))
+            yield f"{files[split].name}:1: {first} looks like a header, and is read as a triple; delete the line"
+        if quoted := quoted_columns(frame):
+            what = f"every {' and '.join(quoted)} is in quotes, which are read as part of the names"
+            yield f"{files[split].name}: {what}; `mmrns data convert` takes them off"
+
+
+def _alike(graph: KnowledgeGraph) -> list[str]:
+    """What is said of names that look the same."""
+    notes: list[str] = []
+    for kind in ("entities", "relations"):
+        rows = lookalikes(getattr(graph, kind).names)
+        if len(rows):
+            which = f"{rows['name'][0]!r} and {rows['other'][0]!r}"
+            what = f"{len(rows):,} {kind} differ from another only in blanks or invisible characters"
+            notes.append(f"{what}, first: {which}; write them alike if they are one")
+    return notes
 
 
 def changes(recorded: Mapping[str, Any], now: Path | Dataset) -> list[str]:
@@ -279,7 +306,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     graph = dataset.graph
     known = len(graph.entities)
     splits = {"train": graph.train, "valid": graph.valid, "test": graph.test}
-    notes: list[str] = []
+    notes = list(dataset.notes)
     leaked = int(graph.leaked_valid().sum())
     if leaked:
         notes.append(f"{leaked:,} of {len(graph.valid):,} rows of valid are also in train or test")

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import polars as pl
 
-from mmrns.data.tables import read_columns, read_header_table
+from mmrns.data.names import BREAKS, COLUMNS
+from mmrns.data.tables import is_utf8, read_columns, read_header_table
 from mmrns.errors import DataError, UsageError, nearest, note
 
-COLUMNS = ["head", "relation", "tail"]
 SPLITS = ("train", "valid", "test")
 SUFFIXES = (".tsv", ".txt", ".tsv.gz", ".parquet")
 EMBEDDED = {"countries": Path(__file__).parent / "countries"}
+_NAMES = (pl.String, pl.Categorical, pl.Enum, pl.Date, pl.Null)
 CATALOGUE = Path(__file__).with_name("catalogue.toml")
 
 
@@ -144,9 +146,13 @@ def read_triples(path: Path) -> pl.DataFrame:
     if path.suffix != ".parquet":
         return read_columns(path, COLUMNS)
     frame = read_parquet(path)
-    bad = frame.select(pl.any_horizontal(pl.all().fill_null("") == "")).to_series().arg_true()
+    bad = frame.select(pl.any_horizontal(pl.all().fill_null("").str.strip_chars() == "")).to_series().arg_true()
     if len(bad):
         raise DataError(path, "empty field", "mend or delete the row", int(bad[0]) + 1)
+    broken = frame.select(pl.any_horizontal(pl.all().str.contains(BREAKS))).to_series().arg_true()
+    if len(broken):
+        message = "a name has a tab or a line end"
+        raise DataError(path, message, "rename it; `mmrns data convert` makes blanks of them", int(broken[0]) + 1)
     return frame
 
 
@@ -154,15 +160,54 @@ def read_parquet(path: Path) -> pl.DataFrame:
     """Read the three columns of a Parquet file as head, relation, tail; a field may be null.
 
     Raises:
-        DataError: unreadable, or another number of columns.
+        DataError: unreadable, another number of columns, or one that holds no names.
     """
-    try:
-        frame = pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(path, f"is not a readable Parquet file ({error})", "write it again") from error
+    frame = read_parquet_table(path)
     if len(frame.columns) != 3:
         raise DataError(path, f"{len(frame.columns)} columns where 3 are expected", "keep head, relation, tail")
-    return frame.rename(dict(zip(frame.columns, COLUMNS, strict=True))).cast(pl.String)
+    return names_of(frame.rename(dict(zip(frame.columns, COLUMNS, strict=True))), path, frame.columns)
+
+
+def read_parquet_table(path: Path) -> pl.DataFrame:
+    """Read a Parquet file as it is.
+
+    Raises:
+        DataError: unreadable.
+    """
+    try:
+        return pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, MemoryError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(path, f"is not a readable Parquet file ({reason})", "write it again") from error
+
+
+def names_of(frame: pl.DataFrame, path: Path, called: Sequence[str]) -> pl.DataFrame:
+    """The same frame with every column as strings: what holds strings, categories, integers, days or UTF-8 bytes.
+
+    Numbers with a fraction are no names, since 1 and 1.0 would be two; neither are lists, structs, times.
+
+    Args:
+        frame: what a Parquet file holds.
+        path: the file.
+        called: what its columns are called there.
+
+    Raises:
+        DataError: a column of another type; bytes that are not UTF-8, by row.
+    """
+    for name, column in zip(frame.columns, frame.dtypes, strict=True):
+        given = called[frame.columns.index(name)]
+        if column == pl.Binary:
+            try:
+                frame = frame.with_columns(frame[name].cast(pl.String))
+            except pl.exceptions.PolarsError as error:
+                row = next(i for i, value in enumerate(frame[name]) if value is not None and not is_utf8(value))
+                message = f"column {given} holds bytes that are not UTF-8"
+                raise DataError(path, message, "write the column as strings", row + 1) from error
+        elif not (column.is_integer() or isinstance(column, _NAMES)):
+            kind = "a list" if column.is_nested() and column != pl.Struct else str(column).split("(")[0]
+            kind = {"Struct": "a struct", "Object": "of objects"}.get(kind, kind if " " in kind else f"of {kind}")
+            raise DataError(path, f"column {given} is {kind}", "write names there, as strings or integers")
+    return frame.cast(pl.String)
 
 
 def read_entities(folder: Path) -> pl.DataFrame | None:

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mmrns.data.folders import COLUMNS, SPLITS
+from mmrns.data.folders import SPLITS
+from mmrns.data.names import COLUMNS
 from mmrns.errors import UsageError
 from mmrns.rng import numpy_generator
 

@@ -15,15 +15,11 @@ from typing import Any
 
 import polars as pl
 
-from mmrns.data.folders import COLUMNS, SPLITS, SUFFIXES
+from mmrns.data.folders import SPLITS, SUFFIXES
+from mmrns.data.names import COLUMNS, INVISIBLE, has_header, visible
 from mmrns.prepare.check_features import check_features, check_images
 from mmrns.prepare.findings import Findings, find_table, find_triples, quoted
 
-HEADERS = (
-    {"head", "subject", "source", "from", "h", "s"},
-    {"relation", "predicate", "property", "r", "p"},
-    {"tail", "object", "target", "to", "t", "o"},
-)
 TRIPLE = ["h", "r", "t"]
 
 
@@ -111,10 +107,9 @@ def _find_tables(findings: Findings) -> dict[str, Path]:
 
 
 def _check_header(findings: Findings, path: Path, frame: pl.DataFrame) -> None:
-    first = frame.head(1).select(COLUMNS)
-    words = [name.strip().casefold() for name in first.row(0)] if len(first) else []
-    if words and frame["line"][0] == 1 and all(word in known for word, known in zip(words, HEADERS, strict=True)):
-        message = f"{' TAB '.join(first.row(0))} looks like a header, and is read as a triple"
+    triples = frame.select(COLUMNS)
+    if len(frame) and frame["line"][0] == 1 and has_header(triples):
+        message = f"{' TAB '.join(triples.row(0))} looks like a header, and is read as a triple"
         findings.add("warning", "header", path, message, "delete the line", 1)
 
 
@@ -308,21 +303,25 @@ def _check_labels(findings: Findings, path: Path, table: pl.DataFrame) -> None:
 def _check_names(findings: Findings, uses: pl.DataFrame) -> None:
     """Names that begin or end with a blank, and names that differ from another in what is hard to see."""
     plain = pl.col("name").str.replace_all(r"\s+", " ").str.strip_chars()
-    names = uses.with_columns(plain=plain).with_columns(form=pl.col("plain").str.normalize("NFKC"))
+    names = uses.with_columns(plain=plain, seen=visible(pl.col("name")))
+    names = names.with_columns(form=pl.col("seen").str.normalize("NFKC"))
     names = names.with_columns(key=pl.col("form").str.to_lowercase())
     first = [
-        pl.col(c).first().over("kind", "key").alias(f"first_{c}") for c in ("name", "file", "line", "plain", "form")
+        pl.col(c).first().over("kind", "key").alias(f"first_{c}")
+        for c in ("name", "file", "line", "plain", "seen", "form")
     ]
     names = names.with_columns(first)
     how = (
         pl.when(pl.col("plain") == pl.col("first_plain"))
         .then(pl.lit("blanks"))
+        .when(pl.col("seen") == pl.col("first_seen"))
+        .then(pl.lit("invisible characters"))
         .when(pl.col("form") == pl.col("first_form"))
         .then(pl.lit("their Unicode form"))
         .otherwise(pl.lit("upper and lower case"))
     )
     near = names.filter(pl.col("name") != pl.col("first_name")).with_columns(how=how).sort("how", maintain_order=True)
-    edges = names.filter(pl.col("name") != pl.col("name").str.strip_chars())
+    edges = names.filter(pl.col("name").str.contains(rf"^(\s|{INVISIBLE})|(\s|{INVISIBLE})$"))
     for file in names["file"].unique(maintain_order=True):
         rows, path = near.filter(pl.col("file") == file), findings.folder / file
         findings.rows(
@@ -342,8 +341,10 @@ def _check_names(findings: Findings, uses: pl.DataFrame) -> None:
             "blank-edge",
             path,
             rows["line"],
-            lambda i, rows=rows: f"{rows['kind'][i]} {quoted(rows['name'][i])} begins or ends with a blank",
-            "take the blank away, everywhere",
+            lambda i, rows=rows: (
+                f"{rows['kind'][i]} {quoted(rows['name'][i])} begins or ends with a blank or an invisible character"
+            ),
+            "take it away, everywhere",
         )
 
 

@@ -10,16 +10,17 @@ from typing import Literal
 
 import polars as pl
 
-from mmrns.data.folders import COLUMNS, read_parquet
-from mmrns.data.tables import read_bytes, split_lines
+from mmrns.data.folders import read_parquet
+from mmrns.data.names import BREAKS, COLUMNS, quoted_columns
+from mmrns.data.tables import is_utf8, is_utf16, read_bytes, split_lines, unify_line_ends
 from mmrns.errors import DataError
 
 Severity = Literal["error", "warning", "note"]
 """An error: loading or training refuses it, or results with it mean nothing. A warning: probably a mistake. A note: to
 be known."""
 
-CONTROL = r"([\x00-\x08\x0b-\x1f\x7f])"
-"""A control character that separates neither columns nor lines."""
+CONTROL = r"([\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x{9f}])"
+"""A control character that separates neither columns nor lines: among them those that begin a terminal's commands."""
 
 LONGEST = 60
 """Characters of a name that a message quotes."""
@@ -115,11 +116,13 @@ def find_lines(findings: Findings, path: Path) -> pl.DataFrame:
     except DataError as error:
         findings.add("error", "unreadable", path, error.message, error.remedy)
         return empty
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+    if is_utf16(data):
         findings.add("error", "encoding", path, "is UTF-16", "save the file as UTF-8")
         return empty
     if data[:3] == b"\xef\xbb\xbf":
         findings.add("note", "bom", path, "starts with a byte order mark", "nothing: it is skipped", 1)
+    ends = _line_ends(data)
+    data = unify_line_ends(data)
     try:
         lines = split_lines(data.decode("utf-8-sig"))
     except UnicodeDecodeError:
@@ -127,17 +130,18 @@ def find_lines(findings: Findings, path: Path) -> pl.DataFrame:
         raw = data.split(b"\n")
         # A file may hold the replacement character itself.
         suspects = lines.str.contains("\ufffd", literal=True).arg_true().to_list()
-        bad = [i + 1 for i in suspects if not _is_utf8(raw[i])]
+        bad = [i + 1 for i in suspects if not is_utf8(raw[i])]
         findings.rows("error", "encoding", path, bad, "is not valid UTF-8", "save the file as UTF-8")
     else:
         bad = []
     del data
     frame = pl.DataFrame({"text": lines}).with_row_index("line", offset=1).select("text", "line")
-    windows = frame.filter(pl.col("text").str.ends_with("\r"))
-    if len(windows):
-        message = f"{len(windows):,} of {len(frame):,} lines end with CR LF"
-        findings.add("note", "crlf", path, message, "nothing: the CR is dropped", int(windows["line"][0]))
-    frame = frame.with_columns(pl.col("text").str.strip_suffix("\r"))
+    for name, (count, line) in ends.items():
+        message = f"{count:,} of {len(frame):,} lines end with {name}"
+        findings.add("note", "crlf", path, message, "nothing: the CR is dropped", line)
+    stray = frame.filter(pl.col("text").str.contains("\r", literal=True))
+    message = "holds a carriage return (CR), which ends no line"
+    findings.rows("error", "carriage-return", path, stray["line"], message, "take it out, or put a line end there")
     inside = frame.with_columns(mark=pl.col("text").str.extract(CONTROL)).drop_nulls("mark")
     findings.rows(
         "warning",
@@ -150,12 +154,16 @@ def find_lines(findings: Findings, path: Path) -> pl.DataFrame:
     return frame.with_columns(pl.when(~pl.col("line").is_in(bad)).then(pl.col("text"))) if bad else frame
 
 
-def _is_utf8(line: bytes) -> bool:
-    try:
-        line.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
+def _line_ends(data: bytes) -> dict[str, tuple[int, int]]:
+    """How many lines end otherwise than with LF, by how, and the first of them."""
+    if b"\r" not in data:
+        return {}
+    if b"\n" not in data.rstrip(b"\r\n"):
+        return {"CR": (data.count(b"\r"), 1)}
+    several = b"\r\r\n"
+    counts = {"CR CR LF": (data.count(several), data.find(several))}
+    counts["CR LF"] = (data.count(b"\r\n") - counts["CR CR LF"][0], data.find(b"\r\n"))
+    return {name: (count, data.count(b"\n", 0, place) + 1) for name, (count, place) in counts.items() if count}
 
 
 def find_fields(
@@ -219,6 +227,7 @@ def find_triples(findings: Findings, path: Path) -> tuple[pl.DataFrame, int]:
             findings.add("error", "unreadable", path, error.message, error.remedy)
             frame = pl.DataFrame(schema={"line": pl.UInt32, **dict.fromkeys(COLUMNS, pl.String)})
         rows = len(frame)
+        _check_cells(findings, path, frame)
     else:
         lines = find_lines(findings, path)
         rows = len(lines)
@@ -226,7 +235,33 @@ def find_triples(findings: Findings, path: Path) -> tuple[pl.DataFrame, int]:
     empty = frame.select(pl.any_horizontal(pl.col(COLUMNS).str.strip_chars() == "")).to_series()
     findings.rows("error", "empty-field", path, frame["line"].filter(empty), "empty field", "mend or delete the row")
     frame = frame.filter(~empty).select(*COLUMNS, "line")
+    if quoted := quoted_columns(frame):
+        message = f"every {' and '.join(quoted)} is in quotes, which are part of the names here"
+        findings.add("warning", "quoted", path, message, "`mmrns data convert` takes them off", int(frame["line"][0]))
     return frame, rows - len(frame)
+
+
+def _check_cells(findings: Findings, path: Path, frame: pl.DataFrame) -> None:
+    """What a name in a Parquet file may hold and a line of text could not, or should not."""
+    broken = "rename it; `mmrns data convert` makes blanks of them"
+    _check_cell(findings, "error", "line-break", path, frame, f"({BREAKS})", "a tab or line end", broken)
+    remedy = "leave control characters out of names"
+    _check_cell(findings, "warning", "control-character", path, frame, CONTROL, "the control character", remedy)
+
+
+def _check_cell(
+    findings: Findings,
+    severity: Severity,
+    code: str,
+    path: Path,
+    frame: pl.DataFrame,
+    pattern: str,
+    what: str,
+    remedy: str,
+) -> None:
+    marks = frame.select("line", mark=pl.coalesce(pl.col(c).str.extract(pattern) for c in COLUMNS)).drop_nulls()
+    lines = marks["line"]
+    findings.rows(severity, code, path, lines, lambda i: f"a name holds {what} {marks['mark'][i]!r}", remedy)
 
 
 def find_table(findings: Findings, path: Path, key: str, severity: Severity = "error") -> pl.DataFrame | None:

@@ -389,6 +389,8 @@ def _refuse_other_data(folder: Path, dataset: Dataset, sha256: dict[str, str]) -
 
 def _say_what_matters(dataset: Dataset, dropped: float, callback: Callback) -> None:
     graph = dataset.graph
+    for note in dataset.notes:
+        callback.on_note(f"{note}.")
     leaked = int(graph.leaked_valid().sum())
     if leaked:
         callback.on_note(

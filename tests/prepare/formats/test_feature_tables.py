@@ -19,7 +19,7 @@ from mmrns.data.datasets import load_dataset
 from mmrns.data.features import Features, Modality
 from mmrns.data.vocabulary import Vocabulary
 from mmrns.errors import DataError
-from mmrns.prepare.formats import Source, convert
+from mmrns.prepare.formats import Source, arrays, convert
 from mmrns.prepare.formats.arrays import open_table
 from mmrns.prepare.formats.features import read_links
 
@@ -338,3 +338,12 @@ def test_token_numbers_too_large_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(f'{{"a": [1], "b": [{10**30}]}}')
     with pytest.raises(DataError):
         open_table(tmp_path / "a.json", codebook=tmp_path / "book.npy")
+
+
+def test_an_npz_that_grows_beyond_measure_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "v.npz"
+    np.savez_compressed(path, np.zeros((1000, 1000), dtype=np.float32))
+    assert open_table(path).shape == (1000, 1, 1000)
+    monkeypatch.setattr(arrays, "LARGEST_GZIP", 10)
+    with pytest.raises(DataError, match=r"v\.npz: grows more than 200-fold, to 0\.0 GiB, when it is decompressed"):
+        open_table(path)

@@ -18,6 +18,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from mmrns.data.tables import GZIP_GROWTH, LARGEST_GZIP
 from mmrns.errors import DataError, UsageError
 
 SUFFIXES = (".pth", ".pt", ".npy", ".npz", ".h5", ".hdf5", ".json")
@@ -108,6 +109,10 @@ def _npz(path: Path) -> dict[str, npt.NDArray[Any]]:
         path.open("rb") as opened,
         np.lib.npyio.NpzFile(opened) as file,
     ):
+        size = sum(part.file_size for part in zipfile.ZipFile(opened).infolist())
+        if size > max(LARGEST_GZIP, GZIP_GROWTH * path.stat().st_size):
+            message = f"grows more than {GZIP_GROWTH}-fold, to {size / 2**30:,.1f} GiB, when it is decompressed"
+            raise DataError(path, message, "check the file, or save it as .npy, which is not read into memory")
         return {name: file[name] for name in file.files}
 
 
@@ -128,7 +133,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return "it holds objects, not numbers" if "object array" in text.lower() else text
+    return "it holds objects, not numbers" if re.search("object array|python object", text.lower()) else text
 
 
 def _of_object(path: Path, value: Any, key: str | None, tokens: int | None) -> Table:
