@@ -15,7 +15,7 @@ from mmrns.registry import Named, Registry
 
 LAYOUTS: Registry[Layout] = Registry("layout", "mmrns.prepare.formats")
 
-_ORDER = ("openke", "ids", "mmrns", "rdf", "ntriples", "parquet", "csv", "tsv", "pykeen")
+_ORDER = ("openke", "libkge", "ids", "by-id", "mmrns", "rdf", "ntriples", "parquet", "csv", "tsv", "pykeen")
 """In which order our layouts are asked whether they recognise a source: the most particular one first."""
 
 
@@ -50,6 +50,10 @@ class Layout(Named, ABC):
         Raises:
             DataError: the source is not fit; the message names file, line and remedy.
         """
+
+    def unread_tables(self, folder: Path) -> set[Path]:
+        """Files beside the triples that are called like tables of entities or relations, and are something else."""
+        return set()
 
     def write(self, contents: Contents, folder: Path) -> None:
         """Write the triples into an empty folder. Tables, features and pictures are written beside them afterwards."""
