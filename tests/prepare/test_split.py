@@ -314,3 +314,22 @@ def test_db15k_is_repaired(shared: Path, tmp_path: Path) -> None:
     assert {split: record["counts"][split] for split in SPLITS} == {"train": 75_295, "valid": 4_000, "test": 9_902}
     found = check_dataset(tmp_path / "clean")
     assert [found["leakage"][key] for key in ("valid_in_train", "test_in_train", "valid_in_test")] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("header", ["head\trelation\ttail\n", "tail\thead\trelation\n"])
+def test_a_header_is_left_out_and_said(tmp_path: Path, header: str) -> None:
+    order = [["head", "relation", "tail"].index(name) for name in header.split()]
+    rows = [(f"e{i}", "r", f"e{i + 1}") for i in range(8)]
+    text = header + "".join("\t".join(row[place] for place in order) + "\n" for row in rows)
+    (tmp_path / "g.tsv").write_text(text)
+    record = split_dataset(tmp_path / "g.tsv", tmp_path / "out", valid=1, test=1)
+    dataset = load_dataset(tmp_path / "out")
+    assert (len(dataset.graph.entities), list(dataset.graph.relations)) == (9, ["r"])
+    assert record["split"]["notes"] == [f"g.tsv: the first line was taken for a header ({', '.join(header.split())})"]
+
+
+def test_words_of_a_header_may_be_names(tmp_path: Path) -> None:
+    (tmp_path / "g.tsv").write_text("head\trelation\ttail\n" + "".join(f"e{i}\trelation\te{i + 1}\n" for i in range(8)))
+    record = split_dataset(tmp_path / "g.tsv", tmp_path / "out", valid=1, test=1)
+    assert "notes" not in record["split"]
+    assert "tail" in load_dataset(tmp_path / "out").graph.entities

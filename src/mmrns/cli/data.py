@@ -162,6 +162,8 @@ def data_split(
     if as_json:
         print_json(found)
         return
+    for note in found["split"].get("notes", ()):
+        out.print(Text(f"note: {note}"), soft_wrap=True)
     for change in found["split"].get("changes", ()):
         to = f"moved to {change['to']}" if change["to"] else "dropped"
         out.print(f"{change['rows']:,} rows of {change['from']} {to}: {change['reason']}")

@@ -12,7 +12,8 @@ from typing import Any
 
 import polars as pl
 
-from mmrns.data.folders import COLUMNS, SPLITS, find_table, read_triples
+from mmrns.data.folders import SPLITS, find_table, read_triples
+from mmrns.data.names import COLUMNS, has_header, header_columns
 from mmrns.data.splitting import Amount, Splits, hold_out, rows_of, split_triples
 from mmrns.data.tables import read_header_table
 from mmrns.errors import DataError, UsageError
@@ -109,14 +110,15 @@ def split_dataset(
         core: first keep only what `k_core` keeps; 0 = everything.
 
     Returns:
-        What `dataset.json` says.
+        What `dataset.json` says; `notes` under `split` are what the user should know of the source, such as a header
+        line that was left out.
 
     Raises:
         DataError: the source is not fit or the target exists; nothing is left under its name.
         UsageError: options that do not go together, or more rows to hold out than can be.
     """
     refuse_taken(target)
-    frames = _read(source)
+    frames, notes = _read(source)
     moved = None
     if repair:
         if test is not None or core:
@@ -136,6 +138,8 @@ def split_dataset(
     entities = pl.concat([every["head"], every["tail"].alias("head")]).unique()
     method: dict[str, Any] = {"method": "repair" if repair else "leakage-free" if leakage_free else "random"}
     method |= {"seed": seed, "valid": valid, "test": test, "k_core": core, "leakage_free": leakage_free}
+    if notes:
+        method["notes"] = notes
     if moved is not None:
         groups = moved.group_by("from", "to", "reason", maintain_order=True).len("rows")
         method["changes"] = groups.to_dicts()
@@ -174,8 +178,19 @@ def _files(source: Path) -> dict[str, Path]:
     return found
 
 
-def _read(source: Path) -> dict[str, pl.DataFrame]:
-    return {name: read_triples(path) for name, path in _files(source).items()}
+def _read(source: Path) -> tuple[dict[str, pl.DataFrame], list[str]]:
+    """The triples of each file without their header lines, and what is said of those."""
+    frames: dict[str, pl.DataFrame] = {}
+    notes: list[str] = []
+    for name, path in _files(source).items():
+        frame = read_triples(path)
+        if has_header(frame):
+            first = frame.row(0)
+            notes.append(f"{path.name}: the first line was taken for a header ({', '.join(first)})")
+            places = header_columns(first) or [0, 1, 2]
+            frame = frame[1:].select(pl.nth(i).alias(column) for i, column in zip(places, COLUMNS, strict=True))
+        frames[name] = frame
+    return frames, notes
 
 
 def _checksums(source: Path) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,6 +45,19 @@ _COLUMNS = {
     "image": "image",
     "picture": "image",
     "photo": "image",
+}
+
+
+_RELATION_COLUMNS = {
+    "relation": "relation",
+    "id": "relation",
+    "uri": "relation",
+    "iri": "relation",
+    "property": "relation",
+    "predicate": "relation",
+    "name": "name",
+    "label": "name",
+    "title": "name",
 }
 
 
@@ -91,31 +104,37 @@ class Contents:
 
 
 def fit_names(frame: pl.DataFrame, where: Path, first_line: int, notes: list[str]) -> pl.DataFrame:
-    """Triples whose names fit a line of text: tabs and line breaks become blanks, and that is noted.
+    """Triples whose names fit a line of text: tabs and line breaks become blanks, and blanks at the ends go; noted.
 
     Raises:
         DataError: a name is empty or absurdly long; by line, which is `first_line` for the first row.
     """
     frame = frame.select(pl.col(column).cast(pl.String) for column in TRIPLE)
-    empty = pl.any_horizontal(pl.col(column).fill_null("").str.strip_chars() == "" for column in TRIPLE)
-    bad = frame.select(empty).to_series().arg_true()
-    if len(bad):
-        raise DataError(where, "empty field", "mend or delete the row", int(bad[0]) + first_line)
-    refuse_long_names(frame, where, first_line)
-    broken = frame.select(pl.any_horizontal(pl.col(column).str.contains(_BREAKS) for column in TRIPLE).sum()).item()
-    if broken:
+    bare = {column: pl.col(column).str.strip_chars() for column in TRIPLE}
+    length = {column: pl.col(column).str.len_bytes() for column in TRIPLE}
+    kinds = {
+        "empty": pl.any_horizontal(bare[c].str.len_bytes().fill_null(0) == 0 for c in TRIPLE),
+        "long": pl.any_horizontal(length[c] > LONGEST_NAME for c in TRIPLE),
+        "broken": pl.any_horizontal(pl.col(c).str.contains(_BREAKS) for c in TRIPLE),
+        "edged": pl.any_horizontal(bare[c].str.len_bytes() != length[c] for c in TRIPLE),
+    }
+    counts = frame.select(kind.sum().alias(name) for name, kind in kinds.items()).row(0, named=True)
+    for name, message, remedy in (
+        ("empty", "empty field", "mend or delete the row"),
+        ("long", f"a name of more than {LONGEST_NAME:,} bytes", "check line ends and quotes"),
+    ):
+        if counts[name]:
+            row = int(frame.select(kinds[name].arg_true().first()).item())
+            raise DataError(where, message, remedy, row + first_line)
+    if counts["broken"]:
         frame = frame.with_columns(pl.col(column).str.replace_all(_BREAKS, " ") for column in TRIPLE)
-        notes.append(f"{where.name}: tabs and line breaks within the names of {broken:,} triples became blanks")
+        notes.append(
+            f"{where.name}: tabs and line breaks within the names of {counts['broken']:,} triples became blanks"
+        )
+    if counts["edged"]:
+        frame = frame.with_columns(**bare)
+        notes.append(f"{where.name}: blanks around the names of {counts['edged']:,} triples were taken off")
     return frame
-
-
-def refuse_long_names(frame: pl.DataFrame, where: Path, first_line: int = 1) -> None:
-    """Refuse triples with names of more than `LONGEST_NAME` bytes, by line."""
-    long = pl.any_horizontal(pl.col(column).str.len_bytes() > LONGEST_NAME for column in TRIPLE)
-    bad = frame.select(long).to_series().arg_true()
-    if len(bad):
-        message = f"a name of more than {LONGEST_NAME:,} bytes"
-        raise DataError(where, message, "check line ends and quotes", int(bad[0]) + first_line)
 
 
 def one_line(column: pl.Expr) -> pl.Expr:
@@ -139,39 +158,106 @@ def merged(base: pl.DataFrame | None, more: pl.DataFrame | None) -> pl.DataFrame
     return both.select(columns)
 
 
-def read_entity_table(path: Path) -> pl.DataFrame:
+def read_entity_table(path: Path, notes: list[str] | None = None) -> pl.DataFrame:
     """Names, descriptions or pictures of entities: a table of which the first column, or `entity`, is the entity.
 
     The header may be missing where there are two columns: the second is then the description. An entity may have
-    several rows where descriptions are all that there is.
+    several rows where they do not contradict each other; its descriptions are joined.
 
     Raises:
-        DataError: malformed rows, an entity without a name or listed twice.
+        DataError: malformed rows, an entity without a name, or listed twice with different names or pictures.
     """
-    frame, first_line = read_delimited(path, header=lambda cells: any(c.strip().lower() in _COLUMNS for c in cells))
+    frame, first_line = read_keyed_table(path, "entity", "description", _COLUMNS, notes)
+    frame = frame.select("entity", *(one_line(pl.col(column)) for column in frame.columns if column != "entity"))
+    refuse_outside(frame, path, first_line)
+    if frame["entity"].n_unique() < len(frame):
+        frame = _one_row_each(frame, path, first_line, notes)
+    return frame
+
+
+def read_relation_table(path: Path, notes: list[str] | None = None) -> pl.DataFrame:
+    """Names of relations: a table of which the first column, or `relation`, is the relation, and the second its name.
+
+    Raises:
+        DataError: malformed rows, a relation that is empty or listed twice.
+    """
+    frame, first_line = read_keyed_table(path, "relation", "name", _RELATION_COLUMNS, notes)
+    frame = frame.select("relation", *(one_line(pl.col(column)) for column in frame.columns if column != "relation"))
+    repeated = (~frame["relation"].is_first_distinct()).arg_true()
+    if len(repeated):
+        row = int(repeated[0])
+        raise DataError(path, f"relation {frame['relation'][row]!r} is listed twice", "keep one row", row + first_line)
+    return frame
+
+
+def read_keyed_table(
+    path: Path, key: str, second: str, words: Mapping[str, str], notes: list[str] | None = None
+) -> tuple[pl.DataFrame, int]:
+    """A table about entities or relations with any delimiter, and the line of its first row.
+
+    Args:
+        path: the file.
+        key: what the column of names is to be called; without one of its words in the header it is the first column.
+        second: what the second of two columns is, where there is no header.
+        words: what columns may be called, by lower case, and are to be called.
+        notes: where to what was done is added.
+
+    Raises:
+        DataError: malformed rows, several columns without a header or of the same meaning, a name that is empty.
+    """
+
+    def named(cells: Sequence[str]) -> bool:
+        known = [cell.strip().lower() in words for cell in cells]
+        # A relation may well be called `name` or `title`.
+        return any(known) if key == "entity" else all(known) or cells[0].strip().lower() == key
+
+    frame, first_line = read_delimited(path, header=named, notes=notes)
     if first_line == 1:
         if frame.width != 2:
-            raise DataError(path, f"{frame.width} columns without a header line", "name them: entity, description", 1)
-        frame.columns = ["entity", "description"]
-    names = [_COLUMNS.get(column.strip().lower(), column) for column in frame.columns]
-    # `id, name, description` and `name, description` alike: the entity is named by the first of them.
-    if "entity" not in names:
-        names[0] = "entity"
+            raise DataError(path, f"{frame.width} columns without a header line", f"name them: {key}, {second}", 1)
+        frame.columns = [key, second]
+    names = [words.get(column.strip().lower(), column.strip()) for column in frame.columns]
+    # `id, name, description` and `name, description` alike: the key is the first of them.
+    if key not in names:
+        names[0] = key
     if len(set(names)) < len(names):
         raise DataError(path, f"columns {', '.join(frame.columns)} mean the same", "keep one of each", 1)
     frame.columns = names
-    unnamed = (frame["entity"].fill_null("").str.strip_chars() == "").arg_true()
+    given = frame[key].fill_null("")
+    frame = frame.with_columns(pl.col(key).str.strip_chars())
+    unnamed = (frame[key].fill_null("") == "").arg_true()
     if len(unnamed):
-        raise DataError(path, "empty entity", "name it or delete the row", int(unnamed[0]) + first_line)
-    repeated = (~frame["entity"].is_first_distinct()).arg_true()
-    if len(repeated) and set(names) == {"entity", "description"}:
-        # Several texts of an entity, one a row.
-        frame = frame.group_by("entity", maintain_order=True).agg(pl.col("description").str.join(" "))
-    elif len(repeated):
-        row = int(repeated[0])
+        raise DataError(path, f"empty {key}", "name it or delete the row", int(unnamed[0]) + first_line)
+    edged = int((frame[key] != given).sum())
+    if edged and notes is not None:
+        notes.append(f"{path.name}: blanks around {edged:,} names of the column `{key}` were taken off")
+    broken = int(frame[key].str.contains(_BREAKS).sum())
+    if broken:
+        frame = frame.with_columns(pl.col(key).str.replace_all(_BREAKS, " "))
+        if notes is not None:
+            notes.append(f"{path.name}: tabs and line breaks within {broken:,} names became blanks")
+    return frame, first_line
+
+
+def _one_row_each(frame: pl.DataFrame, path: Path, first_line: int, notes: list[str] | None) -> pl.DataFrame:
+    """Join the rows of each entity: its distinct descriptions, and what else is said of it where that is one thing."""
+    others = [column for column in frame.columns if column not in ("entity", "description")]
+    filled = frame.with_columns(pl.when(pl.col(c) != "").then(pl.col(c)).alias(c) for c in frame.columns)
+    several = pl.any_horizontal(pl.lit(False), *(pl.col(c).drop_nulls().n_unique().over("entity") > 1 for c in others))
+    bad = filled.select(several & ~pl.col("entity").is_first_distinct()).to_series().arg_true()
+    if len(bad):
+        row = int(bad[0])
         raise DataError(path, f"entity {frame['entity'][row]!r} is listed twice", "keep one row", row + first_line)
-    refuse_outside(frame, path, first_line)
-    return frame.select("entity", *(one_line(pl.col(column)) for column in frame.columns if column != "entity"))
+    joined = filled.group_by("entity", maintain_order=True).agg(
+        pl.col(c).drop_nulls().unique(maintain_order=True).str.join(" ")
+        if c == "description"
+        else pl.col(c).drop_nulls().first()
+        for c in frame.columns
+        if c != "entity"
+    )
+    if notes is not None:
+        notes.append(f"{path.name}: {len(frame) - len(joined):,} further rows of entities were joined to their first")
+    return joined.with_columns(pl.all().fill_null("")).select(frame.columns)
 
 
 def refuse_outside(entities: pl.DataFrame, where: Path, first_line: int | None = None) -> None:

@@ -12,7 +12,8 @@ from urllib.parse import unquote
 
 import polars as pl
 
-from mmrns.data.folders import find_dataset
+from mmrns.data.folders import find_dataset, read_entities
+from mmrns.data.names import lookalikes
 from mmrns.data.tables import read_header_table
 from mmrns.errors import DataError
 from mmrns.files import new_folder, refuse_taken
@@ -26,6 +27,7 @@ from mmrns.prepare.formats.contents import (
     merged,
     one_line,
     read_entity_table,
+    read_relation_table,
     refuse_outside,
     write_lines,
 )
@@ -33,6 +35,7 @@ from mmrns.prepare.formats.features import Source, Zeros
 from mmrns.prepare.formats.ids import read_names
 
 _CARRIED = ("README.md", "dataset.json", "LICENSE*", "LICENCE*")
+_COLUMNS = {"numbers": ("entity", "attribute", "value"), "texts": ("entity", "text")}
 
 
 @dataclass
@@ -138,10 +141,15 @@ def convert(
         if contents.entities is not None:
             refuse_outside(contents.entities, source)
         names = contents.names()
-        done.entities, done.relations = len(names), len(contents.relation_names())
+        relations = contents.relation_names()
+        done.entities, done.relations = len(names), len(relations)
+        _say_odd_names(contents.notes, "entities", names)
+        _say_odd_names(contents.notes, "relations", relations)
         told("writing triples", 0, None)
         writer.write(contents, made)
         _write_tables(contents, made, verbatim)
+        if done.target in ("tsv", "parquet"):
+            _refuse_unloadable(made, folder)
         if beside is not None:
             _carry(beside, made, sources)
         if sources:
@@ -161,6 +169,18 @@ def convert(
         done.triples = {split: len(frame) for split, frame in contents.splits.items()}
         done.malformed, done.left_out, done.notes = contents.malformed, contents.left_out, contents.notes
     return done
+
+
+def _say_odd_names(notes: list[str], what: str, names: pl.Series) -> None:
+    """Note names that look the same, and those whose quotes may be what another program put around them."""
+    alike = lookalikes(names)
+    if len(alike):
+        first = f"{alike['name'][0]!r} and {alike['other'][0]!r}"
+        said = f"{len(alike):,} {what} differ from another only in blanks or invisible characters"
+        notes.append(f"{said}, first: {first}; write them alike if they are one")
+    quoted = names.filter(names.str.contains(r"""^(".*"|'.*')$"""))
+    if len(quoted):
+        notes.append(f"{len(quoted):,} {what} are in quotes, which were kept, first: {quoted[0]}")
 
 
 def _silent(what: str, done: int, total: int | None) -> None:
@@ -212,33 +232,66 @@ def _take_tables(reader: Layout, contents: Contents, beside: Path | None) -> dic
     """Read the tables beside the triples into the contents; returns the files that can be copied as they are."""
     if beside is None:
         return {}
+    others = reader.unread_tables(beside)
     verbatim: dict[str, Path] = {}
     said = contents.entities
     table: pl.DataFrame | None = None
     for stem in reader.entity_tables:
         for path in existing(beside, [stem], [".tsv", ".csv"]):
-            if stem == "texts" and path.suffix == ".tsv":
+            if path in others or (stem == "texts" and path.suffix == ".tsv"):
                 continue
-            table = merged(table, read_entity_table(path))
-            if path.name == "entities.tsv" and "entities.tsv" not in verbatim:
+            read = read_entity_table(path, contents.notes)
+            table = merged(table, read)
+            if path.name == "entities.tsv" and _loads_as(path, read):
                 verbatim["entities.tsv"] = path
     contents.entities = merged(table, said)
     if "entities.tsv" in verbatim and not _same(contents.entities, read_entity_table(verbatim["entities.tsv"])):
         del verbatim["entities.tsv"]
-    for name in ("relations", "numbers", "texts"):
+    for path in existing(beside, ["relations"], [".tsv", ".csv"])[:1]:
+        if path not in others:
+            read = read_relation_table(path, contents.notes)
+            contents.relations = _with_rows(read, contents.relations)
+            if path.suffix == ".tsv" and _loads_as(path, read) and _same(contents.relations, read):
+                verbatim[path.name] = path
+    for name in ("numbers", "texts"):
         path = beside / f"{name}.tsv"
         if not existing(beside, [name], [".tsv"]):
             continue
-        read = read_header_table(path)
+        found = _headed(read_header_table(path), _COLUMNS[name])
+        read = found.with_columns(pl.col(found.columns[0]).str.strip_chars())
+        edged = int((read.to_series(0) != found.to_series(0)).sum())
+        if edged:
+            contents.notes.append(f"{path.name}: blanks around {edged:,} names of entities were taken off")
         more: pl.DataFrame | None = getattr(contents, name)
-        if more is None or set(more.columns) != set(read.columns):
-            both = read
-        else:
-            both = pl.concat([read, more.select(read.columns)]).unique(maintain_order=True)
+        both = _with_rows(read, more)
         setattr(contents, name, both)
-        if _same(both, read.unique(maintain_order=True)):
+        if _same(both, read.unique(maintain_order=True)) and _loads_as(path, read):
             verbatim[path.name] = path
     return verbatim
+
+
+def _headed(table: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
+    """A table of these columns whose header may be missing, so that its first row was taken for one."""
+    if len(table.columns) != len(columns) or table.columns[0].strip().lower() in ("entity", "id", "name"):
+        return table.rename(str.strip) if len({c.strip() for c in table.columns}) == table.width else table
+    first = pl.DataFrame([table.columns], schema=dict.fromkeys(columns, pl.String), orient="row")
+    return pl.concat([first, table.rename(dict(zip(table.columns, columns, strict=True)))])
+
+
+def _loads_as(path: Path, table: pl.DataFrame) -> bool:
+    """Whether a dataset folder may have a file as it is: with these columns, and the same names in the first."""
+    try:
+        found = read_header_table(path)
+    except DataError:
+        return False
+    return found.columns == table.columns and found.to_series(0).equals(table.to_series(0))
+
+
+def _with_rows(table: pl.DataFrame, more: pl.DataFrame | None) -> pl.DataFrame:
+    """The distinct rows of two tables of the same columns; else the first."""
+    if more is None or set(more.columns) != set(table.columns):
+        return table
+    return pl.concat([table, more.select(table.columns)]).unique(maintain_order=True)
 
 
 def _same(one: pl.DataFrame | None, other: pl.DataFrame) -> bool:
@@ -316,6 +369,22 @@ def _write_tables(contents: Contents, made: Path, verbatim: Mapping[str, Path]) 
                 made / file,
                 header=True,
             )
+
+
+def _refuse_unloadable(made: Path, folder: Path) -> None:
+    """Read the tables that were written as a dataset's are read.
+
+    Raises:
+        DataError: one of them cannot be loaded.
+    """
+    try:
+        read_entities(made)
+        for name in ("relations", "numbers", "texts"):
+            if (made / f"{name}.tsv").exists():
+                read_header_table(made / f"{name}.tsv")
+    except DataError as error:
+        where = folder / error.where.name
+        raise DataError(where, f"would not load: {error.message}", "mend the source", error.line) from error
 
 
 def _carry(beside: Path, made: Path, sources: Mapping[str, Source]) -> None:

@@ -8,16 +8,17 @@ from typing import ClassVar
 
 import polars as pl
 
-from mmrns.data.tables import read_columns
+from mmrns.data.folders import names_of, read_parquet_table
+from mmrns.data.names import header_columns
+from mmrns.data.tables import columns_of, split_lines
 from mmrns.errors import DataError, UsageError
-from mmrns.prepare.delimited import first_lines, read_delimited, sniff_delimiter
+from mmrns.prepare.delimited import is_quoted, parse_delimited, read_table_text, sniff_delimiter, start_of
 from mmrns.prepare.formats.base import Layout
 from mmrns.prepare.formats.contents import (
     TEXT_SUFFIXES,
     TRIPLE,
     Contents,
     fit_names,
-    refuse_long_names,
     split_files,
     write_lines,
 )
@@ -29,12 +30,6 @@ STEMS = ("triples", "triplets", "facts", "edges", "graph", "kg", "data", "all")
 
 BESIDE = ("entities", "descriptions", "texts", "relations", "numbers", "readme", "license", "licence")
 """Tables beside the triples."""
-
-_WORDS = {
-    "head": ("head", "h", "subject", "subj", "sub", "s", "source", "src", "from", "start", "head_id"),
-    "relation": ("relation", "rel", "r", "predicate", "pred", "p", "property", "edge", "type", "relation_id"),
-    "tail": ("tail", "t", "object", "obj", "o", "target", "dst", "to", "end", "tail_id"),
-}
 
 
 def table_files(source: Path, suffixes: Sequence[str] = SUFFIXES) -> dict[str, Path]:
@@ -134,52 +129,59 @@ def _read_text(
 ) -> pl.DataFrame:
     if columns is None and delimiter is None and looks_like_rdf(path):
         raise DataError(path, "is RDF, with names such as <...>", "read it with --from rdf")
-    start = first_lines(path)
+    text = read_table_text(path, notes)
+    if not text:
+        raise DataError(path, "is empty", "check the file")
+    start = start_of(text)
     delimiter = delimiter or sniff_delimiter(start, path)
-    first = start[0].split(delimiter) if start else []
+    quoted = is_quoted(start, delimiter)
+    first = [cell.strip().strip('"') for cell in start[0].split(delimiter)]
     by_name = columns is not None and not all(column.isdecimal() for column in columns)
-    named = (by_name or _is_header(first)) if header is None else header
-    if delimiter == "\t" and not named and columns is None and len(first) == 3:
+    places = header_columns(first) if header is None and not by_name else None
+    named = (by_name or places is not None) if header is None else header
+    if delimiter == "\t" and not named and columns is None and len(first) == 3 and not quoted:
         # The layout of a dataset folder, read fast.
-        frame = read_columns(path, TRIPLE)
-        refuse_long_names(frame, path)
-        return frame
-    frame, first_line = read_delimited(path, delimiter, named)
-    if named and header is None and not by_name:
-        notes.append(f"{path.name}: the first line was taken for a header ({', '.join(frame.columns)})")
-    return fit_names(_chosen(frame, columns, path, named), path, first_line, notes)
+        return fit_names(columns_of(split_lines(text), TRIPLE, path), path, 1, notes)
+    frame, first_line = parse_delimited(text, path, delimiter, named, notes)
+    triples = _chosen(frame, columns, path, named)
+    if places is not None:
+        word = first[places[1]]
+        if frame.width == 3 and bool((triples["relation"].str.strip_chars() == word).any()):
+            # Then it is a name, and so are the others.
+            frame, first_line = parse_delimited(text, path, delimiter, header=False)
+            triples = _chosen(frame, columns, path, False)
+            kept = f"the first line was taken for a triple, since its relation {word!r} occurs again"
+            notes.append(f"{path.name}: {kept}; --header takes it for a header")
+        else:
+            notes.append(f"{path.name}: the first line was taken for a header ({', '.join(frame.columns)})")
+    return fit_names(triples, path, first_line, notes)
 
 
 def _read_parquet(
     path: Path, columns: Sequence[str] | None, delimiter: str | None, header: bool | None, notes: list[str]
 ) -> pl.DataFrame:
-    try:
-        frame = pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise DataError(path, f"is not a readable Parquet file ({reason})", "write it again") from error
-    return fit_names(_chosen(frame, columns, path, True), path, 1, notes)
-
-
-def _is_header(cells: Sequence[str]) -> bool:
-    words = [cell.strip().strip('"').lower() for cell in cells]
-    return all(any(word in known for word in words) for known in _WORDS.values())
+    frame = read_parquet_table(path)
+    chosen = [frame.columns[i] for i in _places(frame, columns, path, True)]
+    triples = frame.select(pl.col(column).alias(name) for column, name in zip(chosen, TRIPLE, strict=True))
+    return fit_names(names_of(triples, path, chosen), path, 1, notes)
 
 
 def _chosen(frame: pl.DataFrame, columns: Sequence[str] | None, path: Path, named: bool) -> pl.DataFrame:
     """The columns of head, relation and tail under these names."""
-    if columns is None:
-        words = [column.strip().lower() for column in frame.columns]
-        found = [next((i for i, word in enumerate(words) if word in known), None) for known in _WORDS.values()]
-        if None in found or not named:
-            if frame.width != 3:
-                message = f"{frame.width} column{'s' * (frame.width != 1)} where 3 are expected"
-                raise DataError(path, message, "choose them with --columns HEAD,RELATION,TAIL", 1)
-            found = [0, 1, 2]
-        places = [place for place in found if place is not None]
-    else:
-        places = [_place(column, frame, path) for column in columns]
-    return frame.select(pl.col(frame.columns[i]).alias(name) for i, name in zip(places, TRIPLE, strict=True))
+    return frame.select(
+        pl.col(frame.columns[i]).alias(name)
+        for i, name in zip(_places(frame, columns, path, named), TRIPLE, strict=True)
+    )
+
+
+def _places(frame: pl.DataFrame, columns: Sequence[str] | None, path: Path, named: bool) -> Sequence[int]:
+    if columns is not None:
+        return [_place(column, frame, path) for column in columns]
+    found = header_columns(frame.columns) if named else None
+    if found is None and frame.width != 3:
+        message = f"{frame.width} column{'s' * (frame.width != 1)} where 3 are expected"
+        raise DataError(path, message, "choose them with --columns HEAD,RELATION,TAIL", 1)
+    return found or [0, 1, 2]
 
 
 def _place(column: str, frame: pl.DataFrame, path: Path) -> int:
