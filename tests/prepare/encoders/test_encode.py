@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from mmrns.data.datasets import load_dataset
-from mmrns.errors import DataError, MmrnsError
+from mmrns.errors import DataError, MmrnsError, Note
 from mmrns.prepare.encoders import (
     Encoded,
     Encoder,
@@ -220,13 +220,35 @@ def test_files_of_other_means_are_not_replaced(folder: Path, letters: type[Lette
         ("t.tsv", "entity\ttext\nfr\tAna ran. Ben\nzoe\tnobody\nfr\tAnna\n"),
         ("t.csv", 'Entity,Description\nfr,"Ana ran. Ben"\nzoe,nobody\nfr,Anna\n'),
         ("t.csv", 'fr,"Ana ran.\nBen"\nzoe,nobody\nfr,Anna\n'),
+        ("t.csv", 'entity;text\nfr;"Ana ran. Ben"\nzoe;nobody\nfr;Anna\n'),
+        ("t.tsv", '"fr"\t"Ana ran. Ben"\n"zoe"\t"nobody"\n"fr"\t"Anna"\n'),
+        ("t.csv", "fr,Ana ran. Ben\rzoe,nobody\rfr,Anna\r"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:t.tsv. the fields are in quotes, which were taken off")
 def test_a_file_of_texts(folder: Path, letters: type[Letters], name: str, content: str) -> None:
     (folder / name).write_text(content)
     found = encode_texts(folder, "m", batch_size=1, file=folder / name)
     assert letters.asked == ["Ana ran.", "Ben", "Anna"]
     assert found.unmatched == ["zoe"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("t.tsv", " fr\tAnna\nde\t \njp\tBen\nbr\t\n"), ("t.csv", "fr ,Anna\nde,\njp,Ben\nbr,\n")],
+)
+def test_entities_without_a_text_are_missing_and_counted(
+    folder: Path, letters: type[Letters], name: str, content: str
+) -> None:
+    (folder / name).write_text(content)
+    with pytest.warns(Note) as said:
+        found = encode_texts(folder, "m", batch_size=1, file=folder / name)
+    assert letters.asked == ["Anna", "Ben"]
+    assert (found.entities, found.unmatched) == (2, [])
+    assert [str(one.message) for one in said] == [
+        f"{name}: blanks around 1 names of entities were taken off",
+        f"{name}: 2 rows have an empty field and are left out, first: line 2",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -253,9 +275,11 @@ def test_files_of_texts_that_do_not_fit(folder: Path, letters: type[Letters], co
     ("content", "message"),
     [
         ("a,b,c\n", r"t\.csv:1: 3 columns where entity, text are expected; keep these"),
-        ("a,b\nc\n", r"t\.csv: row 2 has an empty field; mend or delete the row"),
-        ("a,b\nc,d,e\n", r"t\.csv: cannot be read as CSV \(.+\); save it as UTF-8 with commas and quotes"),
-        ("a,\xff", r"t\.csv: cannot be read as CSV \(.+\); save it as UTF-8 with commas and quotes"),
+        ("a,b\nc\n", r"t\.csv:2: 1 column where 2 are expected; mend or delete the row"),
+        ("a,b\nc,d,e\n", r"t\.csv:2: 3 columns where 2 are expected; mend or delete the row"),
+        ("a,b\n,e\n", r"t\.csv:2: empty entity; name it or delete the row"),
+        ('a,b\n"c,e\n', r"t\.csv:2: is malformed \(unexpected end of data\); check the quotes"),
+        ("a,\xff", r"t\.csv:1: is not valid UTF-8; save the file as UTF-8"),
     ],
 )
 def test_csv_that_does_not_fit(folder: Path, letters: type[Letters], content: str, message: str) -> None:

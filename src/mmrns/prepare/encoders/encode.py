@@ -14,10 +14,11 @@ import numpy.typing as npt
 import polars as pl
 
 from mmrns.data.folders import read_entities
-from mmrns.data.tables import read_columns
+from mmrns.data.tables import columns_of, split_lines
 from mmrns.data.vocabulary import Vocabulary
-from mmrns.errors import DataError
+from mmrns.errors import DataError, note
 from mmrns.files import stamp_of
+from mmrns.prepare.delimited import is_quoted, parse_delimited, read_table_text, sniff_delimiter, start_of
 from mmrns.prepare.encoders.base import Encoder, checked, open_encoder, settings_of
 from mmrns.prepare.encoders.files import Block, stream_features
 from mmrns.prepare.encoders.pictures import (
@@ -299,27 +300,42 @@ def _pictures(folder: Path, pictures: Path | None, known: Vocabulary) -> Picture
 
 
 def _read(path: Path, columns: list[str], known: Vocabulary) -> pl.DataFrame:
-    """A table of these columns, with or without a header, and the line of each row."""
-    frame = _read_csv(path, columns) if path.suffix == ".csv" else read_columns(path, columns)
+    """A table of these columns, with or without a header and any delimiter, and the line of each row.
+
+    Rows with an empty field are left out, and counted in a note.
+
+    Raises:
+        DataError: malformed, other columns, or a row without an entity.
+    """
+    notes: list[str] = []
+    text = read_table_text(path, notes)
+    start = start_of(text)
+    delimiter = sniff_delimiter(start, path)
+    if delimiter == "\t" and not is_quoted(start, delimiter):
+        frame = columns_of(split_lines(text), columns, path, may_be_empty=columns)
+    else:
+        frame, _ = parse_delimited(text, path, delimiter, header=False, notes=notes)
+        if frame.width != len(columns):
+            found = f"{frame.width} column{'s' * (frame.width != 1)} where {', '.join(columns)} are expected"
+            raise DataError(path, found, "keep these", 1)
+        frame = frame.rename(dict(zip(frame.columns, columns, strict=True)))
     frame = frame.with_row_index("line", offset=1)
-    first = frame["entity"][0] if len(frame) else ""
-    return frame[1:] if first.strip().lower() in _HEADERS and first not in known else frame
-
-
-def _read_csv(path: Path, columns: list[str]) -> pl.DataFrame:
-    try:
-        frame = pl.read_csv(path, has_header=False, infer_schema=False, truncate_ragged_lines=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(path, f"cannot be read as CSV ({reason})", "save it as UTF-8 with commas and quotes") from error
-    if len(frame.columns) != len(columns):
-        found = f"{len(frame.columns)} columns where {', '.join(columns)} are expected"
-        raise DataError(path, found, "keep these", 1)
-    frame = frame.rename(dict(zip(frame.columns, columns, strict=True)))
-    empty = frame.select(pl.any_horizontal(pl.all().fill_null("").str.strip_chars() == "")).to_series().arg_true()
-    if len(empty):
-        raise DataError(path, f"row {int(empty[0]) + 1} has an empty field", "mend or delete the row")
-    return frame
+    first = frame["entity"][0].strip() if len(frame) else ""
+    frame = frame[1:] if first.lower() in _HEADERS and first not in known else frame
+    filled = frame.with_columns(pl.col("entity").str.strip_chars())
+    unnamed = (filled["entity"] == "").arg_true()
+    if len(unnamed):
+        raise DataError(path, "empty entity", "name it or delete the row", int(frame["line"][unnamed[0]]))
+    edged = int((filled["entity"] != frame["entity"]).sum())
+    if edged:
+        notes.append(f"{path.name}: blanks around {edged:,} names of entities were taken off")
+    empty = filled.select(pl.any_horizontal(pl.col(columns[1:]).str.strip_chars() == "")).to_series()
+    if empty.any():
+        what = f"{path.name}: {int(empty.sum()):,} rows have an empty field and are left out"
+        notes.append(f"{what}, first: line {filled['line'].filter(empty)[0]}")
+    for said in notes:
+        note(said)
+    return filled.filter(~empty)
 
 
 def _no_input(source: Path, what: str, unmatched: Sequence[str]) -> DataError:
