@@ -131,7 +131,7 @@ class NTriples(Rdf, name="ntriples"):
 
         Names that are IRIs or blank nodes are written as such, others percent-encoded after `urn:mmrns:`, which
         reading undoes. With blank nodes a comment in the first line of each file says what graph it is a part of, so
-        that reading gives equal labels in several files the same node.
+        that equal labels in several files are read as one blank node.
         """
         names = pl.concat([contents.names(), contents.relation_names()]).unique()
         tables = [contents.numbers, contents.texts, contents.relations]

@@ -41,7 +41,7 @@ _RELATIVE = re.compile(rb"<(?![A-Za-z][A-Za-z0-9+.\-]*:)[^<>\"]*>")
 _DIRECTIVE = re.compile(rb"(?:@(?:prefix|base)|(?:prefix|base)\b)[^<]*<", re.IGNORECASE)
 _XML = re.compile(rb"\s*<(?:\?xml|!--|!DOCTYPE|rdf:RDF)", re.IGNORECASE)
 _ANONYMOUS = r"^_:[a-f][0-9a-f]{15,31}$"
-"""Labels such as the parser gives to nodes without one: the digits of a random number."""
+"""Labels such as the parser gives to blank nodes without one: the digits of a random number."""
 
 
 @dataclass
@@ -147,8 +147,8 @@ def opened(path: Path) -> Generator[Any]:
 def read_statements(path: Path, advance: Callable[[int], None], *, skip_malformed: bool = False) -> Statements:
     """The statements of a file.
 
-    Names are IRIs and `_:label`. Nodes without a label are called `_:b0`, `_:b1` and so on in the order in which they
-    occur; labels that the file uses itself are passed over.
+    Names are IRIs and `_:label`. Blank nodes without a label are called `_:b0`, `_:b1` and so on in the order in which
+    they occur; labels that the file uses itself are passed over.
 
     Args:
         path: the file.
@@ -264,7 +264,7 @@ def _reason(error: SyntaxError) -> str:
 
 
 def _number(found: Statements) -> None:
-    """Name anonymous nodes, in place: the parser gives them random labels, others with each reading."""
+    """Name blank nodes without a label, in place: the parser gives them random ones, others each time."""
     frame = found.frame
     sides = [pl.col("head"), pl.when(~pl.col("literal")).then("tail")]
     places = [frame.select(side.alias("name"), place=2 * pl.int_range(pl.len()) + i) for i, side in enumerate(sides)]
@@ -310,7 +310,7 @@ def decoded(frame: pl.DataFrame) -> pl.DataFrame:
 def keep_apart(files: Sequence[Statements], splits: Collection[Path]) -> list[str]:
     """Keep the blank nodes of several files apart, in place: `_:label` becomes `_:FILE.label`.
 
-    A label means the same node throughout one file only. But files of one graph share their labels, which then stay
+    A label means the same blank node throughout one file only. But files of one graph share their labels, which then stay
     as they are: those with the same `MARK`, and those named after the splits.
 
     Args:
