@@ -310,8 +310,8 @@ def decoded(frame: pl.DataFrame) -> pl.DataFrame:
 def keep_apart(files: Sequence[Statements], splits: Collection[Path]) -> list[str]:
     """Keep the blank nodes of several files apart, in place: `_:label` becomes `_:FILE.label`.
 
-    A label means the same blank node throughout one file only. But files of one graph share their labels, which then stay
-    as they are: those with the same `MARK`, and those named after the splits.
+    A label means the same blank node throughout one file only. But files of one graph share their labels, which then
+    stay as they are: those with the same `MARK`, and those named after the splits.
 
     Args:
         files: what was read.
