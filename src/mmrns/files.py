@@ -26,6 +26,7 @@ from mmrns.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     import polars as pl
+    from pydantic import BaseModel
     from torch import Tensor
 
 FRAME_WRITERS = {".csv": "write_csv", ".parquet": "write_parquet", ".json": "write_json"}
@@ -395,16 +396,36 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file of a run.
+def read_json(path: Path, shape: type[BaseModel] | None = None) -> Any:
+    """Read a JSON file of a run, and hold it against what it should be.
 
     Raises:
-        DataError: missing or malformed.
+        DataError: missing or malformed, or of another shape.
     """
+    remedy = "finish the run with --resume, or train again"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(path, f"cannot be read ({error})", "finish the run with --resume, or train again") from error
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(path, f"cannot be read ({getattr(error, 'strerror', None) or error})", remedy) from error
+    reason = misfit(value, shape)
+    if reason is not None:
+        raise DataError(path, f"is not what a run writes there ({reason})", remedy)
+    return value
+
+
+def misfit(value: Any, shape: type[BaseModel] | None) -> str | None:
+    """In which respect a value that was read is not what a schema says; None where it is."""
+    from pydantic import ValidationError
+
+    try:
+        if shape is not None:
+            shape.model_validate(value)
+    except (ValidationError, RecursionError) as error:
+        if isinstance(error, RecursionError):
+            return "it is nested too deep"
+        first = error.errors(include_url=False)[0]
+        return f"{'.'.join(map(str, first['loc'])) or 'all of it'}: {first['msg'].lower()}"
+    return None
 
 
 class JsonLines:
@@ -438,26 +459,28 @@ class JsonLines:
             raise unwritable(self.path, error) from error
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines; none where there is no file.
+def read_json_lines(path: Path, shape: type[BaseModel] | None = None) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines, held against what they should be; none where there is no file.
 
     Raises:
-        DataError: unreadable, or a line that is no object.
+        DataError: unreadable, or a line that is no object or of another shape.
     """
     if not os.path.lexists(path):
         return []
     try:
-        lines = path.read_bytes().splitlines()
+        # Line feeds alone end lines: JSON may hold other line ends.
+        lines = path.read_bytes().removesuffix(b"\n").split(b"\n")
     except OSError as error:
         raise DataError(path, f"cannot be read ({error.strerror or error})", "restore it, or train again") from error
     rows: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines if lines != [b""] else [], 1):
         try:
-            row = json.loads(line)
+            row: Any = json.loads(line)
+            reason = misfit(row, shape) if isinstance(row, dict) else "no JSON object"
         except (ValueError, RecursionError):
-            row = None
-        if not isinstance(row, dict):
-            raise DataError(path, "is no JSON object", "restore the file, or delete the line", number)
+            row, reason = None, "no JSON"
+        if reason is not None:
+            raise DataError(path, f"is not what a run writes there ({reason})", "delete the line", number)
         rows.append(row)
     return rows
 

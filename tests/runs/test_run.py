@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def test_the_folder_holds_what_it_should(run: mmrns.Run) -> None:
 def test_results_have_the_documented_keys(run: mmrns.Run) -> None:
     results = json.loads((run.folder / "results.json").read_text())
     assert {"test", "valid", "selected_step", "seconds", "baseline_mrr"} <= set(results)
-    assert set(results["seconds"]) == {"pretrain", "train", "evaluate"}
+    assert {"pretrain", "train", "evaluate"} <= set(results["seconds"])
     test = results["test"]
     assert set(test) == {"both", "head", "tail", "seen", "queries", "ties", "outside"}
     assert set(test["both"]) == {"realistic", "optimistic", "pessimistic"}
@@ -472,3 +473,39 @@ def test_resume_tells_which_option_is_another(tmp_path: Path, settings: list[str
     (tmp_path / "config.yaml").write_text(dump_config(make_config({"method": "mmrns"})))
     with pytest.raises(UsageError, match=message):
         _config_of(tmp_path, apply_settings({}, settings))
+
+
+MANGLED = {
+    "results.json": ["[]", "{", '{"valid": null}', '{"valid": {"both": {"realistic": {"mrr": "x"}}}}', "[" * 5000],
+    "record.json": [
+        "3",
+        '{"dataset": "toy"}',
+        '{"dataset": {"name": "toy"}}',
+        '{"dataset": {"name": 3, "sha256": {}}}',
+    ],
+    "metrics.jsonl": [
+        "{\n",
+        "3\n",
+        '{"loss": 1}\n',
+        '{"step": 1, "loss": [2]}\n',
+        '{"step": 1}\n\n',
+        '{"step": NaN}\n',
+    ],
+}
+
+
+@pytest.mark.parametrize(("name", "content"), [(name, c) for name, contents in MANGLED.items() for c in contents])
+def test_files_of_a_run_that_were_mangled_are_named(run: mmrns.Run, tmp_path: Path, name: str, content: str) -> None:
+    assert run.folder is not None
+    shutil.copytree(run.folder, tmp_path / "run")
+    (tmp_path / "run" / name).write_text(content)
+    with pytest.raises(DataError, match=name.replace(".", r"\.")):
+        repr(mmrns.load_run(tmp_path / "run"))
+
+
+def test_names_of_a_run_that_are_no_text_are_named(run: mmrns.Run, tmp_path: Path) -> None:
+    assert run.folder is not None
+    shutil.copytree(run.folder, tmp_path / "run")
+    (tmp_path / "run" / "entities.txt").write_bytes(b"\xff\n")
+    with pytest.raises(DataError, match=r"entities\.txt: is not valid UTF-8"):
+        _ = mmrns.load_run(tmp_path / "run", dataset=run.dataset).dataset

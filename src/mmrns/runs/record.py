@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import torch
+from pydantic import BaseModel, ConfigDict, FiniteFloat
 
 from mmrns.data.datasets import Dataset
 from mmrns.runs.config import Config
@@ -20,6 +21,80 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PACKAGES = ("mmrns", "torch", "numpy", "polars", "safetensors")
+
+
+class Kept(BaseModel):
+    """What a file of ours says at least, when it is read back; it may say more. What has a default may be left out."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class Metrics(Kept):
+    """Of some ranks, under one policy for ties."""
+
+    mrr: FiniteFloat
+
+
+class Policies(Kept):
+    """Metrics by policy; nothing where there were no queries."""
+
+    realistic: Metrics = Metrics(mrr=0.0)
+
+
+class SplitResults(Kept):
+    """The metrics of a split."""
+
+    both: Policies
+
+
+class Results(Kept):
+    """`results.json`."""
+
+    valid: SplitResults
+    test: SplitResults = SplitResults(both=Policies())
+    selected_step: int
+    seconds: dict[str, FiniteFloat]
+
+
+class Fingerprint(Kept):
+    """See `Dataset.fingerprint`."""
+
+    name: str
+    sha256: dict[str, str]
+    bytes: dict[str, int] = {}
+    spots: dict[str, str] = {}
+
+
+class Record(Kept):
+    """`record.json`."""
+
+    dataset: Fingerprint
+
+
+class GradientNorms(Kept):
+    """Of the groups of parameters."""
+
+    model: FiniteFloat | None
+
+
+class Measured(Kept):
+    """See `Hardness`."""
+
+    score_percentile: FiniteFloat | None
+    effective_sample_size: FiniteFloat | None
+    gradient_norm: GradientNorms
+
+
+class Row(Kept):
+    """A line of `metrics.jsonl`."""
+
+    step: int
+    seconds: FiniteFloat = 0.0
+    loss: FiniteFloat = 0.0
+    valid_mrr: FiniteFloat = 0.0
+    hardness: Measured = Measured(
+        score_percentile=None, effective_sample_size=None, gradient_norm=GradientNorms(model=None)
+    )
 
 
 def provenance(config: Config, dataset: Dataset, device: torch.device) -> dict[str, Any]:

@@ -41,7 +41,7 @@ from mmrns.runs.figures import save_figure
 from mmrns.runs.names import Names
 from mmrns.runs.places import dataset_of_run
 from mmrns.runs.queries import Known, Queries, answers, queries_of, read_queries, score_triples
-from mmrns.runs.record import listing, plot_curves, plot_hardness
+from mmrns.runs.record import Record, Results, Row, listing, plot_curves, plot_hardness
 from mmrns.runs.values import read_config
 from mmrns.samplers.base import Sampler
 
@@ -108,8 +108,8 @@ class Run:
             remedy = "continue it with `mmrns train --resume`" if (path / "config.yaml").exists() else "train one"
             raise DataError(path, "holds no finished run", remedy)
         config = make_config(read_config(path / "config.yaml"))
-        results, record = read_json(path / "results.json"), read_json(path / "record.json")
-        rows = read_json_lines(path / "metrics.jsonl")
+        results, record = read_json(path / "results.json", Results), read_json(path / "record.json", Record)
+        rows = read_json_lines(path / "metrics.jsonl", Row)
         device = usable_device(config.device) if device is None else str(build_device(device))
         now: Dataset | Path | None = None
         if isinstance(dataset, Dataset):
@@ -177,7 +177,9 @@ class Run:
         """
         rows = [flatten(row) for row in self._rows]
         keys = dict.fromkeys(key for row in rows for key in row)
-        return pl.DataFrame([{key: row.get(key) for key in keys} for row in rows], infer_schema_length=None)
+        return pl.DataFrame(
+            [{key: row.get(key) for key in keys} for row in rows], infer_schema_length=None, strict=False
+        )
 
     def plot(self) -> Figure:
         """The training loss and the validation MRR against the steps, as a matplotlib figure."""
@@ -212,7 +214,7 @@ class Run:
             return {}
         paths = {kind: self.folder / f"{kind}.txt" for kind in ("entities", "relations")}
         # As `listing` wrote them: split at line feeds, and at nothing else that names may hold.
-        return {kind: split_lines(read_bytes(path).decode()) for kind, path in paths.items() if path.exists()}
+        return {kind: split_lines(_text(path)) for kind, path in paths.items() if path.exists()}
 
     @cached_property
     def _names(self) -> Dataset:
@@ -548,6 +550,13 @@ def _difference(trained: pl.Series, now: pl.Series) -> str:
     gone, new = trained.filter(~trained.is_in(now.implode())), now.filter(~now.is_in(trained.implode()))
     words = [f"{len(part):,} {what}, first {part[0]!r}" for part, what in ((gone, "gone"), (new, "new")) if len(part)]
     return "; ".join(words) or "in another order"
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_bytes(path).decode()
+    except UnicodeDecodeError as error:
+        raise DataError(path, "is not valid UTF-8", "restore it, or train again") from error
 
 
 def _arrays(name: str, vectors: Tensor, present: Tensor | None) -> pl.Series:

@@ -37,7 +37,7 @@ from mmrns.runs.config import (
 )
 from mmrns.runs.methods import method_names
 from mmrns.runs.places import absolute, dataset_of_run
-from mmrns.runs.record import continued, provenance
+from mmrns.runs.record import Record, Row, continued, provenance
 from mmrns.runs.run import Run, Split, rank_split
 from mmrns.runs.values import read_config, told_of
 from mmrns.samplers.base import Sampler
@@ -244,7 +244,7 @@ class _Rows(Callback):
         """Go on behind so many bytes of an earlier sitting; the rest was written after the checkpoint."""
         if self.path is not None:
             self.log = JsonLines(self.path, length)
-            self.rows = read_json_lines(self.path)
+            self.rows = read_json_lines(self.path, Row)
 
     @property
     def length(self) -> int:
@@ -276,7 +276,7 @@ def _train(config: Config, folder: Path | None, parts: Parts, given: Sequence[Ca
         write_text(folder / "config.yaml", dump_config(config, folder))
         if checkpoints.last.exists():
             _refuse_other_data(folder, dataset, record["dataset"]["sha256"])
-            record, others = continued(record, read_json(folder / "record.json"))
+            record, others = continued(record, read_json(folder / "record.json", Record))
             if others:
                 callback.on_note(
                     f"The run goes on with {others}, so it may differ in the last bits from one in one go."
@@ -379,7 +379,7 @@ def _refuse_other_data(folder: Path, dataset: Dataset, sha256: dict[str, str]) -
     Raises:
         DataError: a file of the dataset is not what it was.
     """
-    began: dict[str, str] = read_json(folder / "record.json")["dataset"]["sha256"]
+    began: dict[str, str] = read_json(folder / "record.json", Record)["dataset"]["sha256"]
     changed = sorted(name for name in began.keys() | sha256.keys() if began.get(name) != sha256.get(name))
     if changed:
         remedy = "restore it, or train anew into another --out"

@@ -8,32 +8,31 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import Field, FiniteFloat
 
 from mmrns.errors import DataError
-from mmrns.files import JsonLines
+from mmrns.files import JsonLines, misfit
+from mmrns.runs.record import Kept
 
 FILE = "records.jsonl"
 """Name of the file in the folder of a comparison."""
 
 
-class _Strict(BaseModel):
-    # Further keys may come.
-    model_config = ConfigDict(extra="allow", strict=True)
-
-
-class _Metrics(_Strict):
+class _Metrics(Kept):
     mrr: FiniteFloat
     hits_at_1: FiniteFloat = Field(alias="hits@1")
     hits_at_3: FiniteFloat = Field(alias="hits@3")
     hits_at_10: FiniteFloat = Field(alias="hits@10")
 
 
-class _Policies(_Strict):
+class _Policies(Kept):
     realistic: _Metrics
 
 
-class _Training(_Strict):
+_Point = Annotated[list[FiniteFloat], Field(min_length=3, max_length=3)]
+
+
+class _Training(Kept):
     """What each record holds."""
 
     name: str
@@ -61,7 +60,7 @@ class _Record(_Training):
     test: _Policies | None = None
     valid: _Policies | None = None
     baseline: _Policies | None = None
-    curve: list[Annotated[list[FiniteFloat], Field(min_length=3, max_length=3)]] = []
+    curve: list[_Point] = Field(default_factory=list[_Point])
 
 
 class Records:
@@ -122,16 +121,11 @@ def _by_name(path: Path, whole: bytes) -> dict[str, dict[str, Any]]:
         try:
             record = json.loads(line)
             failed = isinstance(record, dict) and "failed" in record
-            (_Failed if failed else _Record).model_validate(record)
-        except (ValueError, RecursionError, OverflowError) as error:
+            reason = misfit(record, _Failed if failed else _Record)
+        except (ValueError, RecursionError) as error:
+            record, reason = {}, str(error)
+        if reason is not None:
             remedy = "remove the line to train it again"
-            raise DataError(path, f"is no record of a training ({_reason(error)})", remedy, number) from error
+            raise DataError(path, f"is no record of a training ({reason})", remedy, number)
         found[record["name"]] = record
     return found
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc'])) or 'the line'}: {first['msg'].lower()}"
-    return str(error) or type(error).__name__

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def load_checkpoint(path: Path, trainer: Trainer) -> tuple[Progress, dict[str, A
         DataError: not a checkpoint, or one of another model.
     """
     tensors, metadata = read_tensors(path)
-    try:
+    with _fitting(path):
         document = json.loads(metadata["mmrns"])
         trainer.model.load_state_dict(_part(tensors, "model."))
         trainer.sampler.load_state_dict(_part(tensors, "sampler."))
@@ -61,16 +62,28 @@ def load_checkpoint(path: Path, trainer: Trainer) -> tuple[Progress, dict[str, A
             parts[int(n)]["state"].setdefault(int(index), {})[key] = value
         trainer.optimizer.load_state_dict(parts)
         return Progress(**document["progress"]), document["extra"]
-    except (KeyError, IndexError, RuntimeError, ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(path, f"does not fit the run's configuration ({reason})", "train again") from error
 
 
 def load_weights(path: Path, trainer: Trainer) -> None:
-    """Put only the model's and the sampler's weights of a checkpoint into place."""
+    """Put only the model's and the sampler's weights of a checkpoint into place.
+
+    Raises:
+        DataError: not a checkpoint, or one of another model.
+    """
     tensors, _ = read_tensors(path)
-    trainer.model.load_state_dict(_part(tensors, "model."))
-    trainer.sampler.load_state_dict(_part(tensors, "sampler."))
+    with _fitting(path):
+        trainer.model.load_state_dict(_part(tensors, "model."))
+        trainer.sampler.load_state_dict(_part(tensors, "sampler."))
+
+
+@contextmanager
+def _fitting(path: Path) -> Generator[None]:
+    """What has other keys, types or sizes than it should may raise anything on the way to its place."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(path, f"does not fit the run's configuration ({reason})", "train again") from error
 
 
 def _part(items: Mapping[str, Any], prefix: str) -> dict[str, Any]:
