@@ -82,7 +82,7 @@ def compare(
     cells = table(records, trials_of(comparison))
     # Room is short: what is the same for all says nothing.
     alike = [key for key in ("seeds", "trials") if len({row[key] for row in cells if row[key]}) == 1]
-    print_rows([{key: row[key] for key in SHOWN if key not in alike} for row in cells])
+    print_rows([{key: row[key] for key in SHOWN if key in row and key not in alike} for row in cells])
     split = {"test": "test", "valid": "validation"}[ranked_split(records)]
     out.print(f"difference: of the {split} MRR from {REFERENCE}, paired by seed, with its 95 % interval")
     out.print(Text(f"report {folder / 'report.md'}\nplots  {', '.join(map(str, plots))}"), soft_wrap=True)
