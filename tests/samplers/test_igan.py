@@ -88,6 +88,28 @@ def test_a_row_for_which_everything_is_true_counts_nothing(pretrain: int) -> Non
     assert all(torch.isfinite(p.grad).all() for p in sampler.parameters() if p.grad is not None)
 
 
+def test_the_proposal_is_that_of_the_network_by_hand(toy: Dataset) -> None:
+    graph = toy.graph
+    model = _model(graph)
+    torch.manual_seed(0)
+    sampler = Igan(graph, toy.features, model.spec, negatives=5, dim=4, filtered=False)
+    # What starts small would be near uniform whatever the network does.
+    with torch.no_grad():
+        for parameter in sampler.parameters():
+            parameter.normal_()
+    batch = Batch.of(graph.train[:6], torch.arange(6) % 2 == 0)
+    p = dict(sampler.named_parameters())
+    relation = torch.where(batch.head, batch.r + len(graph.relations), batch.r)
+    x = torch.cat([p["entity.weight"][batch.anchor], p["relation.weight"][relation]], dim=1)
+    for layer in ("hidden.0", "hidden.2"):
+        x = (x @ p[f"{layer}.weight"].T + p[f"{layer}.bias"]).clamp(min=0)
+    expected = torch.softmax(x @ p["out.weight"].T + p["out.bias"], dim=1)
+    negatives = sampler.draw(model.lookup(batch), model, 0)
+    found = sampler.proposal(batch, negatives, torch.arange(6))
+    torch.testing.assert_close(found, expected.detach())
+    assert found.max() > 3 / len(graph.entities)
+
+
 @pytest.mark.parametrize("filtered", [True, False])
 def test_pretraining_draws_uniformly_and_leaves_the_network_alone(toy: Dataset, filtered: bool) -> None:
     graph = toy.graph
