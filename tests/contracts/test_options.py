@@ -200,4 +200,8 @@ def test_every_pair_is_there_and_few_rows_are() -> None:
     assert {row["scorer"] for row in COMPILED} == set(Scorer.registry.names())
     for a, b in combinations(FACTORS, 2):
         assert {(row[a], row[b]) for row in ROWS} == {(x, y) for x in FACTORS[a] for y in FACTORS[b]}
+    # Autocast changes nothing of float64, so that it is to meet the embedders in float32.
+    plain = [row for row in ROWS if row["dtype"] == torch.float32 and row["autocast"]]
+    assert {row["embedder"] for row in plain} == set(EMBEDDERS)
+    assert len(plain) > len(ROWS) / 6
     assert len(ROWS) < 1.2 * len(FACTORS["method"]) * len(FACTORS["scorer"])
