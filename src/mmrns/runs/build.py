@@ -166,8 +166,9 @@ def build_trainer(config: Config, dataset: Dataset, parts: Parts | None = None) 
     regularizer = Regularizer(l2=o.l2, l3=o.l3, n3=o.n3)
     if config.training.compile:
         compile_formulas(model, objective)
-    how = {"autocast": config.training.autocast, "memory_mb": config.training.memory_mb}
-    return Trainer(model, sampler, objective, regularizer, optimizer, batches, device, **how)
+    autocast, memory_mb = config.training.autocast, config.training.memory_mb
+    parts_of_step = model, sampler, objective, regularizer, optimizer, batches, device
+    return Trainer(*parts_of_step, autocast=autocast, memory_mb=memory_mb)
 
 
 def compile_formulas(model: Model, objective: Loss) -> None:
