@@ -99,7 +99,7 @@ def test_a_folder_that_stays_empty_is_no_folder(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for context in (locked, new_folder):
-        with pytest.raises(DataError, match="cannot be (written|made)"), context(tmp_path / "file" / "inner"):
+        with pytest.raises(DataError, match=r"cannot be (written|made)"), context(tmp_path / "file" / "inner"):
             pass
 
 

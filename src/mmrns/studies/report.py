@@ -259,13 +259,13 @@ def _plot_mrr(records: Sequence[Record], path: Path) -> None:
 
 def _plot_time(records: Sequence[Record], path: Path) -> None:
     """Validation MRR against seconds since the training was begun, the mean over the seeds."""
-    from cycler import cycler
     from matplotlib import colormaps
 
     groups = by_label(records)
     figure, axes = new_figure("Validation MRR against time, mean over the seeds", height=4.5)
     # Twenty colours; further entries repeat them with dashes.
-    axes.set_prop_cycle(cycler(linestyle=["-", "--"]) * cycler(color=[colormaps["tab20"](i) for i in range(20)]))
+    colors = [colormaps["tab20"](i) for i in range(20)]
+    axes.set_prop_cycle(color=[*colors, *colors], linestyle=["-"] * 20 + ["--"] * 20)
     lines: list[Any] = []
     names: list[str] = []
     shown: list[float] = []
