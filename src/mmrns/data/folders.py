@@ -42,7 +42,8 @@ def find_dataset(name_or_folder: str | Path) -> Path:
     if name in known:
         _say_which(name, known[name])
         return known[name]
-    if folder.is_dir():
+    # Also false for what is no path, such as a name that is too long.
+    if os.path.isdir(folder):
         return folder
     if name in published():
         raise UsageError(f"dataset {name!r} is not on this machine; `mmrns data get {name}` brings it or says how")

@@ -106,7 +106,7 @@ def read_bytes(path: Path) -> bytes:
                     raise DataError(path, message, "check the file; decompress it yourself if it is right")
                 pieces.append(piece)
         return b"".join(pieces)
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, ValueError, EOFError, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise DataError(path, f"cannot be read ({reason})", "check the file") from error
 

@@ -20,9 +20,10 @@ PATHS = ("data.dataset", "sampler.path")
 
 def absolute(key: str, value: str) -> str:
     """A path of the working directory as an absolute one; a dataset's name, and what is not there, as it is."""
-    path = Path(value).expanduser()
-    there = path.is_dir() and value not in dataset_folders() if key == "data.dataset" else path.exists()
-    return str(path.resolve()) if there else value
+    # `os.path`, since the methods of a path raise on a name that is too long, holds a null or a user who is nobody.
+    path = os.path.expanduser(value)
+    there = os.path.isdir(path) and value not in dataset_folders() if key == "data.dataset" else os.path.exists(path)
+    return str(Path(path).resolve()) if there else value
 
 
 def seen_from(folder: Path, value: str) -> str:
@@ -68,14 +69,17 @@ def beside(values: Mapping[str, Any], file: Path) -> dict[str, Any]:
 def _beside(key: str, value: str, file: Path) -> str:
     if not value or (key == "data.dataset" and value in dataset_folders()):
         return value
-    path = Path(value).expanduser()
-    own = (file.parent / path).resolve()
-    if own.exists():
-        if path.exists() and not path.samefile(own):
+    path = Path(os.path.expanduser(value))
+    try:
+        own = (file.parent / path).resolve()
+    except (OSError, ValueError):  # No path at all.
+        return value
+    if os.path.exists(own):
+        if os.path.exists(path) and not path.samefile(own):
             note(f"{file}: {key} is {value!r} beside this file, not the one in the working directory")
         return str(own)
     # What is nowhere is told by its place, and a name by itself.
-    return str(own) if value.startswith(".") and not path.exists() else str(path)
+    return str(own) if value.startswith(".") and not os.path.exists(path) else str(path)
 
 
 def dataset_of_run(recorded: str, name: str, run: Path) -> Path | None:
@@ -89,7 +93,7 @@ def dataset_of_run(recorded: str, name: str, run: Path) -> Path | None:
     known = dataset_folders()
     if recorded in known:
         return known[recorded]
-    if Path(recorded).is_dir():
+    if os.path.isdir(recorded):
         return Path(recorded)
     above = (folder / name for folder in [Path.cwd(), *run.resolve().parents[:3]])
     found = known.get(name) or next((folder for folder in above if is_dataset(folder)), None)
