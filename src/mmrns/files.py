@@ -298,8 +298,8 @@ def _system_error(error: Exception) -> int | None:
     """The number of a system's error, which libraries in Rust tell in their text."""
     if isinstance(error, OSError) and error.errno:
         return error.errno
-    told = re.search(r"os error (\d+)", str(error))
-    return int(told[1]) if told else None
+    told = re.search(r"os error (\d+)|Os { code: (\d+)", str(error))
+    return int(told[1] or told[2]) if told else None
 
 
 def _make(folder: Path) -> bool:
