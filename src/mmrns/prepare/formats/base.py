@@ -147,6 +147,6 @@ def read_layout(layout: Layout, source: Path, options: dict[str, Any]) -> Conten
         if split not in SPLITS or not set(TRIPLE) <= set(frame.columns):
             found = f"{split!r} with the columns {', '.join(frame.columns)}"
             raise UsageError(f"the layout {name} read {found}; give train, valid, test with head, relation, tail")
-        # Ours have done so, with line numbers; those of others may not have.
-        contents.splits[split] = fit_names(frame, source, 1, contents.notes)
+        if not contents.fitted:
+            contents.splits[split] = fit_names(frame, source, 1, contents.notes)
     return contents

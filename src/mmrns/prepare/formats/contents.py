@@ -76,6 +76,7 @@ class Contents:
         malformed: statements that were left out since they are malformed.
         left_out: literals that were left out since they are neither numbers nor texts, by datatype.
         notes: what the user should know.
+        fitted: whether `fit_names` has made the splits already, with the lines of their files.
     """
 
     source: Path
@@ -88,6 +89,7 @@ class Contents:
     malformed: int = 0
     left_out: dict[str, int] = field(default_factory=dict[str, int])
     notes: list[str] = field(default_factory=list[str])
+    fitted: bool = False
 
     def names(self) -> pl.Series:
         """Every entity of a triple, of the order and of `entities`, once, sorted by code point."""
@@ -103,8 +105,17 @@ class Contents:
         return pl.concat([frame["relation"].unique() for frame in self.splits.values()]).unique().sort()
 
 
-def fit_names(frame: pl.DataFrame, where: Path, first_line: int, notes: list[str]) -> pl.DataFrame:
+def fit_names(
+    frame: pl.DataFrame, where: Path, first_line: int, notes: list[str], *, of_lines: bool = False
+) -> pl.DataFrame:
     """Triples whose names fit a line of text: tabs and line breaks become blanks, and blanks at the ends go; noted.
+
+    Args:
+        frame: columns head, relation, tail.
+        where: the file.
+        first_line: of the first row.
+        notes: where to what was done is added.
+        of_lines: the names were cut out of lines at tabs, so that they hold neither.
 
     Raises:
         DataError: a name is empty or absurdly long; by line, which is `first_line` for the first row.
@@ -115,10 +126,11 @@ def fit_names(frame: pl.DataFrame, where: Path, first_line: int, notes: list[str
     kinds = {
         "empty": pl.any_horizontal(bare[c].str.len_bytes().fill_null(0) == 0 for c in TRIPLE),
         "long": pl.any_horizontal(length[c] > LONGEST_NAME for c in TRIPLE),
-        "broken": pl.any_horizontal(pl.col(c).str.contains(_BREAKS) for c in TRIPLE),
+        "broken": pl.any_horizontal(pl.lit(False), *(pl.col(c).str.contains(_BREAKS) for c in TRIPLE if not of_lines)),
         "edged": pl.any_horizontal(bare[c].str.len_bytes() != length[c] for c in TRIPLE),
     }
-    counts = frame.select(kind.sum().alias(name) for name, kind in kinds.items()).row(0, named=True)
+    # What they share is computed once.
+    counts = frame.lazy().select(kind.sum().alias(name) for name, kind in kinds.items()).collect().row(0, named=True)
     for name, message, remedy in (
         ("empty", "empty field", "mend or delete the row"),
         ("long", f"a name of more than {LONGEST_NAME:,} bytes", "check line ends and quotes"),

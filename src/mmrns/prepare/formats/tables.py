@@ -87,7 +87,7 @@ class Tsv(Layout, name="tsv"):
         for split, path in files.items():
             read = _read_parquet if path.suffix == ".parquet" else _read_text
             splits[split] = read(path, columns, delimiter, header, notes)
-        return Contents(source, splits, notes=notes)
+        return Contents(source, splits, notes=notes, fitted=True)
 
     def write(self, contents: Contents, folder: Path) -> None:
         for split, frame in contents.splits.items():
@@ -141,7 +141,8 @@ def _read_text(
     named = (by_name or places is not None) if header is None else header
     if delimiter == "\t" and not named and columns is None and len(first) == 3 and not quoted:
         # The layout of a dataset folder, read fast.
-        return fit_names(columns_of(split_lines(text), TRIPLE, path), path, 1, notes)
+        frame = columns_of(split_lines(text), TRIPLE, path, may_be_empty=TRIPLE)
+        return fit_names(frame, path, 1, notes, of_lines=True)
     frame, first_line = parse_delimited(text, path, delimiter, named, notes)
     triples = _chosen(frame, columns, path, named)
     if places is not None:
