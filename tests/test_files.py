@@ -241,3 +241,9 @@ def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path: Path) -> None:
     with locked(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_lines_that_cannot_be_opened_are_named(tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").symlink_to("m.jsonl")
+    with pytest.raises(DataError, match=r"m\.jsonl: cannot be written"):
+        JsonLines(tmp_path / "m.jsonl")

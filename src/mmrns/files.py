@@ -434,12 +434,18 @@ class JsonLines:
     Args:
         path: the file; made where it is missing.
         length: bytes of it to keep; what lies beyond was written after the checkpoint and will be written again.
+
+    Raises:
+        DataError: it cannot be written.
     """
 
     def __init__(self, path: Path, length: int = 0):
         self.path = path
-        path.touch()
-        os.truncate(path, min(length, path.stat().st_size))
+        try:
+            path.touch()
+            os.truncate(path, min(length, path.stat().st_size))
+        except OSError as error:
+            raise unwritable(path, error) from error
 
     @property
     def length(self) -> int:

@@ -101,12 +101,15 @@ def pictures_of(path: Path, root: str | None = None) -> list[Path]:
 
 def _below(place: Path, root: str, above: tuple[str, ...]) -> Iterator[Path]:
     real = os.path.realpath(place)
-    with os.scandir(place) as entries:
-        found = sorted((entry for entry in entries if not of_system(entry.name)), key=lambda entry: entry.name)
+    try:
+        names = sorted(name for name in os.listdir(place) if not of_system(name))
+    except OSError as error:
+        raise DataError(place, f"cannot be listed ({error.strerror or error})", "check the folder") from error
     folders: list[Path] = []
-    for entry in found:
-        path = place / entry.name
-        if not entry.is_dir() or (entry.is_symlink() and not lies_within(path, root)):
+    for name in names:
+        path = place / name
+        # Also no folder: a link that leads nowhere or in a circle.
+        if not os.path.isdir(path) or (os.path.islink(path) and not lies_within(path, root)):
             yield path
         elif os.path.realpath(path) not in (*above, real):  # No circle.
             folders.append(path)

@@ -22,6 +22,7 @@ from mmrns.prepare.encoders.pictures import (
     read_picture,
     reading_pictures,
 )
+from mmrns.prepare.folders import pictures_of
 
 
 def stripes(*colours: tuple[int, int, int], height: int = 40, width: int = 60) -> np.ndarray:
@@ -410,3 +411,12 @@ def test_what_cannot_be_read_is_called_by_its_format(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(ValueError, match="no regular file"):
         read_picture(tmp_path / "pipe.png")
+
+
+def test_links_in_a_circle_are_listed_as_files(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to("a.png")
+    (tmp_path / "b.png").symlink_to("c.png")
+    (tmp_path / "c.png").symlink_to("b.png")
+    assert [path.name for path in pictures_of(tmp_path)] == ["a.png", "b.png", "c.png"]
+    with pytest.raises(DataError, match="cannot be listed"):
+        pictures_of(tmp_path / "nowhere")
