@@ -476,7 +476,14 @@ def test_resume_tells_which_option_is_another(tmp_path: Path, settings: list[str
 
 
 MANGLED = {
-    "results.json": ["[]", "{", '{"valid": null}', '{"valid": {"both": {"realistic": {"mrr": "x"}}}}', "[" * 5000],
+    "results.json": [
+        '{"valid": {"both": {"optimistic": {"mrr": 0.5}}}, "selected_step": 1, "seconds": {}}',
+        "[]",
+        "{",
+        '{"valid": null}',
+        '{"valid": {"both": {"realistic": {"mrr": "x"}}}}',
+        "[" * 5000,
+    ],
     "record.json": [
         "3",
         '{"dataset": "toy"}',

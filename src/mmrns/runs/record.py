@@ -36,22 +36,28 @@ class Metrics(Kept):
 
 
 class Policies(Kept):
-    """Metrics by policy; nothing where there were no queries."""
+    """Metrics by policy."""
 
-    realistic: Metrics = Metrics(mrr=0.0)
+    realistic: Metrics
+
+
+class NoQueries(Kept):
+    """What stands in the place of metrics where there was nothing to rank."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 class SplitResults(Kept):
     """The metrics of a split."""
 
-    both: Policies
+    both: Policies | NoQueries
 
 
 class Results(Kept):
     """`results.json`."""
 
     valid: SplitResults
-    test: SplitResults = SplitResults(both=Policies())
+    test: SplitResults = SplitResults(both=NoQueries())
     selected_step: int
     seconds: dict[str, FiniteFloat]
 
