@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import mmrns
-from mmrns.errors import UsageError
+from mmrns.errors import DataError
 from mmrns.inspection.draws import Inspection
 from mmrns.inspection.page import PIXELS, embedded, page, write_page
 
@@ -178,7 +178,7 @@ def test_what_could_not_be_read_is_said_and_a_bad_place_is_one_line(
     run, found = flags
     text = page({**found, "images": {"country/France": "../x.png"}}, run.dataset.folder)
     assert "1 pictures could not be read, first: <code>../x.png</code>" in text
-    with pytest.raises(UsageError, match=r"--out .*: Is a directory"):
+    with pytest.raises(DataError, match=r"cannot be written \(Is a directory\)"):
         write_page(found, run.dataset.folder, tmp_path)
 
 

@@ -52,6 +52,7 @@ ELSEWHERE = {
     r"mmrns train experiments/WN9": "needs a published dataset",
     r"mmrns data (convert|split) (data/)?(MKG-W|DB15K|triples DB15K)": "needs published files",
     r"mmrns compare experiments/": "trains for hours, most of it on published datasets",
+    r"python scripts/mutants.py": "changes the package and runs its tests, for hours",
     r"python scripts/docs_tables": "rewrites the pages; test_tables.py compares",
 }
 """Lines of shell blocks that are not run, by how they begin."""

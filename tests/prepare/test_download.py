@@ -19,7 +19,7 @@ import pytest
 
 from mmrns.data.datasets import load_dataset
 from mmrns.data.folders import EMBEDDED, SPLITS, cache_folder, dataset_folders, find_dataset
-from mmrns.errors import DataError, UsageError
+from mmrns.errors import DataError, Note, UsageError
 from mmrns.prepare.catalogue import Entry, catalogue, entry
 from mmrns.prepare.check import check_dataset
 from mmrns.prepare.download import download, get_dataset, triples_digest
@@ -286,7 +286,8 @@ def test_the_root_comes_before_the_cache(
     monkeypatch.setenv("MMRNS_DATA", str(tmp_path / "root"))
     assert find_dataset("Toy") == cache / "Toy"
     write_toy(tmp_path / "root" / "Toy")
-    assert find_dataset("Toy") == tmp_path / "root" / "Toy"
+    with pytest.warns(Note, match=re.escape(f"for your own folder of that name write {cache / 'Toy'}")):
+        assert find_dataset("Toy") == tmp_path / "root" / "Toy"
 
 
 def test_a_known_name_that_is_not_here() -> None:

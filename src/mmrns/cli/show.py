@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import warnings
@@ -10,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text as RichText
@@ -35,6 +36,9 @@ def _escape(found: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
+_ENDLESS = 100_000
+
+
 class Text(RichText):
     """A text as `printable` gives it, which counts in widths as it is shown."""
 
@@ -45,6 +49,13 @@ class Text(RichText):
 
 class _SafeConsole(Console):
     """A console that prints whatever else is given to it as `printable` gives it."""
+
+    @Console.size.getter
+    def size(self) -> ConsoleDimensions:
+        """That of the terminal. A file or a pipe has no width at which a table would have to be folded."""
+        found = Console.size.__get__(self)
+        narrow = self.is_terminal or "COLUMNS" in os.environ
+        return found if narrow else found._replace(width=_ENDLESS)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):

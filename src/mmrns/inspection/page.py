@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmrns.errors import UsageError
 from mmrns.files import write_text
 
 if TYPE_CHECKING:
@@ -83,13 +82,9 @@ def write_page(found: Inspection, folder: Path | None, path: Path) -> None:
         path: the file.
 
     Raises:
-        UsageError: the file cannot be written.
+        DataError: the file cannot be written.
     """
-    text = page(found, folder)
-    try:
-        write_text(path, text)
-    except OSError as error:
-        raise UsageError(f"--out {path}: {error.strerror or error}") from error
+    write_text(path, page(found, folder))
 
 
 def page(found: Inspection, folder: Path | None) -> str:
