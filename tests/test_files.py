@@ -87,7 +87,7 @@ def test_a_second_thread_is_a_second_writer_and_the_same_thread_is_not(tmp_path:
 
 
 def test_a_folder_that_stays_empty_is_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), locked(tmp_path / "new"):
+    with pytest.raises(KeyError), locked(tmp_path / "new" / "inner"):
         raise KeyError
     assert not (tmp_path / "new").exists()
     (tmp_path / "there").mkdir()

@@ -64,7 +64,7 @@ def locked(folder: Path, *inner: str) -> Generator[None]:
 
     The lock is the operating system's and ends with its process, however that ends. What killed writers have left
     under temporary names, in the folder and in its folders `inner`, is removed. A thread may take a lock again that it
-    holds. A folder that is made and stays empty is removed at the end.
+    holds. Folders that are made and stay empty are removed at the end.
 
     Args:
         folder: what to write to.
@@ -73,16 +73,17 @@ def locked(folder: Path, *inner: str) -> Generator[None]:
     Raises:
         DataError: another process or thread holds it, or it cannot be made or written to.
     """
-    made = _make(folder)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    make_folder(folder)
     try:
         with _exclusive(folder / LOCK, folder):
             for place in (folder, *(folder / name for name in inner)):
                 _sweep(place)
             yield
     finally:
-        if made:
-            with suppress(OSError):
-                folder.rmdir()
+        with suppress(OSError):
+            for path in made:
+                path.rmdir()
 
 
 def _holds_nothing(folder: Path) -> bool:
@@ -302,18 +303,16 @@ def _system_error(error: Exception) -> int | None:
     return int(told[1] or told[2]) if told else None
 
 
-def _make(folder: Path) -> bool:
-    """Make a folder where it is missing, and say whether it was.
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, where they are missing.
 
     Raises:
         DataError: it cannot be made.
     """
-    made = not folder.is_dir()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable(folder, error) from error
-    return made
 
 
 @contextmanager
@@ -356,6 +355,21 @@ def refuse_taken(target: Path) -> None:
         raise DataError(target, f"cannot be made ({reason})", "choose another place")
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where the file system has no such links.
+
+    Who writes `source` by renaming leaves what has the second name as it is.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    with replaced(target) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
 @contextmanager
 def new_folder(target: Path) -> Generator[Path]:
     """A folder to fill under a temporary name beside its own, which it takes at the end; a failure leaves nothing.
@@ -365,7 +379,7 @@ def new_folder(target: Path) -> Generator[Path]:
             written.
     """
     refuse_taken(target)
-    _make(target.parent)
+    make_folder(target.parent)
     with _exclusive(_lock_beside(target), target):
         refuse_taken(target)  # It may have been made since.
         _sweep(target.parent, target.name)
@@ -392,17 +406,28 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file; values that JSON lacks (NaN) are refused."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write a JSON file, as `json_text` gives it."""
+    write_text(path, json_text(value))
 
 
-def read_json(path: Path, shape: type[BaseModel] | None = None) -> Any:
+def json_text(value: Any) -> str:
+    """What a JSON file holds; values that JSON lacks (NaN) are refused."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_json(
+    path: Path, shape: type[BaseModel] | None = None, remedy: str = "finish the run with --resume, or train again"
+) -> Any:
     """Read a JSON file of a run, and hold it against what it should be.
+
+    Args:
+        path: the file.
+        shape: what it should be.
+        remedy: what to do where it is not.
 
     Raises:
         DataError: missing or malformed, or of another shape.
     """
-    remedy = "finish the run with --resume, or train again"
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -434,23 +459,30 @@ class JsonLines:
     Args:
         path: the file; made where it is missing.
         length: bytes of it to keep; what lies beyond was written after the checkpoint and will be written again.
+        sha256: of the bytes to keep; None = whatever they are.
 
     Raises:
-        DataError: it cannot be written.
+        DataError: it is shorter, or what is to be kept has another digest; it cannot be written.
     """
 
-    def __init__(self, path: Path, length: int = 0):
+    def __init__(self, path: Path, length: int = 0, sha256: str | None = None):
         self.path = path
         try:
-            path.touch()
-            os.truncate(path, min(length, path.stat().st_size))
+            with path.open("ab+") as file:
+                file.seek(0)
+                kept = file.read(length)
+                self._digest, self.length = hashlib.sha256(kept), len(kept)
+                if self.length < length or sha256 not in (None, self.sha256):
+                    message = f"does not begin with the {length:,} bytes that were there at the checkpoint"
+                    raise DataError(path, message, "restore it, or remove it to go on without the rows so far")
+                file.truncate(length)
         except OSError as error:
             raise unwritable(path, error) from error
 
     @property
-    def length(self) -> int:
-        """Bytes written so far."""
-        return self.path.stat().st_size
+    def sha256(self) -> str:
+        """The digest of what was written so far, which is `length` bytes."""
+        return self._digest.hexdigest()
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one line.
@@ -458,11 +490,14 @@ class JsonLines:
         Raises:
             DataError: it cannot be written.
         """
+        line = f"{json.dumps(dict(row), allow_nan=False)}\n".encode()
         try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(dict(row), allow_nan=False) + "\n")
+            with self.path.open("ab") as file:
+                file.write(line)
         except OSError as error:
             raise unwritable(self.path, error) from error
+        self._digest.update(line)
+        self.length += len(line)
 
 
 def read_json_lines(path: Path, shape: type[BaseModel] | None = None) -> list[dict[str, Any]]:
@@ -471,8 +506,6 @@ def read_json_lines(path: Path, shape: type[BaseModel] | None = None) -> list[di
     Raises:
         DataError: unreadable, or a line that is no object or of another shape.
     """
-    if not os.path.lexists(path):
-        return []
     try:
         # Line feeds alone end lines: JSON may hold other line ends.
         lines = path.read_bytes().removesuffix(b"\n").split(b"\n")

@@ -220,7 +220,7 @@ def test_unknown_names_and_weights_that_do_not_fit(run: mmrns.Run, tmp_path: Pat
     before = path.read_bytes()
     try:
         write_tensors(path, {"x": torch.zeros(1)})
-        with pytest.raises(DataError, match=r"sampler\.safetensors: does not fit the run's configuration, or the feat"):
+        with pytest.raises(DataError, match=r"sampler\.safetensors: is not the file that the run wrote"):
             copy.inspect(*TRIPLE)
     finally:
         path.write_bytes(before)

@@ -21,7 +21,7 @@ from mmrns.evaluation.ranking import rank
 from mmrns.evaluation.report import policies
 from mmrns.files import JsonLines, read_json_lines
 from mmrns.runs.config import apply_settings, dump_config, make_config
-from mmrns.runs.train import Interrupted, _config_of
+from mmrns.runs.train import _config_of
 from mmrns.training.callbacks import Callback, Training
 from mmrns.types import Batch
 
@@ -62,6 +62,7 @@ def test_the_folder_holds_what_it_should(run: mmrns.Run) -> None:
         "record.json",
         "metrics.jsonl",
         "results.json",
+        "SHA256SUMS",
         "model.safetensors",
         "sampler.safetensors",
         "entities.txt",
@@ -421,10 +422,6 @@ def test_nothing_to_validate_on_is_an_error(toy_folder: Path, tmp_path: Path) ->
     assert not (tmp_path / "run").exists()
 
 
-def test_interrupted_is_an_error_with_the_shell_exit_code() -> None:
-    assert Interrupted("x").exit_code == 130
-
-
 def test_metrics_log_truncates_to_the_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     log = JsonLines(path)
@@ -460,7 +457,7 @@ def test_what_a_run_was_begun_with_is_what_it_is_resumed_with(tmp_path: Path, be
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["training.lr=1e-2"], r"training\.lr is 0\.001 in .*, not 0\.01;"),
+        (["training.warmup=5"], r"training\.warmup is 0 in .*, not 5; --resume keeps .*, but for the learning rates"),
         (["method=sans"], r"method is 'mmrns' in .*, not 'sans'"),
         (["sampler.name=sans"], r"sampler\.name is 'mmrns' in .*, not 'sans'"),
         (["model.scorer=RotatE"], r"model\.scorer is 'TransE' in .*, not 'RotatE'"),

@@ -14,7 +14,7 @@ from mmrns.nn.scorers import TransE
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
 from mmrns.samplers.igan import Igan
-from mmrns.training.checkpoint import load_checkpoint, save_checkpoint
+from mmrns.training.checkpoint import Checkpoint, save_checkpoint
 from mmrns.training.progress import Progress
 from mmrns.types import Batch
 
@@ -146,7 +146,7 @@ def test_a_run_cut_within_its_pretraining_resumes_bit_equal(toy: Dataset, tmp_pa
     for step in range(3):
         whole.step(step)
     save_checkpoint(tmp_path / "c.safetensors", whole, Progress(step=3), {})
-    load_checkpoint(tmp_path / "c.safetensors", resumed)
+    Checkpoint.read(tmp_path / "c.safetensors").load(resumed)
     before = whole.sampler.get_parameter("out.bias").clone()
     for step in range(3, 9):
         assert torch.equal(whole.step(step), resumed.step(step))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from mmrns.errors import DataError
 from mmrns.files import read_tensors, write_tensors
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
-from mmrns.training.checkpoint import load_checkpoint, save_checkpoint
+from mmrns.training.checkpoint import Checkpoint, save_checkpoint
 from mmrns.training.progress import Progress
 from mmrns.training.trainer import Trainer
 
@@ -44,9 +46,10 @@ def test_resume_is_bit_equal(toy: Dataset, tmp_path: Path, name: str, training: 
     progress = Progress(step=4, best_mrr=0.25, loss_sum=1 / 3)
     save_checkpoint(path, first, progress, {"metrics_length": 7})
     second = _trainer(toy, name, **training)
-    restored, extra = load_checkpoint(path, second)
-    assert (restored, extra) == (progress, {"metrics_length": 7})
-    for step in range(restored.step, 9):
+    found = Checkpoint.read(path)
+    found.load(second)
+    assert (found.progress, found.extra) == (progress, {"metrics_length": 7})
+    for step in range(4, 9):
         second.step(step)
     for part in ("model", "sampler"):
         expected, found = getattr(whole, part).state_dict(), getattr(second, part).state_dict()
@@ -58,14 +61,72 @@ def test_a_checkpoint_of_another_model_is_refused(toy: Dataset, tmp_path: Path) 
     path = tmp_path / "last.safetensors"
     save_checkpoint(path, _trainer(toy, "uniform"), Progress(), {})
     with pytest.raises(DataError, match=r"last\.safetensors: does not fit"):
-        load_checkpoint(path, _trainer(toy, "uniform", dim=7))
+        Checkpoint.read(path).load(_trainer(toy, "uniform", dim=7))
     attention = "mmrns"
     save_checkpoint(path, _trainer(toy, attention), Progress(), {})
     with pytest.raises(DataError, match="1 optimizers where there are 2"):
-        load_checkpoint(path, _trainer(toy, attention, sparse=True))
+        Checkpoint.read(path).load(_trainer(toy, attention, sparse=True))
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(DataError, match="not a readable safetensors file"):
-        load_checkpoint(path, _trainer(toy, "uniform"))
+        Checkpoint.read(path)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adagrad", "sparse"])
+@pytest.mark.parametrize("what", ["shape", "dtype", "missing", "index", "step", "weight", "weight dtype", "buffer"])
+def test_nothing_is_loaded_of_what_does_not_fit(toy: Dataset, tmp_path: Path, optimizer: str, what: str) -> None:
+    training = {"sparse": True} if optimizer == "sparse" else {"optimizer": optimizer}
+    path = tmp_path / "last.safetensors"
+    first = _trainer(toy, "mmrns", **training)
+    first.step(0)
+    save_checkpoint(path, first, Progress(step=1), {})
+    found = Checkpoint.read(path)
+    tensors = dict(found._tensors)
+    moments = sorted(name for name in tensors if name.endswith((".exp_avg", ".sum")))
+    moment, weight = moments[-1], "model.relation.weight"
+    if what == "shape":
+        tensors[moment] = tensors[moment].flatten()[:3]
+    elif what == "dtype":
+        tensors[moment] = tensors[moment].double()
+    elif what == "missing":
+        del tensors[moment]
+    elif what == "index":
+        tensors[moment.replace("optimizer.0.", "optimizer.0.77").replace("optimizer.1.", "optimizer.1.77")] = (
+            torch.ones(1)
+        )
+    elif what == "step":
+        tensors[next(name for name in tensors if name.endswith(".step"))] = torch.zeros(3)
+    elif what == "weight":
+        tensors[weight] = tensors[weight][:-1]
+    elif what == "weight dtype":
+        tensors[weight] = tensors[weight].half()
+    else:
+        tensors["sampler.of_another"] = torch.ones(1)
+    second = _trainer(toy, "mmrns", **training)
+    before = [tensor.clone() for part in (second.model, second.sampler) for tensor in part.state_dict().values()]
+    states = json.dumps([str(part["state"]) for part in second.optimizer.state_dict()])
+    with pytest.raises(DataError, match=r"last\.safetensors: does not fit the run's configuration \(") as caught:
+        replace(found, _tensors=tensors).load(second)
+    assert "\n" not in str(caught.value)
+    after = [tensor for part in (second.model, second.sampler) for tensor in part.state_dict().values()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert json.dumps([str(part["state"]) for part in second.optimizer.state_dict()]) == states
+
+
+def test_no_bit_of_a_checkpoint_turns_unseen(toy: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "last.safetensors"
+    trainer = _trainer(toy, "uniform")
+    trainer.step(0)
+    save_checkpoint(path, trainer, Progress(step=1), {"config": {"seed": 0}})
+    whole = path.read_bytes()
+    Checkpoint.read(path)
+    header = 8 + int.from_bytes(whole[:8], "little")
+    for at in [*range(0, header, 97), *range(header, len(whole), max(1, (len(whole) - header) // 40)), len(whole) - 1]:
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        with pytest.raises(DataError, match=r"last\.safetensors: is (damaged|not a readable|no checkpoint)"):
+            Checkpoint.read(path)
+    write_tensors(path, {})
+    with pytest.raises(DataError, match="is no checkpoint"):
+        Checkpoint.read(path)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import traceback
 import warnings
@@ -29,6 +31,11 @@ def main() -> NoReturn:
     """Run the command line; errors that a user can mend are one line, without a traceback unless `--debug`."""
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        # Left alone where it is ignored, as under nohup.
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end)
     try:
         with warnings.catch_warnings():
             show_notes()
@@ -42,4 +49,19 @@ def main() -> NoReturn:
         # The reader of our output has gone, as with `| head`.
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        # What no command has a word for; an error without a number and a place is one of ours.
+        if error.errno is None:
+            raise
+        if debug:
+            traceback.print_exc()
+        place = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        say(f"mmrns: {place}{os.strerror(error.errno)}; --debug shows where")
+        sys.exit(1)
     sys.exit(0)
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    """End by a signal as by an error, so that nothing is left behind."""
+    os.write(2, f"mmrns: ended by {signal.Signals(number).name}\n".encode())
+    sys.exit(128 + number)

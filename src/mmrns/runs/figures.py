@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mmrns.files import replacing
+from mmrns.files import make_folder, replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +42,7 @@ def new_figure(title: str, height: float = 4.0) -> tuple[Figure, Axes]:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG; its folder is made where it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with replacing(path) as (file,):
         figure.savefig(file, format="png", metadata={"Software": None})
 

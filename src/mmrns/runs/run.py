@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -24,7 +25,16 @@ from mmrns.errors import DataError, UsageError, note
 from mmrns.evaluation.candidates import Candidates
 from mmrns.evaluation.ranking import Ranks, ScoresAll, rank, refuse_not_finite
 from mmrns.evaluation.report import breakdown, report
-from mmrns.files import read_json, read_json_lines, read_tensors, write_json, write_tensors, write_text
+from mmrns.files import (
+    json_text,
+    locked,
+    read_json,
+    read_json_lines,
+    read_tensors,
+    write_json,
+    write_tensors,
+    write_text,
+)
 from mmrns.inspection import draws
 from mmrns.nn.embedders import STRUCTURE, Embedder, TableEmbedder
 from mmrns.nn.model import Model
@@ -37,13 +47,15 @@ from mmrns.runs.build import (
     usable_device,
 )
 from mmrns.runs.config import Config, dump_config, flatten, make_config, with_paths
+from mmrns.runs.digests import REMEDY, SUMS, verify, write_sums
 from mmrns.runs.figures import save_figure
 from mmrns.runs.names import Names
 from mmrns.runs.places import dataset_of_run
 from mmrns.runs.queries import Known, Queries, answers, queries_of, read_queries, score_triples
 from mmrns.runs.record import Record, Results, Row, listing, plot_curves, plot_hardness
-from mmrns.runs.values import read_config
+from mmrns.runs.values import read_config, told_of
 from mmrns.samplers.base import Sampler
+from mmrns.training.checkpoint import weights_misfit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -107,9 +119,15 @@ class Run:
         if not (path / "results.json").exists():
             remedy = "continue it with `mmrns train --resume`" if (path / "config.yaml").exists() else "train one"
             raise DataError(path, "holds no finished run", remedy)
-        config = make_config(read_config(path / "config.yaml"))
-        results, record = read_json(path / "results.json", Results), read_json(path / "record.json", Record)
+        values = read_config(path / "config.yaml")
+        with told_of(path / "config.yaml", values):
+            config = make_config(values)
+        results = read_json(path / "results.json", Results, REMEDY)
+        record = read_json(path / "record.json", Record, REMEDY)
         rows = read_json_lines(path / "metrics.jsonl", Row)
+        if not (path / SUMS).exists():
+            note(f"{path} has no {SUMS}: whether its files are what the run wrote is not known")
+        verify(path, "config.yaml", "record.json", "results.json", "metrics.jsonl")
         device = usable_device(config.device) if device is None else str(build_device(device))
         now: Dataset | Path | None = None
         if isinstance(dataset, Dataset):
@@ -134,12 +152,15 @@ class Run:
         """Write the run to a folder that `load_run` opens.
 
         Raises:
-            DataError: the folder holds another run.
+            DataError: the folder holds another run, another process writes to it, or it cannot be written.
         """
         path = Path(folder)
-        if self.folder != path and (path / "config.yaml").exists():
-            raise DataError(path, "holds a run already", "choose another folder")
-        path.mkdir(parents=True, exist_ok=True)
+        with locked(path, "plots"):
+            if self.folder != path and (path / "config.yaml").exists():
+                raise DataError(path, "holds a run already", "choose another folder")
+            self._write(path)
+
+    def _write(self, path: Path) -> None:
         graph = self.dataset.graph
         write_text(path / "config.yaml", dump_config(self.config, path))
         for name, part in (("model", self.model), ("sampler", self.sampler)):
@@ -152,7 +173,9 @@ class Run:
         if any("hardness" in row for row in self._rows):
             save_figure(plot_hardness(self._rows, self.title), path / "plots" / "hardness.png")
         write_json(path / "record.json", self.record)
-        write_json(path / "results.json", self.results)
+        results = json_text(self.results)
+        write_sums(path, hashlib.sha256(results.encode()).hexdigest())
+        write_text(path / "results.json", results)
 
     def __repr__(self) -> str:
         metrics = {
@@ -209,12 +232,14 @@ class Run:
 
     @cached_property
     def _trained_names(self) -> dict[str, pl.Series]:
-        """The entities and the relations that the model was trained with, in id order, where there is a folder."""
-        if self.folder is None:
+        """The entities and the relations that the model was trained with, in id order, where it is from a folder."""
+        if self.folder is None or self._model is not None:
             return {}
         paths = {kind: self.folder / f"{kind}.txt" for kind in ("entities", "relations")}
         # As `listing` wrote them: split at line feeds, and at nothing else that names may hold.
-        return {kind: split_lines(_text(path)) for kind, path in paths.items() if path.exists()}
+        found = {kind: split_lines(_text(path)) for kind, path in paths.items() if path.exists()}
+        verify(self.folder, *(path.name for path in paths.values()))
+        return found
 
     @cached_property
     def _names(self) -> Dataset:
@@ -244,15 +269,15 @@ class Run:
         )
 
     def _loaded(self, module: _Module, file: str) -> _Module:
+        assert self.folder is not None
+        path = self.folder / file
+        verify(self.folder, file)
         if module.state_dict():
-            assert self.folder is not None
-            path = self.folder / file
             tensors, _ = read_tensors(path)
-            try:
-                module.load_state_dict(tensors)
-            except RuntimeError as error:
-                message = "does not fit the run's configuration, or the features of its dataset"
-                raise DataError(path, message, "restore them, or train again") from error
+            if reason := weights_misfit(module, tensors):
+                message = f"does not fit the run's configuration, or the features of its dataset ({reason})"
+                raise DataError(path, message, "restore them, or train again")
+            module.load_state_dict(tensors)
             for name, values in module.named_parameters():
                 if not torch.isfinite(values).all():
                     raise DataError(path, f"holds what is not finite in {name!r}", "restore the file, or train again")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,11 +14,21 @@ from torch import Tensor
 
 from mmrns.data.datasets import Dataset
 from mmrns.data.folders import dataset_folders
-from mmrns.errors import DataError, MmrnsError, UsageError
+from mmrns.errors import DataError, Diverged, MmrnsError, UsageError, note
 from mmrns.evaluation.frequency import RelationFrequency
 from mmrns.evaluation.ranking import Ranks
 from mmrns.evaluation.report import policies, report
-from mmrns.files import JsonLines, read_json, read_json_lines, refuse_unwritable, write_json, write_text
+from mmrns.files import (
+    JsonLines,
+    link_or_copy,
+    locked,
+    make_folder,
+    read_json,
+    read_json_lines,
+    refuse_unwritable,
+    write_json,
+    write_text,
+)
 from mmrns.memory import freed_memory_kept
 from mmrns.nn.embedders import Embedder
 from mmrns.nn.losses import Loss
@@ -35,22 +45,35 @@ from mmrns.runs.config import (
     shortened,
     with_paths,
 )
+from mmrns.runs.digests import RUN_FILES
 from mmrns.runs.methods import method_names
-from mmrns.runs.places import absolute, dataset_of_run
+from mmrns.runs.places import PATHS, absolute, dataset_of_run
 from mmrns.runs.record import Record, Row, continued, provenance
 from mmrns.runs.run import Run, Split, rank_split
 from mmrns.runs.values import read_config, told_of
 from mmrns.samplers.base import Sampler
 from mmrns.training.callbacks import Callback, CallbackList
-from mmrns.training.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from mmrns.training.checkpoint import Checkpoint, save_checkpoint
+from mmrns.training.interruption import Interruption
 from mmrns.training.progress import Progress
 from mmrns.training.trainer import Trainer
 
 
 class Interrupted(MmrnsError):
-    """Training was interrupted; the checkpoint is written."""
+    """Training was interrupted; the checkpoint is written.
 
-    exit_code = 130
+    Args:
+        message: where, and how to go on.
+        number: of the signal that asked for it.
+    """
+
+    def __init__(self, message: str, number: int = signal.SIGINT):
+        super().__init__(message)
+        self.number, self.exit_code = number, 128 + number
+
+
+RATES = ("training.lr", "training.sampler_lr")
+"""What a resumed run may be given anew."""
 
 
 def train(
@@ -97,12 +120,14 @@ def train(
         settings: further settings by dotted key: a mapping, or texts `a.b=value` whose values are read as YAML.
         callbacks: told of the progress.
         out: a folder to write the run to. None keeps it in memory; `Run.save` writes it later.
-        resume: continue the run in `out` with its own configuration; anything given here must agree with it.
+        resume: continue the run in `out` with its own configuration; anything given here must agree with it, but for
+            the learning rates.
 
     Raises:
         UsageError, DataError: see `make_config` and `load_dataset`; also when `out` holds a run and `resume` is not
-            set.
-        Interrupted: after Ctrl-C, with the checkpoint written where there is a folder.
+            set, another process writes to it, or what it holds is damaged.
+        Interrupted: after Ctrl-C, or a signal to end or hang up, with the checkpoint written where there is a folder.
+        Diverged: the loss or the weights are not finite; the last checkpoint is from before.
     """
     values = _values(config)
     parts = Parts(
@@ -135,24 +160,47 @@ def train(
     values = apply_settings(values, {key: value for key, value in named.items() if value is not None})
     values = apply_settings(values, settings)
     folder = None if out is None else Path(out)
-    if folder is not None:
-        refuse_unwritable(folder, folder=True)
     own = [name for name in ("scorer", "embedder", "sampler", "objective") if getattr(parts, name) is not None]
     if folder is not None and own:
         raise UsageError(f"a folder cannot tell how the {own[0]} object was made; give its class, or out=None")
-    if resume:
-        if folder is None:
-            raise UsageError("resume needs the folder of the run; give it by out")
-        chosen = _config_of(folder, values)
-        if (folder / "results.json").exists():
-            return Run.load(folder, dataset=parts.dataset or chosen.data.dataset)
-    else:
+    if resume and folder is None:
+        raise UsageError("resume needs the folder of the run; give it by out")
+    if resume and folder is not None and (folder / "results.json").exists():
+        chosen = _config_of(folder, values, finished=True)
+        return Run.load(folder, dataset=parts.dataset or chosen.data.dataset)
+    chosen = None
+    if not resume:
         with told_of(Path(config) if isinstance(config, str | Path) else None, values):
             chosen = with_absolute_paths(make_config(values))
-        if folder is not None and (folder / "config.yaml").exists():
-            raise DataError(folder, "holds a run already", "continue it with --resume or choose another --out")
-    with freed_memory_kept():
-        return _train(chosen, folder, parts, callbacks)
+    if folder is None:
+        assert chosen is not None
+        with freed_memory_kept():
+            return _train(chosen, None, parts, callbacks)
+    _refuse_misuse(folder, resume)
+    with locked(folder, "checkpoint", "plots"), freed_memory_kept():
+        _refuse_misuse(folder, resume)  # It may have become a run since.
+        try:
+            return _train(chosen or _config_of(folder, values), folder, parts, callbacks, values if resume else None)
+        except KeyboardInterrupt as error:
+            raise Interrupted(f"{folder}: interrupted; continue with --resume") from error
+
+
+def _refuse_misuse(folder: Path, resume: bool) -> None:
+    """Nothing that is there is written over.
+
+    Raises:
+        UsageError, DataError: the folder cannot be written; it holds a run that is not to be resumed, or none.
+    """
+    refuse_unwritable(folder, folder=True)
+    if resume:
+        if not (folder / "config.yaml").exists():
+            raise DataError(folder, "holds no run to resume", "leave --resume out to start it")
+        return
+    if (folder / "config.yaml").exists():
+        raise DataError(folder, "holds a run already", "continue it with --resume or choose another --out")
+    for name in (*RUN_FILES, "checkpoint/last.safetensors", "checkpoint/best.safetensors"):
+        if os.path.lexists(folder / name):
+            raise DataError(folder / name, "is there already, and no config.yaml that it is of", "choose another --out")
 
 
 def _values(config: object) -> dict[str, Any]:
@@ -207,29 +255,62 @@ class _Memory:
                 for name, part in parts.items()
             }
 
-    def load_last(self, trainer: Trainer) -> tuple[Progress, dict[str, Any]] | None:
+    def resume(self) -> Checkpoint | None:
         return None
 
-    def load_best(self, trainer: Trainer) -> None:
+    def load_best(self, trainer: Trainer, step: int) -> None:
         trainer.model.load_state_dict(self.best["model"])
         trainer.sampler.load_state_dict(self.best["sampler"])
 
 
 class _Folder:
-    """The checkpoints of a run folder."""
+    """The checkpoints of a run folder: the last one, and the best one, which was the last one once."""
 
     def __init__(self, folder: Path):
         self.last, self.best = folder / "checkpoint" / "last.safetensors", folder / "checkpoint" / "best.safetensors"
-        self.last.parent.mkdir(parents=True, exist_ok=True)
 
     def save(self, best: bool, trainer: Trainer, progress: Progress, notes: Mapping[str, Any]) -> None:
-        save_checkpoint(self.best if best else self.last, trainer, progress, notes)
+        make_folder(self.last.parent)
+        save_checkpoint(self.last, trainer, progress, notes)
+        if best:
+            link_or_copy(self.last, self.best)
 
-    def load_last(self, trainer: Trainer) -> tuple[Progress, dict[str, Any]] | None:
-        return load_checkpoint(self.last, trainer) if self.last.exists() else None
+    def resume(self) -> Checkpoint | None:
+        """The last checkpoint, once the best one is what it says.
 
-    def load_best(self, trainer: Trainer) -> None:
-        load_weights(self.best, trainer)
+        Raises:
+            DataError: one of them is damaged or missing, or the best one is not of the best step.
+        """
+        if not self.last.exists():
+            if self.best.exists():
+                raise DataError(
+                    self.last, "is missing", f"restore it, or go on from the best step by a copy of {self.best.name}"
+                )
+            return None
+        last = Checkpoint.read(self.last)
+        if last.progress.best_step and last.progress.best_step == last.progress.step:
+            link_or_copy(self.last, self.best)  # It may have been killed before it did.
+        elif last.progress.best_step:
+            self._of_step(last.progress.best_step, last.extra["config"])
+        return last
+
+    def load_best(self, trainer: Trainer, step: int) -> None:
+        self._of_step(step).load_weights(trainer)
+
+    def _of_step(self, step: int, config: Mapping[str, Any] | None = None) -> Checkpoint:
+        """The best checkpoint.
+
+        Raises:
+            DataError: it is of another step or run.
+        """
+        found = Checkpoint.read(self.best)
+        if found.progress.step != step:
+            reason = f"is of step {found.progress.step}, but the best step is {step}"
+        elif differing := _first_difference(found.extra["config"], config or {}, (*_PLACES, *RATES)):
+            reason = f"is of another run ({differing})"
+        else:
+            return found
+        raise DataError(self.best, reason, "restore it, or train anew into another --out")
 
 
 class _Rows(Callback):
@@ -240,15 +321,24 @@ class _Rows(Callback):
         self.path = None if folder is None else folder / "metrics.jsonl"
         self.log: JsonLines | None = None
 
-    def begin(self, length: int) -> None:
-        """Go on behind so many bytes of an earlier sitting; the rest was written after the checkpoint."""
-        if self.path is not None:
-            self.log = JsonLines(self.path, length)
-            self.rows = read_json_lines(self.path, Row)
+    def begin(self, extra: Mapping[str, Any]) -> None:
+        """Go on behind the rows of an earlier sitting; what lies beyond was written after the checkpoint.
 
-    @property
-    def length(self) -> int:
-        return 0 if self.log is None else self.log.length
+        Raises:
+            DataError: they are not what they were.
+        """
+        if self.path is None:
+            return
+        length, sha256 = extra.get("metrics_length", 0), extra.get("metrics_sha256")
+        if length and not self.path.exists():
+            note(f"{self.path} is missing; it begins anew, without the rows before the checkpoint")
+            length = sha256 = None
+        self.log = JsonLines(self.path, length or 0, sha256)
+        self.rows = read_json_lines(self.path, Row)
+
+    def notes(self) -> dict[str, Any]:
+        """What a checkpoint says of the rows."""
+        return {} if self.log is None else {"metrics_length": self.log.length, "metrics_sha256": self.log.sha256}
 
     def on_row(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
@@ -256,12 +346,19 @@ class _Rows(Callback):
             self.log.write(row)
 
 
-def _train(config: Config, folder: Path | None, parts: Parts, given: Sequence[Callback]) -> Run:
+def _train(
+    config: Config,
+    folder: Path | None,
+    parts: Parts,
+    given: Sequence[Callback],
+    resumed: Mapping[str, Any] | None = None,
+) -> Run:
+    """Train; `resumed` is what was given to go on with, None for a new run."""
     started = time.perf_counter()
     dataset = build_dataset(config, parts.dataset)
     refuse_nothing_to_validate_on(dataset, config)
     dataset.refuse_unfit()
-    rows, interruption = _Rows(folder), _Interruption()
+    rows, interruption = _Rows(folder), Interruption()
     callback = CallbackList([interruption, *build_callbacks(config), *given, rows])
     _say_what_matters(dataset, config.data.drop_modality, callback)
     trainer = build_trainer(config, dataset, parts)
@@ -270,34 +367,48 @@ def _train(config: Config, folder: Path | None, parts: Parts, given: Sequence[Ca
         callback.on_note(line)
     plan = build_plan(config)
     record = provenance(config, dataset, trainer.device)
-    checkpoints = _Memory()
+    checkpoints = _Memory() if folder is None else _Folder(folder)
+    found = checkpoints.resume() if resumed is not None else None
+    progress, extra = (found.progress, found.extra) if found else (Progress(), dict[str, Any]())
+    own = flatten(config.model_dump(mode="json"))
+    changes: list[dict[str, Any]] = extra.get("changes", [])
+    if found and folder is not None:
+        _refuse_other_data(folder, dataset, extra["dataset"], record["dataset"]["sha256"])
+        changed = _changes(folder, found, own, flatten(resumed or {}))
+        for change in changed:
+            callback.on_note("{key} is {to} from step {step} on; it was {from}.".format(**change))
+        changes = [*changes, *changed]
+        found.load(trainer)
+    rows.begin(extra)
+    record["changes"] = changes
     if folder is not None:
-        checkpoints = _Folder(folder)
-        write_text(folder / "config.yaml", dump_config(config, folder))
-        if checkpoints.last.exists():
-            _refuse_other_data(folder, dataset, record["dataset"]["sha256"])
-            record, others = continued(record, read_json(folder / "record.json", Record))
+        if found and (folder / "record.json").exists():
+            record, others = continued(record, read_json(folder / "record.json", Record, _ANEW))
             if others:
                 callback.on_note(
                     f"The run goes on with {others}, so it may differ in the last bits from one in one go."
                 )
+        write_text(folder / "config.yaml", dump_config(config, folder))
         write_json(folder / "record.json", record)
-
-    found = checkpoints.load_last(trainer)
-    progress, extra = found or (Progress(), {})
-    rows.begin(extra.get("metrics_length", 0))
     pretrain_seconds: float = extra.get("pretrain_seconds", 0.0)
     build_seconds: float = extra.get("build_seconds", build_seconds)
     callback.load_state_dict(extra.get("callbacks", {}))
 
+    saved = progress.step
+
     def save(is_best: bool) -> None:
         notes = {
-            "metrics_length": rows.length,
+            "config": own,
+            "dataset": record["dataset"]["sha256"],
+            "changes": changes,
+            **rows.notes(),
             "pretrain_seconds": pretrain_seconds,
             "build_seconds": build_seconds,
             "callbacks": callback.state_dict(),
         }
         checkpoints.save(is_best, trainer, progress, notes)
+        nonlocal saved
+        saved = progress.step
 
     def model_ranks(split: Split) -> Ranks:
         queries = 2 * len(dataset.graph.test if split == "test" else dataset.graph.valid)
@@ -313,17 +424,22 @@ def _train(config: Config, folder: Path | None, parts: Parts, given: Sequence[Ca
         trainer.sampler.pretrain(trainer.batch)
         pretrain_seconds = time.perf_counter() - started
         save(False)
-    with interruption:
-        trainer.fit(progress, plan, validate=validate, save=save, callback=callback)
+    elif changes != extra["changes"] or rows.notes() != {key: extra.get(key) for key in rows.notes()}:
+        save(False)  # What is on the disk agrees before it goes on.
+    try:
+        with interruption:
+            trainer.fit(progress, plan, validate=validate, save=save, callback=callback)
+    except Diverged as error:
+        raise _with_remedy(error, folder, saved, config) from error
     if progress.step < plan.steps and not progress.stopped:
         where = "interrupted" if folder is None else f"{folder}: interrupted"
         how = "nothing is kept without a folder (out)" if folder is None else "continue with --resume"
-        raise Interrupted(f"{where} at step {progress.step}; {how}")
+        raise Interrupted(f"{where} at step {progress.step}; {how}", interruption.number)
     if progress.stopped:
         callback.on_note(f"Stopped at step {progress.step}: no better validation MRR since step {progress.best_step}.")
 
     started = time.perf_counter()
-    checkpoints.load_best(trainer)
+    checkpoints.load_best(trainer, progress.best_step)
     graph = dataset.graph
     results: dict[str, Any] = {"valid": report(model_ranks("valid"), graph)}
     if config.evaluation.test:
@@ -373,24 +489,68 @@ def refuse_nothing_to_validate_on(dataset: Dataset, config: Config) -> None:
     raise DataError(dataset.files["valid"], "no triple to validate on", "move some triples from train to valid")
 
 
-def _refuse_other_data(folder: Path, dataset: Dataset, sha256: dict[str, str]) -> None:
-    """A run goes on with the data it began with.
+_ANEW = "restore it, or remove it: it is written anew"
+_PLACES = ("device", *PATHS)
+"""What says where a run is and not what it is: that may be another one after a move."""
+
+
+def _first_difference(found: Mapping[str, Any], own: Mapping[str, Any], but: Sequence[str]) -> str | None:
+    """The first key of two flat configurations with two values; keys of one only are of another version."""
+    for key in found:
+        if key in own and key not in but and found[key] != own[key]:
+            return f"{key} is {found[key]!r}, not {own[key]!r}"
+    return None
+
+
+def _changes(folder: Path, found: Checkpoint, own: Mapping[str, Any], given: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The learning rates that a resumed run was given anew, with their old values and the step.
 
     Raises:
-        DataError: a file of the dataset is not what it was.
+        DataError: the configuration is not the one that the checkpoint was made with.
     """
-    began: dict[str, str] = read_json(folder / "record.json", Record)["dataset"]["sha256"]
+    path, before = folder / "config.yaml", found.extra["config"]
+    if differing := _first_difference(own, before, (*_PLACES, *RATES)):
+        reason = f"{differing} as when {found.path.name} was made"
+        raise DataError(path, reason, "restore the one that was changed, or train anew into another --out")
+    changed = [key for key in RATES if own[key] != before[key]]
+    for key in changed:
+        if key not in given:
+            reason = f"{key} is {own[key]}, not {before[key]} as when {found.path.name} was made"
+            raise DataError(path, reason, f"restore it, or go on so by --set {key}={own[key]}")
+    step = found.progress.step
+    return [{"step": step, "key": key, "from": before[key], "to": own[key]} for key in changed]
+
+
+def _with_remedy(error: Diverged, folder: Path | None, step: int, config: Config) -> Diverged:
+    """A divergence, with what to do about it."""
+    if folder is None:
+        return error
+    rate = f"training.lr={config.training.lr / 10:g}"
+    how = f"go on from it at a lower rate by --resume --set {rate}, or start anew with that and another --out"
+    return Diverged(f"{folder}: {error}; the checkpoint of step {step} is from before: {how}")
+
+
+def _refuse_other_data(folder: Path, dataset: Dataset, began: dict[str, str], sha256: dict[str, str]) -> None:
+    """A run goes on with the data it began with, of which its record tells.
+
+    Raises:
+        DataError: a file of the dataset is not what it was, or the record is not.
+    """
     changed = sorted(name for name in began.keys() | sha256.keys() if began.get(name) != sha256.get(name))
     if changed:
         remedy = "restore it, or train anew into another --out"
         where = (dataset.folder or Path(dataset.name)) / changed[0]
         raise DataError(where, f"has changed since the run in {folder} began", remedy)
+    path = folder / "record.json"
+    told = read_json(path, Record, _ANEW)["dataset"]["sha256"] if path.exists() else began
+    if told != began:
+        raise DataError(path, "is not what the run wrote", _ANEW)
 
 
 def _say_what_matters(dataset: Dataset, dropped: float, callback: Callback) -> None:
     graph = dataset.graph
-    for note in dataset.notes:
-        callback.on_note(f"{note}.")
+    for line in dataset.notes:
+        callback.on_note(f"{line}.")
     leaked = int(graph.leaked_valid().sum())
     if leaked:
         callback.on_note(
@@ -407,35 +567,17 @@ def _say_what_matters(dataset: Dataset, dropped: float, callback: Callback) -> N
         callback.on_note(message + ".")
 
 
-class _Interruption(Callback):
-    """Within its context, the first Ctrl-C asks to stop after the step; a second one interrupts at once."""
+def _config_of(folder: Path, values: Mapping[str, Any], *, finished: bool = False) -> Config:
+    """The configuration of the run in a folder, which whatever is given must agree with.
 
-    def __init__(self) -> None:
-        self.asked = threading.Event()
-        self.before: Any = None
-
-    def should_stop(self) -> bool:
-        return self.asked.is_set()
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self.before = signal.signal(signal.SIGINT, self._ask)
-
-    def __exit__(self, *error: object) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self.before)
-
-    def _ask(self, number: int, frame: object) -> None:
-        signal.signal(signal.SIGINT, self.before)
-        self.asked.set()
-
-
-def _config_of(folder: Path, values: Mapping[str, Any]) -> Config:
-    """The configuration of the run in a folder, which whatever is given must agree with."""
+    The learning rates of a run that is not finished are those that are given.
+    """
     path = folder / "config.yaml"
     if not path.exists():
-        raise DataError(folder, "holds no run to resume", "leave --resume out to start it")
-    own = make_config(read_config(path))
+        raise DataError(path, "is missing", "restore it, or train anew into another --out")
+    written = read_config(path)
+    with told_of(path, written):
+        own = make_config(written)
     lost = False
     if own.data.dataset is not None:
         there = dataset_of_run(own.data.dataset, Path(own.data.dataset).name, folder)
@@ -455,12 +597,13 @@ def _config_of(folder: Path, values: Mapping[str, Any]) -> Config:
     # Where it is trained, and where a dataset is that has moved, is not what is trained; both are checked later.
     elsewhere = {"device": True, "data.dataset": lost}
     changed = [key for key in flat | found if flat.get(key) != found.get(key)]
-    moved = {key: found[key] for key in changed if elsewhere.get(key)}
+    moved = {key: found[key] for key in changed if elsewhere.get(key) or (key in RATES and not finished)}
     changed = [key for key in changed if key not in moved]
     if changed:
         key = next((key for key in changed if any(f"{key}.".startswith(f"{name}.") for name in named)), changed[0])
         raise UsageError(
             f"{key} is {flat.get(key)!r} in {path}, not {found.get(key)!r}; --resume keeps the run's own configuration"
+            + ("" if finished else ", but for the learning rates")
         )
     own = make_config(apply_settings(own.model_dump(), moved))
     return own if "device" in moved else own.model_copy(update={"device": usable_device(own.device)})

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import shutil
+import signal
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from mmrns.runs.values import dump_yaml, read_config
 from mmrns.studies.comparison import Comparison, Entry, EntryError, config_of, first_of
 from mmrns.studies.records import Records
 from mmrns.studies.search import Settings, propose
+from mmrns.studies.workers import Workers, callbacks
+from mmrns.training.interruption import Interruption
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def compare(
     Raises:
         UsageError: a setting, a name or a device that does not fit, of any entry: before the first training.
         DataError: the folder holds another comparison or is being written to, or the dataset is not fit.
-        Interrupted: after Ctrl-C; the same call continues.
+        Interrupted: after Ctrl-C, or a signal to end or hang up; the same call continues.
     """
     comparison, folder = comparison.checked(), Path(folder)
     refuse_unwritable(folder, folder=True)
@@ -98,40 +101,43 @@ def compare(
 
 def _train(comparison: Comparison, folder: Path, jobs: int, book: _Book) -> list[dict[str, Any]]:
     """The records of the seeds, entry by entry, of which those that are missing are trained."""
-    if jobs == 1:
-        before = torch.get_num_threads()
-        _set_threads(comparison.threads)
-        try:
-            entries = [_entry(comparison, label, folder, book, train_once) for label in comparison.entries]
-        except Interrupted as error:
-            raise _stopped(folder) from error
-        finally:
-            torch.set_num_threads(before)
-        return [record for entry in entries for record in entry]
+    try:
+        return _here(comparison, folder, book) if jobs == 1 else _elsewhere(comparison, folder, book, jobs)
+    except (KeyboardInterrupt, Interrupted) as error:
+        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+        raise Interrupted(f"{folder}: interrupted; the same command continues", number) from error
+    except BrokenProcessPool as error:
+        what = "a process of the comparison was ended from outside, perhaps for want of memory"
+        raise MmrnsError(f"{folder}: {what}; the same command continues, --jobs 1 takes the least") from error
+
+
+def _here(comparison: Comparison, folder: Path, book: _Book) -> list[dict[str, Any]]:
+    """Train one after the other."""
+    before = torch.get_num_threads()
+    if comparison.threads is not None:
+        torch.set_num_threads(comparison.threads)
+    try:
+        entries = [_entry(comparison, label, folder, book, train_once) for label in comparison.entries]
+    finally:
+        torch.set_num_threads(before)
+    return [record for entry in entries for record in entry]
+
+
+def _elsewhere(comparison: Comparison, folder: Path, book: _Book, jobs: int) -> list[dict[str, Any]]:
+    """Train in other processes, several at a time."""
     threads = comparison.threads or max(1, torch.get_num_threads() // jobs)
-    context = multiprocessing.get_context("spawn")
     # A thread an entry, since its trials depend on those before; the trainings are in the processes.
     with (
-        ProcessPoolExecutor(jobs, context, _set_threads, (threads,)) as processes,
         ThreadPoolExecutor(len(comparison.entries)) as waiting,
+        Workers(jobs, threads) as workers,
+        Interruption(workers.stop) as interruption,
     ):
-
-        def elsewhere(training: Training) -> dict[str, Any]:
-            return processes.submit(train_once, training).result()
-
-        asked = [waiting.submit(_entry, comparison, label, folder, book, elsewhere) for label in comparison.entries]
+        run = partial(workers.run, train_once)
+        asked = [waiting.submit(_entry, comparison, label, folder, book, run) for label in comparison.entries]
         try:
             return [record for entry in asked for record in entry.result()]
-        except (KeyboardInterrupt, Interrupted) as error:
-            processes.shutdown(wait=True, cancel_futures=True)
-            raise _stopped(folder) from error
-        except BrokenProcessPool as error:
-            what = "a process of the comparison was ended from outside, perhaps for want of memory"
-            raise MmrnsError(f"{folder}: {what}; the same command continues, --jobs 1 takes the least") from error
-        except BaseException:
-            # Nothing new is begun; what is under way goes on from its checkpoint next time.
-            processes.shutdown(wait=True, cancel_futures=True)
-            raise
+        except Interrupted as error:
+            raise Interrupted(str(error), interruption.number) from error
 
 
 class _Book:
@@ -210,9 +216,10 @@ def train_once(training: Training) -> dict[str, Any]:
     """
     unfinished = (training.run / "config.yaml").exists()
     try:
-        run = train(out=training.run, settings=training.given, resume=unfinished)
+        run = train(out=training.run, settings=training.given, resume=unfinished, callbacks=callbacks())
     except Diverged as error:
-        return _failed(training, str(error))
+        # The cause leaves out how a run by itself would go on.
+        return _failed(training, str(error.__cause__ if isinstance(error.__cause__, Diverged) else error))
     except UsageError as error:
         raise UsageError(f"{training.name} ({_told(training.settings)}): {error}", error.key) from error
     except (MemoryError, RuntimeError) as error:
@@ -344,12 +351,3 @@ def _claim(folder: Path, comparison: Comparison) -> None:
     new = {label: asdict(entry) for label, entry in comparison.entries.items() if label not in claim["entries"]}
     if new or not path.exists():
         write_text(path, dump_yaml(claim | {"entries": claim["entries"] | new}))
-
-
-def _stopped(folder: Path) -> Interrupted:
-    return Interrupted(f"{folder}: interrupted; the same command continues")
-
-
-def _set_threads(threads: int | None) -> None:
-    if threads is not None:
-        torch.set_num_threads(threads)

@@ -8,13 +8,21 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmrns.nn.embedders import Table, TableEmbedder
 
 Kind = Literal["adam", "adagrad"]
 Schedule = Callable[[int], float]
 """What a step (from 0) multiplies the learning rates with."""
+
+
+_MOMENTS: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
+    torch.optim.Adam: ("exp_avg", "exp_avg_sq"),
+    torch.optim.SparseAdam: ("exp_avg", "exp_avg_sq"),
+    torch.optim.Adagrad: ("sum",),
+}
+"""What each rule keeps of a parameter, in its shape, beside the number of steps."""
 
 
 @dataclass(frozen=True)
@@ -90,15 +98,46 @@ class Optimizer:
         return [part.state_dict() for part in self.parts]
 
     def load_state_dict(self, parts: Sequence[dict[str, Any]]) -> None:
-        """Put back what `state_dict` gave.
+        """Put back what `state_dict` gave, but for the learning rates, which are those that it was made with.
 
         Raises:
-            ValueError: it is of other groups.
+            ValueError: see `refuse_misfit`; nothing is put back then.
+        """
+        self.refuse_misfit(parts)
+        rates = [group["base_lr"] for group in self.groups]
+        for part, state in zip(self.parts, parts, strict=True):
+            part.load_state_dict(state)
+        for group, rate in zip(self.groups, rates, strict=True):
+            group["base_lr"] = rate
+
+    def refuse_misfit(self, parts: Sequence[dict[str, Any]]) -> None:
+        """Hold a state against the parameters: torch's fused Adam writes beyond moments that are too short.
+
+        Raises:
+            ValueError: it is of other groups, or what it keeps of a parameter has another name, shape or dtype.
         """
         if len(parts) != len(self.parts):
             raise ValueError(f"{len(parts)} optimizers where there are {len(self.parts)}")
         for part, state in zip(self.parts, parts, strict=True):
-            part.load_state_dict(state)
+            sizes = (
+                [len(group["params"]) for group in groups] for groups in (state["param_groups"], part.param_groups)
+            )
+            found, own = sizes
+            if found != own:
+                raise ValueError(f"groups of {found} parameters where there are {own}")
+            parameters: list[Tensor] = [parameter for group in part.param_groups for parameter in group["params"]]
+            moments = _MOMENTS[type(part)]
+            for index, kept in state["state"].items():
+                if index not in range(len(parameters)) or kept.keys() != {"step", *moments}:
+                    raise ValueError(f"the optimizer's state of parameter {index} is of another kind")
+                if isinstance(kept["step"], Tensor) and kept["step"].shape != ():
+                    raise ValueError(f"the step of parameter {index} is no number")
+                for name in moments:
+                    shapes = [(tuple(tensor.shape), tensor.dtype) for tensor in (kept[name], parameters[index])]
+                    if shapes[0] != shapes[1]:
+                        (shape, dtype), (wanted, kind) = shapes
+                        message = f"{name} of parameter {index} is {dtype} {list(shape)}, not {kind} {list(wanted)}"
+                        raise ValueError(message.replace("torch.", ""))
 
 
 def sparse_tables(module: nn.Module) -> list[nn.Parameter]:

@@ -197,7 +197,7 @@ class Trainer:
             progress: how far it is.
             plan: when things happen.
             validate: the validation MRR of the present model.
-            save: writes a checkpoint; True = of the best model so far.
+            save: writes a checkpoint; True = it is also the best model so far. What is saved is finite.
             callback: is told what happens.
 
         Raises:
@@ -243,10 +243,13 @@ class Trainer:
                 told.on_row({"step": done, "loss": mean, "seconds": round(progress.train_seconds, 3)})
                 total.zero_()
                 progress.loss_sum, progress.loss_steps = 0.0, 0
-            if evaluate:
-                self._evaluate(progress, plan, validate, save, told)
-            if stop or plan.due(plan.checkpoint_every, done) or progress.stopped:
-                save(False)
+            keep = stop or plan.due(plan.checkpoint_every, done)
+            if (evaluate or keep) and not self._finite():
+                # The loss is of the parameters before the step.
+                raise _diverged("the model", done)
+            better = evaluate and self._evaluate(progress, plan, validate, told)
+            if better or keep or progress.stopped:
+                save(better)
             if stop:
                 return
             started = time.perf_counter()
@@ -261,9 +264,9 @@ class Trainer:
         progress: Progress,
         plan: Plan,
         validate: Callable[[], float],
-        save: Callable[[bool], None],
         told: Callback,
-    ) -> None:
+    ) -> bool:
+        """Validate, and say whether the model is the best so far."""
         started = time.perf_counter()
         try:
             mrr = validate()
@@ -278,8 +281,7 @@ class Trainer:
             progress.stopped = bool(plan.patience) and progress.stale >= plan.patience
         told.on_validation(progress.step, mrr)
         told.on_row({"step": progress.step, "valid_mrr": mrr, "seconds": round(progress.train_seconds, 3)})
-        if better:
-            save(True)
+        return better
 
 
 def _diverged(what: str, step: int) -> Diverged:

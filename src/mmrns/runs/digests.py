@@ -1,0 +1,59 @@
+"""Whether the files of a finished run folder are those that the run wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmrns.errors import DataError
+from mmrns.files import sha256_of, write_text
+
+RUN_FILES = (
+    "config.yaml",
+    "record.json",
+    "metrics.jsonl",
+    "model.safetensors",
+    "sampler.safetensors",
+    "entities.txt",
+    "relations.txt",
+    "results.json",
+)
+"""What a finished run is made of, beside checkpoints and plots."""
+SUMS = "SHA256SUMS"
+"""The digests of those, one a line, as `sha256sum -c` reads them."""
+REMEDY = "restore it, or remove results.json and have `mmrns train --resume` write the rest anew from its checkpoint"
+"""What to do about a file that is not what the run wrote."""
+
+
+def write_sums(folder: Path, results: str) -> None:
+    """Write the digests of a run folder.
+
+    Args:
+        folder: the run folder, of which all is written but the results.
+        results: the SHA-256 of those: they come last, so that a folder that has them has all.
+    """
+    sums = {name: results if name == "results.json" else sha256_of(folder / name) for name in RUN_FILES}
+    write_text(folder / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sums.items()))
+
+
+def verify(folder: Path, *names: str) -> None:
+    """Hold files of a run folder against the digests that the run wrote; a folder without them is of before.
+
+    Raises:
+        DataError: a file is missing or not what the run wrote.
+    """
+    path = folder / SUMS
+    if not path.exists():
+        return
+    try:
+        sums = {name: digest for digest, name in (line.split("  ") for line in path.read_text().splitlines())}
+    except (OSError, ValueError) as error:
+        raise DataError(path, "is no list of SHA-256 digests", REMEDY) from error
+    for name in names:
+        remedy = "restore it" if name == "config.yaml" else REMEDY
+        try:
+            found = sha256_of(folder / name)
+        except OSError as error:
+            raise DataError(folder / name, f"cannot be read ({error.strerror})", remedy) from error
+        if found != sums.get(name):
+            message = f"is not the file that the run wrote, by its SHA-256 in {SUMS}"
+            raise DataError(folder / name, message, remedy)
