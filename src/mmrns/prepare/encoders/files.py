@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mmrns.files import replacing
+from mmrns.files import locked, replacing
 
 Block = tuple[npt.NDArray[np.floating[Any]], npt.NDArray[np.bool_]]
 """Values [k, L, D] and mask [k, L] of the next k entities."""
@@ -84,7 +83,10 @@ def stream_features(
         if entity.splitlines() != [entity]:
             raise ValueError(f"an entity must be one line of text, not {entity!r}")
     features = Path(folder) / "features"
-    with _made(features), replacing(features / f"{name}.safetensors", features / f"{name}.entities") as (file, listing):
+    with (
+        locked(features),
+        replacing(features / f"{name}.safetensors", features / f"{name}.entities") as (file, listing),
+    ):
         masks = np.zeros((len(entities), shape[0]), dtype=np.bool_)
         layout = {"values": (dtype, (len(entities), *shape)), "mask": ("bool", masks.shape)}
         if keys is not None:
@@ -109,20 +111,6 @@ def stream_features(
             raise ValueError(f"{done} rows where {len(entities)} are expected")
         file.write(masks.tobytes())
         listing.writelines(f"{entity}\n".encode() for entity in entities)
-
-
-@contextmanager
-def _made(folder: Path) -> Generator[None]:
-    """A folder that is made where it is missing, and gone again after a failure."""
-    missing = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    except BaseException:
-        if missing:
-            with suppress(OSError):
-                folder.rmdir()
-        raise
 
 
 def _header(layout: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:

@@ -18,7 +18,7 @@ from safetensors.numpy import save
 
 from mmrns.data.tables import read_lines
 from mmrns.errors import DataError
-from mmrns.files import replacing, stamp_of
+from mmrns.files import locked, make_folder, replacing, stamp_of
 from mmrns.prepare.encoders.files import Block, stream_features
 
 WRITER = "mmrns encode"
@@ -166,41 +166,43 @@ def encode_rows(
         progress: opened with the number of rows to encode; told of those done.
 
     Raises:
-        DataError: the file was made by other means, or changed meanwhile; or no row has a token.
+        DataError: the file was made by other means, or changed meanwhile; no row has a token; or another process
+            encodes this dataset.
     """
     path = folder / "features" / f"{name}.safetensors"
     settings = {"writer": WRITER, **settings}
-    before = _stamp(path)
-    stock, names, stored, changed = finished(path, settings, overwrite)
-    parts = _Parts(path.with_name(f".{name}.parts"), settings)
-    parts.read(stock)
-    distinct, first = np.unique(keys, return_index=True)
-    todo = np.sort(first[stock.find(distinct)[0] < 0])
-    broken: list[Keys] = []
-    with parts, progress(len(todo)) as advance:
-        for start in range(0, len(todo), chunk):
-            rows = todo[start : start + chunk]
-            (values, mask), whole = encode(rows)
-            there = mask.any(1)
-            kept, only_now = whole & there, ~whole & there
-            parts.add(keys[rows[kept]], (values[kept], mask[kept]))
-            stock.add(keys[rows[only_now]], (values[only_now], mask[only_now]))
-            broken.append(keys[rows[only_now]])
-            advance(len(rows))
-    parts.read(stock)
-    present = stock.find(keys)[0] >= 0
-    if not present.any():
+    with locked(path.parent, f".{name}.parts"):
+        before = _stamp(path)
+        stock, names, stored, changed = finished(path, settings, overwrite)
+        parts = _Parts(path.with_name(f".{name}.parts"), settings)
+        parts.read(stock)
+        distinct, first = np.unique(keys, return_index=True)
+        todo = np.sort(first[stock.find(distinct)[0] < 0])
+        broken: list[Keys] = []
+        with parts, progress(len(todo)) as advance:
+            for start in range(0, len(todo), chunk):
+                rows = todo[start : start + chunk]
+                (values, mask), whole = encode(rows)
+                there = mask.any(1)
+                kept, only_now = whole & there, ~whole & there
+                parts.add(keys[rows[kept]], (values[kept], mask[kept]))
+                stock.add(keys[rows[only_now]], (values[only_now], mask[only_now]))
+                broken.append(keys[rows[only_now]])
+                advance(len(rows))
+        parts.read(stock)
+        present = stock.find(keys)[0] >= 0
+        if not present.any():
+            parts.remove()
+            raise nothing()
+        entities = [entity for entity, there in zip(entities, present, strict=True) if there]
+        keys = keys[present]
+        final = np.where(np.isin(keys, np.concatenate([keys[:0], *broken])), 0, keys)
+        shape = stock.sources[int(stock.find(keys[:1])[0][0])][0].shape[1:]
+        if names != entities or not np.array_equal(stored, final) or (final == 0).any():
+            metadata = {**settings, "date": datetime.now(UTC).date().isoformat()}
+            blocks = _while_unchanged(stock.blocks(keys), path, before)
+            stream_features(folder, name, entities, (shape[0], shape[1]), blocks, metadata, keys=final)
         parts.remove()
-        raise nothing()
-    entities = [entity for entity, there in zip(entities, present, strict=True) if there]
-    keys = keys[present]
-    final = np.where(np.isin(keys, np.concatenate([keys[:0], *broken])), 0, keys)
-    shape = stock.sources[int(stock.find(keys[:1])[0][0])][0].shape[1:]
-    if names != entities or not np.array_equal(stored, final) or (final == 0).any():
-        metadata = {**settings, "date": datetime.now(UTC).date().isoformat()}
-        blocks = _while_unchanged(stock.blocks(keys), path, before)
-        stream_features(folder, name, entities, (shape[0], shape[1]), blocks, metadata, keys=final)
-    parts.remove()
     new = np.isin(keys, distinct[np.isin(first, todo)]).sum()
     return Encoded(name, path, len(keys), int(new), (shape[0], shape[1]), changed=changed)
 
@@ -292,7 +294,7 @@ class _Parts:
         self.since = time.monotonic()
         if not self.waiting:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         keys = np.concatenate([keys for keys, _ in self.waiting])
         values, mask = (np.concatenate([block[i] for _, block in self.waiting]) for i in range(2))
         number = 1 + max((int(path.stem) for path in self.folder.glob("*.safetensors")), default=0)
