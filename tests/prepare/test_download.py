@@ -6,6 +6,8 @@ import hashlib
 import io
 import json
 import re
+import resource
+import stat
 import tarfile
 import threading
 import zipfile
@@ -22,7 +24,7 @@ from mmrns.data.folders import EMBEDDED, SPLITS, cache_folder, dataset_folders, 
 from mmrns.errors import DataError, Note, UsageError
 from mmrns.prepare.catalogue import Entry, catalogue, entry
 from mmrns.prepare.check import check_dataset
-from mmrns.prepare.download import download, get_dataset, triples_digest
+from mmrns.prepare.download import _most_bytes, download, get_dataset, triples_digest
 from toy import write_toy
 
 
@@ -277,6 +279,97 @@ def test_unfit_archives_leave_nothing(
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not cache.exists() or not any(cache.iterdir())
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred])
+def test_an_archive_that_unpacks_to_too_much_is_refused(
+    known: Entry, folder: Path, tmp_path: Path, cache: Path, pack: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = tmp_path / "bomb.bin"
+    archive.write_bytes(pack(folder))
+    assert _most_bytes(archive) == 2**30
+    monkeypatch.setattr("mmrns.prepare.download._most_bytes", lambda source: 5_000)
+    with pytest.raises(DataError, match=r"bomb\.bin: unpacks to more than 5,000 bytes"):
+        get_dataset(known, str(archive))
+    assert not any(cache.iterdir())
+    monkeypatch.undo()
+    with archive.open("ab") as file:
+        file.truncate(2**25)
+    assert _most_bytes(archive) == 100 * 2**25
+
+
+def test_links_and_pipes_are_no_files_of_the_dataset(known: Entry, folder: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "toy.zip"
+    archive.write_bytes(zipped(folder))
+    with zipfile.ZipFile(archive, "a") as file:
+        for name, kind in (("images/link.png", stat.S_IFLNK), ("images/pipe.png", stat.S_IFIFO)):
+            info = zipfile.ZipInfo(name)
+            info.external_attr = (kind | 0o777) << 16
+            file.writestr(info, "/etc/passwd")
+    assert not (get_dataset(known, str(archive)) / "images").exists()
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_name_that_an_archive_holds_twice_is_refused(known: Entry, folder: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "toy.zip"
+    archive.write_bytes(zipped(folder))
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr("./train.tsv", "a\tb\tc\n")
+    with pytest.raises(DataError, match=r"toy\.zip: holds './train\.tsv' twice"):
+        get_dataset(known, str(archive))
+
+
+@pytest.mark.parametrize("note", ["[]", "{", '{"url": 3}', "null"])
+def test_a_note_that_is_none_starts_again(server: str, tmp_path: Path, note: str) -> None:
+    Server.files["/x"] = b"content"
+    (tmp_path / "x.part").write_bytes(b"other")
+    (tmp_path / "x.part.json").write_text(note)
+    download(f"{server}/x", tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == b"content"
+
+
+def test_a_disk_that_is_full_keeps_what_there_is_and_says_so(
+    server: str, folder: Path, known: Entry, tmp_path: Path, cache: Path
+) -> None:
+    content = zipped(folder)
+    Server.files["/toy.zip"] = content
+    linked = replace(known, url=f"{server}/toy.zip")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(DataError, match=r"toy\.zip\.part: cannot be written \(File too large\); make room"):
+            get_dataset(linked)
+        (tmp_path / "by-hand.zip").symlink_to(tmp_path / "elsewhere.zip")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    (tmp_path / "elsewhere.zip").write_bytes(content)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(DataError, match=r": cannot be written \(File too large\); make room"):
+            get_dataset(known, str(tmp_path / "by-hand.zip"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not any(cache.iterdir())
+    assert get_dataset(linked) == cache / "Toy"
+
+
+def test_one_at_a_time_gets_a_dataset(server: str, folder: Path, known: Entry, cache: Path) -> None:
+    Server.files["/toy.zip"] = zipped(folder)
+    told: list[str] = []
+
+    def again(done: int, total: int | None) -> None:
+        def second() -> None:
+            with pytest.raises(DataError, match="is being written by process") as caught:
+                get_dataset(replace(known, url=f"{server}/toy.zip"))
+            told.append(str(caught.value))
+
+        if not told:
+            thread = threading.Thread(target=second)
+            thread.start()
+            thread.join()
+
+    assert get_dataset(replace(known, url=f"{server}/toy.zip"), progress=again) == cache / "Toy"
+    assert len(told) == len(Server.requests) == 1
 
 
 def test_the_root_comes_before_the_cache(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import os
+import stat
 import tarfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from functools import partial
 from http.client import HTTPException
@@ -22,7 +23,7 @@ import polars as pl
 
 from mmrns.data.folders import SPLITS, SUFFIXES, cache_folder, read_triples, split_file
 from mmrns.errors import DataError, MmrnsError, UsageError
-from mmrns.files import new_folder, sha256_of, write_text
+from mmrns.files import make_folder, new_folder, sha256_of, unwritable, write_text
 from mmrns.prepare.catalogue import Entry
 
 Progress = Callable[[int, int | None], None]
@@ -65,17 +66,18 @@ def get_dataset(
     if origin is None:
         raise UsageError(f"{entry.name} has no direct link. {entry.obtain.strip()}")
     is_link = urlsplit(origin).scheme in ("http", "https")
-    if is_link:
-        name = PurePosixPath(unquote(urlsplit(origin).path)).name or "download"
-        archive = cache_folder().with_name("downloads") / f"{entry.name}-{name}"
-        expected = entry.sha256 if source is None else None
-        digest = download(origin, archive, expected, progress)
-    else:
-        archive = Path(origin)
-        digest = sha256_of(archive) if archive.is_file() else None
-        if not archive.exists():
-            raise UsageError(f"--from {origin}: there is no such file or folder, and it is no http address")
+    if not is_link and not Path(origin).exists():
+        raise UsageError(f"--from {origin}: there is no such file or folder, and it is no http address")
+    # Before the download, so that nobody else downloads the same.
     with new_folder(target) as folder:
+        if is_link:
+            name = PurePosixPath(unquote(urlsplit(origin).path)).name or "download"
+            archive = cache_folder().with_name("downloads") / f"{entry.name}-{name}"
+            expected = entry.sha256 if source is None else None
+            digest = download(origin, archive, expected, progress)
+        else:
+            archive = Path(origin)
+            digest = sha256_of(archive) if archive.is_file() else None
         unpack(archive, folder)
         verify(folder, entry, origin)
         _describe(folder, entry, origin if is_link else archive.name, digest)
@@ -97,7 +99,7 @@ def download(url: str, target: Path, sha256: str | None = None, progress: Progre
         DataError: not reachable, refused, incomplete, or another checksum.
     """
     part, note = (target.with_name(target.name + end) for end in (".part", ".part.json"))
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     request = urllib.request.Request(url, headers={"User-Agent": "mmrns", "Accept-Encoding": "identity"})
     have = part.stat().st_size if part.exists() else 0
     version = _read_note(note, url)
@@ -114,16 +116,18 @@ def download(url: str, target: Path, sha256: str | None = None, progress: Progre
             validator = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
             # A weak ETag promises equal meaning, not equal bytes.
             strong = validator and not validator.startswith("W/")
-            with part.open("ab" if have else "wb") as file:
+            with _appended(part, have) as write:
                 # After the file was emptied: a note must never speak of another version than the bytes before it.
-                note.write_text(json.dumps({"url": url, "version": validator if strong else None}), encoding="utf-8")
+                write_text(note, json.dumps({"url": url, "version": validator if strong else None}))
                 progress(have, total)
                 while chunk := answer.read(CHUNK):
-                    file.write(chunk)
+                    write(chunk)
                     have += len(chunk)
                     progress(have, total)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # The earlier attempt had all bytes, or more than there are.
+        if error.code == 416 and request.has_header(
+            "Range"
+        ):  # The earlier attempt had all bytes, or more than there are.
             part.unlink()
             note.unlink(missing_ok=True)
             return download(url, target, sha256, progress)
@@ -150,13 +154,42 @@ def download(url: str, target: Path, sha256: str | None = None, progress: Progre
     return digest
 
 
+@contextmanager
+def _appended(part: Path, have: int) -> Generator[Callable[[bytes], None]]:
+    """Writes bytes behind the first `have` of a file.
+
+    Raises:
+        DataError: it cannot be written; what was written stays.
+    """
+
+    def write(chunk: bytes) -> None:
+        try:
+            file.write(chunk)
+        except OSError as error:
+            raise unwritable(part, error) from error
+
+    try:
+        file = part.open("ab" if have else "wb")
+    except OSError as error:
+        raise unwritable(part, error) from error
+    try:
+        yield write
+        try:
+            file.flush()
+        except OSError as error:
+            raise unwritable(part, error) from error
+    finally:
+        with suppress(OSError):  # Of a write that has failed before.
+            file.close()
+
+
 def _read_note(note: Path, url: str) -> str | None:
     """The version that a partial download is of; None where it is of another address, or unknown."""
     try:
         found = json.loads(note.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found.get("version") if found.get("url") == url else None
+    return found.get("version") if isinstance(found, dict) and found.get("url") == url else None
 
 
 def unpack(source: Path, folder: Path) -> None:
@@ -166,8 +199,10 @@ def unpack(source: Path, folder: Path) -> None:
     among it, stays there.
 
     Raises:
-        DataError: not a readable archive, or it holds no `train`, or several.
+        DataError: not a readable archive, or it holds no `train`, or several, or a file twice, or more than
+            `_most_bytes`; the files cannot be written.
     """
+    left = _most_bytes(source)
     try:
         with _members(source) as members:
             roots = sorted({path.parent for path in members if path.name in TRAIN})
@@ -180,16 +215,30 @@ def unpack(source: Path, folder: Path) -> None:
                 if _belongs(inner):
                     target = folder / inner
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    with opened() as content, target.open("wb") as file:
-                        shutil.copyfileobj(content, file, CHUNK)
+                    with opened() as content, _appended(target, 0) as write:
+                        while chunk := content.read(CHUNK):
+                            left -= len(chunk)
+                            if left < 0:
+                                message = f"unpacks to more than {_most_bytes(source):,} bytes, as nothing honest does"
+                                raise DataError(source, message, "look at it, and give its folder with --from")
+                            write(chunk)
     except MmrnsError:
         raise
     except Exception as error:  # A damaged archive may raise anything.
         raise DataError(source, f"cannot be unpacked ({error})", "fetch it again") from error
 
 
+def _most_bytes(source: Path) -> int:
+    """How much an archive may hold: a hundred times its size, or a GiB where that is little; what a folder holds, it
+    holds.
+    """
+    return max(2**30, 100 * source.stat().st_size) if source.is_file() else 2**63
+
+
 def _belongs(path: PurePosixPath) -> bool:
     """Whether a file is one of the layout, by its path within the dataset folder."""
+    if os.name == "nt" and any("\\" in part or ":" in part for part in path.parts):
+        return False  # There it is a path of its own.
     if len(path.parts) == 1:
         return any(fnmatch(path.name, pattern) for pattern in WANTED)
     return path.parts[:1] in (("features",), ("images",)) and ".." not in path.parts
@@ -203,13 +252,31 @@ def _members(source: Path) -> Generator[dict[PurePosixPath, Callable[[], IO[byte
         yield {PurePosixPath(p.relative_to(source).as_posix()): partial(p.open, "rb") for p in found if p.is_file()}
     elif zipfile.is_zipfile(source):
         with zipfile.ZipFile(source) as archive:
-            infos = [info for info in archive.infolist() if not info.is_dir()]
-            yield {PurePosixPath(info.filename): partial(archive.open, info) for info in infos}
+            kinds = {info: stat.S_IFMT(info.external_attr >> 16) for info in archive.infolist() if not info.is_dir()}
+            infos = [info for info, kind in kinds.items() if kind in (0, stat.S_IFREG)]  # 0: it is not said.
+            yield _once(source, ((info.filename, partial(archive.open, info)) for info in infos))
     else:
         if not tarfile.is_tarfile(source):
             raise DataError(source, "is neither a .zip nor a .tar archive, or is damaged", "fetch it again")
         with tarfile.open(source) as archive:
-            yield {PurePosixPath(m.name): partial(_extracted, archive, m) for m in archive if m.isfile()}
+            yield _once(source, ((m.name, partial(_extracted, archive, m)) for m in archive if m.isfile()))
+
+
+def _once(
+    source: Path, members: Iterable[tuple[str, Callable[[], IO[bytes]]]]
+) -> dict[PurePosixPath, Callable[[], IO[bytes]]]:
+    """The members of an archive by path.
+
+    Raises:
+        DataError: two have the same.
+    """
+    found: dict[PurePosixPath, Callable[[], IO[bytes]]] = {}
+    for name, opened in members:
+        path = PurePosixPath(name)
+        if path in found:
+            raise DataError(source, f"holds {name!r} twice", "unpack it by hand and give the folder with --from")
+        found[path] = opened
+    return found
 
 
 def _extracted(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Any:
