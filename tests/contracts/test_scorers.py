@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from live_memory import LiveMemory
+from mmrns.nn.kernels import comparisons
 from mmrns.nn.model import Model
 from mmrns.nn.scorers import Scorer
 from mmrns.types import AllNegatives, Batch, OwnNegatives, PoolNegatives
@@ -42,6 +44,22 @@ def batch_of(head: bool) -> Batch:
 def both_sides() -> Batch:
     triples = torch.randint(4, (9, 3), generator=torch.Generator().manual_seed(1))
     return Batch.of(triples, torch.arange(9) % 3 == 0)
+
+
+@EVERY
+@torch.no_grad()
+def test_a_pool_takes_as_many_reals_a_pair_as_is_said(
+    name: str, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparisons, "fused", lambda: False)
+    scorer, n = build(name, options), 64
+    query = scorer.query(torch.randn(n, scorer.entity_width), torch.randn(n, scorer.relation_width), False)
+    pool = torch.randn(n, scorer.entity_width)
+    with LiveMemory() as memory:
+        scorer.compare(query, pool)
+    a_pair = memory.peak / 4 / n**2
+    # Beside the score and its negative; vectors that no pair has for itself are few.
+    assert scorer.pair_width("cpu") / 2 <= a_pair <= scorer.pair_width("cpu") + 3
 
 
 @EVERY

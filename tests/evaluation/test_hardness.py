@@ -129,7 +129,10 @@ def test_what_is_not_finite_or_not_drawn_is_none() -> None:
     assert mean_score_percentile(Fixed(table), batch, one, index_of([])) is None
     assert mean_score_percentile(Fixed(table.nan_to_num()), batch, one, index_of([])) == 0.5
     every = AllNegatives(E, torch.device("cpu"))
-    assert mean_score_percentile(Fixed(table), batch, every, index_of([])) is None
+    assert mean_score_percentile(Fixed(table.nan_to_num()), batch, every, index_of([])) is None
+    nobody = Batch.of(torch.zeros(0, 3, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
+    nothing = OwnNegatives(torch.zeros(0, 1, dtype=torch.int64))
+    assert mean_score_percentile(Fixed(table.nan_to_num()), nobody, nothing, index_of([])) is None
     assert share_true(batch, every, index_of([])) is None
     none = replace(one, mask=torch.tensor([[False]]))
     assert mean_score_percentile(Fixed(table.nan_to_num()), batch, none, index_of([])) is None

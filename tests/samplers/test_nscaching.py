@@ -118,6 +118,18 @@ def test_a_resume_knows_the_epoch(toy: Dataset) -> None:
         resumed.sampler.end_epoch(1)
 
 
+def test_queries_of_train_are_served_and_no_others(toy: Dataset) -> None:
+    sampler, graph = _trainer(toy).sampler, toy.graph
+    for head in (False, True):
+        anchor, r = (torch.arange(n) for n in (len(graph.entities), len(graph.relations)))
+        pairs = torch.cartesian_prod(anchor, r)
+        known = {(t[2 if head else 0], t[1]) for t in graph.train.tolist()}
+        batch = Batch.of(torch.stack([pairs[:, 0], pairs[:, 1], pairs[:, 0]], 1), torch.full((len(pairs),), head))
+        expected = [(a, r) in known for a, r in zip(batch.anchor.tolist(), batch.r.tolist(), strict=True)]
+        assert sampler.serves(batch).tolist() == expected
+        assert len(set(expected)) == 2
+
+
 def test_first_of_each() -> None:
     assert first_of_each(torch.tensor([3, 1, 3, 1, 0])).tolist() == [True, True, False, False, True]
 

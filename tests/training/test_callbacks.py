@@ -97,6 +97,14 @@ def test_a_callback_may_stop_and_the_run_goes_on_later(toy_folder: Path, tmp_pat
         mmrns.train(CONFIG, dataset=toy_folder, callbacks=[Stop()])
 
 
+def test_no_step_is_shown_to_who_does_not_watch(toy_folder: Path) -> None:
+    class Blind(Callback):
+        def on_step(self, batch: Batch, negatives: Negatives) -> None:
+            raise AssertionError
+
+    mmrns.train(CONFIG, dataset=toy_folder, callbacks=[Blind()])
+
+
 def test_the_states_of_a_list_are_kept_apart() -> None:
     class Counter(Callback):
         def __init__(self, n: int):

@@ -214,13 +214,14 @@ def test_epoch_ends_are_told(toy: Dataset) -> None:
 
 
 class _Typed(Sampler):
-    """A sampler of a user, whose weights are unequal on one side only."""
+    """A sampler of a user, whose weights are unequal in every other row of one side only."""
 
     unequal = True
 
     def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
         ids = torch.arange(self.negatives).expand(len(lookup.batch), -1)
-        weight = ids.float() * lookup.batch.head[:, None] * self.unequal
+        rows = lookup.batch.head & (torch.arange(len(lookup.batch)) % 2 == 1)
+        weight = ids.float() * rows[:, None] * self.unequal
         return OwnNegatives(ids, log_weight=weight + lookup.batch.r[:, None])
 
 

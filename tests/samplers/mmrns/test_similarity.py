@@ -119,3 +119,17 @@ def test_the_bound_is_kept(cls: type[Mmrns] | type[MmrnsPublished], n_relations:
     assert peaks[1024] > 50
     # The similarities themselves, the logits and what is made of them are there either way.
     assert peaks[16] < 16 + 10 * 4 * 128 * 300 * 3 / 2**20
+
+
+@pytest.mark.parametrize("n_relations", [1, 5, 40])
+def test_the_terms_of_an_entity_take_as_much_as_is_estimated(toy: Dataset, n_relations: int) -> None:
+    similarity, pool = _build(toy, Mmrns, memory_mb=1024)[1].similarity, torch.arange(40)
+    attention = similarity.attention
+    assert attention is not None
+    with LiveMemory() as memory:
+        terms = attention.terms(similarity.tokens(pool), n_relations=n_relations)
+        parts = [part for t in terms for part in (t.attended, t.affinity)]
+        parts += [part for t in terms if (f := t.folded) for part in (f.constant, f.blocks, f.pairs)]
+        torch.stack([part.sum() for part in parts]).sum().backward()
+    share = memory.peak / 4 / len(pool) / attention.reals_per_entity(n_relations)
+    assert 0.5 < share <= 1
