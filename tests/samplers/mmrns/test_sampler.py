@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from mmrns.samplers.domain_range import DomainRange
 from mmrns.samplers.gumbel import log_inclusion
 from mmrns.samplers.mmrns.proposal import Trace
 from mmrns.samplers.mmrns.sampler import Mmrns
+from mmrns.samplers.mmrns.similarity import GuidedSimilarity
 from mmrns.types import Batch, OwnNegatives
 
 DIM = 6
@@ -79,6 +81,28 @@ def test_other_positives_answer_the_same_query(toy: Dataset) -> None:
         assert (f == x) != known
     assert has.any()
     assert not has.all()
+
+
+@pytest.mark.parametrize("step", [0, 5])
+def test_the_bound_is_on_what_is_represented(toy: Dataset, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    model, sampler = _build(toy)
+    batch, represented, asked = _batch(toy, 23), list[int](), list[tuple[int, ...]]()
+    represent, fits = GuidedSimilarity.represent, GuidedSimilarity.fits
+
+    def counted(self: GuidedSimilarity, relations: Tensor, entities: Tensor, *more: Any, **options: Any) -> Any:
+        represented.append(len(entities))
+        return represent(self, relations, entities, *more, **options)
+
+    def told(self: GuidedSimilarity, *counts: int) -> bool:
+        asked.append(counts)
+        return fits(self, *counts)
+
+    monkeypatch.setattr(GuidedSimilarity, "represent", counted)
+    monkeypatch.setattr(GuidedSimilarity, "fits", told)
+    c = sampler.draw(model.lookup(batch), model, step).trace.candidates
+    # Targets and candidates of its own, and every other step another positive, too.
+    assert len(represented) == (3 if step == 0 else 2)
+    assert asked == [(sum(represented), len(c.pool), len(batch.relations), 23 * c.typed.shape[1])]
 
 
 def test_a_candidate_without_a_modality_is_as_likely_as_the_rows_mean(toy: Dataset) -> None:

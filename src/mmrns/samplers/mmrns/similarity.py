@@ -75,7 +75,7 @@ class GuidedSimilarity(nn.Module):
         gate_width: int,
         structure: bool = False,
         guidance: bool = True,
-        memory_mb: int = 1024,
+        memory_mb: int,
     ):
         super().__init__()
         self.modalities, self.guidance, self.memory_mb = dict(modalities), guidance, memory_mb
