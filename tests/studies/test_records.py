@@ -72,6 +72,7 @@ MANGLED = {"label": 3, "seed": "0", "valid_mrr": 10**400, "seconds": [], "test":
     [
         *((line, "") for line in ("{", "[]", '{"label": "a"}', "", "3", "[" * 5000, '{"valid_mrr": NaN}', "\udcff")),
         *((json.dumps(record("b") | {key: value}), key) for key, value in MANGLED.items()),
+        *((json.dumps(record("b") | {key: None}), key) for key in ("test", "valid", "curve", "seconds")),
         *((json.dumps({k: v for k, v in record("b").items() if k != key}), key) for key in record("b")),
     ],
 )

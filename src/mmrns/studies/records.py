@@ -29,6 +29,9 @@ class _Policies(Kept):
     realistic: _Metrics
 
 
+_NONE = _Policies(realistic=_Metrics.model_validate(dict.fromkeys(("mrr", "hits@1", "hits@3", "hits@10"), 0.0)))
+"""Stands in for metrics that may be left out, but not be null."""
+
 _Point = Annotated[list[FiniteFloat], Field(min_length=3, max_length=3)]
 
 
@@ -57,8 +60,8 @@ class _Record(_Training):
     selected_step: int
     seconds: dict[str, FiniteFloat]
     commit: str | None
-    test: _Policies | None = None
-    valid: _Policies | None = None
+    test: _Policies = _NONE
+    valid: _Policies = _NONE
     baseline: _Policies | None = None
     curve: list[_Point] = Field(default_factory=list[_Point])
 
