@@ -569,14 +569,17 @@ def _recording(recorder: Any) -> Any:
 
 
 class Chosen:
-    """Lets the chosen tests run, in their order, and remembers the one that failed."""
+    """Lets the chosen tests run, in their order, and remembers the one that failed. A file stands for its tests."""
 
     def __init__(self, tests: list[str]):
         self.place = {test: i for i, test in enumerate(tests)}
         self.failed: str | None = None
 
     def pytest_collection_modifyitems(self, config: Any, items: list[Any]) -> None:
-        items[:] = sorted((i for i in items if i.nodeid in self.place), key=lambda i: self.place[i.nodeid])
+        def place(item: Any) -> int:
+            return self.place.get(item.nodeid, self.place.get(item.nodeid.split("::")[0], -1))
+
+        items[:] = sorted((item for item in items if place(item) >= 0), key=place)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.failed and self.failed is None:
@@ -621,7 +624,7 @@ def _try(mutant: Mutant | None, source: bytes, tests: list[str], folder: Path) -
     (folder / "found.json").write_text(json.dumps({"code": int(code), "failed": chosen.failed}))
 
 
-def run(sources: Sources, ids: list[str], *, jobs: int, budget: float, again: bool) -> None:
+def run(sources: Sources, ids: list[str], *, jobs: int, budget: float, again: bool, files: list[str]) -> None:
     """Try mutants and print what became of them."""
     sys.path.insert(0, str(SOURCE))
     os.environ["PYTHONPATH"] = str(SOURCE)
@@ -630,7 +633,7 @@ def run(sources: Sources, ids: list[str], *, jobs: int, budget: float, again: bo
     for name in LIBRARIES:
         __import__(name)
     known = Map(STATE / "map.json")
-    if not known.seconds:
+    if not known.seconds and not files:
         raise SystemExit("no map of the tests; python scripts/mutants.py map")
     known.follow(sources.texts)
     log = STATE / "found.jsonl"
@@ -643,9 +646,8 @@ def run(sources: Sources, ids: list[str], *, jobs: int, budget: float, again: bo
             key = waiting.pop(0)
             mutant = sources.by_id[key]
             source = sources.texts[mutant.path]
-            tests: list[str] = []
-            planned = 0.0
-            for test in known.tests(mutant, source):
+            tests, planned = list(files), budget if files else 0.0
+            for test in [] if files else known.tests(mutant, source):
                 planned += known.seconds[test]
                 if planned < budget:
                     tests.append(test)
@@ -741,6 +743,7 @@ def main() -> None:
     trying.add_argument("--n", type=int, default=100, help="how many, at random")
     trying.add_argument("--seed", type=int, default=0, help="of the choice")
     trying.add_argument("--only", nargs="+", metavar="ID", help="these instead")
+    trying.add_argument("--tests", nargs="+", metavar="FILE", default=[], help="with the tests of these files")
     trying.add_argument("--again", action="store_true", help="try earlier survivors anew")
     trying.add_argument("--jobs", type=int, default=1, help="at a time")
     trying.add_argument("--budget", type=float, default=120.0, help="seconds of tests a mutant meets at most")
@@ -754,7 +757,9 @@ def main() -> None:
         show(sources, given.id)
     else:
         ids = given.only or sources.sample(given.n, given.seed)
-        run(sources, ids, jobs=given.jobs, budget=given.budget, again=given.again or bool(given.only))
+        run(
+            sources, ids, jobs=given.jobs, budget=given.budget, again=given.again or bool(given.only), files=given.tests
+        )
 
 
 if __name__ == "__main__":
