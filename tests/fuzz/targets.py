@@ -470,11 +470,11 @@ def _run(folder: Path) -> None:
 
 def _checkpoint(folder: Path) -> None:
     from mmrns.runs.build import build_trainer
-    from mmrns.training.checkpoint import load_checkpoint, load_weights
+    from mmrns.training.checkpoint import Checkpoint
 
     trainer = build_trainer(loaded().config, dataset())
-    load_weights(folder / "best.safetensors", trainer)
-    load_checkpoint(folder / "last.safetensors", trainer)
+    Checkpoint.read(folder / "best.safetensors").load_weights(trainer)
+    Checkpoint.read(folder / "last.safetensors").load(trainer)
 
 
 def _resume(folder: Path) -> None:

@@ -21,6 +21,7 @@ from mmrns.data.datasets import changes, load_dataset
 from mmrns.data.folders import find_dataset
 from mmrns.errors import DataError, Note, UsageError
 from mmrns.files import sha256_of, spot_sha256_of
+from mmrns.runs.digests import write_sums
 from mmrns.runs.places import beside, seen_from
 from mmrns.runs.values import read_config
 
@@ -314,6 +315,7 @@ def test_damaged_weights_are_named(place: Path, file: str) -> None:
     name = next(name for name, values in tensors.items() if values.is_floating_point() and values.numel() > 1)
     tensors[name].view(-1)[1] = np.nan
     save_file(tensors, path)
+    write_sums(path.parent, sha256_of(path.with_name("results.json")))  # Written so, not damaged since.
     run = mmrns.load_run(place / "runs" / "two")
     uses: list[Any] = [lambda: run.inspect("e04", "likes", "e05", steps=1)]
     if file == "model.safetensors":

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 from mmrns.errors import DataError
 from mmrns.files import sha256_of, write_text
+from mmrns.runs.config import PATHS, flatten
+from mmrns.runs.values import read_config
 
 RUN_FILES = (
     "config.yaml",
@@ -19,7 +23,9 @@ RUN_FILES = (
 )
 """What a finished run is made of, beside checkpoints and plots."""
 SUMS = "SHA256SUMS"
-"""The digests of those, one a line, as `sha256sum -c` reads them."""
+"""The digests of those, one a line, as `sha256sum` writes them."""
+PLACES = ("device", *PATHS)
+"""What says where a run is and not what it is: that may be another one after a move."""
 REMEDY = "restore it, or remove results.json and have `mmrns train --resume` write the rest anew from its checkpoint"
 """What to do about a file that is not what the run wrote."""
 
@@ -31,7 +37,7 @@ def write_sums(folder: Path, results: str) -> None:
         folder: the run folder, of which all is written but the results.
         results: the SHA-256 of those: they come last, so that a folder that has them has all.
     """
-    sums = {name: results if name == "results.json" else sha256_of(folder / name) for name in RUN_FILES}
+    sums = {name: results if name == "results.json" else _digest(folder / name) for name in RUN_FILES}
     write_text(folder / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sums.items()))
 
 
@@ -51,9 +57,17 @@ def verify(folder: Path, *names: str) -> None:
     for name in names:
         remedy = "restore it" if name == "config.yaml" else REMEDY
         try:
-            found = sha256_of(folder / name)
+            found = _digest(folder / name)
         except OSError as error:
             raise DataError(folder / name, f"cannot be read ({error.strerror})", remedy) from error
         if found != sums.get(name):
             message = f"is not the file that the run wrote, by its SHA-256 in {SUMS}"
             raise DataError(folder / name, message, remedy)
+
+
+def _digest(path: Path) -> str:
+    """The SHA-256 of a file; of a configuration that of its settings, without `PLACES`."""
+    if path.name != "config.yaml":
+        return sha256_of(path)
+    settings = {key: value for key, value in flatten(read_config(path)).items() if key not in PLACES}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

@@ -45,9 +45,9 @@ from mmrns.runs.config import (
     shortened,
     with_paths,
 )
-from mmrns.runs.digests import RUN_FILES
+from mmrns.runs.digests import PLACES, RUN_FILES
 from mmrns.runs.methods import method_names
-from mmrns.runs.places import PATHS, absolute, dataset_of_run
+from mmrns.runs.places import absolute, dataset_of_run
 from mmrns.runs.record import Record, Row, continued, provenance
 from mmrns.runs.run import Run, Split, rank_split
 from mmrns.runs.values import read_config, told_of
@@ -306,7 +306,7 @@ class _Folder:
         found = Checkpoint.read(self.best)
         if found.progress.step != step:
             reason = f"is of step {found.progress.step}, but the best step is {step}"
-        elif differing := _first_difference(found.extra["config"], config or {}, (*_PLACES, *RATES)):
+        elif differing := _first_difference(found.extra["config"], config or {}, (*PLACES, *RATES)):
             reason = f"is of another run ({differing})"
         else:
             return found
@@ -490,8 +490,6 @@ def refuse_nothing_to_validate_on(dataset: Dataset, config: Config) -> None:
 
 
 _ANEW = "restore it, or remove it: it is written anew"
-_PLACES = ("device", *PATHS)
-"""What says where a run is and not what it is: that may be another one after a move."""
 
 
 def _first_difference(found: Mapping[str, Any], own: Mapping[str, Any], but: Sequence[str]) -> str | None:
@@ -509,7 +507,7 @@ def _changes(folder: Path, found: Checkpoint, own: Mapping[str, Any], given: Map
         DataError: the configuration is not the one that the checkpoint was made with.
     """
     path, before = folder / "config.yaml", found.extra["config"]
-    if differing := _first_difference(own, before, (*_PLACES, *RATES)):
+    if differing := _first_difference(own, before, (*PLACES, *RATES)):
         reason = f"{differing} as when {found.path.name} was made"
         raise DataError(path, reason, "restore the one that was changed, or train anew into another --out")
     changed = [key for key in RATES if own[key] != before[key]]
