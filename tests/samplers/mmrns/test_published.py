@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import math
 
 import torch
@@ -59,3 +60,9 @@ def test_gradients_of_the_contrastive_terms_reach_the_model(toy: Dataset) -> Non
     loss.backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
     assert _build(toy, loss_rate=0.0)[1].loss(lookup, negatives, s_neg[:, 0], s_neg, model, 0) == 0.0
+
+
+def test_options_start_as_in_the_authors_code() -> None:
+    parameters = inspect.signature(MmrnsPublished).parameters
+    expected = {"negatives": 20, "pool": 1500, "temperature": 10.0, "loss_rate": 100.0, "width": 50, "gate_width": 100}
+    assert {name: parameters[name].default for name in [*expected, "alpha"]} == expected | {"alpha": 1.0}
