@@ -70,7 +70,7 @@ def read_delimited(
 
 
 def read_table_text(path: Path, notes: list[str] | None = None) -> str:
-    """The text of a table; marks that are left of joining files, and carriage returns within lines, are taken out.
+    """The text of a table without what is left of joining files, carriage returns within lines, and NUL characters.
 
     Raises:
         DataError: unreadable, not UTF-8, or the first line has no end within 64 KiB.
@@ -83,6 +83,9 @@ def read_table_text(path: Path, notes: list[str] | None = None) -> str:
         what = "taken for line ends" if ends else "within lines became blanks"
         _say(notes, f"{path.name}: {text.count(chr(13)):,} carriage returns {'were ' * ends}{what}")
         text = text.replace("\r", "\n" if ends else " ")
+    if "\x00" in text:
+        _say(notes, f"{path.name}: {text.count(chr(0)):,} NUL characters became blanks")
+        text = text.replace("\x00", " ")
     if "\n\ufeff" in text:
         found = text.count("\n\ufeff")
         _say(

@@ -160,6 +160,6 @@ def test_numbers_as_names_and_line_breaks_are_fitted(tmp_path: Path) -> None:
 
     done = convert(source(tmp_path), tmp_path / "out", layout=Ids)
     assert (tmp_path / "out/train.tsv").read_text() == "a b\tr\t1\nc\tr\t2\n"
-    assert done.notes == ["g.arrows: tabs and line breaks within the names of 1 triples became blanks"]
+    assert done.notes == ["g.arrows: tabs, line breaks and NULs within the names of 1 triples became blanks"]
     convert("countries", tmp_path / "own", target=Ids)
     assert len(pl.read_csv(tmp_path / "own/own.csv")) == len(load_dataset("countries").graph.train)

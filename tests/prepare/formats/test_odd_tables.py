@@ -99,6 +99,29 @@ def test_a_carriage_return_within_a_name_becomes_a_blank(tmp_path: Path, name: s
     assert done.notes == [f"{name}: 1 carriage returns within lines became blanks"]
 
 
+@pytest.mark.parametrize("kind", ["tsv", "csv", "parquet"])
+def test_nul_in_a_name_becomes_a_blank(tmp_path: Path, kind: str) -> None:
+    """Many of them would make the written file pass for UTF-16."""
+    rowed = [("a", "r\0s", "b" * 99), ("b", "r\0\0", "c\0" * 20)]
+    text = "".join(("," if kind == "csv" else "\t").join(row) + "\n" for row in rowed)
+    table = pl.DataFrame(rowed, ["head", "relation", "tail"], orient="row")
+    source = put(tmp_path / "in", {f"g.{kind}": table if kind == "parquet" else text})
+    done = convert(source, tmp_path / "out")
+    assert rows(tmp_path / "out")[0] == ("a", "r s", "b" * 99)
+    assert " ".join(rows(tmp_path / "out")[1][2].split()) == " ".join("c" * 20)
+    assert rows(tmp_path / "out")[1][1] == "r"
+    assert any("NUL" in note for note in done.notes)
+    assert loaded(tmp_path / "out") == 4
+    with pytest.raises(DataError, match=":1: empty"):
+        convert(put(tmp_path / "no", {"g.csv": "aa,\0,b\n"}), tmp_path / "none")
+
+
+def test_nul_in_a_text_becomes_a_blank(tmp_path: Path) -> None:
+    files = {"train.tsv": "a\tr\tb\n", "entities.csv": "entity,name\na,one\0two\nb,\0\n"}
+    convert(put(tmp_path / "in", files), tmp_path / "out")
+    assert (tmp_path / "out" / "entities.tsv").read_text() == "entity\tname\na\tone two\nb\t\n"
+
+
 QUOTES = {
     "a comma after a blank": ('a, "likes, a lot", b\nb, "likes, a lot", c\n', "likes, a lot"),
     "doubled": ('a,"the ""r""",b\nb,"the ""r""",c\n', 'the "r"'),

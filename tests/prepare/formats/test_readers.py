@@ -268,7 +268,7 @@ def test_names_with_line_breaks_become_one_line(tmp_path: Path) -> None:
     put(tmp_path, {"g.csv": 'a,"likes\nmuch",b\n'})
     done = convert(tmp_path / "g.csv", tmp_path / "out")
     assert rows(tmp_path / "out") == [("a", "likes much", "b")]
-    assert done.notes == ["g.csv: tabs and line breaks within the names of 1 triples became blanks"]
+    assert done.notes == ["g.csv: tabs, line breaks and NULs within the names of 1 triples became blanks"]
 
 
 def test_more_relations_than_entities_is_said(tmp_path: Path) -> None:

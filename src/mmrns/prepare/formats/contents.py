@@ -28,7 +28,9 @@ TEXT_SUFFIXES = (".tsv", ".txt", ".csv", ".tsv.gz", ".txt.gz", ".csv.gz")
 LONGEST_NAME = 65_536
 """Bytes of a name; what is longer is a file without line ends or with a quote that is never closed."""
 
-_BREAKS = r"[\t\r\n]+"
+_BREAKS = r"[\t\r\n\x00]+"
+"""What becomes a blank within a name. NUL ends no line, but a file with many of them passes for UTF-16."""
+
 _COLUMNS = {
     "entity": "entity",
     "id": "entity",
@@ -108,25 +110,29 @@ class Contents:
 def fit_names(
     frame: pl.DataFrame, where: Path, first_line: int, notes: list[str], *, of_lines: bool = False
 ) -> pl.DataFrame:
-    """Triples whose names fit a line of text: tabs and line breaks become blanks, and blanks at the ends go; noted.
+    """Triples whose names fit a line of text: tabs, line breaks and NUL become blanks, blanks at the ends go; noted.
 
     Args:
         frame: columns head, relation, tail.
         where: the file.
         first_line: of the first row.
         notes: where to what was done is added.
-        of_lines: the names were cut out of lines at tabs, so that they hold neither.
+        of_lines: the names were cut out of lines at tabs, so that they hold none.
 
     Raises:
         DataError: a name is empty or absurdly long; by line, which is `first_line` for the first row.
     """
     frame = frame.select(pl.col(column).cast(pl.String) for column in TRIPLE)
+    # First, since a name of nothing else is empty.
+    broken = 0 if of_lines else int(frame.select(pl.any_horizontal(pl.all().str.contains(_BREAKS)).sum()).item())
+    if broken:
+        frame = frame.with_columns(pl.all().str.replace_all(_BREAKS, " "))
+        notes.append(f"{where.name}: tabs, line breaks and NULs within the names of {broken:,} triples became blanks")
     bare = {column: pl.col(column).str.strip_chars() for column in TRIPLE}
     length = {column: pl.col(column).str.len_bytes() for column in TRIPLE}
     kinds = {
         "empty": pl.any_horizontal(bare[c].str.len_bytes().fill_null(0) == 0 for c in TRIPLE),
         "long": pl.any_horizontal(length[c] > LONGEST_NAME for c in TRIPLE),
-        "broken": pl.any_horizontal(pl.lit(False), *(pl.col(c).str.contains(_BREAKS) for c in TRIPLE if not of_lines)),
         "edged": pl.any_horizontal(bare[c].str.len_bytes() != length[c] for c in TRIPLE),
     }
     # What they share is computed once.
@@ -138,11 +144,6 @@ def fit_names(
         if counts[name]:
             row = int(frame.select(kinds[name].arg_true().first()).item())
             raise DataError(where, message, remedy, row + first_line)
-    if counts["broken"]:
-        frame = frame.with_columns(pl.col(column).str.replace_all(_BREAKS, " ") for column in TRIPLE)
-        notes.append(
-            f"{where.name}: tabs and line breaks within the names of {counts['broken']:,} triples became blanks"
-        )
     if counts["edged"]:
         frame = frame.with_columns(**bare)
         notes.append(f"{where.name}: blanks around the names of {counts['edged']:,} triples were taken off")
@@ -150,8 +151,8 @@ def fit_names(
 
 
 def one_line(column: pl.Expr) -> pl.Expr:
-    """The text with every run of white space replaced by one blank."""
-    return column.fill_null("").str.replace_all(r"\s+", " ").str.strip_chars()
+    """The text with every run of white space, and of NUL, replaced by one blank."""
+    return column.fill_null("").str.replace_all(r"[\s\x00]+", " ").str.strip_chars()
 
 
 def merged(base: pl.DataFrame | None, more: pl.DataFrame | None) -> pl.DataFrame | None:
@@ -235,6 +236,11 @@ def read_keyed_table(
     if len(set(names)) < len(names):
         raise DataError(path, f"columns {', '.join(frame.columns)} mean the same", "keep one of each", 1)
     frame.columns = names
+    broken = int(frame[key].str.contains(_BREAKS).sum())
+    if broken:
+        frame = frame.with_columns(pl.col(key).str.replace_all(_BREAKS, " "))
+        if notes is not None:
+            notes.append(f"{path.name}: tabs, line breaks and NULs within {broken:,} names became blanks")
     given = frame[key].fill_null("")
     frame = frame.with_columns(pl.col(key).str.strip_chars())
     unnamed = (frame[key].fill_null("") == "").arg_true()
@@ -243,11 +249,6 @@ def read_keyed_table(
     edged = int((frame[key] != given).sum())
     if edged and notes is not None:
         notes.append(f"{path.name}: blanks around {edged:,} names of the column `{key}` were taken off")
-    broken = int(frame[key].str.contains(_BREAKS).sum())
-    if broken:
-        frame = frame.with_columns(pl.col(key).str.replace_all(_BREAKS, " "))
-        if notes is not None:
-            notes.append(f"{path.name}: tabs and line breaks within {broken:,} names became blanks")
     return frame, first_line
 
 
