@@ -200,10 +200,10 @@ def take_step(
     )
     loss = score_loss + sampler.loss(lookup, negatives, s_pos, s_neg, model, STEP)
     loss.backward()
-    similarities = trace.similarities if step.published else trace.more.similarities
-    found = {f"sim_{name}": s.values for name, s in similarities.items()}
-    if not step.published:
-        found["pmi"] = trace.more.pmi
+    if step.published:
+        found = {f"sim_{name}": s.values for name, s in trace.similarities.items()}
+    else:
+        found = {"pmi": trace.more.pmi}
     found |= {
         "logits_masked": trace.logits,
         "drawn_positions": trace.positions,
@@ -234,7 +234,7 @@ def _sampler(
         sampler = RecordedPublished(graph, features, model.spec, loss_rate=100.0, **options)
         sampler.recorded_noise = noise
     else:
-        sampler = Recorded(graph, features, model.spec, domain_range=6, discount=0.25, refresh=1, **options)
+        sampler = Recorded(graph, features, model.spec, domain_range=6, discount=0.25, refresh=1, columns=9, **options)
         sampler.recorded_noise = torch.cat([noise[0], given["own_noise"]], dim=1)
     sampler.recorded_pool = given["pool"]
     return sampler

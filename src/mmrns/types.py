@@ -32,6 +32,7 @@ class Batch:
         relation_counts: rows of each distinct relation, on the host.
         n_true: how many true answers in train the tail rows have in all, and the head rows, on the host; None where
             nobody has counted. With it a lookup of all of them waits for no device.
+        step: of the training whose batch this is; None for any other.
     """
 
     h: Int[Tensor, " B"]
@@ -43,6 +44,7 @@ class Batch:
     relation_index: Int[Tensor, " B"]
     relation_counts: tuple[int, ...]
     n_true: tuple[int, int] | None = None
+    step: int | None = None
 
     @classmethod
     def of(
@@ -175,10 +177,13 @@ class OwnNegatives(Negatives):
         ids: Int[B K].
         views: their vectors, given by a draw through which a gradient flows. They are scored in place of the model's
             own vectors of `ids`, to which they are equal. None means that the model looks the entities up itself.
+        through: Float[B K], zeros that are added to the scores, given by a draw through which a gradient flows; None
+            where none does.
     """
 
     ids: Int[Tensor, "B K"]
     views: Views | None = None
+    through: Float[Tensor, "B K"] | None = None
 
     def entities(self, rows: int) -> Int[Tensor, "B K"]:
         return self.ids

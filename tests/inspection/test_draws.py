@@ -108,12 +108,12 @@ def test_similarities_are_those_of_the_draw(run: mmrns.Run) -> None:
         ids = [graph.entities.id(name) for name in triple[::2]]
         batch = Batch.of(torch.tensor([[ids[0], graph.relations.id(triple[1]), ids[1]]]), torch.tensor([True]))
         with torch.no_grad():
-            found = run.sampler.similarity(batch, torch.arange(len(graph.entities)), run.model)
+            found = run.sampler.evidence(batch, torch.arange(len(graph.entities)), run.model).similarities
         for n in drawn["negatives"]:
             e = graph.entities.id(n["entity"])
             for name, similarity in found.items():
                 missing = name in absent or run.dataset.features[name].row[e] < 0
-                expected = None if missing else pytest.approx(float(similarity.values[0, e]), abs=1e-5)
+                expected = None if missing else pytest.approx(float(similarity[0, e]), abs=1e-5)
                 assert n["similarities"][name] == expected
             terms = [(w, n["similarities"][name]) for name, w in drawn["weights"].items() if w]
             if any(s is None for _, s in terms):

@@ -24,7 +24,7 @@ def _build(toy: Dataset, features: Features | None = None, **options: object) ->
     with seeded(0, "test"):
         model = Model(TransE(DIM, 1.0), len(toy.graph.entities), len(toy.graph.relations))
         chosen = toy.features if features is None else features
-        settings = {"negatives": 4, "pool": 30, "domain_range": 20} | options
+        settings = {"negatives": 4, "pool": 30, "domain_range": 20, "hold": 1} | options
         return model, DomainRange(toy.graph, chosen, model.spec, **settings)  # type: ignore[arg-type]
 
 
@@ -160,6 +160,39 @@ def test_weighted_draws_estimate_the_softmax_over_all_entities(toy: Dataset) -> 
     assert (error < 0.2 * expected).all()
 
 
+@pytest.mark.parametrize("domain_range", [0, 20])
+def test_candidates_are_held_for_a_block_of_steps(toy: Dataset, domain_range: int) -> None:
+    _, sampler = _build(toy, pool=10, domain_range=domain_range, hold=4)
+    one, other = _batch(toy), Batch.of(toy.graph.train[30:50], torch.arange(20) % 3 == 0)
+    whole = [sampler.candidates(batch, step) for step in range(8) for batch in (one, other)]
+    for step, c in enumerate(whole):
+        held = whole[step // 8 * 8]
+        assert torch.equal(c.pool, held.pool)
+        assert torch.equal(c.typed, held.typed)
+    assert not torch.equal(whole[0].pool, whole[8].pool)
+    # In any order, on any batch: they are functions of the block.
+    fresh = _build(toy, pool=10, domain_range=domain_range, hold=4)[1].candidates(other, 6)
+    for name in ("pool", "typed", "group", "excluded", "log_density"):
+        assert torch.equal(getattr(fresh, name), getattr(whole[13], name))
+
+
+@pytest.mark.parametrize("sides", [0.0, 0.5, 1.0])
+def test_what_is_too_much_to_hold_is_drawn_for_the_batch_and_is_the_same(
+    toy: Dataset, monkeypatch: pytest.MonkeyPatch, sides: float
+) -> None:
+    n = len(toy.graph.train)
+    batch = Batch.of(toy.graph.train, torch.arange(n) < sides * n)
+    held = _build(toy, pool=10, hold=3)[1]
+    c = held.candidates(batch, 5)
+    monkeypatch.setattr("mmrns.samplers.mmrns.proposal._MOST_HELD", 0)
+    assert not held.holds
+    alone = held.candidates(batch, 5)
+    assert len(alone.typed) < len(c.typed) or sides == 0.5
+    assert torch.equal(alone.typed[alone.group], c.typed[c.group])
+    for name in ("pool", "excluded", "log_density"):
+        assert torch.equal(getattr(alone, name), getattr(c, name))
+
+
 def test_a_mixed_pool_holds_what_was_drawn_for_it_and_says_how_likely_it_was(toy: Dataset) -> None:
     sampler = {"name": "domain-range", "negatives": 3, "pool": 16, "domain_range": 30}
     sampler |= {"pool_sampler": {"name": "nscaching", "cache": 4}}
@@ -173,6 +206,7 @@ def test_a_mixed_pool_holds_what_was_drawn_for_it_and_says_how_likely_it_was(toy
     of_drawn = sum(in_pool) / len(drawn)
     of_others = (16 - sum(in_pool)) / (len(toy.graph.entities) - len(drawn))
     width = c.typed.shape[1]
+    assert width == 30 // 5
     for b in range(len(batch)):
         r, head = int(batch.r[b]), bool(batch.head[b])
         members = {int(x[0 if head else 2]) for x in toy.graph.train if int(x[1]) == r}

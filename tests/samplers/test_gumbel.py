@@ -29,38 +29,29 @@ def sequential_softmaxes(perturbed: Tensor, positions: Tensor) -> Tensor:
     return torch.stack(soft, dim=1)
 
 
-def gradients(perturbed: Tensor, vectors: Tensor, k: int, weight: Tensor, explicit: bool) -> tuple[Tensor, Tensor]:
-    """Of `sum(weight * drawn)` with respect to the perturbed logits and the vectors."""
-    perturbed, vectors = perturbed.detach().requires_grad_(), vectors.detach().requires_grad_()
+def gradient(perturbed: Tensor, scores: Tensor, k: int, weight: Tensor, explicit: bool) -> Tensor:
+    """Of `sum(weight * score of each draw)` with respect to the perturbed logits."""
+    perturbed = perturbed.detach().requires_grad_()
     positions = perturbed.detach().topk(k, dim=1).indices
-    drawn = straight_through_top_k(vectors[positions], perturbed, positions, vectors)
     if explicit:
-        drawn = straight_through(sequential_softmaxes(perturbed, positions), positions, vectors)
-    return torch.autograd.grad((weight * drawn).sum(), (perturbed, vectors))
+        soft = sequential_softmaxes(perturbed, positions)
+        drawn = torch.cat(
+            [straight_through(soft[i : i + 1], positions[i : i + 1], scores[i, :, None]) for i in range(len(scores))]
+        ).squeeze(2)
+    else:
+        drawn = straight_through_top_k(perturbed, positions, scores)
+    return torch.autograd.grad((weight * drawn).sum(), perturbed)[0]
 
 
-def test_what_was_drawn_is_handed_on_and_the_pool_has_no_gradient() -> None:
+def test_its_value_is_zero_and_the_scores_have_no_gradient() -> None:
     perturbed = torch.tensor([[0.5, 3.0, -1.0, 2.0], [-INF, -2.0, 7.0, -INF]], requires_grad=True)
-    vectors = torch.arange(8.0).view(4, 2).requires_grad_()
+    scores = torch.arange(8.0).view(2, 4).requires_grad_()
     positions = perturbed.detach().topk(2, dim=1).indices
-    drawn = straight_through_top_k(vectors.detach()[positions], perturbed, positions, vectors)
-    assert torch.equal(drawn, vectors[positions])
+    drawn = straight_through_top_k(perturbed, positions, scores)
+    assert drawn.tolist() == [[0.0, 0.0], [0.0, 0.0]]
     drawn.sum().backward()
-    assert vectors.grad is None
+    assert scores.grad is None
     assert perturbed.grad is not None
-
-
-@pytest.mark.parametrize("n_own", [1, 3])
-def test_own_candidates_count_as_the_shared_ones_do(n_own: int) -> None:
-    """The last columns as candidates of each row's own, where all rows have the same ones."""
-    g = torch.Generator().manual_seed(n_own)
-    perturbed = torch.randn(5, 8, generator=g, dtype=torch.float64, requires_grad=True)
-    vectors, weight = torch.randn(8, 3, generator=g).double(), torch.randn(5, 4, 3, generator=g).double()
-    positions = perturbed.detach().topk(4, dim=1).indices
-    shared, own = vectors[:-n_own], vectors[-n_own:].expand(5, n_own, 3)
-    found = [straight_through_top_k(vectors[positions], perturbed, positions, *v) for v in ((vectors,), (shared, own))]
-    gradient = [torch.autograd.grad((weight * f).sum(), perturbed)[0] for f in found]
-    torch.testing.assert_close(gradient[1], gradient[0], rtol=1e-12, atol=1e-14)
 
 
 def test_draws_divided_by_their_inclusion_are_unbiased() -> None:
@@ -92,16 +83,15 @@ def test_gradient_equals_the_explicit_one(p: int, k: int, absent: float) -> None
     perturbed = 3 * torch.randn(9, p, generator=g, dtype=torch.float64)
     perturbed[torch.rand(9, p, generator=g) < absent] = -INF
     perturbed[:, 0] = 0.0
-    vectors = torch.randn(p, 4, generator=g, dtype=torch.float64)
-    weight = torch.randn(9, k, 4, generator=g, dtype=torch.float64)
-    found = gradients(perturbed, vectors, k, weight, explicit=False)
-    expected = gradients(perturbed, vectors, k, weight, explicit=True)
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    scores = torch.randn(9, p, generator=g, dtype=torch.float64)
+    weight = torch.randn(9, k, generator=g, dtype=torch.float64)
+    found = gradient(perturbed, scores, k, weight, explicit=False)
+    expected = gradient(perturbed, scores, k, weight, explicit=True)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
     if p > 1:
-        assert expected[0].abs().max() > 1e-3
+        assert expected.abs().max() > 1e-3
         # Each softmax sums to one, so that a common shift of the logits changes nothing.
-        assert found[0].sum(1).abs().max() < 1e-10
+        assert found.sum(1).abs().max() < 1e-10
 
 
 @settings(max_examples=60, deadline=None)
@@ -111,35 +101,25 @@ def test_gradient_equals_the_explicit_one_on_any_rows(p: int, k: int, seed: int,
     g = torch.Generator().manual_seed(seed)
     perturbed = scale * torch.randn(4, p, generator=g, dtype=torch.float64)
     perturbed[torch.rand(4, p, generator=g) < 0.4] = -INF
-    vectors = torch.randn(p, 2, generator=g, dtype=torch.float64)
-    weight = torch.randn(4, k, 2, generator=g, dtype=torch.float64)
-    found = gradients(perturbed, vectors, k, weight, explicit=False)
-    expected = gradients(perturbed, vectors, k, weight, explicit=True)
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+    scores = torch.randn(4, p, generator=g, dtype=torch.float64)
+    weight = torch.randn(4, k, generator=g, dtype=torch.float64)
+    found = gradient(perturbed, scores, k, weight, explicit=False)
+    expected = gradient(perturbed, scores, k, weight, explicit=True)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
 
 
 def test_rows_that_run_out_have_finite_gradients() -> None:
     perturbed = torch.tensor([[1.0, -INF, 2.0, -INF], [-INF, -INF, -INF, -INF], [-INF, -INF, -INF, 5.0]])
-    vectors = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
-    weight = torch.ones(3, 4, 3)
-    to_logits, to_vectors = gradients(perturbed, vectors, 4, weight, explicit=False)
+    scores = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    weight = torch.ones(3, 4)
+    to_logits = gradient(perturbed, scores, 4, weight, explicit=False)
     assert torch.isfinite(to_logits).all()
-    assert torch.isfinite(to_vectors).all()
     assert (to_logits[perturbed == -INF] == 0).all()
     assert to_logits[0, 0] != 0
     # With one candidate left there is nothing to choose.
     assert to_logits[2].abs().max() == 0
-    expected, _ = gradients(perturbed, vectors, 4, weight, explicit=True)
+    expected = gradient(perturbed, scores, 4, weight, explicit=True)
     torch.testing.assert_close(to_logits, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_gradient_of_the_vectors_is_that_of_the_draws() -> None:
-    perturbed = torch.tensor([[3.0, 2.0, 1.0, 0.0], [0.0, 9.0, 1.0, 8.0]])
-    weight = torch.arange(8.0).view(2, 2, 2)
-    _, to_vectors = gradients(perturbed, torch.zeros(4, 2), 2, weight, explicit=False)
-    # Row 0 draws 0 then 1, row 1 draws 1 then 3.
-    assert to_vectors.tolist() == [[0.0, 1.0], [2.0 + 4.0, 3.0 + 5.0], [0.0, 0.0], [6.0, 7.0]]
 
 
 @pytest.mark.parametrize("spread", [10.0, 60.0, 150.0, 1000.0])
@@ -149,11 +129,11 @@ def test_wide_logits_in_float32_have_accurate_gradients(spread: float) -> None:
     pairs = -torch.linspace(0, spread, 8, dtype=torch.float64).repeat_interleave(2)
     perturbed = pairs + 0.5 * torch.rand(6, 16, generator=g, dtype=torch.float64)
     perturbed = perturbed.to(torch.float32).to(torch.float64)
-    vectors = torch.randn(16, 5, generator=g, dtype=torch.float64)
+    scores = torch.randn(6, 16, generator=g, dtype=torch.float64)
     for k in (4, 11, 16):
-        weight = torch.randn(6, k, 5, generator=g, dtype=torch.float64)
-        expected, _ = gradients(perturbed, vectors, k, weight, explicit=True)
-        found, _ = gradients(perturbed.float(), vectors.float(), k, weight.float(), explicit=False)
+        weight = torch.randn(6, k, generator=g, dtype=torch.float64)
+        expected = gradient(perturbed, scores, k, weight, explicit=True)
+        found = gradient(perturbed.float(), scores.float(), k, weight.float(), explicit=False)
         assert torch.isfinite(found).all()
         assert expected.abs().max() > 0.1
         torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-5)

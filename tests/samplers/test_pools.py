@@ -5,8 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmrns.data.datasets import Dataset
 from mmrns.rng import generator
-from mmrns.samplers.pools import distinct, mixed_pool
+from mmrns.samplers.pools import PoolAnswers, distinct, mixed_pool
+from mmrns.types import Batch
 
 
 @settings(max_examples=100, deadline=None)
@@ -49,3 +51,24 @@ def test_each_entity_is_in_the_pool_as_often_as_is_said(drawn: list[int]) -> Non
         # Some others are in every pool, so that sums over it are unbiased whatever was drawn.
         found = torch.stack(sums)
         assert (found.mean() - value.sum()).abs() < 5 * found.std() / trials**0.5
+
+
+@pytest.mark.parametrize("side", [0.0, 0.5, 1.0])
+def test_the_answers_of_a_pool_are_what_is_true(toy: Dataset, side: float) -> None:
+    index, n = toy.graph.train_index, len(toy.graph.train)
+    g = torch.Generator().manual_seed(0)
+    # Every triple twice, so that queries repeat, and whole sides may be empty.
+    batch = Batch.of(toy.graph.train.repeat(2, 1), torch.rand(2 * n, generator=g) < side)
+    for step in range(4):
+        pool = distinct(step, "test", n=len(toy.graph.entities), size=[1, 7, 23, 40][step])
+        sizes = int(index.degrees(False)[pool].sum()), int(index.degrees(True)[pool].sum())
+        found = PoolAnswers.of(index, pool, sizes if step % 2 else None).among(index, batch)
+        assert torch.equal(found, index.batch_contains(batch, pool))
+    empty = Batch.of(toy.graph.train[:0], torch.zeros(0, dtype=torch.bool))
+    assert PoolAnswers.of(index, pool).among(index, empty).shape == (0, 40)
+
+
+def test_degrees_count_the_queries_that_an_entity_answers(toy: Dataset) -> None:
+    index, train = toy.graph.train_index, toy.graph.train.unique(dim=0)
+    for head, column in ((False, 2), (True, 0)):
+        assert torch.equal(index.degrees(head), torch.bincount(train[:, column], minlength=40))

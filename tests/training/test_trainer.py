@@ -84,7 +84,7 @@ def test_the_step_is_the_step_of_the_design(toy: Dataset) -> None:
     negatives = sampler.draw(lookup, model, 11)
     assert isinstance(negatives, OwnNegatives)
     # The twelfth step is one of those that train the attention.
-    assert negatives.views is not None
+    assert negatives.through is not None
     assert negatives.log_weight is not None
     assert negatives.mask is not None
     assert negatives.mask.all()
@@ -92,7 +92,7 @@ def test_the_step_is_the_step_of_the_design(toy: Dataset) -> None:
     h, t = (model.entities(ids).vectors[:, 0] for ids in (batch.h, batch.t))
     s_pos = -(h + r - t).abs().sum(1)
     q = torch.where(batch.head[:, None], t - r, h + r)
-    s_neg = -(q[:, None] - negatives.views.vectors[:, :, 0]).abs().sum(2)
+    s_neg = negatives.through - (q[:, None] - model.entities(negatives.ids).vectors[:, :, 0]).abs().sum(2)
     p = torch.softmax(s_neg + negatives.log_weight, 1).detach()
     gamma = 9.0
     w = batch.weight / batch.weight.sum()

@@ -83,16 +83,25 @@ class Modality:
         row[gone.to(row.device)] = -1
         return replace(self, row=row)
 
-    def gather(self, ids: Int[Tensor, " n"]) -> tuple[Float[Tensor, "n L D"], Bool[Tensor, "n L"]]:
+    def gather(
+        self, ids: Int[Tensor, " n"], *, fill: bool = True
+    ) -> tuple[Float[Tensor, "n L D"], Bool[Tensor, "n L"]]:
         """Values (float32, zeros where absent) and mask of just these entities, on the device of `ids`.
 
         Where the modality lies on another device than `ids`, the two wait for each other.
+
+        Args:
+            ids: the entities.
+            fill: write the zeros. Without them what is absent may be anything, NaN too, which is faster where nothing
+                is made of it.
         """
-        rows = self.row[ids.to(self.row.device)]
+        rows = self.row.index_select(0, ids.to(self.row.device))
         found = rows >= 0
         rows = rows.clamp(min=0)
-        mask = self.mask[rows] & found[:, None]
-        values = self.values[rows].to(torch.float32).masked_fill_(~mask[..., None], 0.0)
+        mask = self.mask.index_select(0, rows) & found[:, None]
+        values = self.values.index_select(0, rows).to(torch.float32)
+        if fill:
+            values.masked_fill_(~mask[..., None], 0.0)
         return values.to(ids.device), mask.to(ids.device)
 
     def to(self, device: torch.device | str) -> Modality:

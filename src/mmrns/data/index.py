@@ -266,6 +266,36 @@ class TripleIndex(_TwoSided):
         """
         return self._sides[head].flat(self._key(anchor, r), size)
 
+    def degrees(self, head: bool) -> Int[Tensor, " E"]:
+        """How many queries of a side each entity answers."""
+        return torch.bincount(self._sides[head].targets, minlength=self.n_entities)
+
+    def answered(
+        self, entities: Int[Tensor, " P"], head: bool, size: int | None = None
+    ) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+        """All queries of a side that each entity answers, flat: `(row of the entity, key of the query)`.
+
+        Args:
+            entities: targets.
+            head: the side.
+            size: n, the sum of their `degrees`, where it is known; otherwise the host waits for the device to say it.
+
+        Returns:
+            Rows, ascending, and keys as `query_keys` has them.
+        """
+        # The queries whose target is e are the targets of all (e, r) on the other side.
+        side = self._sides[not head]
+        first = side.offsets[torch.searchsorted(side.keys, entities * self.n_relations)]
+        count = side.offsets[torch.searchsorted(side.keys, (entities + 1) * self.n_relations)] - first
+        row = torch.repeat_interleave(torch.arange(len(entities), device=entities.device), count, output_size=size)
+        position = torch.arange(len(row), device=row.device) + (first - (count.cumsum(0) - count))[row]
+        place = torch.searchsorted(side.offsets, position, right=True) - 1
+        return row, self._key(side.targets[position], side.keys[place] % self.n_relations)
+
+    def query_keys(self, batch: Batch) -> Int[Tensor, " B"]:
+        """A number for the query of each row; rows of one side have the same one only where their query is the same."""
+        return self._key(batch.anchor, batch.r)
+
     def batch_targets(
         self, batch: Batch, sizes: tuple[int, int] | None = None
     ) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:

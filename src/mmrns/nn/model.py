@@ -126,9 +126,11 @@ class Model(nn.Module):
         """Scores with each row's target replaced by its negatives."""
         match negatives:
             case OwnNegatives(ids, views=None) if (table := self.entity.table) is not None:
-                return full(self.scorer.compare_rows(lookup.query.vectors[0], table, ids))
+                scores = full(self.scorer.compare_rows(lookup.query.vectors[0], table, ids))
             case _:
-                return self.compare(lookup.query, self._candidates(negatives))
+                scores = self.compare(lookup.query, self._candidates(negatives))
+        through = negatives.through if isinstance(negatives, OwnNegatives) else None
+        return scores if through is None else scores + through
 
     def score_views(self, lookup: Lookup, negatives: Negatives | None = None) -> Float[Tensor, "B K V"]:
         """The scores of each view before they are mixed, of the negatives or, without any, of the true entity (K = 1).

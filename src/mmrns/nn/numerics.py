@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
 from typing import Any
 
@@ -23,6 +24,12 @@ def masked(values: Float[Tensor, "*n"], keep: Bool[Tensor, "*#n"]) -> Float[Tens
     Unlike with -inf a softmax over nothing has a gradient: 0.
     """
     return values.masked_fill(~keep, torch.finfo(values.dtype).min)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Inside, autocast changes no type."""
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
 class FullPrecision(torch.autograd.Function):
@@ -48,8 +55,5 @@ def _in_full(function: type[FullPrecision], *given: Any) -> Any:
         wide = torch.float32
     given = tuple(x.to(wide) if isinstance(x, Tensor) and x.is_floating_point() else x for x in given)
     apply = super(FullPrecision, function).apply
-    device = floats[0].device.type
-    if not torch.amp.is_autocast_available(device):
-        return apply(*given)
-    with torch.autocast(device, enabled=False):
+    with without_autocast(floats[0].device):
         return apply(*given)

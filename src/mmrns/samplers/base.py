@@ -95,11 +95,15 @@ class Sampler(Named, Explanation, nn.Module, ABC):
     def _apply(self: _Sampler, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _Sampler:
         """Where the sampler goes its indexes go too. Those of the graph stay where they are."""
         super()._apply(fn, recurse)
+        self.forget()
         device = fn(torch.empty(0)).device
         for name, value in list(vars(self).items()):
             if isinstance(value, TripleIndex | DomainRangeIndex):
                 setattr(self, name, value.to(device))
         return self
+
+    def forget(self) -> None:
+        """Drop what is kept from step to step only to save time, since it may lie elsewhere now. By default nothing."""
 
     def propose(self, batch: Batch, step: int) -> Int[Tensor, "B K"] | Int[Tensor, " P"]:
         """Entities to be negatives: K for each row, or one list for all rows. What is true in train may be among them.
@@ -136,6 +140,13 @@ class Sampler(Named, Explanation, nn.Module, ABC):
         Where every entity is a negative it may be asked for some of the rows at a time, and twice.
         """
         return 0.0
+
+    def foresee(self, batches: Callable[[int], Batch]) -> None:
+        """Called once by whoever trains the sampler, with the training's batches by step, on the host.
+
+        A sampler may draw for several steps at once then. The batch of a step has its number (`Batch.step`); others are
+        asked for too. By default nothing.
+        """
 
     def pretrain(self, batches: Callable[[int], Batch]) -> None:
         """Called once before the first step with the training's batches by step. By default nothing."""

@@ -32,7 +32,7 @@ class DomainRange(CandidateSampler, name="domain-range"):
 
     Args:
         graph, features, spec, seed: see `Sampler`.
-        negatives, pool, domain_range: see `CandidateSampler`.
+        negatives, pool, domain_range, hold: see `CandidateSampler`.
         pool_sampler: a sampler whose draws fill half of the pool.
         alpha: inverse temperature of the objective's self-adversarial weights.
     """
@@ -46,11 +46,13 @@ class DomainRange(CandidateSampler, name="domain-range"):
         seed: int = 0,
         negatives: PositiveInt = 32,
         pool: PositiveInt = 512,
-        domain_range: NonNegativeInt = 512,
+        domain_range: NonNegativeInt = 1024,
+        hold: PositiveInt = 10,
         pool_sampler: Inner | None = None,
         alpha: float = 1.0,
     ):
-        super().__init__(graph, features, spec, seed=seed, negatives=negatives, pool=pool, domain_range=domain_range)
+        sizes = {"negatives": negatives, "pool": pool, "domain_range": domain_range, "hold": hold}
+        super().__init__(graph, features, spec, seed=seed, **sizes)
         self.alpha = alpha
         self.fill_pool_with(pool_sampler)
 
@@ -58,7 +60,7 @@ class DomainRange(CandidateSampler, name="domain-range"):
         of_pool = self.for_the_pool(lookup, model, step)
         candidates = self.candidates(lookup.batch, step, of_pool)
         with torch.no_grad():
-            scores, _, _ = self.scores(lookup, model, candidates)
+            scores = self.scores(lookup, model, candidates)
             logits = (self.alpha * scores - candidates.log_density).masked_fill(candidates.excluded, -torch.inf)
             perturbed = logits + self.noise(logits.shape, step, logits.device)
             positions = perturbed.topk(self.negatives, dim=1).indices

@@ -12,6 +12,9 @@ from torch import Tensor
 from mmrns.nn.model import Model
 from mmrns.types import Batch, Negatives
 
+NO_MODALITY = "without a modality it compares structure alone"
+"""Why the samplers with an attention have no map of it."""
+
 
 @dataclass(frozen=True)
 class AttentionMap:

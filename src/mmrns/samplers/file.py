@@ -113,14 +113,16 @@ class File(Sampler, name="file"):
         replaced = has[:, None] & taken
         ids = torch.where(replaced, ids.index_copy(1, columns, own), ids)
         mask = None if inner.mask is None else inner.mask | replaced
-        views = None
+        views = through = None
         if isinstance(inner, OwnNegatives) and inner.views is not None:
             drawn = model.entities(ids)
             views = drawn.with_vectors(torch.where(replaced[..., None, None], drawn.vectors, inner.views.vectors))
+        if isinstance(inner, OwnNegatives) and inner.through is not None:
+            through = inner.through.masked_fill(replaced, 0.0)
         weight = inner.log_weight
         if weight is not None:
             weight = torch.where(replaced, average(weight, inner.mask)[:, None], weight)
-        return OwnNegatives(ids, views, mask=mask, log_weight=weight, trace=Trace(inner, place, replaced))
+        return OwnNegatives(ids, views, through, mask=mask, log_weight=weight, trace=Trace(inner, place, replaced))
 
     def loss(
         self,

@@ -48,33 +48,27 @@ def log_inclusion(
 
 
 def straight_through_top_k(
-    drawn: Float[Tensor, "B K width"],
-    perturbed: Float[Tensor, "B C"],
-    positions: Int[Tensor, "B K"],
-    pool: Float[Tensor, "P width"],
-    own: Float[Tensor, "B M width"] | None = None,
-) -> Float[Tensor, "B K width"]:
-    """The vectors of K draws without replacement from softmax(logits), with a gradient for the logits.
+    perturbed: Float[Tensor, "B C"], positions: Int[Tensor, "B K"], scores: Float[Tensor, "B C"]
+) -> Float[Tensor, "B K"]:
+    """Zeros, one for each of K draws without replacement from softmax(logits), with a gradient for the logits.
 
     The K largest entries of `perturbed = logits + Gumbel noise`, in falling order, follow the Plackett-Luce
     distribution: each draw is from the softmax over the candidates that are left (Kool et al., "Stochastic Beams and
-    Where to Find Them", 2019). The gradient reaches the drawn vectors as they are, and the logits as if draw k had been
-    the expectation under
+    Where to Find Them", 2019). Added to the scores of the draws, the zeros give the logits the gradient that they would
+    have if the score of draw k had been its expectation under
 
         s_k = softmax of perturbed over the candidates left at draw k
 
-    (the straight-through Gumbel-softmax of Jang et al., 2017, at temperature 1).
+    (the straight-through Gumbel-softmax of Jang et al., 2017, at temperature 1, of scores instead of vectors: what
+    another candidate would have scored is known and need not be linearised).
 
     Args:
-        drawn: the vectors of the draws, which are returned.
-        perturbed: of the P candidates that all rows share, then of the M of each row's own. Candidates that must not be
-            drawn have -inf. A row with fewer than K others draws some of them all the same; the caller masks those.
+        perturbed: of the candidates of each row. Those that must not be drawn have -inf. A row with fewer than K others
+            draws some of them all the same; the caller masks those.
         positions: where the K largest are, in falling order.
-        pool: vectors of the shared candidates.
-        own: vectors of each row's own candidates.
+        scores: of all candidates; they get no gradient.
     """
-    fixed = pool.detach(), None if own is None else own.detach()
-    return _StraightThrough.apply(drawn, perturbed, positions, *fixed)
+    return _StraightThrough.apply(perturbed, positions, scores.detach())
 
 
 def straight_through(
@@ -85,34 +79,29 @@ def straight_through(
 
 
 class _StraightThrough(FullPrecision):
-    """`straight_through` without its B x K x P tensors.
+    """The gradient of `straight_through` without its B x K x C tensors.
 
-    With w_p = exp(perturbed_p), Z_k = sum of w over the candidates left at draw k, V the vectors and G_k the gradient
+    With w_p = exp(perturbed_p), Z_k the sum of w over the candidates left at draw k, v the scores and g_k the gradient
     of draw k,
 
-        dL/dz_p = w_p sum_{k: p left at k} ( <G_k, V_p> - c_k ) / Z_k
-        c_k = <G_k, M_k>,    M_k = sum_left w_p V_p / Z_k
+        dL/dz_p = w_p sum_{k: p left at k} g_k (v_p - m_k) / Z_k,    m_k = sum_left w_p v_p / Z_k
 
-    For a candidate that is never drawn the sum runs over all k, so that it needs only `sum_k G_k / Z_k`; for those
-    drawn it is a product with the K x K weights `later_km = w_m / Z_k`, m >= k, of the draws among themselves. Every
-    ratio is formed from logarithms and is at most 1, so that nothing overflows, cancels, or vanishes because the first
-    draws outweigh what they leave. Cost: two products B x P x width instead of K times as many.
+    For a candidate that is never drawn the sum runs over all k, so that it needs only `sum_k g_k / Z_k` and
+    `sum_k g_k m_k / Z_k`; for those drawn it is a product with the K x K weights `later_km = w_m / Z_k`, m >= k, of the
+    draws among themselves. Every ratio is formed from logarithms and is at most 1, so that nothing overflows, cancels,
+    or vanishes because the first draws outweigh what they leave.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, drawn: Tensor, perturbed: Tensor, positions: Tensor, pool: Tensor, own: Tensor | None
-    ) -> Tensor:
-        ctx.save_for_backward(drawn, perturbed, positions, pool, own)
-        return drawn.clone()
+    def forward(ctx: Any, perturbed: Tensor, positions: Tensor, scores: Tensor) -> Tensor:
+        ctx.save_for_backward(perturbed, positions, scores)
+        return scores.new_zeros(positions.shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (g,) = gradients
-        vectors, perturbed, positions, pool, own = ctx.saved_tensors
-        if not ctx.needs_input_grad[1]:
-            return g, None, None, None, None
-        drawn = perturbed.gather(1, positions)
+        perturbed, positions, scores = ctx.saved_tensors
+        drawn, of_drawn = perturbed.gather(1, positions), scores.gather(1, positions)
         rest = perturbed.scatter(1, positions, -torch.inf)
         highest = rest.amax(1, keepdim=True).clamp(min=torch.finfo(rest.dtype).min)
         w = rest.sub_(highest).exp_()
@@ -123,16 +112,9 @@ class _StraightThrough(FullPrecision):
         # A row that runs out of candidates has nothing left to weigh: its 1/Z is taken as 0.
         log_z = log_z.masked_fill_(log_z == -torch.inf, torch.inf)
         later = (drawn[:, None] - log_z[..., None]).exp_().triu_()
-        share = (log_rest - log_z).exp_()[..., None]
-        expected = w[:, : len(pool)] @ pool
-        if own is not None:
-            expected += (w[:, None, len(pool) :] @ own).squeeze(1)
-        mean = share * expected[:, None] + later @ vectors
-        c = (g * mean).sum(2, keepdim=True)
-        shared = (share * g).sum(1)
-        along = shared @ pool.T
-        if own is not None:
-            along = torch.cat([along, (own @ shared[..., None]).squeeze(2)], dim=1)
-        grad_perturbed = w * (along - (share * c).sum(1))
-        grad_drawn = ((later.mT @ g) * vectors).sum(2) - (later.mT @ c).squeeze(2)
-        return g, grad_perturbed.scatter_(1, positions, grad_drawn), None, None, None
+        share = (log_rest - log_z).exp_()
+        mean = share * (w * scores).sum(1, keepdim=True) + (later @ of_drawn[..., None]).squeeze(2)
+        c = g * mean
+        grad = w * (scores * (share * g).sum(1, keepdim=True) - (share * c).sum(1, keepdim=True))
+        of_later = later.mT @ torch.stack([g, c], dim=2)
+        return grad.scatter_(1, positions, of_later[..., 0] * of_drawn - of_later[..., 1]), None, None

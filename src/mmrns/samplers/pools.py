@@ -86,11 +86,40 @@ def place_in(pool: Int[Tensor, " P"], entities: Int[Tensor, "*n"]) -> Int[Tensor
     return torch.where(ordered[found] == entities, order[found], len(pool))
 
 
-def true_in_pool(index: TripleIndex, batch: Batch, pool: Int[Tensor, " P"]) -> Bool[Tensor, "B P"]:
-    """Which entities of a pool are true for each row, scattered from the index of train."""
-    # One column more than the pool takes the true entities that are not in it.
-    true = torch.zeros(len(batch), len(pool) + 1, dtype=torch.bool, device=pool.device)
-    row, entity = index.batch_targets(batch, batch.n_true)
-    # A value of the device: writing a Python number would copy it there, for which the host waits.
-    true.index_put_((row, place_in(pool, entity)), true.new_ones(()))
-    return true[:, :-1]
+@dataclass(frozen=True)
+class PoolAnswers:
+    """Which queries of train the entities of a pool answer: far fewer than all that is true for a batch.
+
+    Attributes:
+        size: P.
+        rows, keys: of the tail side and of the head side, see `TripleIndex.answered`.
+    """
+
+    size: int
+    rows: tuple[Int[Tensor, " n"], Int[Tensor, " m"]]
+    keys: tuple[Int[Tensor, " n"], Int[Tensor, " m"]]
+
+    @classmethod
+    def of(cls, index: TripleIndex, pool: Int[Tensor, " P"], sizes: tuple[int, int] | None = None) -> PoolAnswers:
+        """The answers of a pool, and how many queries of either side they answer in all, where that is known."""
+        tails, heads = (index.answered(pool, head, None if sizes is None else sizes[head]) for head in (False, True))
+        return cls(len(pool), (tails[0], heads[0]), (tails[1], heads[1]))
+
+    def among(self, index: TripleIndex, batch: Batch) -> Bool[Tensor, "B P"]:
+        """Which entities of the pool are true for each row."""
+        parts: list[Tensor] = []
+        keys = index.query_keys(batch)
+        for head, rows in batch.sides:
+            n = rows.stop - rows.start
+            if not n:
+                continue
+            # The first of the rows with a query stands for all of them.
+            ordered, order = keys[rows].sort(stable=True)
+            at = torch.searchsorted(ordered, self.keys[head]).clamp(max=n - 1)
+            # One row more takes what is asked by none.
+            at = torch.where(ordered[at] == self.keys[head], order[at], n)
+            true = torch.zeros(n + 1, self.size, dtype=torch.bool, device=keys.device)
+            # A value of the device: writing a Python number would copy it there, for which the host waits.
+            true.index_put_((at, self.rows[head]), true.new_ones(()))
+            parts.append(true.index_select(0, order[torch.searchsorted(ordered, keys[rows])]))
+        return torch.cat(parts) if parts else keys.new_zeros((0, self.size), dtype=torch.bool)

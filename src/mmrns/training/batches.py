@@ -14,6 +14,9 @@ from mmrns.errors import UsageError
 from mmrns.rng import generator
 from mmrns.types import Batch, SidePolicy
 
+_KEPT = 64
+"""Batches that are not made again when they are asked for again."""
+
 
 class Batches:
     """The stream of training batches. The batch of a step is a function of (seed, step), so a resume replays nothing.
@@ -56,7 +59,9 @@ class Batches:
         subsampling = subsampling and not queries
         self.weight = subsampling_weight(graph) if subsampling else torch.ones(len(graph.train))
         self.head_probability = graph.head_probability if sides == "bernoulli" else None
-        self._order = lru_cache(maxsize=2)(self._permutation)
+        # Whoever draws for several steps at once looks some steps ahead, perhaps into the next epoch.
+        self._order = lru_cache(maxsize=4)(self._permutation)
+        self._kept = lru_cache(maxsize=_KEPT)(self._at)
 
     @property
     def per_pass(self) -> int:
@@ -76,6 +81,9 @@ class Batches:
 
     def at(self, step: int) -> Batch:
         """The batch of one step (from 0), on the host."""
+        return self._kept(step)
+
+    def _at(self, step: int) -> Batch:
         epoch, within = divmod(step, self.per_epoch)
         start = within // 2 * self.size
         second = within % 2 == 1
@@ -87,7 +95,7 @@ class Batches:
             coin = torch.rand(len(rows), generator=generator(self.seed, "side", step))
             head = coin < self.head_probability[triples[:, 1]]
         batch = Batch.of(triples, head, self.weight[rows])
-        return replace(batch, n_true=self.index.batch_counts(batch))
+        return replace(batch, n_true=self.index.batch_counts(batch), step=step)
 
     def split(self, step: int, size: int) -> list[Batch]:
         """The batch of one step in batches of at most so many rows each, in the same order."""

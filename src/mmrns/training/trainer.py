@@ -67,6 +67,7 @@ class Trainer:
         self.objective, self.regularizer = objective, regularizer
         self.optimizer, self.batches, self.device, self.autocast = optimizer, batches, device, autocast
         self.memory_mb = memory_mb
+        sampler.foresee(batches.at)
         self._refuse_unfit()
 
     def _refuse_unfit(self) -> None:

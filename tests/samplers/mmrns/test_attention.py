@@ -189,9 +189,46 @@ def test_every_parameter_gets_a_gradient() -> None:
         assert parameter.grad.abs().sum() > 0, name
 
 
-@pytest.mark.parametrize(("tokens", "widths"), [((), ()), ((1, 2, 3), (1, 2, 3)), ((1, 2), (3,))])
-def test_one_or_two_modalities(tokens: tuple[int, ...], widths: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="one or two modalities"):
+@torch.no_grad()
+@pytest.mark.parametrize("folded", [False, True])
+def test_of_three_modalities_each_is_guided_by_the_tokens_of_the_others(folded: bool) -> None:
+    torch.manual_seed(3)
+    shapes = [(4, 7), (3, 2), (2, 6)]
+    kca = KnowledgeGuidedAttention(*zip(*shapes, strict=True), RELATION, WIDTH).double()
+    relations = torch.randn(R, RELATION, dtype=torch.float64)
+    masks = [torch.rand(N, length) < 0.7 for length, _ in shapes]
+    tokens = [kca.encode(m, torch.randn(N, *shapes[m], dtype=torch.float64), mask) for m, mask in enumerate(masks)]
+    found = kca.outer(relations, kca.terms(tokens, n_relations=MANY * folded))
+    paired = kca.paired(relations[torch.arange(N) % R], tokens)
+    for m in range(3):
+        others = [k for k in range(3) if k != m]
+        guide = torch.cat([tokens[k].values for k in others], dim=1)
+        there = torch.cat([masks[k] for k in others], dim=1)
+        for u in range(R):
+            gate = torch.sigmoid(kca.gate[m](relations[u]))
+            shape = shapes[m][0], guide.shape[1]
+            # Row by row, the read tokens first, of the first modality; the guiding ones first, of all others.
+            gate = gate.view(*shape) if m == 0 else gate.view(*shape[::-1]).T
+            for n in range(N):
+                read, asks = tokens[m].values[n], guide[n]
+                rows: list[Tensor] = []
+                for k in range(guide.shape[1]):
+                    c = torch.stack([i @ asks[k] for i in read])
+                    present = c.masked_fill(~masks[m][n], -torch.inf) if masks[m][n].any() else torch.zeros_like(c)
+                    attended = layer_norm(kca, torch.softmax(present, 0) @ read)
+                    guided = layer_norm(kca, (gate[:, k] * c) @ read) if there[n, k] else 0.0
+                    rows.append(guided + attended)
+                y = kca.out[m](torch.cat(rows))
+                torch.testing.assert_close(found[m][u, n], y, rtol=1e-9, atol=1e-9)
+                if n % R == u:
+                    torch.testing.assert_close(paired[m][n], y, rtol=1e-9, atol=1e-9)
+    names = [(a.reads, a.guide) for a in kca.maps(relations[torch.arange(N) % R], tokens, ["a", "b", "c"])]
+    assert names == [("a", "b + c"), ("b", "a + c"), ("c", "a + b")]
+
+
+@pytest.mark.parametrize(("tokens", "widths"), [((), ()), ((1, 2), (3,))])
+def test_at_least_one_modality_and_as_many_widths(tokens: tuple[int, ...], widths: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="at least one modality"):
         KnowledgeGuidedAttention(tokens, widths, 4, 5)
 
 

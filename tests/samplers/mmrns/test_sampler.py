@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -17,7 +16,7 @@ from mmrns.samplers.domain_range import DomainRange
 from mmrns.samplers.gumbel import log_inclusion
 from mmrns.samplers.mmrns.proposal import Trace
 from mmrns.samplers.mmrns.sampler import Mmrns
-from mmrns.samplers.mmrns.similarity import GuidedSimilarity
+from mmrns.training.batches import Batches
 from mmrns.types import Batch, OwnNegatives
 
 DIM = 6
@@ -52,7 +51,8 @@ def test_attention_is_trained_in_two_steps_of_each_refresh(toy: Dataset) -> None
         s_neg = model.score_against(model.lookup(batch), negatives)
         loss = sampler.loss(model.lookup(batch), negatives, s_neg[:, 0], s_neg, model, step)
         trained.append(isinstance(loss, Tensor) and loss.requires_grad)
-        assert (negatives.views is not None) == trained[-1]
+        assert (negatives.through is not None) == trained[-1]
+        assert negatives.views is None
     assert trained == [True, True, False, False, False] * 2
 
 
@@ -81,46 +81,6 @@ def test_other_positives_answer_the_same_query(toy: Dataset) -> None:
         assert (f == x) != known
     assert has.any()
     assert not has.all()
-
-
-@pytest.mark.parametrize("step", [0, 5])
-def test_the_bound_is_on_what_is_represented(toy: Dataset, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    model, sampler = _build(toy)
-    batch, represented, asked = _batch(toy, 23), list[int](), list[tuple[int, ...]]()
-    represent, fits = GuidedSimilarity.represent, GuidedSimilarity.fits
-
-    def counted(self: GuidedSimilarity, relations: Tensor, entities: Tensor, *more: Any, **options: Any) -> Any:
-        represented.append(len(entities))
-        return represent(self, relations, entities, *more, **options)
-
-    def told(self: GuidedSimilarity, *counts: int) -> bool:
-        asked.append(counts)
-        return fits(self, *counts)
-
-    monkeypatch.setattr(GuidedSimilarity, "represent", counted)
-    monkeypatch.setattr(GuidedSimilarity, "fits", told)
-    c = sampler.draw(model.lookup(batch), model, step).trace.candidates
-    # Targets and candidates of its own, and every other step another positive, too.
-    assert len(represented) == (3 if step == 0 else 2)
-    assert asked == [(sum(represented), len(c.pool), len(batch.relations), 23 * c.typed.shape[1])]
-
-
-def test_a_candidate_without_a_modality_is_as_likely_as_the_rows_mean(toy: Dataset) -> None:
-    model, sampler = _build(toy, modalities=["image"])
-    batch = _batch(toy)
-    c = sampler.candidates(batch, 0)
-    similarities, pmi, _ = sampler.pmi(batch, c, None, model)
-    image = similarities["image"]
-    assert not image.candidate.all()
-    assert not image.target.all()
-    ids = c.ids(torch.arange(pmi.shape[1]).expand_as(pmi))
-    has = toy.features["image"].gather(ids.flatten())[1].any(1).view_as(ids)
-    for row in range(len(batch)):
-        if not image.target[row]:
-            assert (pmi[row] == 0).all()
-        elif not has[row].all():
-            mean = pmi[row][has[row]].mean()
-            torch.testing.assert_close(pmi[row][~has[row]], mean.expand(int((~has[row]).sum())))
 
 
 def test_missing_equals_removed(toy: Dataset) -> None:
@@ -161,35 +121,162 @@ def test_absent_values_do_not_matter(toy: Dataset) -> None:
     torch.testing.assert_close(logits[0], logits[1], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("modalities", [[], ["text"], ["text", "image"]])
-def test_any_number_of_modalities_up_to_two(toy: Dataset, modalities: list[str]) -> None:
-    model, sampler = _build(toy, modalities=modalities)
+@pytest.mark.parametrize("modalities", [[], ["text"], ["text", "image"], ["sound", "text", "image"]])
+def test_any_number_of_modalities(toy: Dataset, modalities: list[str]) -> None:
+    values = torch.randn(20, 3, 2, generator=torch.Generator().manual_seed(0))
+    sound = Modality(values, torch.ones(20, 3).bool(), torch.arange(40) - 20)
+    model, sampler = _build(toy, Features({**toy.features, "sound": sound}), modalities=modalities)
     batch = _batch(toy)
+    assert list(sampler.evidence(batch, torch.arange(3), model).similarities) == (modalities or ["structure"])
     negatives = sampler.draw(model.lookup(batch), model, 0)
-    assert list(negatives.trace.more.similarities) == (modalities or ["structure"])
     s_neg = model.score_against(model.lookup(batch), negatives)
     loss = s_neg.sum() + sampler.loss(model.lookup(batch), negatives, s_neg[:, 0], s_neg, model, 0)
     loss.backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in sampler.parameters())
 
 
-def test_three_modalities_have_to_be_chosen(toy: Dataset) -> None:
-    third = Modality(torch.zeros(1, 1, 2), torch.ones(1, 1).bool(), torch.full((40,), -1))
-    features = Features({**toy.features, "sound": third})
-    with pytest.raises(UsageError, match=r"sampler\.modalities"):
-        _build(toy, features)
+def test_an_unknown_modality_is_refused(toy: Dataset) -> None:
     with pytest.raises(UsageError, match="did you mean 'image'"):
-        _build(toy, features, modalities=["imag"])
+        _build(toy, modalities=["imag"])
 
 
-def test_it_says_before_training_what_a_step_holds(toy: Dataset) -> None:
+def test_it_says_before_training_what_a_block_holds(toy: Dataset) -> None:
     batch = _batch(toy)
-    (line,) = _build(toy)[1].notes(batch)
-    assert f"({len(batch.relations)} relations, 30 candidates)" in line
-    assert "chunks" not in line
-    (line,) = _build(toy, memory_mb=0)[1].notes(batch)
-    assert "more than sampler.memory_mb=0" in line
-    assert _build(toy, modalities=[])[1].notes(batch)[0] == "No modality: the mmrns sampler compares structure alone."
+
+    def notes(**options: object) -> list[str]:
+        _, sampler = _build(toy, **options)
+        sampler.foresee(lambda step: batch)
+        return sampler.notes(batch)
+
+    assert notes() == ["What a block of 10 steps reads holds up to 0 MiB."]
+    assert notes(hold=10_000_000)[0].startswith("What a block of 10000000 steps reads would hold up to 31,")
+    assert "every step reads for itself" in notes(memory_mb=0)[0]
+    assert notes(hold=1) == []
+    assert notes(modalities=[]) == ["No modality: the mmrns sampler compares structure alone."]
+
+
+@torch.no_grad()
+def expected_pmi(model: Model, sampler: Mmrns, batch: Batch, ids: Tensor, pool: Tensor) -> Tensor:
+    """Pair by pair, each entity under its own relation, by the docstrings."""
+    information = sampler.information
+    a = information.term_width
+
+    def read(r: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+        encoded = information.encode(sampler.given(model, e[None]))
+        relations = sampler.relations(model, r[None])
+        return information.read(relations, encoded)[0], encoded.present[0]
+
+    rows: list[list[float]] = []
+    for b in range(len(batch)):
+        r = batch.r[b]
+        x, x_has = read(r, batch.target[b])
+        t = torch.nn.functional.softplus(information.scale(sampler.relations(model, r)))
+        of_pool = [read(r, e) for e in pool]
+        row: list[float] = []
+        for e in ids[b]:
+            y, has = read(r, e)
+            total = 0.0
+            for m in range(len(information.terms)):
+                part = slice(m * a, (m + 1) * a)
+                have = [vector[part] for vector, there in of_pool if there[m]]
+                other = y[part] if has[m] else torch.stack(have).mean(0)
+                total += float(t[m] * (x[part] @ other)) * bool(x_has[m])
+            row.append(total)
+        rows.append(row)
+    return torch.tensor(rows)
+
+
+@pytest.mark.parametrize("memory_mb", [1024, 0])
+@pytest.mark.parametrize("modalities", [["text", "image"], ["image"], []])
+def test_pmi_is_that_of_the_formula(toy: Dataset, modalities: list[str], memory_mb: int) -> None:
+    model, sampler = _build(toy, modalities=modalities, memory_mb=memory_mb, pool=11, domain_range=20)
+    with torch.no_grad():
+        for parameter in sampler.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    batch = _batch(toy, 12)
+    c = sampler.candidates(batch, 0)
+    columns = torch.arange(c.excluded.shape[1]).expand_as(c.excluded)
+    found = sampler.pmi(batch, c, model, 0)
+    expected = expected_pmi(model, sampler, batch, c.ids(columns), c.pool)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    # And so is that of the lesson, of all rows and candidates, but for the mean, which is over what is there.
+    everything = _build(toy, modalities=modalities, columns=11, pool=11, domain_range=20)[1]
+    everything.load_state_dict(sampler.state_dict())
+    lesson = everything.lesson(batch, c, model, 0)
+    assert lesson is not None
+    has = torch.ones_like(c.excluded)
+    for name in modalities:
+        has &= toy.features[name].present[c.ids(columns)] | ~toy.features[name].present[batch.target][:, None]
+    assert lesson.columns.tolist() == list(range(c.excluded.shape[1]))
+    torch.testing.assert_close(lesson.pmi.detach()[has], expected[has], rtol=1e-4, atol=1e-4)
+    assert torch.equal(lesson.excluded, c.excluded)
+    torch.testing.assert_close(lesson.log_density, c.log_density)
+
+
+def test_a_lesson_is_an_unbiased_sample_of_the_pool(toy: Dataset) -> None:
+    """Sums over its candidates, each divided by how often it is one, are those over all entities."""
+    model, sampler = _build(toy, pool=20, columns=6, rows=4, refresh=1, hold=1)
+    batch = _batch(toy, 8)
+    rows = torch.arange(4) * 2
+    weight = torch.arange(40.0) ** 2
+    sums = torch.zeros(300, 4)
+    for step in range(300):
+        c = sampler.candidates(batch, step)
+        lesson = sampler.lesson(batch, c, model, step)
+        assert lesson is not None
+        assert torch.equal(lesson.rows, rows)
+        ids = c.ids(torch.arange(c.excluded.shape[1]).expand_as(c.excluded))[rows][:, lesson.columns]
+        sums[step] = (weight[ids] / lesson.log_density.exp() * ~lesson.excluded).sum(1)
+    false = ~toy.graph.train_index.batch_contains(batch, torch.arange(40))[rows]
+    error = sums.std(0) / 300**0.5
+    assert ((sums.mean(0) - (weight * false).sum(1)).abs() < 5 * error).all()
+
+
+def test_what_is_read_ahead_is_what_a_step_would_read(toy: Dataset) -> None:
+    batches = Batches(toy.graph, size=16, seed=1)
+    model, sampler = _build(toy, hold=4, pool=11)
+    alone = _build(toy, hold=4, pool=11)[1]
+    sampler.foresee(batches.at)
+    asked: list[Tensor] = []
+    for step in range(8):
+        batch = batches.at(step)
+        lookup = model.lookup(batch)
+        expected = alone.pmi(batch, alone.candidates(batch, step), model, step)
+        found = sampler.draw(lookup, model, step).trace.more.pmi
+        torch.testing.assert_close(found, expected)
+        asked.append(found)
+    # What is learnt meanwhile is read with from the next block on; a batch that is not the step's is read at once.
+    with torch.no_grad():
+        for p in sampler.parameters():
+            p.mul_(1.5)
+    later = sampler.draw(model.lookup(batches.at(7)), model, 7).trace.more.pmi
+    assert torch.equal(later, asked[7])
+    other = replace(batches.at(7), step=None)
+    assert not torch.allclose(sampler.draw(model.lookup(other), model, 7).trace.more.pmi, asked[7])
+    with torch.no_grad():
+        assert torch.equal(sampler.draw(model.lookup(batches.at(7)), model, 7).trace.more.pmi, asked[7])
+        held = {name: value.clone() for name, value in sampler.state_dict().items()}
+        sampler.draw(model.lookup(batches.at(8)), model, 8)
+        assert all(torch.equal(value, held[name]) for name, value in sampler.state_dict().items())
+    sampler.draw(model.lookup(batches.at(8)), model, 8)
+    assert int(sampler.held_block) == 2
+
+
+def test_a_block_is_read_again_where_it_was_stored(toy: Dataset) -> None:
+    """Within a block, after the attention has learnt: what is loaded reads with what the block began with."""
+    batches = Batches(toy.graph, size=16, seed=1)
+    model, sampler = _build(toy, hold=4)
+    sampler.foresee(batches.at)
+    sampler.draw(model.lookup(batches.at(4)), model, 4)
+    with torch.no_grad():
+        for p in [*sampler.parameters(), *model.parameters()]:
+            p.mul_(1.5)
+    expected = sampler.draw(model.lookup(batches.at(6)), model, 6).trace.more.pmi
+    other = _build(toy, hold=4)[1]
+    other.foresee(batches.at)
+    other.load_state_dict(sampler.state_dict())
+    assert torch.equal(other.draw(model.lookup(batches.at(6)), model, 6).trace.more.pmi, expected)
 
 
 def test_without_the_discount_the_draw_is_that_of_domain_and_range(toy: Dataset) -> None:
@@ -211,12 +298,11 @@ def test_ablations_leave_one_part_out(toy: Dataset) -> None:
         assert isinstance(negatives, OwnNegatives)
         s_neg = model.score_against(lookups[name], negatives)
         found[name] = negatives, sampler.loss(lookups[name], negatives, s_neg[:, 0], s_neg, model, 0), sampler
-    assert [found[name][0].views is None for name in found] == [False, False, True, False]
+    assert [found[name][0].through is None for name in found] == [False, False, True, False]
     assert [found[name][0].log_weight is None for name in found] == [False, False, False, True]
     assert [isinstance(found[name][1], float) for name in found] == [False, True, False, False]
     sampler = found["guidance"][2]
-    relations = sampler.similarity.relations(_batch(toy), Model(TransE(DIM, 1.0), 40, 5))
-    assert not relations.any()
+    assert not sampler.relations(Model(TransE(DIM, 1.0), 40, 5), torch.arange(5)).any()
 
 
 @pytest.mark.parametrize("discount", [0.25, 2.0])
@@ -224,7 +310,7 @@ def test_weights_take_out_the_draw_and_leave_the_debiasing(toy: Dataset, discoun
     """log_weight = -(ln inclusion + ln pi + discount pmi), each from what the draw leaves behind."""
     model, sampler = _build(toy, discount=discount)
     with torch.no_grad():
-        sampler.scale.bias.fill_(1.0)
+        sampler.information.scale.bias.fill_(1.0)
     batch = _batch(toy)
     for step in (0, 5):
         drawn = sampler.draw(model.lookup(batch), model, step)
@@ -241,7 +327,7 @@ def test_weights_take_out_the_draw_and_leave_the_debiasing(toy: Dataset, discoun
         torch.testing.assert_close(drawn.log_weight[drawn.mask], expected[drawn.mask])
         # And the draw itself: q ~ exp(alpha s) / (pi exp(pmi)^discount).
         with torch.no_grad():
-            scores, _, _ = sampler.scores(model.lookup(batch), model, trace.candidates)
+            scores = sampler.scores(model.lookup(batch), model, trace.candidates)
         q = sampler.alpha * scores - trace.candidates.log_density - discount * pmi
         allowed = ~trace.candidates.excluded
         torch.testing.assert_close(logits[allowed], q[allowed])

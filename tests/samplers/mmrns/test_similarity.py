@@ -16,31 +16,26 @@ from mmrns.nn.scorers import TransE
 from mmrns.rng import seeded
 from mmrns.samplers.mmrns.attention import KnowledgeGuidedAttention
 from mmrns.samplers.mmrns.published import MmrnsPublished
-from mmrns.samplers.mmrns.sampler import Mmrns
 from mmrns.samplers.mmrns.similarity import Similarity
 from mmrns.types import Batch
 
 DIM = 6
 
 
-def _build(
-    toy: Dataset, cls: type[Mmrns] | type[MmrnsPublished], memory_mb: int
-) -> tuple[Model, Mmrns | MmrnsPublished]:
+def _build(toy: Dataset, memory_mb: int) -> tuple[Model, MmrnsPublished]:
     with seeded(0, "test"):
         model = Model(TransE(DIM, 1.0), len(toy.graph.entities), len(toy.graph.relations))
         settings = {"negatives": 4, "pool": 30, "width": 8, "gate_width": 9, "memory_mb": memory_mb}
-        return model, cls(toy.graph, toy.features, model.spec, **settings)
+        return model, MmrnsPublished(toy.graph, toy.features, model.spec, **settings)
 
 
 @pytest.mark.parametrize("relations", [1, 5])
 @pytest.mark.parametrize("memory_mb", [0, 1024])
-@pytest.mark.parametrize("cls", [Mmrns, MmrnsPublished])
 def test_folded_and_chunked_similarities_equal_the_direct_ones(
     toy: Dataset,
     monkeypatch: pytest.MonkeyPatch,
     relations: int,
     memory_mb: int,
-    cls: type[Mmrns] | type[MmrnsPublished],
 ) -> None:
     """In float64, with gradients: one relation or all, in one piece or a relation at a time with recomputation."""
     monkeypatch.setattr(KnowledgeGuidedAttention, "folds", lambda self, modality, n_relations: n_relations > 0)
@@ -51,7 +46,7 @@ def test_folded_and_chunked_similarities_equal_the_direct_ones(
     assert len(batch.relations) == relations
     outcomes: list[tuple[dict[str, Similarity], list[Tensor]]] = []
     for direct in (True, False):
-        model, sampler = _build(toy, cls, memory_mb=1024 if direct else memory_mb)
+        model, sampler = _build(toy, memory_mb=1024 if direct else memory_mb)
         model.double()
         sampler.double()
         found = sampler.similarity(batch, sampler.pool(0), model, direct=direct)
@@ -68,14 +63,11 @@ def test_folded_and_chunked_similarities_equal_the_direct_ones(
 
 
 @pytest.mark.parametrize("memory_mb", [0.3, 0.05, 0])
-@pytest.mark.parametrize("cls", [Mmrns, MmrnsPublished])
-def test_a_draw_and_its_gradients_are_the_same_under_any_bound(
-    toy: Dataset, cls: type[Mmrns] | type[MmrnsPublished], memory_mb: float
-) -> None:
+def test_a_draw_and_its_gradients_are_the_same_under_any_bound(toy: Dataset, memory_mb: float) -> None:
     batch = Batch.of(toy.graph.train[:60], torch.arange(60) % 2 == 0)
     outcomes: list[tuple[Tensor, list[Tensor]]] = []
     for bound in (1024, memory_mb):
-        model, sampler = _build(toy, cls, memory_mb=1024)
+        model, sampler = _build(toy, memory_mb=1024)
         model.double()
         sampler.double()
         sampler.similarity.memory_mb = bound
@@ -92,8 +84,7 @@ def test_a_draw_and_its_gradients_are_the_same_under_any_bound(
 
 
 @pytest.mark.parametrize(("n_relations", "image", "text"), [(40, 24, 4), (2, 49, 16)])
-@pytest.mark.parametrize("cls", [Mmrns, MmrnsPublished])
-def test_the_bound_is_kept(cls: type[Mmrns] | type[MmrnsPublished], n_relations: int, image: int, text: int) -> None:
+def test_the_bound_is_kept(n_relations: int, image: int, text: int) -> None:
     n, g = 400, torch.Generator().manual_seed(0)
     train = torch.stack([torch.randint(size, (300,), generator=g) for size in (n, n_relations, n)], dim=1)
     names = Vocabulary([f"e{i:03d}" for i in range(n)]), Vocabulary([f"r{i:03d}" for i in range(n_relations)])
@@ -107,7 +98,7 @@ def test_the_bound_is_kept(cls: type[Mmrns] | type[MmrnsPublished], n_relations:
     model = Model(TransE(16, 1.0), n, n_relations)
     peaks: dict[int, float] = {}
     for bound in (1024, 16):
-        sampler = cls(graph, Features(modalities), model.spec, negatives=4, pool=300, memory_mb=bound)
+        sampler = MmrnsPublished(graph, Features(modalities), model.spec, negatives=4, pool=300, memory_mb=bound)
         with LiveMemory() as memory:
             lookup = model.lookup(batch)
             drawn = sampler.draw(lookup, model, 0)
@@ -123,7 +114,7 @@ def test_the_bound_is_kept(cls: type[Mmrns] | type[MmrnsPublished], n_relations:
 
 @pytest.mark.parametrize("n_relations", [1, 5, 40])
 def test_the_terms_of_an_entity_take_as_much_as_is_estimated(toy: Dataset, n_relations: int) -> None:
-    similarity, pool = _build(toy, Mmrns, memory_mb=1024)[1].similarity, torch.arange(40)
+    similarity, pool = _build(toy, memory_mb=1024)[1].similarity, torch.arange(40)
     attention = similarity.attention
     assert attention is not None
     with LiveMemory() as memory:

@@ -22,6 +22,11 @@ class Tokens:
     values: Float[Tensor, "n L a"]
     mask: Bool[Tensor, "n L"]
 
+    @staticmethod
+    def concatenate(parts: Sequence[Tokens]) -> Tokens:
+        """The tokens of several modalities, one after the other."""
+        return Tokens(torch.cat([t.values for t in parts], dim=1), torch.cat([t.mask for t in parts], dim=1))
+
 
 @dataclass(frozen=True)
 class Folded:
@@ -49,8 +54,7 @@ class Folded:
 
 @dataclass(frozen=True)
 class EntityTerms:
-    """The part of one modality's y that depends on the entities alone: L tokens are read, M of the other modality
-    guide.
+    """The part of one modality's y that depends on the entities alone: L tokens are read, M of the others guide.
 
     Attributes:
         modality: which of the attention's modalities is read.
@@ -70,22 +74,23 @@ class EntityTerms:
 
 
 class KnowledgeGuidedAttention(nn.Module):
-    """KCA reads the tokens of two modalities of an entity under the guidance of a relation, in both directions.
+    """KCA reads the tokens of an entity's modalities under the guidance of a relation, each modality as the others ask.
 
-    With projected tokens I_j (first modality, j = 1..L1) and T_k (second, k = 1..L2) of an entity, their affinities
-    C_jk = <I_j, T_k>, and gates g1, g2 = sigmoid(W_g r + b_g) of the relation, both viewed L1 x L2:
+    Of two modalities, with projected tokens I_j (first, j = 1..L1) and T_k (second, k = 1..L2) of an entity, their
+    affinities C_jk = <I_j, T_k>, and gates g1, g2 = sigmoid(W_g r + b_g) of the relation, both viewed L1 x L2:
 
         first:  X_k = LN( sum_j g1_jk C_jk I_j ) + LN( sum_j softmax_j(C_jk) I_j ),   y1 = W_1 [X_1 .. X_L2] + b_1
         second: Z_j = LN( sum_k g2_jk C_jk T_k ) + LN( sum_k softmax_k(C_jk) T_k ),   y2 = W_2 [Z_1 .. Z_L1] + b_2
 
-    (Xu et al., MMRNS, ACM MM 2022, section 4.2, after the authors' code; one LayerNorm is shared.) With a single
+    (Xu et al., MMRNS, ACM MM 2022, section 4.2, after the authors' code; one LayerNorm is shared.) Of more than two,
+    each modality is guided by the tokens of all others, one after the other: T is then their list. With a single
     modality the attention is over the entity itself: I = T, and there is only y1.
 
     Missing tokens: an absent token has no attention weight; where the guiding token is absent, attention is the mean of
     the present tokens and the guided term is 0.
 
     Args:
-        tokens: L of each modality (one or two of them).
+        tokens: L of each modality.
         widths: D of each modality.
         relation_width: width of a relation vector.
         width: a, the width of projected tokens and of y.
@@ -93,29 +98,32 @@ class KnowledgeGuidedAttention(nn.Module):
 
     def __init__(self, tokens: tuple[int, ...], widths: tuple[int, ...], relation_width: int, width: int):
         super().__init__()
-        if len(tokens) not in (1, 2) or len(tokens) != len(widths):
-            raise ValueError(f"one or two modalities, got tokens {tokens} and widths {widths}")
-        n = len(tokens)
-        self.tokens, self.widths, self.width = (tokens[0], tokens[-1]), widths, width
+        if not tokens or len(tokens) != len(widths):
+            raise ValueError(f"at least one modality, as many tokens as widths: got {tokens} and {widths}")
+        self.tokens, self.widths, self.width = tokens, widths, width
+        guides = [self._counts(m)[1] for m in range(len(tokens))]
         self.project = nn.ModuleList(nn.Linear(w, width) for w in widths)
-        self.gate = nn.ModuleList(nn.Linear(relation_width, tokens[0] * tokens[-1]) for _ in range(n))
-        self.out = nn.ModuleList(nn.Linear(tokens[n - 1 - m] * width, width) for m in range(n))
+        self.gate = nn.ModuleList(nn.Linear(relation_width, n * m) for n, m in zip(tokens, guides, strict=True))
+        self.out = nn.ModuleList(nn.Linear(m * width, width) for m in guides)
         self.norm = nn.LayerNorm(width)
 
     @property
     def n_modalities(self) -> int:
-        """One or two."""
-        return len(self.project)
+        """How many modalities are read."""
+        return len(self.tokens)
 
     def encode(self, modality: int, values: Float[Tensor, "n L D"], mask: Bool[Tensor, "n L"]) -> Tokens:
-        """Project raw tokens; absent ones become exactly zero."""
+        """Project raw tokens; absent ones become exactly zero, whatever they are."""
         projected = leaky_relu(self.project[modality](values.to(self.norm.weight.dtype)), 0.1)
-        return Tokens(projected * mask[..., None], mask)
+        return Tokens(projected.masked_fill(~mask[..., None], 0.0), mask)
 
     def gates(self, relations: Float[Tensor, "*R relation_width"]) -> list[Float[Tensor, "*R _ _"]]:
         """Relation gates of each modality, between 0 and 1, as [.. read token, guiding token]."""
-        gates = [torch.sigmoid(gate(relations)).unflatten(-1, self.tokens) for gate in self.gate]
-        return [gates[0], *(gate.mT for gate in gates[1:])]
+        gates = [torch.sigmoid(gate(relations)) for gate in self.gate]
+        # As in the authors' code, the gates of two modalities both list the tokens of the first one first.
+        first = gates[0].unflatten(-1, self._counts(0))
+        others = [g.unflatten(-1, self._counts(m)[::-1]).mT for m, g in enumerate(gates[1:], 1)]
+        return [first, *others]
 
     def outer(
         self,
@@ -154,12 +162,23 @@ class KnowledgeGuidedAttention(nn.Module):
             n_relations: relations that the terms will be combined with; where that is cheaper they are folded.
             omit_first_norm: see `paired`.
         """
-        first, second = tokens[0], tokens[-1]
-        affinity = torch.einsum("nja,nka->njk", first.values, second.values)
-        terms = [self._terms(0, affinity, first, second, n_relations, omit_first_norm)]
-        if self.n_modalities == 2:
-            terms.append(self._terms(1, affinity.mT, second, first, n_relations))
-        return terms
+        return [
+            self._terms(m, affinity, read, guide, n_relations, omit_norm=omit_first_norm and m == 0)
+            for m, (affinity, read, guide) in enumerate(self._read(tokens))
+        ]
+
+    def _read(self, tokens: list[Tokens]) -> list[tuple[Float[Tensor, "n L M"], Tokens, Tokens]]:
+        """Of each modality the affinities, the tokens that are read, and those that guide."""
+        found: list[tuple[Tensor, Tokens, Tokens]] = []
+        for m, read in enumerate(tokens):
+            others = [*tokens[:m], *tokens[m + 1 :]] or [read]
+            if len(tokens) == 2 and found:
+                affinity, guide = found[0][0].mT, others[0]
+            else:
+                guide = others[0] if len(others) == 1 else Tokens.concatenate(others)
+                affinity = torch.einsum("nja,nka->njk", read.values, guide.values)
+            found.append((affinity, read, guide))
+        return found
 
     def maps(
         self, relations: Float[Tensor, "n relation_width"], tokens: list[Tokens], names: Sequence[str]
@@ -171,12 +190,13 @@ class KnowledgeGuidedAttention(nn.Module):
             tokens: the entities' tokens, one a modality.
             names: of the modalities.
         """
-        first, second = tokens[0], tokens[-1]
-        affinity = torch.einsum("nja,nka->njk", first.values, second.values)
-        sides = [(affinity, first, second), (affinity.mT, second, first)]
+
+        def guides(m: int) -> str:
+            return " + ".join([*names[:m], *names[m + 1 :]] or names)
+
         return tuple(
-            AttentionMap(names[m], names[len(names) - 1 - m], c, _attention(c, read), gate, read.mask, guide.mask)
-            for m, (gate, (c, read, guide)) in enumerate(zip(self.gates(relations), sides, strict=False))
+            AttentionMap(names[m], guides(m), c, _attention(c, read), gate, read.mask, guide.mask)
+            for m, (gate, (c, read, guide)) in enumerate(zip(self.gates(relations), self._read(tokens), strict=True))
         )
 
     def folds(self, modality: int, n_relations: int) -> bool:
@@ -213,8 +233,8 @@ class KnowledgeGuidedAttention(nn.Module):
 
     def _counts(self, modality: int) -> tuple[int, int]:
         """Tokens read and tokens that guide."""
-        first, second = self.tokens
-        return (first, second) if modality == 0 else (second, first)
+        read = self.tokens[modality]
+        return read, sum(self.tokens) - read or read
 
     def _terms(
         self,
@@ -223,6 +243,7 @@ class KnowledgeGuidedAttention(nn.Module):
         read: Tokens,
         guide: Tokens,
         n_relations: int,
+        *,
         omit_norm: bool = False,
     ) -> EntityTerms:
         attention = _attention(affinity, read)
@@ -259,7 +280,7 @@ class KnowledgeGuidedAttention(nn.Module):
         variance = folded.pairs @ (by_guide[:, :, None] * by_guide[:, None]).flatten(1, 2)
         inverse = torch.rsqrt(variance.clamp(min=0) + self.norm.eps).transpose(0, 1).contiguous()
         coefficient = (gate * inverse[:, None]).flatten(1, 2)
-        return (coefficient.mT @ folded.blocks + folded.constant[:, None]).transpose(0, 1)
+        return torch.baddbmm(folded.constant[:, None], coefficient.mT, folded.blocks).transpose(0, 1)
 
 
 def _attention(affinity: Float[Tensor, "n L M"], read: Tokens) -> Float[Tensor, "n L M"]:

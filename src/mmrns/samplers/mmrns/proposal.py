@@ -18,11 +18,33 @@ from mmrns.nn.model import Model, ModelSpec
 from mmrns.rng import random_bits
 from mmrns.samplers.base import Inner, Sampler, scattered
 from mmrns.samplers.gumbel import gumbel_noise
-from mmrns.samplers.pools import distinct, mixed_pool, place_in, true_in_pool
-from mmrns.types import Batch, Negatives, Views
+from mmrns.samplers.pools import PoolAnswers, distinct, mixed_pool, place_in
+from mmrns.types import Batch, Negatives, OwnNegatives
 
 _DRAWN = 4
 """Negatives that the sampler of half of the pool draws for each row."""
+
+_MOST_HELD = 2**24
+"""Numbers up to which what all relations of the graph draw from is held; beyond it each step has that of its own."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the steps of a block have in common: a pool, and M entities of each of G domains and ranges.
+
+    Attributes:
+        pool: Int[P], ascending.
+        answers: of the pool; None where another sampler has had a part in it.
+        typed: Int[G M].
+        usable: Bool[G M], typed entities that are not in the pool, nor past the end of a small domain or range.
+        log_density: Float[G P+M], ln pi, the logarithm of the probability with which each came to be a candidate.
+    """
+
+    pool: Int[Tensor, " P"]
+    answers: PoolAnswers | None
+    typed: Int[Tensor, "G M"]
+    usable: Bool[Tensor, "G M"]
+    log_density: Float[Tensor, "G PM"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +54,7 @@ class Candidates:
 
     Attributes:
         pool: Int[P].
-        typed: Int[G M], entities of each domain or range of the batch.
+        typed: Int[G M], entities of each domain and range.
         group: Int[B], which of the G each row draws from.
         excluded: Bool[B C], what a row must not draw: what is true in train for it, what is in the pool already, and
             places past the end of a small domain or range.
@@ -83,14 +105,17 @@ class CandidateSampler(Sampler):
         pi(e) = P / E                                       outside of the relation's domain or range S
               = 1 - (1 - P / E) (1 - min(M, |S|) / |S|)     inside
 
-    Another sampler, the `pool_sampler`, may fill half of the pool; P / E is then what `mixed_pool` says.
+    Both samples are held for a block of steps, which changes nothing of pi. They are functions of (seed, block).
+    Another sampler, the `pool_sampler`, may fill half of the pool; P / E is then what `mixed_pool` says, and a block is
+    one step.
 
     Args:
         graph, features, spec, seed: see `Sampler`.
         negatives: K, at most P.
         pool: P, at most every entity.
-        domain_range: entities from all domains and ranges of a batch together, as many from each of the G: M is
-            domain_range // G, at least one. 0 leaves them out.
+        domain_range: entities from the domains of all relations together, and as many from their ranges: M is
+            domain_range divided by the number of relations, at least one. 0 leaves them out.
+        hold: steps of a block.
     """
 
     def __init__(
@@ -103,20 +128,38 @@ class CandidateSampler(Sampler):
         negatives: PositiveInt,
         pool: PositiveInt,
         domain_range: NonNegativeInt,
+        hold: PositiveInt,
     ):
         size = min(pool, len(graph.entities))
         super().__init__(graph, features, spec, seed=seed, negatives=min(negatives, size))
-        self.pool_size, self.typed = size, domain_range
+        self.pool_size, self.hold = size, hold
+        self.typed = max(1, domain_range // self.n_relations) if domain_range else 0
         self.domain_range = graph.domain_range
         self.pool_sampler: Sampler | None = None
+        # On the host, so that nobody has to ask a device how much a pool answers.
+        self._degrees = self.index.degrees(False), self.index.degrees(True)
+        self._held: tuple[int, Held] | None = None
+
+    def forget(self) -> None:
+        self._held = None
 
     def fill_pool_with(self, sampler: Inner | None) -> None:
         """Build the sampler of half of the pool, at the end of a constructor: its random numbers come last."""
         self.pool_sampler = None if sampler is None else sampler(negatives=_DRAWN)
 
-    def pool(self, step: int) -> Int[Tensor, " P"]:
-        """The uniform pool of a step: P distinct ids, ascending."""
-        return distinct(self.seed, "pool", step, n=self.n_entities, size=self.pool_size)
+    def block(self, step: int) -> int:
+        """The block that a step belongs to."""
+        return step // self.hold if self.pool_sampler is None else step
+
+    @property
+    def holds(self) -> bool:
+        """Whether what all relations of the graph draw from is held for several steps."""
+        several = self.hold > 1 and self.pool_sampler is None
+        return several and 2 * self.n_relations * (self.pool_size + self.typed) <= _MOST_HELD
+
+    def pool(self, block: int) -> Int[Tensor, " P"]:
+        """The uniform pool of a block: P distinct ids, ascending."""
+        return distinct(self.seed, "pool", block, n=self.n_entities, size=self.pool_size)
 
     def noise(self, shape: torch.Size, step: int, device: torch.device) -> Float[Tensor, "B C"]:
         """The Gumbel noise of a step."""
@@ -124,31 +167,64 @@ class CandidateSampler(Sampler):
 
     def candidates(self, batch: Batch, step: int, of_pool: Negatives | None = None) -> Candidates:
         """The candidates of a batch; `of_pool` is what another sampler has drawn for its pool."""
+        block = self.block(step)
+        if self.holds:
+            relations, place, heads = self.n_relations, batch.r, (False, True)
+            held = self.held(block, batch.h.device)
+        else:
+            heads = tuple(head for head, rows in batch.sides if rows.stop > rows.start)
+            relations, place = len(batch.relations), batch.relation_index
+            drawn = None if of_pool is None else of_pool.entities(len(batch)).flatten()
+            held = self._draw_held(batch.relations, heads, block, drawn)
+        if held.answers is not None:
+            excluded = held.answers.among(self.index, batch)
+        else:
+            excluded = self.index.batch_contains(batch, held.pool)
+        if not self.typed:
+            group = torch.zeros_like(place)
+        else:
+            group = place + relations * batch.head if len(heads) == 2 else place
+            known = self.index.batch_contains(batch, held.typed.index_select(0, group))
+            excluded = torch.cat([excluded, known | ~held.usable.index_select(0, group)], dim=1)
+        return Candidates(held.pool, held.typed, group, excluded, held.log_density.index_select(0, group))
+
+    def held(self, block: int, device: torch.device) -> Held:
+        """What all relations draw from in a block: first their R ranges, then their R domains."""
+        if self._held is None or self._held[0] != block or self._held[1].pool.device != device:
+            relations = torch.arange(self.n_relations, device=device)
+            self._held = block, self._draw_held(relations, (False, True), block)
+        return self._held[1]
+
+    def _draw_held(
+        self,
+        relations: Int[Tensor, " R"],
+        heads: tuple[bool, ...],
+        block: int,
+        drawn: Int[Tensor, " F"] | None = None,
+    ) -> Held:
         # The names of the random streams are older than the names of what they are for; they decide the numbers.
-        pool = self.pool(step).to(batch.h.device, non_blocking=True)
+        pool = self.pool(block)
+        sizes = int(self._degrees[0][pool].sum()), int(self._degrees[1][pool].sum())
+        pool = pool.to(relations.device, non_blocking=True)
+        answers = PoolAnswers.of(self.index, pool, sizes) if drawn is None else None
         mixed = None
-        if of_pool is not None:
-            stream = self.stream(step, "fed pool", device=pool.device)
-            mixed = mixed_pool(of_pool.entities(len(batch)).flatten(), pool, self.n_entities, stream)
+        if drawn is not None:
+            stream = self.stream(block, "fed pool", device=pool.device)
+            mixed = mixed_pool(drawn, pool, self.n_entities, stream)
             pool = mixed.ids
-        excluded = true_in_pool(self.index, batch, pool)
         share = pool.new_full(pool.shape, len(pool) / self.n_entities, dtype=torch.float32)
         if mixed is not None:
             share = mixed.rate(pool)
         if not self.typed:
-            density = share.log().expand(excluded.shape)
-            return Candidates(pool, pool.new_empty(0, 0), torch.zeros_like(batch.r), excluded, density)
-        width = max(1, self.typed // (len(batch.relations) * sum(rows.stop > rows.start for _, rows in batch.sides)))
-        sampled, inside, group = [], [], []
-        for head, rows in batch.sides:
-            if rows.start == rows.stop:
-                continue
-            group.append(batch.relation_index[rows] + len(sampled) * len(batch.relations))
-            stream = self.stream(step, "fillers", int(head), device=pool.device)
-            start = random_bits(len(batch.relations), stream=stream, device=pool.device)
-            sampled.append(self.domain_range.sample(batch.relations, head, start, width))
-            inside.append(self.domain_range.contains(pool, batch.relations, head))
-        of_row = torch.cat(group)
+            none = pool.new_empty(1, 0)
+            return Held(pool, answers, none, none.bool(), share.log()[None])
+        sampled, inside = [], []
+        for head in heads:
+            stream = self.stream(block, "fillers", int(head), device=pool.device)
+            # Those of all relations, so that a relation has the same one whoever else is there.
+            start = random_bits(self.n_relations, stream=stream, device=pool.device)[relations]
+            sampled.append(self.domain_range.sample(relations, head, start, self.typed))
+            inside.append(self.domain_range.contains(pool, relations, head))
         typed, there, rate = (torch.cat(parts) for parts in zip(*sampled, strict=True))
         # In the domain or range, an entity is a candidate unless both the pool and the sample miss it:
         # 1 - (1 - share) (1 - rate), written so that small ones keep their digits.
@@ -156,24 +232,19 @@ class CandidateSampler(Sampler):
         density = torch.where(torch.cat(inside), share + rate * (1 - share), share)
         of_typed = share[:1].expand_as(typed) if mixed is None else mixed.rate(typed)
         density = torch.cat([density, of_typed + rate * (1 - of_typed)], dim=1).log()
-        usable = there & (place_in(pool, typed) == len(pool))
-        known = self.index.batch_contains(batch, typed.index_select(0, of_row))
-        excluded = torch.cat([excluded, known | ~usable.index_select(0, of_row)], dim=1)
-        return Candidates(pool, typed, of_row, excluded, density.index_select(0, of_row))
+        return Held(pool, answers, typed, there & (place_in(pool, typed) == len(pool)), density)
 
     def for_the_pool(self, lookup: Lookup, model: Model, step: int) -> Negatives | None:
         """What another sampler draws for the pool."""
         return None if self.pool_sampler is None else self.pool_sampler.draw(lookup, model, step)
 
-    def scores(self, lookup: Lookup, model: Model, candidates: Candidates) -> tuple[Float[Tensor, "B C"], Views, Views]:
-        """The model's scores of all candidates, and the vectors of the pool and of the typed candidates [G M]."""
-        pool, typed = model.entities(candidates.pool), model.entities(candidates.typed)
-        found = model.compare(lookup.query, pool)
-        if self.typed:
-            width = candidates.typed.shape[1]
-            place = candidates.group[:, None] * width + torch.arange(width, device=found.device)
-            found = torch.cat([found, model.compare_rows(lookup.query, typed.flatten(), place)], dim=1)
-        return found, pool, typed
+    def scores(self, lookup: Lookup, model: Model, candidates: Candidates) -> Float[Tensor, "B C"]:
+        """The model's scores of all candidates."""
+        found = model.compare(lookup.query, model.entities(candidates.pool))
+        if not self.typed:
+            return found
+        own = candidates.typed.index_select(0, candidates.group)
+        return torch.cat([found, model.score_against(lookup, OwnNegatives(own))], dim=1)
 
     def loss(
         self,
@@ -202,6 +273,11 @@ class CandidateSampler(Sampler):
 
     def notes(self, batch: Batch) -> list[str]:
         return [] if self.pool_sampler is None else self.pool_sampler.notes(batch)
+
+    def foresee(self, batches: Callable[[int], Batch]) -> None:
+        """That of the sampler of the pool."""
+        if self.pool_sampler is not None:
+            self.pool_sampler.foresee(batches)
 
     def pretrain(self, batches: Callable[[int], Batch]) -> None:
         """That of the sampler of the pool."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,43 +13,20 @@ from torch import Tensor
 
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
+from mmrns.errors import UsageError
 from mmrns.nn.lookup import Lookup
 from mmrns.nn.losses import adversarial_weights
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.samplers.base import Sampler, scattered
 from mmrns.samplers.explanation import Evidence
 from mmrns.samplers.gumbel import gumbel_noise, straight_through
-from mmrns.samplers.mmrns.attention import Tokens
 from mmrns.samplers.mmrns.contrastive import contrastive
-from mmrns.samplers.mmrns.sampler import chosen_modalities, evidence_of
-from mmrns.samplers.mmrns.similarity import GuidedSimilarity, Similarity
-from mmrns.samplers.pools import distinct, true_in_pool
+from mmrns.samplers.mmrns.similarity import PublishedSimilarity, Similarity
+from mmrns.samplers.pools import PoolAnswers, distinct
 from mmrns.types import Batch, Negatives, OwnNegatives, Views
 
 _LOG_MASKED = math.log(1e-38)
 """What the authors' code adds to the logit of a true or already drawn candidate."""
-
-
-class PublishedSimilarity(GuidedSimilarity):
-    """`GuidedSimilarity` as in the authors' code: gradients reach the model's vectors, missing tokens are zero vectors
-    that take part, and the first modality's attention term of the true entity has no LayerNorm.
-    """
-
-    def relations(self, batch: Batch, model: Model) -> Float[Tensor, "R relation_width"]:
-        """Vectors of the batch's distinct relations."""
-        return model.relations(batch.relations)
-
-    def structure(self, ids: Int[Tensor, " n"], model: Model) -> Float[Tensor, "n width"]:
-        """The entities' own vectors."""
-        return model.entities(ids).vectors[:, 0]
-
-    def paired(self, relations: Float[Tensor, "n relation_width"], tokens: list[Tokens]) -> list[Float[Tensor, "n a"]]:
-        """Y of each entity under its own relation, by modality."""
-        assert self.attention is not None
-        return self.attention.paired(relations, tokens, omit_first_norm=True)
-
-    def _encoded(self, m: int, values: Float[Tensor, "n L D"], mask: Bool[Tensor, "n L"]) -> Tokens:
-        return super()._encoded(m, values, torch.ones_like(mask))
 
 
 @dataclass(frozen=True)
@@ -128,12 +105,13 @@ class MmrnsPublished(Sampler, name="mmrns-published"):
         super().__init__(graph, features, spec, seed=seed, negatives=min(negatives, size))
         self.pool_size, self.alpha = size, alpha
         self.temperature, self.loss_rate = temperature, loss_rate
+        # On the host, so that nobody has to ask a device how much a pool answers.
+        self._degrees = self.index.degrees(False), self.index.degrees(True)
         self.similarity = PublishedSimilarity(
             {name: features[name] for name in chosen_modalities(features, modalities)},
             spec,
             width=width,
             gate_width=gate_width,
-            structure=True,
             memory_mb=memory_mb,
         )
 
@@ -147,8 +125,10 @@ class MmrnsPublished(Sampler, name="mmrns-published"):
 
     def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
         batch = lookup.batch
-        pool = self.pool(step).to(batch.h.device, non_blocking=True)
-        true = true_in_pool(self.index, batch, pool)
+        pool = self.pool(step)
+        sizes = int(self._degrees[0][pool].sum()), int(self._degrees[1][pool].sum())
+        pool = pool.to(batch.h.device, non_blocking=True)
+        true = PoolAnswers.of(self.index, pool, sizes).among(self.index, batch)
         similarities = self.similarity(batch, pool, model)
         mixture = log_mixture(similarities, self.temperature / (1 + math.log(step + 1)))
         first = mixture + true * _LOG_MASKED
@@ -193,7 +173,7 @@ class MmrnsPublished(Sampler, name="mmrns-published"):
     @torch.no_grad()
     def evidence(self, batch: Batch, ids: Int[Tensor, " n"], model: Model) -> Evidence:
         """Similarities in every term and the attention maps."""
-        return evidence_of(self.similarity, batch, ids, model)
+        return self.similarity.evidence(batch, ids, model)
 
     def notes(self, batch: Batch) -> list[str]:
         none = [] if self.similarity.modalities else ["No modality: the sampler compares structure alone."]
@@ -203,3 +183,19 @@ class MmrnsPublished(Sampler, name="mmrns-published"):
 def log_mixture(similarities: Mapping[str, Similarity], tau: float) -> Float[Tensor, "B P"]:
     """`ln sum_m softmax_e(sim_m / tau)`."""
     return torch.stack([torch.log_softmax(s.values / tau, dim=1) for s in similarities.values()]).logsumexp(0)
+
+
+def chosen_modalities(features: Features, names: Sequence[str] | None) -> list[str]:
+    """The modalities that the attention is to read.
+
+    Raises:
+        UsageError: more than two.
+    """
+    chosen = sorted(features) if names is None else list(names)
+    if len(chosen) > 2:
+        known = ", ".join(features)
+        raise UsageError(
+            f"mmrns-published reads at most two modalities; choose with sampler.modalities among: {known}; or use the "
+            "method mmrns, which reads any number"
+        )
+    return chosen

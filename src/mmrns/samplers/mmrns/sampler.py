@@ -2,47 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmrns.data.features import Features
+from mmrns.data.features import Features, Modality
 from mmrns.data.graph import KnowledgeGraph
-from mmrns.errors import UsageError
 from mmrns.nn.lookup import Lookup
 from mmrns.nn.model import Model, ModelSpec
+from mmrns.nn.numerics import without_autocast
 from mmrns.samplers.base import Inner
-from mmrns.samplers.explanation import Evidence
+from mmrns.samplers.explanation import NO_MODALITY, Evidence
 from mmrns.samplers.gumbel import log_inclusion, straight_through_top_k
 from mmrns.samplers.mmrns.contrastive import info_nce
+from mmrns.samplers.mmrns.information import (
+    Given,
+    Information,
+    Rows,
+    frozen,
+)
 from mmrns.samplers.mmrns.proposal import Candidates, CandidateSampler, Trace
-from mmrns.samplers.mmrns.similarity import GuidedSimilarity, Representation, Similarity, cosine
+from mmrns.samplers.pools import distinct
 from mmrns.types import Batch, Negatives, OwnNegatives
 
-_SCALE = 10.0
-"""Inverse temperature of the similarities at first."""
+
+@dataclass(frozen=True)
+class Block:
+    """The pmi of all rows of a block's batches, read ahead.
+
+    Attributes:
+        number: of the block.
+        pmi: Float[U C], of the distinct rows.
+        places: Int[B] by step, which of these is each row of its batch.
+    """
+
+    number: int
+    pmi: Float[Tensor, "U C"]
+    places: dict[int, Int[Tensor, " B"]]
 
 
 @dataclass(frozen=True)
 class Debiasing:
-    """How likely the candidates of a step are to be unknown positives.
+    """How likely the candidates of a step are to be unknown positives, and what the attention learns from.
 
     Attributes:
-        similarities: by term, of the pool.
         pmi: Float[B C], ln p(candidate answers too | the true entity, the relation) / p(candidate), up to a constant.
-        pmi_of_positive: Float[B], the same of another positive of the row's query; None where the attention is not
-            being trained.
-        has_positive: Bool[B], whether the query has another positive.
+        lesson: what the step trains the attention with; None where it does not.
     """
 
-    similarities: Mapping[str, Similarity]
     pmi: Float[Tensor, "B C"]
-    pmi_of_positive: Float[Tensor, " B"] | None = None
-    has_positive: Bool[Tensor, " B"] | None = None
+    lesson: Lesson | None = None
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """The part of a step that trains the attention: some rows, and some of their candidates.
+
+    Attributes:
+        rows: Int[n].
+        columns: Int[c], of the C candidates.
+        pmi: Float[n c], with gradients.
+        log_density: Float[n c], ln of the probability with which each came to be here.
+        excluded: Bool[n c].
+        positive: Float[n], pmi of another positive of the row's query, with gradients.
+        has_positive: Bool[n], whether the query has another positive.
+    """
+
+    rows: Int[Tensor, " n"]
+    columns: Int[Tensor, " c"]
+    pmi: Float[Tensor, "n c"]
+    log_density: Float[Tensor, "n c"]
+    excluded: Bool[Tensor, "n c"]
+    positive: Float[Tensor, " n"]
+    has_positive: Bool[Tensor, " n"]
 
 
 class Mmrns(CandidateSampler, name="mmrns"):
@@ -68,43 +107,46 @@ class Mmrns(CandidateSampler, name="mmrns"):
         pmi(e) = sum_m t_m(r) <y_m(r, x), y_m(r, e)> / stopgrad(||y_m(r, x)|| ||y_m(r, e)||)
 
     where y_m(r, e) represents e in modality m under the relation (`KnowledgeGuidedAttention`; without any modality the
-    structural vector through `EntityGate`) and t_m = softplus(W r + b) > 0.
+    structural vector through `EntityGate`) and t_m = softplus(W r + b) > 0. Candidates are held for a block of `hold`
+    steps. At its start they are read under every relation of the graph; the steps read their true entities with the
+    attention and the relations as they were then.
 
-    **The training.** In two of every `refresh` steps, one a side, the attention learns to tell another positive x' of
-    the row's query from all entities (InfoNCE, over the rows that have one),
+    **The training.** In the first two of every `refresh` steps, one a side, the attention learns to tell another
+    positive x' of a row's query from all entities (InfoNCE, over the rows that have one),
 
         -ln [ e^pmi(x') / ( e^pmi(x') + sum_e e^pmi(e) / pi(e) ) ]
 
-    whose optimum is the pointwise mutual information, and it gets the straight-through gradient of the draw. The
-    model's vectors get no gradient from the sampler.
+    whose optimum is the pointwise mutual information, and it gets the straight-through gradient of the draw. Some rows
+    and some of the pool do for both: what they give is an unbiased estimate of what all would. The model's vectors get
+    no gradient from the sampler.
 
     **Missing modalities.** One that the true entity lacks adds nothing to its row. A candidate that lacks one takes the
-    row's mean over those that have it.
+    mean over the pool's entities that have it.
 
-    Cost of a draw: that of `domain-range`, and the attention over R x P pairs of a relation and a candidate, with
-    gradients in two of `refresh` steps.
+    Cost of a draw: that of `domain-range`, B readings, a product of B x P x W, and in a block's first step the readings
+    of P entities under all relations.
 
     Args:
         graph, features, spec, seed: see `Sampler`.
-        negatives, pool, domain_range: see `CandidateSampler`.
+        negatives, pool, domain_range, hold: see `CandidateSampler`.
         pool_sampler: a sampler whose draws fill half of the pool.
         discount: how strongly likely positives are held back.
         refresh: the attention is trained in two of this many steps.
-        modalities: one or two names; by default all that the dataset has, which must be no more than two. With none,
-            the structure alone is compared.
+        rows, columns: how many rows of the batch and how many entities of the pool it is trained with then.
+        modalities: names; by default all that the dataset has. With none, the structure alone is compared.
         guidance: let the relation guide the attention. False is an ablation: the same gates for every relation.
         contrastive: train the attention by the contrastive loss. False is an ablation.
         gradient: train the attention by the gradient of the draw. False is an ablation: plain sampling.
         corrected: divide importance weights out. False is an ablation: negatives weigh as they come.
         width: a, width of the attention.
         gate_width: hidden units of the entity gate.
-        memory_mb: bound on what the similarities of a step hold, in MiB; beyond it they are computed in chunks, and
-            again in the backward pass.
+        memory_mb: bound on what readings hold, in MiB; where those of all relations take more, each step reads for its
+            own relations, some at a time.
         alpha: inverse temperature of the objective's self-adversarial weights.
-
-    Raises:
-        UsageError: more than two modalities.
     """
+
+    held_relations: Tensor
+    held_block: Tensor
 
     def __init__(
         self,
@@ -115,10 +157,13 @@ class Mmrns(CandidateSampler, name="mmrns"):
         seed: int = 0,
         negatives: PositiveInt = 32,
         pool: PositiveInt = 512,
-        domain_range: NonNegativeInt = 512,
+        domain_range: NonNegativeInt = 1024,
+        hold: PositiveInt = 10,
         pool_sampler: Inner | None = None,
         discount: PositiveFloat = 0.5,
         refresh: PositiveInt = 10,
+        rows: PositiveInt = 64,
+        columns: PositiveInt = 128,
         modalities: list[str] | None = None,
         guidance: bool = True,
         contrastive: bool = True,
@@ -129,51 +174,50 @@ class Mmrns(CandidateSampler, name="mmrns"):
         memory_mb: NonNegativeInt = 1024,
         alpha: float = 1.0,
     ):
-        super().__init__(graph, features, spec, seed=seed, negatives=negatives, pool=pool, domain_range=domain_range)
+        sizes = {"negatives": negatives, "pool": pool, "domain_range": domain_range, "hold": hold}
+        super().__init__(graph, features, spec, seed=seed, **sizes)
         self.discount, self.refresh, self.alpha = discount, refresh, alpha
-        self.contrastive, self.gradient, self.corrected = contrastive, gradient, corrected
-        self.similarity = GuidedSimilarity(
-            {name: features[name] for name in chosen_modalities(features, modalities)},
-            spec,
-            width=width,
-            gate_width=gate_width,
-            guidance=guidance,
-            memory_mb=memory_mb,
-        )
-        self.scale = nn.Linear(spec.relation_width, len(self.similarity.terms))
-        nn.init.zeros_(self.scale.weight)
-        nn.init.constant_(self.scale.bias, _SCALE)
+        self.rows, self.columns, self.memory_mb = rows, min(columns, self.pool_size), memory_mb
+        self.guidance, self.contrastive, self.gradient, self.corrected = guidance, contrastive, gradient, corrected
+        names = sorted(features) if modalities is None else modalities
+        self.modalities: dict[str, Modality] = {name: features[name] for name in names}
+        shapes = {name: (m.tokens, m.width) for name, m in self.modalities.items()}
+        self.information = Information(shapes, spec, width=width, gate_width=gate_width)
+        # What a block reads with is stored, so that a run that goes on within a block reads as if it had not stopped.
+        self.held_information = frozen(self.information)
+        self.register_buffer("held_relations", torch.zeros(self.n_relations, spec.relation_width))
+        self.register_buffer("held_block", torch.tensor(-1))
+        self._frozen = -1
+        self._block: Block | None = None
+        self._batches: Callable[[int], Batch] | None = None
+        self.register_load_state_dict_post_hook(Mmrns._recall)
         self.fill_pool_with(pool_sampler)
+
+    def forget(self) -> None:
+        super().forget()
+        self._block = None
 
     def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
         of_pool = self.for_the_pool(lookup, model, step)
         candidates = self.candidates(lookup.batch, step, of_pool)
-        debiasing = self.debiasing(lookup.batch, candidates, model, step)
+        lesson = self.lesson(lookup.batch, candidates, model, step)
+        pmi = self.pmi(lookup.batch, candidates, model, step)
         with torch.no_grad():
-            scores, pool, typed = self.scores(lookup, model, candidates)
-            logits = self.alpha * scores - candidates.log_density
-        logits = logits - self.discount * debiasing.pmi
-        # What divides the weights: how often each is a candidate, and on purpose how likely it is a positive.
-        divisor = candidates.log_density + self.discount * debiasing.pmi.detach()
-        logits = logits.masked_fill(candidates.excluded, -torch.inf)
-        perturbed = logits + self.noise(logits.shape, step, logits.device)
-        positions = perturbed.detach().topk(self.negatives, dim=1).indices
-        log_weight = None
-        if self.corrected:
-            drawn = log_inclusion(logits.detach(), perturbed.detach(), positions)
-            log_weight = -(drawn + divisor.gather(1, positions))
-        ids = candidates.ids(positions)
-        views = None
-        if self.gradient and perturbed.requires_grad:
-            views = model.entities(ids)
-            own = typed.vectors.flatten(2).index_select(0, candidates.group) if self.typed else None
-            through = straight_through_top_k(
-                views.vectors.flatten(2), perturbed, positions, pool.vectors.flatten(1), own
-            )
-            views = views.with_vectors(through.view_as(views.vectors))
+            scores = self.scores(lookup, model, candidates)
+            # How often each is a candidate, and on purpose how likely it is a positive.
+            divisor = candidates.log_density + self.discount * pmi
+            logits = (self.alpha * scores - divisor).masked_fill(candidates.excluded, -torch.inf)
+            perturbed = logits + self.noise(logits.shape, step, logits.device)
+            positions = perturbed.topk(self.negatives, dim=1).indices
+            log_weight = None
+            if self.corrected:
+                log_weight = -(log_inclusion(logits, perturbed, positions) + divisor.gather(1, positions))
+        through = None
+        if lesson is not None and self.gradient:
+            through = self._through(lesson, perturbed, positions, scores)
+        trace = Trace(candidates, logits, positions, of_pool, Debiasing(pmi, lesson))
         mask = ~candidates.excluded.gather(1, positions)
-        trace = Trace(candidates, logits, positions, of_pool, debiasing)
-        return OwnNegatives(ids, views, mask=mask, log_weight=log_weight, trace=trace)
+        return OwnNegatives(candidates.ids(positions), through=through, mask=mask, log_weight=log_weight, trace=trace)
 
     def loss(
         self,
@@ -186,19 +230,130 @@ class Mmrns(CandidateSampler, name="mmrns"):
     ) -> Float[Tensor, ""] | float:
         """The contrastive loss, and that of the sampler of the pool."""
         of_pool = super().loss(lookup, negatives, s_pos, s_neg, model, step)
-        found: Debiasing = negatives.trace.more
-        if not self.contrastive or found.pmi_of_positive is None or found.has_positive is None:
+        lesson = negatives.trace.more.lesson
+        if lesson is None or not self.contrastive:
             return of_pool
-        c = negatives.trace.candidates
-        return info_nce(found.pmi, c.log_density, c.excluded, found.pmi_of_positive, found.has_positive) + of_pool
+        given = lesson.pmi, lesson.log_density, lesson.excluded, lesson.positive, lesson.has_positive
+        return info_nce(*given) + of_pool
 
-    def debiasing(self, batch: Batch, candidates: Candidates, model: Model, step: int) -> Debiasing:
-        """How likely each candidate is to be an unknown positive, with gradients where a step trains the attention."""
-        trains = step % self.refresh < 2 and torch.is_grad_enabled()
-        positives, has_positive = self.other_positives(batch, step) if trains else (None, None)
-        with torch.set_grad_enabled(trains):
-            similarities, pmi, of_positive = self.pmi(batch, candidates, positives, model)
-        return Debiasing(similarities, pmi, of_positive, has_positive)
+    def foresee(self, batches: Callable[[int], Batch]) -> None:
+        super().foresee(batches)
+        self._batches = batches
+
+    def _recall(self, incompatible: Any) -> None:
+        """After weights were loaded: which block those are of that it reads with."""
+        self._frozen, self._block = int(self.held_block), None
+
+    def relations(self, model: Model, ids: Int[Tensor, "*n"]) -> Float[Tensor, "*n relation_width"]:
+        """What guides the attention: the vectors of relations, or zeros in the ablation `guidance`."""
+        vectors = model.relations(ids).detach()
+        return vectors if self.guidance else torch.zeros_like(vectors)
+
+    def given(self, model: Model, ids: Int[Tensor, " n"]) -> Given:
+        """What is known of entities: their tokens, or the structural vectors where no modality is read."""
+        if self.modalities:
+            # Zeros where nothing is are for the gradient alone.
+            fill = torch.is_grad_enabled()
+            return Given(tuple(modality.gather(ids, fill=fill) for modality in self.modalities.values()))
+        return Given((), model.entities(ids).vectors[:, 0].detach())
+
+    def pmi(self, batch: Batch, candidates: Candidates, model: Model, step: int) -> Float[Tensor, "B C"]:
+        """The pointwise mutual information of each row's true entity and its candidates."""
+        block = self.block(step)
+        if self._reads_ahead and batch.step == step:
+            if torch.is_grad_enabled() and self._frozen != block:
+                self._freeze(block, model)
+            if self._frozen == block:
+                ahead = self._read_ahead(block, candidates, model)
+                if ahead is not None:
+                    return ahead.pmi.index_select(0, ahead.places[step])
+        order = torch.argsort(batch.relation_index, stable=True)
+        rows = Rows(
+            self.relations(model, batch.relations),
+            batch.relation_counts,
+            batch.relation_index.index_select(0, order),
+            batch.target,
+            order,
+            candidates.group.index_select(0, order),
+        )
+        found = self._read(self.information, rows, candidates, model)
+        return torch.empty_like(found).index_copy_(0, order, found)
+
+    @torch.no_grad()
+    def _read(self, information: Information, rows: Rows, candidates: Candidates, model: Model) -> Float[Tensor, "U C"]:
+        with without_autocast(candidates.pool.device):
+            given = partial(self.given, model)
+            return information.pmi(rows, candidates.pool, candidates.typed, given, limit=self._limit)
+
+    @property
+    def _reads_ahead(self) -> bool:
+        """Whether the rows of a block's batches are read at its start: not what is compared by trained vectors."""
+        return bool(self.modalities) and self.holds and self._batches is not None
+
+    def _read_ahead(self, block: int, candidates: Candidates, model: Model) -> Block | None:
+        """The pmi of all rows of a block; None where it would take too much."""
+        if self._block is not None and self._block.number == block:
+            return self._block
+        assert self._batches is not None
+        steps = range(block * self.hold, (block + 1) * self.hold)
+        batches = [self._batches(step) for step in steps]
+        r, x = torch.cat([b.r for b in batches]), torch.cat([b.target for b in batches])
+        head = torch.cat([b.head for b in batches])
+        # On the host, where the batches are; sorted by relation.
+        code, place = torch.unique((2 * r + head) * self.n_entities + x, return_inverse=True)
+        entities, target = torch.unique(code % self.n_entities, return_inverse=True)
+        if len(code) * (self.pool_size + self.typed) + len(entities) * self.information.reals(1) > self._limit:
+            return None
+        of_row = code // (2 * self.n_entities)
+        relations, index, counts = torch.unique_consecutive(of_row, return_inverse=True, return_counts=True)
+        side = code // self.n_entities % 2
+        groups, group = torch.unique(of_row + side * self.n_relations, return_inverse=True)
+        device = candidates.pool.device
+        relations, index, entities, target, groups, group, place = (
+            x.to(device, non_blocking=True) for x in (relations, index, entities, target, groups, group, place)
+        )
+        rows = Rows(self.held_relations.index_select(0, relations), counts.tolist(), index, entities, target, group)
+        typed = candidates.typed.index_select(0, groups) if self.typed else candidates.typed
+        found = self._read(self.held_information, rows, replace(candidates, typed=typed), model)
+        places = dict(zip(steps, place.split([len(b) for b in batches]), strict=True))
+        self._block = Block(block, found, places)
+        return self._block
+
+    def lesson(self, batch: Batch, candidates: Candidates, model: Model, step: int) -> Lesson | None:
+        """What a step trains the attention with, with gradients; None where it does not."""
+        if step % self.refresh >= 2 or not torch.is_grad_enabled():
+            return None
+        device, n_pool = batch.h.device, len(candidates.pool)
+        n = min(self.rows, len(batch))
+        # A batch is in random order but for its sides, so that these are rows at random, of both.
+        rows = torch.arange(n, device=device) * len(batch) // n
+        columns = distinct(self.seed, "lesson", step, n=n_pool, size=min(self.columns, n_pool))
+        columns = columns.to(device, non_blocking=True)
+        positives, has_positive = self.other_positives(batch, step)
+        information = self.information
+        relations = self.relations(model, batch.r.index_select(0, rows))
+        typed = candidates.typed.index_select(0, candidates.group.index_select(0, rows))
+        own = torch.cat(
+            [batch.target.index_select(0, rows)[:, None], typed, positives.index_select(0, rows)[:, None]], 1
+        )
+        with without_autocast(device):
+            under = relations.repeat_interleave(own.shape[1], dim=0)
+            of_own = information.encode(self.given(model, own.flatten()))
+            pool = information.encode(self.given(model, candidates.pool.index_select(0, columns)))
+            vectors = information.read(under, of_own).view(*own.shape, -1)
+            others = torch.cat([information.read_all(relations, pool), vectors[:, 1:]], dim=1)
+            has = torch.cat([pool.present.expand(n, -1, -1), of_own.present.view(*own.shape, -1)[:, 1:]], dim=1)
+            terms = information.by_term(others * information.weighed(relations, vectors[:, 0])[:, None])
+            mean = (terms * has).sum(1, keepdim=True) / has.sum(1, keepdim=True).clamp(min=1)
+            pmi = torch.where(has, terms, mean).sum(2)
+        columns = torch.cat([columns, torch.arange(n_pool, n_pool + typed.shape[1], device=device)])
+        # So much more seldom is an entity of the pool here than it is in the pool.
+        share = torch.zeros_like(columns, dtype=pmi.dtype)
+        share[: len(columns) - typed.shape[1]] = math.log(self.columns / n_pool)
+        log_density = candidates.log_density.index_select(0, rows).index_select(1, columns) + share
+        excluded = candidates.excluded.index_select(0, rows).index_select(1, columns)
+        has_positive = has_positive.index_select(0, rows)
+        return Lesson(rows, columns, pmi[:, :-1], log_density, excluded, pmi[:, -1], has_positive)
 
     def other_positives(self, batch: Batch, step: int) -> tuple[Int[Tensor, " B"], Bool[Tensor, " B"]]:
         """Another positive of each row's query, uniform; the row's own entity where there is none, and False."""
@@ -207,85 +362,64 @@ class Mmrns(CandidateSampler, name="mmrns"):
         stream = self.stream(step, "fellow", device=device)
         return self.index.batch_other_positives(batch, torch.rand(len(batch), generator=stream, device=device))
 
-    def pmi(
-        self, batch: Batch, candidates: Candidates, positives: Int[Tensor, " B"] | None, model: Model
-    ) -> tuple[dict[str, Similarity], Float[Tensor, "B C"], Float[Tensor, " B"] | None]:
-        """Similarities of the pool, and the pointwise mutual information of all candidates and of one entity more a
-        row.
-        """
-        similarity = self.similarity
-        relations = similarity.relations(batch, model)
-        of_row = relations[batch.relation_index]
-        represented = len(batch) * (1 if positives is None else 2) + candidates.typed.numel()
-        own = len(batch) * candidates.typed.shape[1]
-        at_once = similarity.fits(represented, len(candidates.pool), len(relations), own)
-        targets = similarity.represent(of_row, batch.target, model, at_once=at_once)
-        similarities = similarity(batch, candidates.pool, model, targets=targets, at_once=at_once)
-        typed: list[Representation] = []
-        if self.typed:
-            n_groups, n_typed = candidates.typed.shape
-            under = relations.repeat(n_groups // len(relations), 1).repeat_interleave(n_typed, dim=0)
-            typed = similarity.represent(under, candidates.typed.flatten(), model, at_once=at_once)
-        further = None if positives is None else similarity.represent(of_row, positives, model, at_once=at_once)
-        scale = nn.functional.softplus(self.scale(of_row))
-        terms: list[Tensor] = []
-        for m, (name, target) in enumerate(zip(similarity.terms, targets, strict=True)):
-            pool = similarities[name]
-            values, present = [pool.values], [pool.candidate.expand_as(pool.values)]
-            if typed:
-                groups = typed[m].values.unflatten(0, candidates.typed.shape)
-                values.append(similarity.to_own(target.values, groups, candidates.group, at_once=at_once))
-                present.append(typed[m].present.view_as(candidates.typed)[candidates.group])
-            if further is not None:
-                values.append(cosine(target.values, further[m].values)[:, None])
-                present.append(further[m].present[:, None])
-            cosines, has = torch.cat(values, dim=1), torch.cat(present, dim=1)
-            mean = (cosines * has).sum(1, keepdim=True) / has.sum(1, keepdim=True).clamp(min=1)
-            terms.append(torch.where(has, cosines, mean) * (scale[:, m] * target.present)[:, None])
-        total = terms[0]
-        for term in terms[1:]:
-            total = total + term
-        return (similarities, total, None) if further is None else (similarities, total[:, :-1], total[:, -1])
+    def _through(
+        self,
+        lesson: Lesson,
+        perturbed: Float[Tensor, "B C"],
+        positions: Int[Tensor, "B K"],
+        scores: Float[Tensor, "B C"],
+    ) -> Float[Tensor, "B K"]:
+        """Zeros that give the pmi of the lesson the gradient of the draw, weighed as if all rows were there."""
+        rows = lesson.rows
+        weight = self.discount * len(perturbed) / len(rows)
+        change = weight * (lesson.pmi.detach() - lesson.pmi)
+        moved = perturbed.index_select(0, rows).index_add(1, lesson.columns, change.to(perturbed.dtype))
+        drawn = positions.index_select(0, rows)
+        zeros = straight_through_top_k(moved, drawn, scores.index_select(0, rows))
+        return scores.new_zeros(positions.shape).index_copy(0, rows, zeros)
+
+    @torch.no_grad()
+    def _freeze(self, block: int, model: Model) -> None:
+        """Begin a block: what it reads with is as it is now."""
+        for held, now in zip(self.held_information.buffers(), self.information.parameters(), strict=True):
+            held.copy_(now)
+        everyone = torch.arange(self.n_relations, device=self.held_relations.device)
+        self.held_relations.copy_(self.relations(model, everyone))
+        self.held_block.fill_(block)
+        self._frozen, self._block = block, None
+
+    @property
+    def _limit(self) -> int:
+        """`memory_mb` in reals."""
+        return int(self.memory_mb * 2**18)
 
     @torch.no_grad()
     def evidence(self, batch: Batch, ids: Int[Tensor, " n"], model: Model) -> Evidence:
         """Similarities in every term, how much each counts, and the attention maps."""
-        relations = self.similarity.relations(batch, model)[batch.relation_index]
-        scale = nn.functional.softplus(self.scale(relations)).unbind(1)
-        return evidence_of(self.similarity, batch, ids, model, scale)
+        information, names = self.information, self.information.terms
+        relations = self.relations(model, batch.r)
+        targets, others = (information.encode(self.given(model, x)) for x in (batch.target, ids))
+        vectors = information.read(relations, targets)[:, None]
+        cosines = information.by_term(information.read_all(relations, others) * vectors)
+        both = targets.present[:, None] & others.present
+        cosines = torch.where(both, cosines, torch.nan)
+        scales = information.scales(relations) * targets.present
+        attention = information.attention
+        maps = () if attention is None else attention.maps(relations, targets.tokens, names)
+        return Evidence(
+            dict(zip(names, cosines.unbind(2), strict=True)),
+            dict(zip(names, scales.unbind(1), strict=True)),
+            maps,
+            "" if maps else NO_MODALITY,
+        )
 
     def notes(self, batch: Batch) -> list[str]:
-        none = [] if self.similarity.modalities else ["No modality: the mmrns sampler compares structure alone."]
-        return [*none, *self.similarity.notes(batch, self.pool_size), *super().notes(batch)]
-
-
-def chosen_modalities(features: Features, names: Sequence[str] | None) -> list[str]:
-    """The modalities that the attention is to read.
-
-    Raises:
-        UsageError: more than two.
-    """
-    chosen = sorted(features) if names is None else list(names)
-    if len(chosen) > 2:
-        known = ", ".join(features)
-        raise UsageError(
-            f"mmrns reads at most two modalities; choose with sampler.modalities among: {known}; or use the method "
-            "domain-range, which reads none"
-        )
-    return chosen
-
-
-def evidence_of(
-    similarity: GuidedSimilarity,
-    batch: Batch,
-    ids: Int[Tensor, " n"],
-    model: Model,
-    scale: Sequence[Float[Tensor, " B"]] = (),
-) -> Evidence:
-    """Evidence from guided similarities: of the true entities with some entities, and how their tokens are read."""
-    nothing = torch.tensor(torch.nan, device=ids.device)
-    similarities = similarity(batch, ids, model)
-    found = {name: torch.where(s.target[:, None] & s.candidate, s.values, nothing) for name, s in similarities.items()}
-    weights = {name: w * s.target for (name, s), w in zip(similarities.items(), scale, strict=False)}
-    maps = similarity.maps(similarity.relations(batch, model)[batch.relation_index], batch.target)
-    return Evidence(found, weights, maps, "" if maps else "without a modality it compares structure alone")
+        none = [] if self.modalities else ["No modality: the mmrns sampler compares structure alone."]
+        if not self._reads_ahead:
+            return [*none, *super().notes(batch)]
+        held = self.hold * len(batch) * (self.pool_size + self.typed) / 2**18
+        said = f"What a block of {self.hold} steps reads holds up to {held:,.0f} MiB."
+        if held > self.memory_mb:
+            said = f"What a block of {self.hold} steps reads would hold up to {held:,.0f} MiB, more than "
+            said += f"sampler.memory_mb={self.memory_mb}: where it does, every step reads for itself."
+        return [*none, said, *super().notes(batch)]

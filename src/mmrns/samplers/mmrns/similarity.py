@@ -1,4 +1,4 @@
-"""How alike entities are as a relation sees them, by modality."""
+"""How alike entities are as a relation sees them, by modality, in the arithmetic of the authors' code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmrns.data.features import Modality
 from mmrns.nn.model import Model, ModelSpec
-from mmrns.samplers.explanation import AttentionMap
+from mmrns.samplers.explanation import NO_MODALITY, AttentionMap, Evidence
 from mmrns.samplers.mmrns.attention import EntityGate, KnowledgeGuidedAttention, Tokens
 from mmrns.samplers.mmrns.grouped import grouped_cosine
 from mmrns.types import Batch
@@ -46,22 +46,21 @@ class Representation:
     present: Bool[Tensor, " n"]
 
 
-class GuidedSimilarity(nn.Module):
+class PublishedSimilarity(nn.Module):
     """Cosines of entities as a relation sees them:
 
         sim_m(r, x, e) = <y_m(r, x), y_m(r, e)> / stopgrad(||y_m(r, x)|| ||y_m(r, e)||)
 
     y_m(r, e) represents e in modality m under the relation (`KnowledgeGuidedAttention`); for the term `structure` it is
-    the entity's own vector through the `EntityGate`. The terms are the modalities, and `structure` where it is asked
-    for or there is no modality. The model's vectors get no gradient from here.
+    the entity's own vector through the `EntityGate`. As in the authors' code gradients reach the model's vectors,
+    missing tokens are zero vectors that take part, and the first modality's attention term of the true entity has no
+    LayerNorm.
 
     Args:
         modalities: one or two, by name; with none the structure alone is compared.
         spec: widths of the model's vectors.
         width: a, width of the attention.
         gate_width: hidden units of the entity gate.
-        structure: compare the structural vectors too.
-        guidance: let the relation guide; otherwise every relation has the vector 0, and with it the same gates.
         memory_mb: bound on what the similarities of a step hold beside their own values, in MiB; beyond it they are
             computed in chunks, and again in the backward pass.
     """
@@ -73,20 +72,16 @@ class GuidedSimilarity(nn.Module):
         *,
         width: int,
         gate_width: int,
-        structure: bool = False,
-        guidance: bool = True,
         memory_mb: int,
     ):
         super().__init__()
-        self.modalities, self.guidance, self.memory_mb = dict(modalities), guidance, memory_mb
+        self.modalities, self.memory_mb = dict(modalities), memory_mb
         self.attention: KnowledgeGuidedAttention | None = None
-        self.gate: EntityGate | None = None
         if modalities:
             tokens = tuple(m.tokens for m in modalities.values())
             widths = tuple(m.width for m in modalities.values())
             self.attention = KnowledgeGuidedAttention(tokens, widths, spec.relation_width, width)
-        if structure or not modalities:
-            self.gate = EntityGate(spec.entity_width, spec.relation_width, gate_width)
+        self.gate = EntityGate(spec.entity_width, spec.relation_width, gate_width)
         for parameter in self.parameters():
             if parameter.ndim == 2:
                 nn.init.xavier_normal_(parameter)
@@ -94,12 +89,11 @@ class GuidedSimilarity(nn.Module):
     @property
     def terms(self) -> list[str]:
         """Names of what is compared."""
-        return [*self.modalities, *(["structure"] if self.gate else ())]
+        return [*self.modalities, "structure"]
 
     def relations(self, batch: Batch, model: Model) -> Float[Tensor, "R relation_width"]:
         """Vectors of the batch's distinct relations."""
-        vectors = model.relations(batch.relations).detach()
-        return vectors if self.guidance else torch.zeros_like(vectors)
+        return model.relations(batch.relations)
 
     def represent(
         self,
@@ -117,8 +111,7 @@ class GuidedSimilarity(nn.Module):
                 tokens = self.tokens(entities)
                 for y, t in zip(self.paired(relations, tokens), tokens, strict=True):
                     found += [y, t.mask.any(1)]
-            if self.gate is not None:
-                found += [self.gate(relations, self.structure(entities, model)), torch.ones_like(entities).bool()]
+            found += [self.gate(relations, self.structure(entities, model)), torch.ones_like(entities).bool()]
             return tuple(found)
 
         size = len(entities) if at_once else self._limit // self._reals_represented
@@ -131,9 +124,7 @@ class GuidedSimilarity(nn.Module):
         pool: Int[Tensor, " P"],
         model: Model,
         *,
-        targets: list[Representation] | None = None,
         direct: bool = False,
-        at_once: bool | None = None,
     ) -> dict[str, Similarity]:
         """Similarity of each row's true entity to every entity of a pool, by term.
 
@@ -144,16 +135,12 @@ class GuidedSimilarity(nn.Module):
             batch: the rows.
             pool: the entities.
             model: of the relation and entity vectors.
-            targets: the rows' true entities under their relations, if they are at hand.
             direct: do not fold the attention; the oracle of the folded form.
-            at_once: whether to take everything at once; by default if that fits.
         """
-        if at_once is None:
-            at_once = self.fits(len(batch), len(pool), len(batch.relations))
+        at_once = self._reals(len(batch), len(pool), len(batch.relations)) <= self._limit
         order = torch.argsort(batch.relation_index, stable=True)
         relations = self.relations(batch, model)
-        if targets is None:
-            targets = self.represent(relations[batch.relation_index], batch.target, model, at_once=at_once)
+        targets = self.represent(relations[batch.relation_index], batch.target, model, at_once=at_once)
         in_order = [target.values[order] for target in targets]
 
         def under(ids: Tensor, relations: Tensor, counts: tuple[int, ...], *by_term: Tensor) -> tuple[Tensor, Tensor]:
@@ -165,9 +152,8 @@ class GuidedSimilarity(nn.Module):
                 ys = self.attention.outer(relations, terms)
                 found += [grouped_cosine(t, y, counts) for t, y in zip(by_term, ys, strict=False)]
                 present += [t.mask.any(1) for t in tokens]
-            if self.gate is not None:
-                found.append(self.gate.cosine(by_term[-1], relations, self.structure(ids, model), counts))
-                present.append(torch.ones_like(ids, dtype=torch.bool))
+            found.append(self.gate.cosine(by_term[-1], relations, self.structure(ids, model), counts))
+            present.append(torch.ones_like(ids, dtype=torch.bool))
             return torch.stack(found), torch.stack(present)
 
         if at_once:
@@ -195,33 +181,16 @@ class GuidedSimilarity(nn.Module):
             for name, values, target, candidate in zip(self.terms, found, targets, present, strict=True)
         }
 
-    def fits(self, represented: int, pool: int, n_relations: int, own: int = 0) -> bool:
-        """Whether what a step holds is within `memory_mb`.
-
-        Args:
-            represented: entities that are represented under one relation each.
-            pool: entities that are compared with under all relations.
-            n_relations: of the batch.
-            own: pairs of a row and a candidate of its own (`to_own`).
-        """
-        return self._reals(represented, pool, n_relations) + own * self._reals_of_own <= self._limit
-
-    def to_own(
-        self,
-        targets: Float[Tensor, "B width"],
-        groups: Float[Tensor, "G M width"],
-        group: Int[Tensor, " B"],
-        *,
-        at_once: bool = True,
-    ) -> Float[Tensor, "B M"]:
-        """`cosine` of each target with the M candidates of its group; in chunks where not all at once."""
-
-        def of(targets: Tensor, group: Tensor) -> tuple[Tensor, ...]:
-            # index_select, since the gradient of indexing adds up in no fixed order.
-            return (cosine(targets[:, None], groups.index_select(0, group)),)
-
-        size = len(group) if at_once else self._limit // max(1, groups.shape[1] * self._reals_of_own)
-        return in_chunks(of, size, targets, group)[0]
+    @torch.no_grad()
+    def evidence(self, batch: Batch, ids: Int[Tensor, " n"], model: Model) -> Evidence:
+        """Similarities of the true entities with some entities, and how their tokens are read."""
+        nothing = torch.tensor(torch.nan, device=ids.device)
+        found = {
+            name: torch.where(s.target[:, None] & s.candidate, s.values, nothing)
+            for name, s in self(batch, ids, model).items()
+        }
+        maps = self.maps(self.relations(batch, model)[batch.relation_index], batch.target)
+        return Evidence(found, {}, maps, "" if maps else NO_MODALITY)
 
     def maps(
         self, relations: Float[Tensor, "n relation_width"], entities: Int[Tensor, " n"]
@@ -251,16 +220,10 @@ class GuidedSimilarity(nn.Module):
 
     def _reals_of_pool(self, n_relations: int) -> tuple[int, int]:
         """Reals that are held for each entity of a pool, and for each under a relation."""
-        gate = 0 if self.gate is None else 4 * (self.gate.hidden.out_features + self.gate.entity_width)
+        gate = 4 * (self.gate.hidden.out_features + self.gate.entity_width)
         if self.attention is None:
             return gate, 1
         return gate + self.attention.reals_per_entity(n_relations), self.attention.reals_per_pair(n_relations)
-
-    @property
-    def _reals_of_own(self) -> int:
-        """Reals that are held for each pair of a row and a candidate of its own."""
-        width = 0 if self.attention is None else self.attention.width * self.attention.n_modalities
-        return 4 * (width + (0 if self.gate is None else self.gate.entity_width))
 
     @property
     def _reals_represented(self) -> int:
@@ -269,7 +232,7 @@ class GuidedSimilarity(nn.Module):
 
     def structure(self, ids: Int[Tensor, " n"], model: Model) -> Float[Tensor, "n width"]:
         """The entities' own vectors."""
-        return model.entities(ids).vectors[:, 0].detach()
+        return model.entities(ids).vectors[:, 0]
 
     def tokens(self, ids: Int[Tensor, " n"]) -> list[Tokens]:
         """The entities' projected tokens, by modality."""
@@ -278,11 +241,11 @@ class GuidedSimilarity(nn.Module):
     def paired(self, relations: Float[Tensor, "n relation_width"], tokens: list[Tokens]) -> list[Float[Tensor, "n a"]]:
         """Y of each entity under its own relation, by modality."""
         assert self.attention is not None
-        return self.attention.paired(relations, tokens)
+        return self.attention.paired(relations, tokens, omit_first_norm=True)
 
     def _encoded(self, m: int, values: Float[Tensor, "n L D"], mask: Bool[Tensor, "n L"]) -> Tokens:
         assert self.attention is not None
-        return self.attention.encode(m, values, mask)
+        return self.attention.encode(m, values, torch.ones_like(mask))
 
 
 def in_chunks(function: Callable[..., tuple[Tensor, ...]], size: int, *rows: Tensor) -> tuple[Tensor, ...]:
@@ -292,9 +255,3 @@ def in_chunks(function: Callable[..., tuple[Tensor, ...]], size: int, *rows: Ten
     chunks = zip(*(part.split(max(1, size)) for part in rows), strict=True)
     found = [checkpoint(function, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
     return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
-
-
-def cosine(a: Float[Tensor, "*#n a"], b: Float[Tensor, "*#n a"]) -> Float[Tensor, "*n"]:
-    """As `grouped_cosine`: without gradient through the norms."""
-    norms = torch.linalg.vector_norm(a.detach(), dim=-1) * torch.linalg.vector_norm(b.detach(), dim=-1)
-    return (a * b).sum(-1) / (norms + 1e-10)

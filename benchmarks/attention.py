@@ -1,0 +1,129 @@
+"""What the attention of `mmrns` adds to a training step: `python benchmarks/attention.py [--json]`.
+
+    python benchmarks/attention.py [--json] [--dataset DB15K-resplit] [--cycles 4]
+
+Processor seconds of a step of `mmrns` and of the same without attention (`domain-range`), in the mean over whole blocks
+and cycles of training, the two in turns; TransE at d 64 (batch 512, 32 negatives) and d 200 (1,024, 64). And the ATen
+operations that a step dispatches, forward, backward and optimizer together, in the mean over a cycle. The dataset, with
+its features, is found through $MMRNS_DATA; `experiments/resplit.py` makes DB15K-resplit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from math import lcm
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import mmrns
+from mmrns.data.datasets import Dataset
+from mmrns.memory import freed_memory_kept
+from mmrns.runs.build import build_trainer
+from mmrns.runs.config import make_config
+from mmrns.training.trainer import Trainer
+
+SETTINGS = {"d64": (64, 512, 32), "d200": (200, 1024, 64)}
+WITHOUT, WITH = "domain-range", "mmrns"
+
+
+class Operations(TorchDispatchMode):
+    """Counts what is dispatched inside."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def build(method: str, dataset: Dataset, setting: tuple[int, int, int], **options: Any) -> Trainer:
+    """A training with one of the methods."""
+    dim, batch, negatives = setting
+    values: dict[str, Any] = {
+        "model": {"scorer": "TransE", "dim": dim},
+        "method": method,
+        "sampler": {"negatives": negatives, **options},
+        "training": {"batch_size": batch},
+        "device": "cpu",
+    }
+    return build_trainer(make_config(values), dataset)
+
+
+def cycle(trainer: Trainer) -> int:
+    """Steps after which blocks and lessons begin together."""
+    return lcm(trainer.sampler.hold, getattr(trainer.sampler, "refresh", 1))
+
+
+def seconds(trainer: Trainer, first: int, steps: int) -> float:
+    """Of the processor, a step."""
+    started = time.process_time()
+    for step in range(first, first + steps):
+        trainer.step(step)
+    return (time.process_time() - started) / steps
+
+
+def compare(dataset: Dataset, setting: tuple[int, int, int], cycles: int, options: dict[str, Any]) -> dict[str, float]:
+    """Median over the cycles, in which the two take turns."""
+    trainers = {WITHOUT: build(WITHOUT, dataset, setting), WITH: build(WITH, dataset, setting, **options)}
+    steps = cycle(trainers[WITH])
+    found: dict[str, list[float]] = {name: [] for name in trainers}
+    for i in range(cycles + 1):
+        for name, trainer in trainers.items():
+            taken = seconds(trainer, i * steps, steps)
+            if i:  # In the first everything is fetched.
+                found[name].append(taken)
+    without, with_it = (statistics.median(found[name]) for name in (WITHOUT, WITH))
+    return {"no_attention_seconds": without, "mmrns_seconds": with_it, "ratio": with_it / without}
+
+
+def operations(dataset: Dataset, method: str, options: dict[str, Any]) -> float:
+    """Of a step, in the mean over a cycle."""
+    trainer = build(method, dataset, SETTINGS["d200"], **options)
+    steps = cycle(trainer) if method == WITH else 2
+    for step in range(steps):
+        trainer.step(step)
+    with Operations() as counted:
+        for step in range(steps, 2 * steps):
+            trainer.step(step)
+    return counted.count / steps
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--dataset", default="DB15K-resplit")
+    parser.add_argument("--cycles", type=int, default=4, help="measured")
+    parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="of the sampler of mmrns")
+    arguments = parser.parse_args()
+    options = {name: json.loads(value) for name, value in (given.split("=", 1) for given in arguments.set)}
+    torch.set_num_threads(1)
+    dataset = mmrns.load_dataset(arguments.dataset)
+    with freed_memory_kept():
+        found: dict[str, Any] = {
+            name: compare(dataset, setting, arguments.cycles, options) for name, setting in SETTINGS.items()
+        }
+        found["aten_ops"] = {
+            "self-adversarial": operations(dataset, "self-adversarial", {}),
+            WITHOUT: operations(dataset, WITHOUT, {}),
+            WITH: operations(dataset, WITH, options),
+        }
+    if arguments.json:
+        print(json.dumps(found))
+        return
+    for name in SETTINGS:
+        row = found[name]
+        milliseconds = [1e3 * row[key] for key in ("no_attention_seconds", "mmrns_seconds")]
+        print(
+            f"{name:>5}  {milliseconds[0]:6.1f} ms without attention, {milliseconds[1]:6.1f} with: {row['ratio']:.2f}"
+        )
+    print("  ".join(f"{name} {count:.0f}" for name, count in found["aten_ops"].items()), "ATen operations a step")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,351 @@
+"""How much an entity's pictures and texts, read under a relation, tell of another entity's being an answer too."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import grouped_mm, pad, softplus
+
+from mmrns.nn.model import ModelSpec
+from mmrns.samplers.mmrns.attention import EntityGate, KnowledgeGuidedAttention, Tokens
+
+_SCALE = 10.0
+"""Inverse temperature of the cosines at first."""
+
+_TINY = 1e-10
+"""Added to norms."""
+
+_ALIGNED = 8
+"""Rows and columns of grouped products are multiples of 16 bytes, in every type."""
+
+_AT_ONCE = 2**23
+"""Reals that are worked on at a time on a processor, so that they stay in its cache."""
+
+_ROWS, _TILE = 2048, 64
+"""Rows, and relations, that a processor reads under at a time: fewer make for slow products and many operations."""
+
+_Module = TypeVar("_Module", bound=nn.Module)
+_Part = TypeVar("_Part")
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is known of n entities before a relation looks at them.
+
+    Attributes:
+        tokens: of each modality, values [n L D], zero where absent, and mask [n L].
+        structure: Float[n width], the model's own vectors; None where modalities are read.
+    """
+
+    tokens: tuple[tuple[Float[Tensor, "n _ _"], Bool[Tensor, "n _"]], ...]
+    structure: Float[Tensor, "n width"] | None = None
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The same, as the attention reads it: projected tokens of each modality, or the structural vectors.
+
+    Attributes:
+        tokens: of each modality.
+        structure: Float[n width], or None.
+        present: Bool[n T], the terms that each entity has.
+    """
+
+    tokens: list[Tokens]
+    structure: Float[Tensor, "n width"] | None
+    present: Bool[Tensor, "n T"]
+
+    def index_select(self, rows: Int[Tensor, " m"]) -> Encoded:
+        """Some of the entities."""
+        tokens = [Tokens(t.values.index_select(0, rows), t.mask.index_select(0, rows)) for t in self.tokens]
+        structure = None if self.structure is None else self.structure.index_select(0, rows)
+        return Encoded(tokens, structure, self.present.index_select(0, rows))
+
+    @staticmethod
+    def concatenate(parts: Sequence[Encoded]) -> Encoded:
+        """All entities of some parts."""
+        tokens = [
+            Tokens(torch.cat([t.values for t in part]), torch.cat([t.mask for t in part]))
+            for part in zip(*(part.tokens for part in parts), strict=True)
+        ]
+        structures = [part.structure for part in parts if part.structure is not None]
+        return Encoded(
+            tokens, torch.cat(structures) if structures else None, torch.cat([part.present for part in parts])
+        )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Pairs of a relation and a true entity that candidates are read for, sorted by relation.
+
+    Attributes:
+        relations: Float[R relation_width], vectors of the distinct relations.
+        counts: rows of each, on the host.
+        place: Int[U], which of the relations is each row's.
+        entities: Int[N], the true entities; each of them once, if possible.
+        target: Int[U], which of these is each row's.
+        group: Int[U], which list of typed candidates is each row's.
+    """
+
+    relations: Float[Tensor, "R relation_width"]
+    counts: Sequence[int]
+    place: Int[Tensor, " U"]
+    entities: Int[Tensor, " N"]
+    target: Int[Tensor, " U"]
+    group: Int[Tensor, " U"]
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+
+class Information(nn.Module):
+    """The pointwise mutual information of "x answers the query" and "e answers it too", as far as their modalities say.
+
+        pmi(r, x, e) = sum_m t_m(r) <y_m(r, x), y_m(r, e)> / stopgrad(||y_m(r, x)|| ||y_m(r, e)||)
+
+    y_m(r, e) represents e in modality m under the relation (`KnowledgeGuidedAttention`); without any modality there is
+    one term, `structure`, of the entity's own vector through the `EntityGate`. t_m = softplus(W r + b) > 0. A term that
+    x lacks counts 0. It knows neither features nor model: what it reads is given (`Given`).
+
+    Args:
+        modalities: (L, D), tokens and their width, by name; none for the structure.
+        spec: widths of the model's vectors.
+        width: a, width of the attention.
+        gate_width: hidden units of the entity gate.
+    """
+
+    def __init__(self, modalities: Mapping[str, tuple[int, int]], spec: ModelSpec, *, width: int, gate_width: int):
+        super().__init__()
+        self.attention: KnowledgeGuidedAttention | None = None
+        self.gate: EntityGate | None = None
+        self.terms = list(modalities) or ["structure"]
+        if modalities:
+            tokens, widths = zip(*modalities.values(), strict=True)
+            self.attention = KnowledgeGuidedAttention(tokens, widths, spec.relation_width, width)
+        else:
+            self.gate = EntityGate(spec.entity_width, spec.relation_width, gate_width)
+        for parameter in self.parameters():
+            if parameter.ndim == 2:
+                nn.init.xavier_normal_(parameter)
+        self.term_width = width if modalities else spec.entity_width
+        self.scale = nn.Linear(spec.relation_width, len(self.terms))
+        nn.init.zeros_(self.scale.weight)
+        nn.init.constant_(self.scale.bias, _SCALE)
+
+    @property
+    def width(self) -> int:
+        """W, the width of a reading."""
+        return -(-self.term_width * len(self.terms) // _ALIGNED) * _ALIGNED
+
+    def scales(self, relations: Float[Tensor, "*n relation_width"]) -> Float[Tensor, "*n T"]:
+        """t, how much each term counts under each relation."""
+        return softplus(self.scale(relations))
+
+    def encode(self, given: Given) -> Encoded:
+        """What does not depend on the relation."""
+        if self.gate is not None:
+            if given.structure is None:
+                raise ValueError("the entity gate reads the model's own vectors")
+            present = torch.ones(len(given.structure), 1, dtype=torch.bool, device=given.structure.device)
+            return Encoded([], given.structure, present)
+        assert self.attention is not None
+        tokens = [self.attention.encode(m, *raw) for m, raw in enumerate(given.tokens)]
+        return Encoded(tokens, None, torch.stack([t.mask.any(1) for t in tokens], dim=1))
+
+    def read(self, relations: Float[Tensor, "n relation_width"], entities: Encoded) -> Float[Tensor, "n W"]:
+        """Each entity under its own relation, the terms side by side."""
+        if self.gate is not None:
+            assert entities.structure is not None
+            return self._side_by_side([self.gate(relations, entities.structure)], entities.present)
+        assert self.attention is not None
+        return self._side_by_side(self.attention.paired(relations, entities.tokens), entities.present)
+
+    def read_all(self, relations: Float[Tensor, "R relation_width"], entities: Encoded) -> Float[Tensor, "R n W"]:
+        """Each of n entities under each relation."""
+        return self._side_by_side(self._reader(entities, len(relations))(relations), entities.present)
+
+    def _reader(self, entities: Encoded, n_relations: int) -> Callable[[Tensor], list[Tensor]]:
+        """What reads n entities under relations, of which there will be so many: y of each term, [R n a]."""
+        if self.gate is not None:
+            gate, vectors = self.gate, entities.structure
+            return lambda relations: [gate(relations[:, None], vectors)]
+        assert self.attention is not None
+        return partial(self.attention.outer, terms=self.attention.terms(entities.tokens, n_relations=n_relations))
+
+    def pmi(
+        self,
+        rows: Rows,
+        pool: Int[Tensor, " P"],
+        typed: Int[Tensor, "G M"],
+        given: Callable[[Int[Tensor, " n"]], Given],
+        *,
+        limit: int,
+    ) -> Float[Tensor, "U C"]:
+        """The pmi of each row's true entity and its C = P + M candidates, without gradient.
+
+        A candidate that lacks a term takes the mean of those of the pool that have it, under the row's relation.
+
+        Args:
+            rows: U rows.
+            pool: P entities for all of them.
+            typed: M entities for each of G lists.
+            given: what is known of some entities.
+            limit: reals that may be held at a time beside the result, as far as one entity and one relation permit.
+        """
+        own, n_pool = self.reals(1), len(pool)
+
+        def encoded(ids: Int[Tensor, " n"]) -> Encoded:
+            return self.encode(given(ids))
+
+        # What one turn makes stays in a processor's cache.
+        at_once = min(limit, _AT_ONCE) if pool.is_cpu else limit
+        n_rows = min(limit // own, _ROWS) if pool.is_cpu else limit // own
+        entities = Encoded.concatenate(_parts(encoded, n_rows, rows.entities))
+
+        def under(place: Int[Tensor, " n"], target: Int[Tensor, " n"]) -> Float[Tensor, "n W"]:
+            relations = rows.relations.index_select(0, place)
+            return self.weighed(relations, self.read(relations, entities.index_select(target)))
+
+        weighed = torch.cat(_parts(under, n_rows, rows.place, rows.target))
+        found = weighed.new_empty(len(rows), n_pool + typed.shape[1])
+        total = weighed.new_zeros(len(rows.relations), self.width)
+        size = at_once // (min(_TILE, len(total)) * self._reals_per_pair(len(total)))
+        size = max(1, min(size, limit // max(1, self._reals_per_entity(len(total)))))
+        present: list[Tensor] = []
+        room = weighed.new_empty(0)
+        for start, part in zip(range(0, n_pool, size), pool.split(size), strict=True):
+            part = encoded(part)
+            present.append(part.present)
+            into = found[:, start : start + len(part.present)]
+            room = self._compare(rows, weighed, part, at_once, into, total, room)
+        has = torch.cat(present)
+        means = self.by_term(weighed * total.index_select(0, rows.place)) / has.sum(0).clamp(min=1)
+        found[:, :n_pool].addmm_(means, (~has).T.to(found.dtype))
+        if typed.shape[1]:
+            found[:, n_pool:] = self._typed(rows, weighed, means, typed, given, n_rows)
+        return found
+
+    def _compare(
+        self,
+        rows: Rows,
+        weighed: Float[Tensor, "U W"],
+        entities: Encoded,
+        limit: int,
+        found: Float[Tensor, "U n"],
+        total: Float[Tensor, "R W"],
+        room: Tensor,
+    ) -> Tensor:
+        """Products of the rows with n entities, written to `found`, some relations at a time; sums go to `total`.
+
+        What is read goes to `room`, if it fits; the room that was taken is returned.
+        """
+        n = len(entities.present)
+        size = max(1, limit // (n * self._reals_per_pair(len(total))))
+        read, has = self._reader(entities, len(total)), entities.present
+        columns = -(-n // _ALIGNED) * _ALIGNED
+        shape = min(size, len(total)), columns, self.width
+        vectors = room if room.shape == shape else weighed.new_zeros(shape)
+        start = 0
+        for first in range(0, len(total), size):
+            part = slice(first, min(first + size, len(total)))
+            here = vectors[: part.stop - first]
+            self._side_by_side(read(rows.relations[part]), has, out=here[:, :n])
+            total[part] += here.sum(1)
+            ends = torch.tensor(rows.counts[part], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+            stop = start + sum(rows.counts[part])
+            products = _grouped(weighed[start:stop], here, ends.to(found.device, non_blocking=True))
+            found[start:stop] = products[:, :n]
+            start = stop
+        return vectors
+
+    def _typed(
+        self,
+        rows: Rows,
+        weighed: Float[Tensor, "U W"],
+        means: Float[Tensor, "U T"],
+        typed: Int[Tensor, "G M"],
+        given: Callable[[Int[Tensor, " n"]], Given],
+        n_rows: int,
+    ) -> Float[Tensor, "U M"]:
+        """The pmi of each row's true entity and the typed candidates of its group."""
+        n_groups, n_typed = typed.shape
+        # All rows of a group have the same relation; a group without rows has some.
+        of_group = torch.zeros_like(typed[:, 0]).index_copy(0, rows.group, rows.place)
+
+        def read(under: Int[Tensor, " n"], ids: Int[Tensor, " n"]) -> Float[Tensor, "n WT"]:
+            entities = self.encode(given(ids))
+            vectors = self.read(rows.relations.index_select(0, under), entities)
+            return torch.cat([vectors, (~entities.present).to(vectors.dtype)], dim=1)
+
+        parts = _parts(read, n_rows, of_group.repeat_interleave(n_typed), typed.flatten())
+        both = torch.cat(parts).view(n_groups, n_typed, -1).index_select(0, rows.group)
+        return (both @ torch.cat([weighed, means], dim=1)[..., None]).squeeze(2)
+
+    def weighed(
+        self, relations: Float[Tensor, "n relation_width"], vectors: Float[Tensor, "n W"]
+    ) -> Float[Tensor, "n W"]:
+        """Readings with every term multiplied by its t, so that their product with another reading is the pmi."""
+        scales = self.scales(relations).repeat_interleave(self.term_width, dim=1)
+        return vectors * pad(scales, (0, self.width - scales.shape[1]))
+
+    def by_term(self, products: Float[Tensor, "*n W"]) -> Float[Tensor, "*n T"]:
+        """Sums of each term's part of W."""
+        return products[..., : self.term_width * len(self.terms)].unflatten(-1, (len(self.terms), -1)).sum(-1)
+
+    def reals(self, n_relations: int) -> int:
+        """Estimate of the reals that reading one entity under so many relations holds at a time."""
+        return self._reals_per_entity(n_relations) + n_relations * self._reals_per_pair(n_relations)
+
+    def _reals_per_entity(self, n_relations: int) -> int:
+        return 0 if self.attention is None else self.attention.reals_per_entity(n_relations)
+
+    def _reals_per_pair(self, n_relations: int) -> int:
+        if self.gate is not None:
+            return 4 * (self.gate.hidden.out_features + self.gate.entity_width)
+        assert self.attention is not None
+        return self.attention.reals_per_pair(n_relations) + 2 * self.width
+
+    def _side_by_side(
+        self, ys: list[Float[Tensor, "*n a"]], present: Bool[Tensor, "n T"], out: Tensor | None = None
+    ) -> Float[Tensor, "*n W"]:
+        """The terms, each of length 1 or, where it is not there, 0, one beside the other."""
+        # No gradient through the norms, as in the authors' code.
+        norms = [torch.linalg.vector_norm(y.detach(), dim=-1, keepdim=True) + _TINY for y in ys]
+        factors = [present[:, m, None] / norm for m, norm in enumerate(norms)]
+        if out is None:
+            spare = self.width - self.term_width * len(ys)
+            return pad(torch.cat([y * f for y, f in zip(ys, factors, strict=True)], dim=-1), (0, spare))
+        for m, (y, factor) in enumerate(zip(ys, factors, strict=True)):
+            torch.mul(y, factor, out=out[..., m * self.term_width : (m + 1) * self.term_width])
+        return out
+
+
+def _grouped(
+    rows: Float[Tensor, "n W"], vectors: Float[Tensor, "R P W"], ends: Int[Tensor, " R"]
+) -> Float[Tensor, "n P"]:
+    """Products of each row with the vectors of its group, rows being sorted by group, which end at `ends`."""
+    # Made for bfloat16 on a device, and for single precision on a processor.
+    dtype = torch.float32 if rows.is_cpu else torch.bfloat16
+    return grouped_mm(rows.to(dtype), vectors.to(dtype).mT, offs=ends).to(rows.dtype)
+
+
+def _parts(function: Callable[..., _Part], size: int, *given: Tensor) -> list[_Part]:
+    """What a function makes of so many rows at a time, of one at least."""
+    return [function(*part) for part in zip(*(x.split(max(1, size)) for x in given), strict=True)]
+
+
+def frozen(module: _Module) -> _Module:
+    """A copy that is not trained: its parameters are buffers."""
+    found = copy.deepcopy(module)
+    for part in found.modules():
+        for name, parameter in list(part.named_parameters(recurse=False)):
+            delattr(part, name)
+            part.register_buffer(name, parameter.detach().clone())
+    return found
