@@ -278,7 +278,7 @@ class Run:
                 message = f"does not fit the run's configuration, or the features of its dataset ({reason})"
                 raise DataError(path, message, "restore them, or train again")
             module.load_state_dict(tensors)
-            for name, values in module.named_parameters():
+            for name, values in module.state_dict().items():
                 if not torch.isfinite(values).all():
                     raise DataError(path, f"holds what is not finite in {name!r}", "restore the file, or train again")
         return module.to(self.device).eval()

@@ -209,28 +209,48 @@ def test_pmi_is_that_of_the_formula(toy: Dataset, modalities: list[str], memory_
     for name in modalities:
         has &= toy.features[name].present[c.ids(columns)] | ~toy.features[name].present[batch.target][:, None]
     assert lesson.columns.tolist() == list(range(c.excluded.shape[1]))
-    torch.testing.assert_close(lesson.pmi.detach()[has], expected[has], rtol=1e-4, atol=1e-4)
-    assert torch.equal(lesson.excluded, c.excluded)
-    torch.testing.assert_close(lesson.log_density, c.log_density)
+    rows = lesson.rows
+    torch.testing.assert_close(lesson.pmi.detach()[has[rows]], expected[rows][has[rows]], rtol=1e-4, atol=1e-4)
+    assert torch.equal(lesson.excluded, c.excluded[rows])
+    torch.testing.assert_close(lesson.log_density, c.log_density[rows])
 
 
 def test_a_lesson_is_an_unbiased_sample_of_the_pool(toy: Dataset) -> None:
     """Sums over its candidates, each divided by how often it is one, are those over all entities."""
     model, sampler = _build(toy, pool=20, columns=6, rows=4, refresh=1, hold=1)
     batch = _batch(toy, 8)
-    rows = torch.arange(4) * 2
     weight = torch.arange(40.0) ** 2
-    sums = torch.zeros(300, 4)
+    false = ~toy.graph.train_index.batch_contains(batch, torch.arange(40))
+    expected = (weight * false).sum(1)
+    errors: list[Tensor] = []
     for step in range(300):
         c = sampler.candidates(batch, step)
         lesson = sampler.lesson(batch, c, model, step)
         assert lesson is not None
-        assert torch.equal(lesson.rows, rows)
-        ids = c.ids(torch.arange(c.excluded.shape[1]).expand_as(c.excluded))[rows][:, lesson.columns]
-        sums[step] = (weight[ids] / lesson.log_density.exp() * ~lesson.excluded).sum(1)
-    false = ~toy.graph.train_index.batch_contains(batch, torch.arange(40))[rows]
-    error = sums.std(0) / 300**0.5
-    assert ((sums.mean(0) - (weight * false).sum(1)).abs() < 5 * error).all()
+        ids = c.ids(torch.arange(c.excluded.shape[1]).expand_as(c.excluded))[lesson.rows][:, lesson.columns]
+        found = (weight[ids] / lesson.log_density.exp() * ~lesson.excluded).sum(1)
+        errors.append((found - expected[lesson.rows]).mean())
+    error = torch.stack(errors)
+    assert error.mean().abs() < 5 * error.std() / 300**0.5
+    assert error.std() / 300**0.5 < 0.03 * expected.mean()
+
+
+def test_a_lesson_takes_rows_that_have_another_positive_first(toy: Dataset) -> None:
+    model, sampler = _build(toy, rows=5, refresh=1)
+    batch = _batch(toy)
+    taken: list[Tensor] = []
+    for step in range(40):
+        _, has = sampler.other_positives(batch, step)
+        assert 5 < has.sum() < len(batch)
+        lesson = sampler.lesson(batch, sampler.candidates(batch, step), model, step)
+        assert lesson is not None
+        assert lesson.has_positive.all()
+        assert torch.equal(lesson.has_positive, has[lesson.rows])
+        taken.append(lesson.rows)
+    assert set(torch.cat(taken).tolist()) == set(has.nonzero().flatten().tolist())
+    whole = _build(toy, rows=100, refresh=1)[1].lesson(batch, sampler.candidates(batch, 0), model, 0)
+    assert whole is not None
+    assert sorted(whole.rows.tolist()) == list(range(len(batch)))
 
 
 def test_what_is_read_ahead_is_what_a_step_would_read(toy: Dataset) -> None:

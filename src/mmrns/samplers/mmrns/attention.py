@@ -150,20 +150,29 @@ class KnowledgeGuidedAttention(nn.Module):
             omit_first_norm: leave the LayerNorm out of the first modality's attention term (a bug of the authors'
                 code).
         """
-        terms = self.terms(tokens, omit_first_norm=omit_first_norm)
-        gates = self.gates(relations)
-        return [self._combine(g[None], term).squeeze(0) for g, term in zip(gates, terms, strict=True)]
+        found: list[Tensor] = []
+        for m, (gate, (affinity, read, guide)) in enumerate(
+            zip(self.gates(relations), self._read(tokens), strict=True)
+        ):
+            # Both sums over the tokens read are one product, and one LayerNorm.
+            weights = torch.cat([gate * affinity, _attention(affinity, read)], dim=2)
+            sums = torch.einsum("njk,nja->nka", weights, read.values)
+            normed = self.norm(sums)
+            n_guide = affinity.shape[2]
+            attended = (sums if omit_first_norm and m == 0 else normed)[:, n_guide:]
+            mixed = normed[:, :n_guide] * guide.mask[..., None] + attended
+            found.append(self.out[m](mixed.flatten(1)))
+        return found
 
-    def terms(self, tokens: list[Tokens], *, n_relations: int = 0, omit_first_norm: bool = False) -> list[EntityTerms]:
+    def terms(self, tokens: list[Tokens], *, n_relations: int = 0) -> list[EntityTerms]:
         """What of y depends on the entities alone, one term a modality.
 
         Args:
             tokens: the entities' tokens, one a modality.
             n_relations: relations that the terms will be combined with; where that is cheaper they are folded.
-            omit_first_norm: see `paired`.
         """
         return [
-            self._terms(m, affinity, read, guide, n_relations, omit_norm=omit_first_norm and m == 0)
+            self._terms(m, affinity, read, guide, n_relations)
             for m, (affinity, read, guide) in enumerate(self._read(tokens))
         ]
 
@@ -243,13 +252,9 @@ class KnowledgeGuidedAttention(nn.Module):
         read: Tokens,
         guide: Tokens,
         n_relations: int,
-        *,
-        omit_norm: bool = False,
     ) -> EntityTerms:
         attention = _attention(affinity, read)
-        attended = torch.einsum("njk,nja->nka", attention, read.values)
-        if not omit_norm:
-            attended = self.norm(attended)
+        attended = self.norm(torch.einsum("njk,nja->nka", attention, read.values))
         term = EntityTerms(modality, affinity, read.values, guide.mask, attended)
         return replace(term, folded=self._fold(term)) if self.folds(modality, n_relations) else term
 

@@ -89,15 +89,13 @@ class Rows:
         relations: Float[R relation_width], vectors of the distinct relations.
         counts: rows of each, on the host.
         place: Int[U], which of the relations is each row's.
-        entities: Int[N], the true entities; each of them once, if possible.
-        target: Int[U], which of these is each row's.
+        target: Int[U], the true entities.
         group: Int[U], which list of typed candidates is each row's.
     """
 
     relations: Float[Tensor, "R relation_width"]
     counts: Sequence[int]
     place: Int[Tensor, " U"]
-    entities: Int[Tensor, " N"]
     target: Int[Tensor, " U"]
     group: Int[Tensor, " U"]
 
@@ -141,7 +139,7 @@ class Information(nn.Module):
 
     @property
     def width(self) -> int:
-        """W, the width of a reading."""
+        """W, the width of all terms."""
         return -(-self.term_width * len(self.terms) // _ALIGNED) * _ALIGNED
 
     def scales(self, relations: Float[Tensor, "*n relation_width"]) -> Float[Tensor, "*n T"]:
@@ -158,6 +156,15 @@ class Information(nn.Module):
         assert self.attention is not None
         tokens = [self.attention.encode(m, *raw) for m, raw in enumerate(given.tokens)]
         return Encoded(tokens, None, torch.stack([t.mask.any(1) for t in tokens], dim=1))
+
+    def encode_all(self, ids: Int[Tensor, " n"], given: Callable[[Int[Tensor, " n"]], Given], *, limit: int) -> Encoded:
+        """Some entities, as many at a time as may be held, without gradient."""
+        n_rows = limit // self.reals(1)
+
+        def encoded(part: Int[Tensor, " m"]) -> Encoded:
+            return self.encode(given(part))
+
+        return Encoded.concatenate(_parts(encoded, min(n_rows, _ROWS) if ids.is_cpu else n_rows, ids))
 
     def read(self, relations: Float[Tensor, "n relation_width"], entities: Encoded) -> Float[Tensor, "n W"]:
         """Each entity under its own relation, the terms side by side."""
@@ -184,7 +191,7 @@ class Information(nn.Module):
         rows: Rows,
         pool: Int[Tensor, " P"],
         typed: Int[Tensor, "G M"],
-        given: Callable[[Int[Tensor, " n"]], Given],
+        encoded: Callable[[Int[Tensor, " n"]], Encoded],
         *,
         limit: int,
     ) -> Float[Tensor, "U C"]:
@@ -196,22 +203,17 @@ class Information(nn.Module):
             rows: U rows.
             pool: P entities for all of them.
             typed: M entities for each of G lists.
-            given: what is known of some entities.
+            encoded: what is known of some entities, encoded.
             limit: reals that may be held at a time beside the result, as far as one entity and one relation permit.
         """
         own, n_pool = self.reals(1), len(pool)
-
-        def encoded(ids: Int[Tensor, " n"]) -> Encoded:
-            return self.encode(given(ids))
-
         # What one turn makes stays in a processor's cache.
         at_once = min(limit, _AT_ONCE) if pool.is_cpu else limit
         n_rows = min(limit // own, _ROWS) if pool.is_cpu else limit // own
-        entities = Encoded.concatenate(_parts(encoded, n_rows, rows.entities))
 
         def under(place: Int[Tensor, " n"], target: Int[Tensor, " n"]) -> Float[Tensor, "n W"]:
             relations = rows.relations.index_select(0, place)
-            return self.weighed(relations, self.read(relations, entities.index_select(target)))
+            return self.weighed(relations, self.read(relations, encoded(target)))
 
         weighed = torch.cat(_parts(under, n_rows, rows.place, rows.target))
         found = weighed.new_empty(len(rows), n_pool + typed.shape[1])
@@ -229,7 +231,7 @@ class Information(nn.Module):
         means = self.by_term(weighed * total.index_select(0, rows.place)) / has.sum(0).clamp(min=1)
         found[:, :n_pool].addmm_(means, (~has).T.to(found.dtype))
         if typed.shape[1]:
-            found[:, n_pool:] = self._typed(rows, weighed, means, typed, given, n_rows)
+            found[:, n_pool:] = self._typed(rows, weighed, means, typed, encoded, n_rows)
         return found
 
     def _compare(
@@ -271,7 +273,7 @@ class Information(nn.Module):
         weighed: Float[Tensor, "U W"],
         means: Float[Tensor, "U T"],
         typed: Int[Tensor, "G M"],
-        given: Callable[[Int[Tensor, " n"]], Given],
+        encoded: Callable[[Int[Tensor, " n"]], Encoded],
         n_rows: int,
     ) -> Float[Tensor, "U M"]:
         """The pmi of each row's true entity and the typed candidates of its group."""
@@ -280,7 +282,7 @@ class Information(nn.Module):
         of_group = torch.zeros_like(typed[:, 0]).index_copy(0, rows.group, rows.place)
 
         def read(under: Int[Tensor, " n"], ids: Int[Tensor, " n"]) -> Float[Tensor, "n WT"]:
-            entities = self.encode(given(ids))
+            entities = encoded(ids)
             vectors = self.read(rows.relations.index_select(0, under), entities)
             return torch.cat([vectors, (~entities.present).to(vectors.dtype)], dim=1)
 
@@ -291,7 +293,7 @@ class Information(nn.Module):
     def weighed(
         self, relations: Float[Tensor, "n relation_width"], vectors: Float[Tensor, "n W"]
     ) -> Float[Tensor, "n W"]:
-        """Readings with every term multiplied by its t, so that their product with another reading is the pmi."""
+        """Representations with every term multiplied by its t: their product with others is the pmi."""
         scales = self.scales(relations).repeat_interleave(self.term_width, dim=1)
         return vectors * pad(scales, (0, self.width - scales.shape[1]))
 
@@ -300,8 +302,13 @@ class Information(nn.Module):
         return products[..., : self.term_width * len(self.terms)].unflatten(-1, (len(self.terms), -1)).sum(-1)
 
     def reals(self, n_relations: int) -> int:
-        """Estimate of the reals that reading one entity under so many relations holds at a time."""
+        """Estimate of the reals held at a time to read one entity under so many relations."""
         return self._reals_per_entity(n_relations) + n_relations * self._reals_per_pair(n_relations)
+
+    @property
+    def reals_encoded(self) -> int:
+        """Reals of an entity that is encoded."""
+        return 0 if self.attention is None else sum(self.attention.tokens) * self.attention.width
 
     def _reals_per_entity(self, n_relations: int) -> int:
         return 0 if self.attention is None else self.attention.reals_per_entity(n_relations)

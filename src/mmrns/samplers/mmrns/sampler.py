@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from mmrns.samplers.explanation import NO_MODALITY, Evidence
 from mmrns.samplers.gumbel import log_inclusion, straight_through_top_k
 from mmrns.samplers.mmrns.contrastive import info_nce
 from mmrns.samplers.mmrns.information import (
+    Encoded,
     Given,
     Information,
     Rows,
@@ -31,6 +32,9 @@ from mmrns.samplers.mmrns.information import (
 from mmrns.samplers.mmrns.proposal import Candidates, CandidateSampler, Trace
 from mmrns.samplers.pools import distinct
 from mmrns.types import Batch, Negatives, OwnNegatives
+
+_LAG = 10
+"""Blocks that read with the same attention: it changes slowly, and what it makes of every entity is kept so long."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +112,8 @@ class Mmrns(CandidateSampler, name="mmrns"):
 
     where y_m(r, e) represents e in modality m under the relation (`KnowledgeGuidedAttention`; without any modality the
     structural vector through `EntityGate`) and t_m = softplus(W r + b) > 0. Candidates are held for a block of `hold`
-    steps. At its start they are read under every relation of the graph; the steps read their true entities with the
-    attention and the relations as they were then.
+    steps. At its start what all its batches will compare is read at once, with the relations as they are then and the
+    attention as it was at the start of every tenth block.
 
     **The training.** In the first two of every `refresh` steps, one a side, the attention learns to tell another
     positive x' of a row's query from all entities (InfoNCE, over the rows that have one),
@@ -117,14 +121,14 @@ class Mmrns(CandidateSampler, name="mmrns"):
         -ln [ e^pmi(x') / ( e^pmi(x') + sum_e e^pmi(e) / pi(e) ) ]
 
     whose optimum is the pointwise mutual information, and it gets the straight-through gradient of the draw. Some rows
-    and some of the pool do for both: what they give is an unbiased estimate of what all would. The model's vectors get
-    no gradient from the sampler.
+    do for both, if possible such that have another positive, and some of the pool, whose sums are unbiased estimates of
+    those over all. The model's vectors get no gradient from the sampler.
 
     **Missing modalities.** One that the true entity lacks adds nothing to its row. A candidate that lacks one takes the
     mean over the pool's entities that have it.
 
-    Cost of a draw: that of `domain-range`, B readings, a product of B x P x W, and in a block's first step the readings
-    of P entities under all relations.
+    Cost of a draw: that of `domain-range`, B representations and a product of B x P x W, made for a block's steps at
+    once, with the representations of P entities under the R relations of those.
 
     Args:
         graph, features, spec, seed: see `Sampler`.
@@ -132,7 +136,8 @@ class Mmrns(CandidateSampler, name="mmrns"):
         pool_sampler: a sampler whose draws fill half of the pool.
         discount: how strongly likely positives are held back.
         refresh: the attention is trained in two of this many steps.
-        rows, columns: how many rows of the batch and how many entities of the pool it is trained with then.
+        rows: of the batch that it is trained with then, first of those whose query has another positive.
+        columns: entities of the pool that it is trained with.
         modalities: names; by default all that the dataset has. With none, the structure alone is compared.
         guidance: let the relation guide the attention. False is an ablation: the same gates for every relation.
         contrastive: train the attention by the contrastive loss. False is an ablation.
@@ -140,8 +145,8 @@ class Mmrns(CandidateSampler, name="mmrns"):
         corrected: divide importance weights out. False is an ablation: negatives weigh as they come.
         width: a, width of the attention.
         gate_width: hidden units of the entity gate.
-        memory_mb: bound on what readings hold, in MiB; where those of all relations take more, each step reads for its
-            own relations, some at a time.
+        memory_mb: bound on what representations hold, in MiB; where a block takes more, each step has its own, some at
+            a time.
         alpha: inverse temperature of the objective's self-adversarial weights.
     """
 
@@ -189,19 +194,20 @@ class Mmrns(CandidateSampler, name="mmrns"):
         self.register_buffer("held_block", torch.tensor(-1))
         self._frozen = -1
         self._block: Block | None = None
+        self._encoded: Encoded | None = None
         self._batches: Callable[[int], Batch] | None = None
         self.register_load_state_dict_post_hook(Mmrns._recall)
         self.fill_pool_with(pool_sampler)
 
     def forget(self) -> None:
         super().forget()
-        self._block = None
+        self._block = self._encoded = None
 
     def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
         of_pool = self.for_the_pool(lookup, model, step)
         candidates = self.candidates(lookup.batch, step, of_pool)
         lesson = self.lesson(lookup.batch, candidates, model, step)
-        pmi = self.pmi(lookup.batch, candidates, model, step)
+        pmi = self.pmi(lookup.batch, candidates, model, step, trains=torch.is_grad_enabled())
         with torch.no_grad():
             scores = self.scores(lookup, model, candidates)
             # How often each is a candidate, and on purpose how likely it is a positive.
@@ -242,7 +248,8 @@ class Mmrns(CandidateSampler, name="mmrns"):
 
     def _recall(self, incompatible: Any) -> None:
         """After weights were loaded: which block those are of that it reads with."""
-        self._frozen, self._block = int(self.held_block), None
+        self.forget()
+        self._frozen = int(self.held_block)
 
     def relations(self, model: Model, ids: Int[Tensor, "*n"]) -> Float[Tensor, "*n relation_width"]:
         """What guides the attention: the vectors of relations, or zeros in the ablation `guidance`."""
@@ -257,11 +264,19 @@ class Mmrns(CandidateSampler, name="mmrns"):
             return Given(tuple(modality.gather(ids, fill=fill) for modality in self.modalities.values()))
         return Given((), model.entities(ids).vectors[:, 0].detach())
 
-    def pmi(self, batch: Batch, candidates: Candidates, model: Model, step: int) -> Float[Tensor, "B C"]:
-        """The pointwise mutual information of each row's true entity and its candidates."""
+    @torch.no_grad()
+    def pmi(
+        self, batch: Batch, candidates: Candidates, model: Model, step: int, *, trains: bool = False
+    ) -> Float[Tensor, "B C"]:
+        """The pointwise mutual information of each row's true entity and its candidates.
+
+        Args:
+            batch, candidates, model, step: as in `draw`.
+            trains: the step trains the sampler, and may begin a block.
+        """
         block = self.block(step)
         if self._reads_ahead and batch.step == step:
-            if torch.is_grad_enabled() and self._frozen != block:
+            if trains and self._frozen != block:
                 self._freeze(block, model)
             if self._frozen == block:
                 ahead = self._read_ahead(block, candidates, model)
@@ -272,18 +287,16 @@ class Mmrns(CandidateSampler, name="mmrns"):
             self.relations(model, batch.relations),
             batch.relation_counts,
             batch.relation_index.index_select(0, order),
-            batch.target,
-            order,
+            batch.target.index_select(0, order),
             candidates.group.index_select(0, order),
         )
-        found = self._read(self.information, rows, candidates, model)
-        return torch.empty_like(found).index_copy_(0, order, found)
 
-    @torch.no_grad()
-    def _read(self, information: Information, rows: Rows, candidates: Candidates, model: Model) -> Float[Tensor, "U C"]:
-        with without_autocast(candidates.pool.device):
-            given = partial(self.given, model)
-            return information.pmi(rows, candidates.pool, candidates.typed, given, limit=self._limit)
+        def encoded(ids: Int[Tensor, " n"]) -> Encoded:
+            return self.information.encode(self.given(model, ids))
+
+        with without_autocast(order.device):
+            found = self.information.pmi(rows, candidates.pool, candidates.typed, encoded, limit=self._limit)
+        return torch.empty_like(found).index_copy_(0, order, found)
 
     @property
     def _reads_ahead(self) -> bool:
@@ -301,20 +314,29 @@ class Mmrns(CandidateSampler, name="mmrns"):
         head = torch.cat([b.head for b in batches])
         # On the host, where the batches are; sorted by relation.
         code, place = torch.unique((2 * r + head) * self.n_entities + x, return_inverse=True)
-        entities, target = torch.unique(code % self.n_entities, return_inverse=True)
-        if len(code) * (self.pool_size + self.typed) + len(entities) * self.information.reals(1) > self._limit:
+        if len(code) * (self.pool_size + self.typed) > self._limit:
             return None
         of_row = code // (2 * self.n_entities)
         relations, index, counts = torch.unique_consecutive(of_row, return_inverse=True, return_counts=True)
         side = code // self.n_entities % 2
         groups, group = torch.unique(of_row + side * self.n_relations, return_inverse=True)
         device = candidates.pool.device
-        relations, index, entities, target, groups, group, place = (
-            x.to(device, non_blocking=True) for x in (relations, index, entities, target, groups, group, place)
+        relations, index, target, groups, group, place = (
+            x.to(device, non_blocking=True) for x in (relations, index, code % self.n_entities, groups, group, place)
         )
-        rows = Rows(self.held_relations.index_select(0, relations), counts.tolist(), index, entities, target, group)
+        rows = Rows(self.held_relations.index_select(0, relations), counts.tolist(), index, target, group)
         typed = candidates.typed.index_select(0, groups) if self.typed else candidates.typed
-        found = self._read(self.held_information, rows, replace(candidates, typed=typed), model)
+        information = self.held_information
+        with without_autocast(device):
+            if self._encoded is None and self.n_entities * information.reals_encoded <= self._limit // 2:
+                everyone = torch.arange(self.n_entities, device=device)
+                self._encoded = information.encode_all(everyone, partial(self.given, model), limit=self._limit // 2)
+            table = self._encoded
+
+            def encoded(ids: Int[Tensor, " n"]) -> Encoded:
+                return information.encode(self.given(model, ids)) if table is None else table.index_select(ids)
+
+            found = information.pmi(rows, candidates.pool, typed, encoded, limit=self._limit)
         places = dict(zip(steps, place.split([len(b) for b in batches]), strict=True))
         self._block = Block(block, found, places)
         return self._block
@@ -324,12 +346,13 @@ class Mmrns(CandidateSampler, name="mmrns"):
         if step % self.refresh >= 2 or not torch.is_grad_enabled():
             return None
         device, n_pool = batch.h.device, len(candidates.pool)
-        n = min(self.rows, len(batch))
-        # A batch is in random order but for its sides, so that these are rows at random, of both.
-        rows = torch.arange(n, device=device) * len(batch) // n
         columns = distinct(self.seed, "lesson", step, n=n_pool, size=min(self.columns, n_pool))
         columns = columns.to(device, non_blocking=True)
         positives, has_positive = self.other_positives(batch, step)
+        # Rows at random, first of those that have something to learn from.
+        stream = self.stream(step, "rows", device=device)
+        first = has_positive + torch.rand(len(batch), generator=stream, device=device)
+        rows = first.topk(min(self.rows, len(batch))).indices
         information = self.information
         relations = self.relations(model, batch.r.index_select(0, rows))
         typed = candidates.typed.index_select(0, candidates.group.index_select(0, rows))
@@ -342,7 +365,7 @@ class Mmrns(CandidateSampler, name="mmrns"):
             pool = information.encode(self.given(model, candidates.pool.index_select(0, columns)))
             vectors = information.read(under, of_own).view(*own.shape, -1)
             others = torch.cat([information.read_all(relations, pool), vectors[:, 1:]], dim=1)
-            has = torch.cat([pool.present.expand(n, -1, -1), of_own.present.view(*own.shape, -1)[:, 1:]], dim=1)
+            has = torch.cat([pool.present.expand(len(rows), -1, -1), of_own.present.view(*own.shape, -1)[:, 1:]], dim=1)
             terms = information.by_term(others * information.weighed(relations, vectors[:, 0])[:, None])
             mean = (terms * has).sum(1, keepdim=True) / has.sum(1, keepdim=True).clamp(min=1)
             pmi = torch.where(has, terms, mean).sum(2)
@@ -381,8 +404,10 @@ class Mmrns(CandidateSampler, name="mmrns"):
     @torch.no_grad()
     def _freeze(self, block: int, model: Model) -> None:
         """Begin a block: what it reads with is as it is now."""
-        for held, now in zip(self.held_information.buffers(), self.information.parameters(), strict=True):
-            held.copy_(now)
+        if block % _LAG == 0 or self._frozen < 0:
+            self._encoded = None
+            for held, now in zip(self.held_information.buffers(), self.information.parameters(), strict=True):
+                held.copy_(now)
         everyone = torch.arange(self.n_relations, device=self.held_relations.device)
         self.held_relations.copy_(self.relations(model, everyone))
         self.held_block.fill_(block)
