@@ -137,7 +137,7 @@ def _holder(lock: Path) -> str:
         found = json.loads(lock.read_text(encoding="utf-8"))
         where = "" if found["host"] == platform.node() else f" on {found['host']}"
         return f"process {found['pid']}{where} since {found['since']}"
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return "another process"
 
 

@@ -281,6 +281,11 @@ def test_bad_sources_and_targets_leave_nothing(tmp_path: Path) -> None:
         split_dataset(tmp_path / "none", tmp_path / "new")
     with pytest.raises(UsageError, match="has no train, valid and test to repair"):
         split_dataset(source / "train.tsv", tmp_path / "new", repair=True)
+    for text in ("[" * 100_000, '{"licence": "\\ud800"}'):
+        (source / "dataset.json").write_text(text)
+        with pytest.raises(DataError, match=r"dataset\.json: is not a JSON object"):
+            split_dataset(source, tmp_path / "new")
+        assert not (tmp_path / "new").exists()
     (source / "dataset.json").write_text("[")
     with pytest.raises(DataError, match=r"dataset\.json: is not a JSON object"):
         split_dataset(source, tmp_path / "new")

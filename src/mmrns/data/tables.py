@@ -76,6 +76,15 @@ def is_utf8(data: bytes) -> bool:
     return True
 
 
+def is_text(name: str) -> bool:
+    """Whether a text can be written as UTF-8: no half of a character, as JSON may hold, is in it."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def unify_line_ends(data: bytes) -> bytes:
     """The same lines, each ended by LF; see `read_text`."""
     if b"\r" not in data:

@@ -187,7 +187,7 @@ def _read_note(note: Path, url: str) -> str | None:
     """The version that a partial download is of; None where it is of another address, or unknown."""
     try:
         found = json.loads(note.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return found.get("version") if isinstance(found, dict) and found.get("url") == url else None
 
@@ -324,7 +324,9 @@ def _describe(folder: Path, entry: Entry, origin: str, digest: str | None) -> No
     path = folder / "dataset.json"
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:
+        # JSON may hold halves of characters, which cannot be written again.
+        json.dumps(found, ensure_ascii=False).encode("utf-8")
+    except (ValueError, RecursionError) as error:
         raise DataError(origin, f"its dataset.json is not JSON ({error})", "mend or remove it") from error
     known = {
         "name": entry.name,

@@ -204,8 +204,11 @@ def _inherited(source: Path) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return {key: found[key] for key in INHERITED if key in found}
-    except (OSError, ValueError, TypeError) as error:
+        inherited = {key: found[key] for key in INHERITED if key in found}
+        # JSON may hold halves of characters, which cannot be written again.
+        json.dumps(inherited, ensure_ascii=False).encode("utf-8")
+        return inherited
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise DataError(path, f"is not a JSON object ({error})", "mend or remove it") from error
 
 

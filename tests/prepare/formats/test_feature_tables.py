@@ -347,3 +347,42 @@ def test_an_npz_that_grows_beyond_measure_is_refused(tmp_path: Path, monkeypatch
     monkeypatch.setattr(arrays, "LARGEST_GZIP", 10)
     with pytest.raises(DataError, match=r"v\.npz: grows more than 200-fold, to 0\.0 GiB, when it is decompressed"):
         open_table(path)
+
+
+def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"a": [[1.0, 2.0]], "\\ud800": [[3.0, 4.0]]}')
+    with pytest.raises(DataError, match=r"an array under '\\ud800', which is no name in UTF-8; rename it"):
+        open_table(tmp_path / "a.json")
+    np.save(tmp_path / "book.npy", np.zeros((3, 2), dtype=np.float32))
+    (tmp_path / "b.json").write_text('{"\\ud800": [1, 2]}')
+    with pytest.raises(DataError, match="no name in UTF-8"):
+        open_table(tmp_path / "b.json", codebook=tmp_path / "book.npy")
+    (tmp_path / "c.json").write_text('{"a": [1, "\\ud800"]}')
+    with pytest.raises(DataError, match="mixes token numbers with something else"):
+        open_table(tmp_path / "c.json", codebook=tmp_path / "book.npy")
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        for name in (b"a", b"E\xe6x"):
+            file.create_dataset(name, data=np.zeros((2, 2), dtype=np.float32))
+    with pytest.raises(DataError, match="no name in UTF-8"):
+        open_table(tmp_path / "d.h5")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_class_with_an_endless_name_is_refused_at_once(tmp_path: Path, zipped: bool) -> None:
+    """torch's own message about it takes a minute to be made, and four times as long for twice the name."""
+    path = tmp_path / "t.pth"
+    torch.save({"a": torch.zeros(2, 2)}, path, _use_new_zipfile_serialization=zipped)
+    asked = b"c" + b"torch" * 30_000 + b"\nTensor\n"
+    if zipped:
+        parts = {}
+        with zipfile.ZipFile(path) as archive:
+            parts = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in parts.items():
+                archive.writestr(name, data[:2] + asked + data[2:] if name.endswith("data.pkl") else data)
+    else:
+        path.write_bytes(b"\x80\x02" + asked + b".")
+    with pytest.raises(DataError, match="names a class that cannot be"):
+        open_table(path)
+    torch.save({"x" * 5000: torch.zeros(2, 2)}, path, _use_new_zipfile_serialization=zipped)
+    assert open_table(path, key="x" * 5000).shape == (2, 1, 2)

@@ -186,3 +186,16 @@ def test_an_existing_target_is_left_alone(toy_folder: Path, tmp_path: Path) -> N
         with pytest.raises(DataError, match="exists already; choose another name"):
             convert(toy_folder, path)
     assert list(there.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "lacking"),
+    [("numbers", "entity\tattre\tvalue\ne00\tage\t1\n", "attribute"), ("texts", "entity\ttexte\ne00\tone\n", "text")],
+)
+def test_tables_with_other_columns_are_refused_where_they_would_be_lost(
+    toy_folder: Path, tmp_path: Path, name: str, text: str, lacking: str
+) -> None:
+    (toy_folder / f"{name}.tsv").write_text(text)
+    with pytest.raises(DataError, match=rf"{name}\.tsv:1: has no column `{lacking}`; name its columns entity, "):
+        convert(toy_folder, tmp_path / "nt", target="ntriples")
+    assert not (tmp_path / "nt").exists()

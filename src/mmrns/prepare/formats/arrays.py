@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import pickletools
 import re
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,17 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from mmrns.data.tables import GZIP_GROWTH, LARGEST_GZIP
+from mmrns.data.tables import GZIP_GROWTH, LARGEST_GZIP, is_text
 from mmrns.errors import DataError, UsageError
 
 SUFFIXES = (".pth", ".pt", ".npy", ".npz", ".h5", ".hdf5", ".json")
 RAGGED_TOKENS = 4
 """Tokens that are kept where entities have different numbers of them, as in the authors' code of MMRNS."""
+
+_LONGEST_CLASS = 1000
+"""Characters of a class's name with its modules."""
+_PICKLES = 5
+"""How many a torch file of the older kind consists of."""
 
 Rows = npt.NDArray[np.int64]
 Block = tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]
@@ -84,6 +91,7 @@ def _torch_file(path: Path) -> Any:
 
     Mapped into memory where the file is of the present kind, a zip archive.
     """
+    _refuse_long_names(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -96,6 +104,35 @@ def _torch_file(path: Path) -> Any:
             remedy = "save the tensor alone, or as .npy, with the code that made the file"
             raise DataError(path, message, remedy) from error
         raise DataError(path, f"is no readable torch file ({_reason(error)})", "write it again") from error
+
+
+def _refuse_long_names(path: Path) -> None:
+    """Refuse a file that asks for a class whose name is absurdly long: torch looks for words in its own message about
+    it in a time that grows with the square of the length.
+
+    Raises:
+        DataError: it does.
+    """
+    try:
+        with path.open("rb") as file, ExitStack() as opened:
+            pickled: Any = file
+            if zipfile.is_zipfile(file):
+                archive = opened.enter_context(zipfile.ZipFile(file))
+                name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+                # A class is named in plain characters; without such a run there is nothing to look for.
+                if not re.search(rb"[^\x00-\x20]{%d}" % _LONGEST_CLASS, archive.read(name)):
+                    return
+                pickled = opened.enter_context(archive.open(name))
+            else:
+                file.seek(0)
+            # Files of the older kind are some pickles one after the other, and then numbers.
+            for _ in range(_PICKLES):
+                for operation, argument, _ in pickletools.genops(pickled):
+                    if operation.name in ("GLOBAL", "INST") and len(str(argument)) > _LONGEST_CLASS:
+                        message = "names a class that cannot be: it is damaged, or loading it could run any code"
+                        raise DataError(path, message, "save the tensor alone, or as .npy")
+    except (OSError, ValueError, StopIteration, zipfile.BadZipFile, RuntimeError, NotImplementedError, zlib.error):
+        return  # Damaged otherwise, which the reader says.
 
 
 def _npy(path: Path) -> npt.NDArray[Any]:
@@ -216,6 +253,14 @@ def _of_named(path: Path, arrays: Mapping[Any, Any], tokens: int | None) -> Tabl
     return _ragged(path, names, shapes, lambda rows: [_float32(values[i]) for i in rows], str(values[0].dtype), tokens)
 
 
+def _named(path: Path, names: Sequence[Any]) -> pl.Series:
+    """Names of rows. What is no text, or half of a character, cannot be an entity's."""
+    wrong = next((name for name in names if not isinstance(name, str) or not is_text(name)), None)
+    if wrong is not None:
+        raise DataError(path, f"holds an array under {wrong!r}, which is no name in UTF-8", "rename it")
+    return pl.Series(names, dtype=pl.String)
+
+
 def _ragged(
     path: Path,
     names: Sequence[str],
@@ -242,7 +287,7 @@ def _ragged(
             values[i, : len(part)] = part
         return values, np.arange(kept) < lengths[rows][:, None]
 
-    return Table(path, (len(names), kept, width), pl.Series(names, dtype=pl.String), read, dtype)
+    return Table(path, (len(names), kept, width), _named(path, names), read, dtype)
 
 
 def _of_hdf5(path: Path, key: str | None, tokens: int | None) -> Table:
@@ -254,7 +299,7 @@ def _of_hdf5(path: Path, key: str | None, tokens: int | None) -> Table:
     shapes: dict[str, tuple[int, ...]] = {}
     dtypes: list[Any] = []
 
-    def visit(name: str, found: Any) -> None:
+    def visit(name: Any, found: Any) -> None:
         if isinstance(found, h5py.Dataset):
             shapes[name] = found.shape
             dtypes.append(found.dtype)
@@ -284,7 +329,7 @@ def _of_hdf5(path: Path, key: str | None, tokens: int | None) -> Table:
                     return file[one][rows]
 
         return _of_array(path, Lazy(), tokens)
-    names = list(shapes)
+    names = _named(path, list(shapes)).to_list()
 
     def read_each(rows: Sequence[int]) -> list[npt.NDArray[np.float32]]:
         with opened() as file:
@@ -308,7 +353,7 @@ def _of_json(path: Path, key: str | None, codebook: Path | None, tokens: int | N
     listed = dict(enumerate(value)) if isinstance(value, list) else value
     if not isinstance(listed, dict) or not listed or not all(isinstance(row, list) for row in listed.values()):
         raise DataError(path, "holds no list of tokens an entity", 'write {"entity": [tokens], ...}')
-    names = pl.Series([str(name) for name in listed], dtype=pl.String)
+    names = _named(path, [str(name) for name in listed])
     rows = list(listed.values())
     first = next((token for row in rows for token in row), None)
     if isinstance(first, int) and not isinstance(first, bool):
@@ -336,7 +381,7 @@ def _of_numbers(path: Path, names: pl.Series, rows: list[Any], codebook: Table, 
         flat = pl.DataFrame(
             {"row": pl.int_range(len(rows), eager=True), "token": pl.Series(rows, dtype=pl.List(pl.Int64))}
         )
-    except (TypeError, OverflowError, pl.exceptions.PolarsError) as error:
+    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
         raise DataError(path, "mixes token numbers with something else", "write lists of whole numbers") from error
     flat = flat.explode("token").drop_nulls().with_row_index("place")
     outside = flat.filter((pl.col("token") < 0) | (pl.col("token") >= n))

@@ -159,6 +159,14 @@ class NTriples(Rdf, name="ntriples"):
                 )
             )
 
+        for name, table, needed in (
+            ("numbers", contents.numbers, ("entity", "attribute", "value")),
+            ("texts", contents.texts, ("entity", "text")),
+        ):
+            if table is not None and not set(needed) <= set(table.columns):
+                lacking = next(column for column in needed if column not in table.columns)
+                message, remedy = f"has no column `{lacking}`", f"name its columns {', '.join(needed)}"
+                raise DataError(contents.source / f"{name}.tsv", message, remedy, 1)
         for column, predicate in (("name", NAMES[0]), ("description", DESCRIPTIONS[0]), ("image", IMAGES[0])):
             say(contents.entities, "entity", pl.lit(f"<{predicate}>"), column)
         say(contents.texts, "entity", pl.lit(f"<{TEXT}>"), "text")
