@@ -384,5 +384,9 @@ def test_a_class_with_an_endless_name_is_refused_at_once(tmp_path: Path, zipped:
         path.write_bytes(b"\x80\x02" + asked + b".")
     with pytest.raises(DataError, match="names a class that cannot be"):
         open_table(path)
+    if not zipped:
+        path.write_bytes(b"S'\\\xe0'\n.")  # An escape that Python warns of.
+        with pytest.raises(DataError, match=r"t\.pth: "):
+            open_table(path)
     torch.save({"x" * 5000: torch.zeros(2, 2)}, path, _use_new_zipfile_serialization=zipped)
     assert open_table(path, key="x" * 5000).shape == (2, 1, 2)

@@ -114,7 +114,8 @@ def _refuse_long_names(path: Path) -> None:
         DataError: it does.
     """
     try:
-        with path.open("rb") as file, ExitStack() as opened:
+        with path.open("rb") as file, ExitStack() as opened, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             pickled: Any = file
             if zipfile.is_zipfile(file):
                 archive = opened.enter_context(zipfile.ZipFile(file))
