@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OLDEST := .venv-oldest
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-oldest fuzz mutants check docs clean
+.PHONY: demo test test-oldest oldest fuzz mutants check docs clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -38,11 +38,13 @@ $(OLDEST)/stamp: pyproject.toml constraints-oldest.txt
 	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt --editable '.[dev]'
 	touch $@
 
-# Needs uv. CUDA packages come with torch where its wheel asks for them.
-constraints-oldest.txt: pyproject.toml
-	echo '# What `make test-oldest` installs: the lower bounds of pyproject.toml, and what they bring. `make $@` writes it.' > $@
-	uv pip compile --quiet --no-header --no-annotate --resolution lowest-direct --extra dev pyproject.toml \
-	  | grep -vE '^(nvidia|cuda|triton)' | sed 's/^\(torch==[^+]*\)+.*/\1/' >> $@
+# Needs uv. CUDA packages come with torch where its wheel asks for them. On request only: files of a fresh clone have no age.
+oldest:
+	uv pip compile --quiet --no-header --no-annotate --resolution lowest-direct --extra dev pyproject.toml > build/oldest.txt
+	mkdir -p build
+	echo '# What `make test-oldest` installs: the lower bounds of pyproject.toml, and what they bring. `make $@` writes it.' \
+	  > constraints-oldest.txt
+	grep -vE '^(nvidia|cuda|triton)' build/oldest.txt | sed 's/^\(torch==[^+]*\)+.*/\1/' >> constraints-oldest.txt
 
 # Damaged inputs for every reader, N of them; what happened is printed as JSON. See tests/fuzz/.
 N ?= 20000
