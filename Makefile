@@ -40,8 +40,8 @@ $(OLDEST)/stamp: pyproject.toml constraints-oldest.txt
 
 # Needs uv. CUDA packages come with torch where its wheel asks for them. On request only: files of a fresh clone have no age.
 oldest:
-	uv pip compile --quiet --no-header --no-annotate --resolution lowest-direct --extra dev pyproject.toml > build/oldest.txt
 	mkdir -p build
+	uv pip compile --quiet --no-header --no-annotate --resolution lowest-direct --extra dev pyproject.toml > build/oldest.txt
 	echo '# What `make test-oldest` installs: the lower bounds of pyproject.toml, and what they bring. `make $@` writes it.' \
 	  > constraints-oldest.txt
 	grep -vE '^(nvidia|cuda|triton)' build/oldest.txt | sed 's/^\(torch==[^+]*\)+.*/\1/' >> constraints-oldest.txt
