@@ -7,7 +7,6 @@ import pickletools
 import re
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -132,8 +131,10 @@ def _refuse_long_names(path: Path) -> None:
                     if operation.name in ("GLOBAL", "INST") and len(str(argument)) > _LONGEST_CLASS:
                         message = "names a class that cannot be: it is damaged, or loading it could run any code"
                         raise DataError(path, message, "save the tensor alone, or as .npy")
-    except (OSError, ValueError, StopIteration, zipfile.BadZipFile, RuntimeError, NotImplementedError, zlib.error):
-        return  # Damaged otherwise, which the reader says.
+    except DataError:
+        raise
+    except Exception:  # Damaged in one of many other ways, which the reader says.
+        return
 
 
 def _npy(path: Path) -> npt.NDArray[Any]:
