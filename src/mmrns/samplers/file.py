@@ -157,6 +157,10 @@ class File(Sampler, name="file"):
         """How many triples have negatives of their own, and what the other sampler has to say."""
         return [f"{len(self.positives):,} triples have negatives of their own.", *self.other.notes(batch)]
 
+    def foresee(self, batches: Callable[[int], Batch]) -> None:
+        """The other sampler's."""
+        self.other.foresee(batches)
+
     def pretrain(self, batches: Callable[[int], Batch]) -> None:
         """The other sampler's."""
         self.other.pretrain(batches)

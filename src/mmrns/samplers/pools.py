@@ -91,19 +91,30 @@ class PoolAnswers:
     """Which queries of train the entities of a pool answer: far fewer than all that is true for a batch.
 
     Attributes:
-        size: P.
+        pool: Int[P], where the index lies.
         rows, keys: of the tail side and of the head side, see `TripleIndex.answered`.
     """
 
-    size: int
+    pool: Int[Tensor, " P"]
     rows: tuple[Int[Tensor, " n"], Int[Tensor, " m"]]
     keys: tuple[Int[Tensor, " n"], Int[Tensor, " m"]]
 
     @classmethod
-    def of(cls, index: TripleIndex, pool: Int[Tensor, " P"], sizes: tuple[int, int] | None = None) -> PoolAnswers:
-        """The answers of a pool, and how many queries of either side they answer in all, where that is known."""
-        tails, heads = (index.answered(pool, head, None if sizes is None else sizes[head]) for head in (False, True))
-        return cls(len(pool), (tails[0], heads[0]), (tails[1], heads[1]))
+    def of(
+        cls, index: TripleIndex, pool: Int[Tensor, " P"], degrees: tuple[Int[Tensor, " E"], Int[Tensor, " E"]]
+    ) -> PoolAnswers:
+        """The answers of a pool.
+
+        Args:
+            index: of train.
+            pool: P entities, on the host.
+            degrees: `TripleIndex.degrees` of both sides, on the host, so that nobody has to ask a device how many
+                answers there are.
+        """
+        sizes = [int(of_side[pool].sum()) for of_side in degrees]
+        pool = pool.to(index.device, non_blocking=True)
+        tails, heads = (index.answered(pool, head, sizes[head]) for head in (False, True))
+        return cls(pool, (tails[0], heads[0]), (tails[1], heads[1]))
 
     def among(self, index: TripleIndex, batch: Batch) -> Bool[Tensor, "B P"]:
         """Which entities of the pool are true for each row."""
@@ -118,8 +129,8 @@ class PoolAnswers:
             at = torch.searchsorted(ordered, self.keys[head]).clamp(max=n - 1)
             # One row more takes what is asked by none.
             at = torch.where(ordered[at] == self.keys[head], order[at], n)
-            true = torch.zeros(n + 1, self.size, dtype=torch.bool, device=keys.device)
+            true = torch.zeros(n + 1, len(self.pool), dtype=torch.bool, device=keys.device)
             # A value of the device: writing a Python number would copy it there, for which the host waits.
             true.index_put_((at, self.rows[head]), true.new_ones(()))
             parts.append(true.index_select(0, order[torch.searchsorted(ordered, keys[rows])]))
-        return torch.cat(parts) if parts else keys.new_zeros((0, self.size), dtype=torch.bool)
+        return torch.cat(parts) if parts else keys.new_zeros((0, len(self.pool)), dtype=torch.bool)

@@ -186,6 +186,22 @@ def expected_pmi(model: Model, sampler: Mmrns, batch: Batch, ids: Tensor, pool: 
     return torch.tensor(rows)
 
 
+@pytest.mark.parametrize("pool", [15, 23, 29])
+def test_pmi_is_the_same_however_much_is_read_at_a_time(
+    toy: Dataset, monkeypatch: pytest.MonkeyPatch, pool: int
+) -> None:
+    """Last parts that are shorter, but take as much room as those before, among them."""
+    model, sampler = _build(toy, pool=pool)
+    batch = _batch(toy)
+    c = sampler.candidates(batch, 0)
+    expected = sampler.pmi(batch, c, model, 0)
+    assert not toy.features["image"].present[c.pool].all()
+    pair = sampler.information._reals_per_pair(len(batch.relations)) * len(batch.relations)
+    for size in range(1, pool + 1):
+        monkeypatch.setattr("mmrns.samplers.mmrns.information._AT_ONCE", size * pair)
+        torch.testing.assert_close(sampler.pmi(batch, c, model, 0), expected)
+
+
 @pytest.mark.parametrize("memory_mb", [1024, 0])
 @pytest.mark.parametrize("modalities", [["text", "image"], ["image"], []])
 def test_pmi_is_that_of_the_formula(toy: Dataset, modalities: list[str], memory_mb: int) -> None:

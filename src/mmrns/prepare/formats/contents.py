@@ -50,6 +50,9 @@ _COLUMNS = {
 }
 
 
+TABLE_COLUMNS = {"numbers": ("entity", "attribute", "value"), "texts": ("entity", "text")}
+"""The columns of the tables of further facts in a dataset folder, by name."""
+
 _RELATION_COLUMNS = {
     "relation": "relation",
     "id": "relation",

@@ -22,6 +22,7 @@ from mmrns.prepare.formats import features as feature_tables
 from mmrns.prepare.formats.arrays import open_table
 from mmrns.prepare.formats.base import LAYOUTS, Layout, find_layout, find_target, read_layout, sniff
 from mmrns.prepare.formats.contents import (
+    TABLE_COLUMNS,
     Contents,
     existing,
     merged,
@@ -35,7 +36,6 @@ from mmrns.prepare.formats.features import Source, Zeros
 from mmrns.prepare.formats.ids import read_names
 
 _CARRIED = ("README.md", "dataset.json", "LICENSE*", "LICENCE*")
-_COLUMNS = {"numbers": ("entity", "attribute", "value"), "texts": ("entity", "text")}
 
 
 @dataclass
@@ -257,7 +257,7 @@ def _take_tables(reader: Layout, contents: Contents, beside: Path | None) -> dic
         path = beside / f"{name}.tsv"
         if not existing(beside, [name], [".tsv"]):
             continue
-        found = _headed(read_header_table(path), _COLUMNS[name])
+        found = _headed(read_header_table(path), TABLE_COLUMNS[name])
         read = found.with_columns(pl.col(found.columns[0]).str.strip_chars())
         edged = int((read.to_series(0) != found.to_series(0)).sum())
         if edged:

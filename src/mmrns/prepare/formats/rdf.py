@@ -11,7 +11,15 @@ import polars as pl
 
 from mmrns.errors import DataError
 from mmrns.prepare.formats.base import Layout
-from mmrns.prepare.formats.contents import SPLIT_NAMES, TRIPLE, Contents, fit_names, text_splits, write_lines
+from mmrns.prepare.formats.contents import (
+    SPLIT_NAMES,
+    TABLE_COLUMNS,
+    TRIPLE,
+    Contents,
+    fit_names,
+    text_splits,
+    write_lines,
+)
 from mmrns.prepare.formats.literals import DESCRIPTIONS, IMAGES, NAMES, TEXT, XSD, is_picture, take_literals
 from mmrns.prepare.formats.statements import (
     BASE,
@@ -159,10 +167,8 @@ class NTriples(Rdf, name="ntriples"):
                 )
             )
 
-        for name, table, needed in (
-            ("numbers", contents.numbers, ("entity", "attribute", "value")),
-            ("texts", contents.texts, ("entity", "text")),
-        ):
+        for name, needed in TABLE_COLUMNS.items():
+            table: pl.DataFrame | None = getattr(contents, name)
             if table is not None and not set(needed) <= set(table.columns):
                 lacking = next(column for column in needed if column not in table.columns)
                 message, remedy = f"has no column `{lacking}`", f"name its columns {', '.join(needed)}"

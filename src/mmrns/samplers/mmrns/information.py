@@ -259,7 +259,8 @@ class Information(nn.Module):
             part = slice(first, min(first + size, len(total)))
             here = vectors[: part.stop - first]
             self._side_by_side(read(rows.relations[part]), has, out=here[:, :n])
-            total[part] += here.sum(1)
+            # What lies beyond n is room, and may be of before.
+            total[part] += here[:, :n].sum(1)
             ends = torch.tensor(rows.counts[part], dtype=torch.int32).cumsum(0, dtype=torch.int32)
             stop = start + sum(rows.counts[part])
             products = _grouped(weighed[start:stop], here, ends.to(found.device, non_blocking=True))

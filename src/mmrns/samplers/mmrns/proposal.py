@@ -136,7 +136,6 @@ class CandidateSampler(Sampler):
         self.typed = max(1, domain_range // self.n_relations) if domain_range else 0
         self.domain_range = graph.domain_range
         self.pool_sampler: Sampler | None = None
-        # On the host, so that nobody has to ask a device how much a pool answers.
         self._degrees = self.index.degrees(False), self.index.degrees(True)
         self._held: tuple[int, Held] | None = None
 
@@ -170,7 +169,7 @@ class CandidateSampler(Sampler):
         block = self.block(step)
         if self.holds:
             relations, place, heads = self.n_relations, batch.r, (False, True)
-            held = self.held(block, batch.h.device)
+            held = self.held(block)
         else:
             heads = tuple(head for head, rows in batch.sides if rows.stop > rows.start)
             relations, place = len(batch.relations), batch.relation_index
@@ -188,10 +187,10 @@ class CandidateSampler(Sampler):
             excluded = torch.cat([excluded, known | ~held.usable.index_select(0, group)], dim=1)
         return Candidates(held.pool, held.typed, group, excluded, held.log_density.index_select(0, group))
 
-    def held(self, block: int, device: torch.device) -> Held:
+    def held(self, block: int) -> Held:
         """What all relations draw from in a block: first their R ranges, then their R domains."""
-        if self._held is None or self._held[0] != block or self._held[1].pool.device != device:
-            relations = torch.arange(self.n_relations, device=device)
+        if self._held is None or self._held[0] != block:
+            relations = torch.arange(self.n_relations, device=self.index.device)
             self._held = block, self._draw_held(relations, (False, True), block)
         return self._held[1]
 
@@ -204,11 +203,12 @@ class CandidateSampler(Sampler):
     ) -> Held:
         # The names of the random streams are older than the names of what they are for; they decide the numbers.
         pool = self.pool(block)
-        sizes = int(self._degrees[0][pool].sum()), int(self._degrees[1][pool].sum())
-        pool = pool.to(relations.device, non_blocking=True)
-        answers = PoolAnswers.of(self.index, pool, sizes) if drawn is None else None
-        mixed = None
-        if drawn is not None:
+        answers = mixed = None
+        if drawn is None:
+            answers = PoolAnswers.of(self.index, pool, self._degrees)
+            pool = answers.pool
+        else:
+            pool = pool.to(relations.device, non_blocking=True)
             stream = self.stream(block, "fed pool", device=pool.device)
             mixed = mixed_pool(drawn, pool, self.n_entities, stream)
             pool = mixed.ids

@@ -105,7 +105,6 @@ class MmrnsPublished(Sampler, name="mmrns-published"):
         super().__init__(graph, features, spec, seed=seed, negatives=min(negatives, size))
         self.pool_size, self.alpha = size, alpha
         self.temperature, self.loss_rate = temperature, loss_rate
-        # On the host, so that nobody has to ask a device how much a pool answers.
         self._degrees = self.index.degrees(False), self.index.degrees(True)
         self.similarity = PublishedSimilarity(
             {name: features[name] for name in chosen_modalities(features, modalities)},
@@ -125,10 +124,8 @@ class MmrnsPublished(Sampler, name="mmrns-published"):
 
     def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
         batch = lookup.batch
-        pool = self.pool(step)
-        sizes = int(self._degrees[0][pool].sum()), int(self._degrees[1][pool].sum())
-        pool = pool.to(batch.h.device, non_blocking=True)
-        true = PoolAnswers.of(self.index, pool, sizes).among(self.index, batch)
+        answers = PoolAnswers.of(self.index, self.pool(step), self._degrees)
+        pool, true = answers.pool, answers.among(self.index, batch)
         similarities = self.similarity(batch, pool, model)
         mixture = log_mixture(similarities, self.temperature / (1 + math.log(step + 1)))
         first = mixture + true * _LOG_MASKED

@@ -43,12 +43,12 @@ class Block:
 
     Attributes:
         number: of the block.
-        pmi: Float[U C], of the distinct rows.
+        pmi: Float[U C], of the distinct rows; None where it would take too much, so that every step reads its own.
         places: Int[B] by step, which of these is each row of its batch.
     """
 
     number: int
-    pmi: Float[Tensor, "U C"]
+    pmi: Float[Tensor, "U C"] | None
     places: dict[int, Int[Tensor, " B"]]
 
 
@@ -280,7 +280,7 @@ class Mmrns(CandidateSampler, name="mmrns"):
                 self._freeze(block, model)
             if self._frozen == block:
                 ahead = self._read_ahead(block, candidates, model)
-                if ahead is not None:
+                if ahead.pmi is not None:
                     return ahead.pmi.index_select(0, ahead.places[step])
         order = torch.argsort(batch.relation_index, stable=True)
         rows = Rows(
@@ -303,8 +303,8 @@ class Mmrns(CandidateSampler, name="mmrns"):
         """Whether the rows of a block's batches are read at its start: not what is compared by trained vectors."""
         return bool(self.modalities) and self.holds and self._batches is not None
 
-    def _read_ahead(self, block: int, candidates: Candidates, model: Model) -> Block | None:
-        """The pmi of all rows of a block; None where it would take too much."""
+    def _read_ahead(self, block: int, candidates: Candidates, model: Model) -> Block:
+        """The pmi of all rows of a block."""
         if self._block is not None and self._block.number == block:
             return self._block
         assert self._batches is not None
@@ -315,7 +315,8 @@ class Mmrns(CandidateSampler, name="mmrns"):
         # On the host, where the batches are; sorted by relation.
         code, place = torch.unique((2 * r + head) * self.n_entities + x, return_inverse=True)
         if len(code) * (self.pool_size + self.typed) > self._limit:
-            return None
+            self._block = Block(block, None, {})
+            return self._block
         of_row = code // (2 * self.n_entities)
         relations, index, counts = torch.unique_consecutive(of_row, return_inverse=True, return_counts=True)
         side = code // self.n_entities % 2
@@ -346,7 +347,7 @@ class Mmrns(CandidateSampler, name="mmrns"):
         if step % self.refresh >= 2 or not torch.is_grad_enabled():
             return None
         device, n_pool = batch.h.device, len(candidates.pool)
-        columns = distinct(self.seed, "lesson", step, n=n_pool, size=min(self.columns, n_pool))
+        columns = distinct(self.seed, "lesson", step, n=n_pool, size=self.columns)
         columns = columns.to(device, non_blocking=True)
         positives, has_positive = self.other_positives(batch, step)
         # Rows at random, first of those that have something to learn from.
@@ -371,8 +372,7 @@ class Mmrns(CandidateSampler, name="mmrns"):
             pmi = torch.where(has, terms, mean).sum(2)
         columns = torch.cat([columns, torch.arange(n_pool, n_pool + typed.shape[1], device=device)])
         # So much more seldom is an entity of the pool here than it is in the pool.
-        share = torch.zeros_like(columns, dtype=pmi.dtype)
-        share[: len(columns) - typed.shape[1]] = math.log(self.columns / n_pool)
+        share = torch.where(columns < n_pool, math.log(self.columns / n_pool), 0.0)
         log_density = candidates.log_density.index_select(0, rows).index_select(1, columns) + share
         excluded = candidates.excluded.index_select(0, rows).index_select(1, columns)
         has_positive = has_positive.index_select(0, rows)
