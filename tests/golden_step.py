@@ -234,7 +234,9 @@ def _sampler(
         sampler = RecordedPublished(graph, features, model.spec, loss_rate=100.0, **options)
         sampler.recorded_noise = noise
     else:
-        sampler = Recorded(graph, features, model.spec, domain_range=6, discount=0.25, refresh=1, columns=9, **options)
+        sampler = Recorded(
+            graph, features, model.spec, domain_range=6, discount=0.25, refresh=1, columns=9, attention=True, **options
+        )
         sampler.recorded_noise = torch.cat([noise[0], given["own_noise"]], dim=1)
     sampler.recorded_pool = given["pool"]
     return sampler

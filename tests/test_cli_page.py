@@ -63,7 +63,14 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> tuple[mmrns.Run, Inspecti
     config = {
         "data": {"dataset": "countries"},
         "model": {"dim": 8},
-        "sampler": {"name": "mmrns", "negatives": 6, "pool": 64, "domain_range": 64, "discount": 0.25},
+        "sampler": {
+            "name": "mmrns",
+            "negatives": 6,
+            "pool": 64,
+            "domain_range": 64,
+            "discount": 0.25,
+            "attention": True,
+        },
         "training": {"steps": 4, "batch_size": 64, "evaluate_every": 4},
         "device": "cpu",
     }

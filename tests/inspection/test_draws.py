@@ -20,7 +20,7 @@ from mmrns.types import Batch
 
 CONFIG: dict[str, Any] = {
     "model": {"dim": 8},
-    "sampler": {"name": "mmrns", "negatives": 6, "pool": 16, "domain_range": 16, "discount": 0.25},
+    "sampler": {"name": "mmrns", "negatives": 6, "pool": 16, "domain_range": 16, "discount": 0.25, "attention": True},
     "training": {"steps": 11, "batch_size": 64, "lr": 0.01, "evaluate_every": 11},
     "device": "cpu",
 }

@@ -44,7 +44,7 @@ class DomainRange(CandidateSampler, name="domain-range"):
         spec: ModelSpec,
         *,
         seed: int = 0,
-        negatives: PositiveInt = 32,
+        negatives: PositiveInt = 64,
         pool: PositiveInt = 512,
         domain_range: NonNegativeInt = 1024,
         hold: PositiveInt = 10,

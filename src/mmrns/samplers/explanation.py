@@ -15,6 +15,9 @@ from mmrns.types import Batch, Negatives
 NO_MODALITY = "without a modality it compares structure alone"
 """Why the samplers with an attention have no map of it."""
 
+NO_ATTENTION = "without sampler.attention no token attends to another"
+"""Why `mmrns` has no map of what it reads by default."""
+
 
 @dataclass(frozen=True)
 class AttentionMap:

@@ -33,6 +33,7 @@ def _build(toy: Dataset, features: Features | None = None, **options: object) ->
             "discount": 0.25,
             "width": 8,
             "gate_width": 9,
+            "attention": True,
         } | options
         return model, Mmrns(toy.graph, chosen, model.spec, **settings)  # type: ignore[arg-type]
 
@@ -203,9 +204,11 @@ def test_pmi_is_the_same_however_much_is_read_at_a_time(
 
 
 @pytest.mark.parametrize("memory_mb", [1024, 0])
+@pytest.mark.parametrize("attention", [True, False])
 @pytest.mark.parametrize("modalities", [["text", "image"], ["image"], []])
-def test_pmi_is_that_of_the_formula(toy: Dataset, modalities: list[str], memory_mb: int) -> None:
-    model, sampler = _build(toy, modalities=modalities, memory_mb=memory_mb, pool=11, domain_range=20)
+def test_pmi_is_that_of_the_formula(toy: Dataset, modalities: list[str], attention: bool, memory_mb: int) -> None:
+    sizes = {"attention": attention, "pool": 11, "domain_range": 20}
+    model, sampler = _build(toy, modalities=modalities, memory_mb=memory_mb, **sizes)
     with torch.no_grad():
         for parameter in sampler.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
@@ -217,7 +220,7 @@ def test_pmi_is_that_of_the_formula(toy: Dataset, modalities: list[str], memory_
     assert expected.std() > 0.1
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     # And so is that of the lesson, of all rows and candidates, but for the mean, which is over what is there.
-    everything = _build(toy, modalities=modalities, columns=11, pool=11, domain_range=20)[1]
+    everything = _build(toy, modalities=modalities, columns=11, **sizes)[1]
     everything.load_state_dict(sampler.state_dict())
     lesson = everything.lesson(batch, c, model, 0)
     assert lesson is not None
@@ -269,6 +272,41 @@ def test_a_lesson_takes_rows_that_have_another_positive_first(toy: Dataset) -> N
     assert sorted(whole.rows.tolist()) == list(range(len(batch)))
 
 
+def test_a_lesson_is_about_few_relations(toy: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of others, where there are too few of these, are marked; they get no gradient and say nothing."""
+    monkeypatch.setattr("mmrns.samplers.mmrns.sampler._KINDS", 2)
+    model, sampler = _build(toy, rows=100, refresh=1)
+    batch = _batch(toy)
+    seen: set[tuple[int, bool]] = set()
+    for step in range(6):
+        c = sampler.candidates(batch, step)
+        lesson = sampler.lesson(batch, c, model, step)
+        assert lesson is not None
+        kinds = {*zip(batch.r[lesson.rows].tolist(), batch.head[lesson.rows].tolist(), strict=True)}
+        taught = lesson.rows[lesson.there]
+        of_taught = {*zip(batch.r[taught].tolist(), batch.head[taught].tolist(), strict=True)}
+        assert len(of_taught) == 2 < len(kinds)
+        seen |= of_taught
+        for r, head in of_taught:
+            assert set(taught.tolist()) >= set(((batch.r == r) & (batch.head == head)).nonzero().flatten().tolist())
+        assert not lesson.has_positive[~lesson.there].any()
+        columns = torch.arange(c.excluded.shape[1]).expand_as(c.excluded)
+        expected = expected_pmi(model, sampler, batch, c.ids(columns), c.pool)[taught][:, lesson.columns]
+        both = toy.features["image"].present & toy.features["text"].present
+        whole = both[c.ids(columns)[taught][:, lesson.columns]] & both[batch.target[taught]][:, None]
+        torch.testing.assert_close(lesson.pmi.detach()[lesson.there][whole], expected[whole], rtol=1e-4, atol=1e-4)
+        negatives = sampler.draw(model.lookup(batch), model, step)
+        assert isinstance(negatives, OwnNegatives)
+        assert negatives.through is not None
+        drawn = negatives.trace.more.lesson
+        weight = torch.rand(negatives.through.shape, generator=torch.Generator().manual_seed(step))
+        (gradient,) = torch.autograd.grad((weight * negatives.through).sum(), drawn.pmi)
+        assert torch.equal(gradient.abs().sum(1) > 0, drawn.there)
+    _, has = sampler.other_positives(batch, 0)
+    assert len(seen) > 2
+    assert seen <= {*zip(batch.r[has].tolist(), batch.head[has].tolist(), strict=True)}
+
+
 def test_what_is_read_ahead_is_what_a_step_would_read(toy: Dataset) -> None:
     batches = Batches(toy.graph, size=16, seed=1)
     model, sampler = _build(toy, hold=4, pool=11)
@@ -316,7 +354,7 @@ def test_a_block_is_read_again_where_it_was_stored(toy: Dataset) -> None:
 
 
 def test_without_the_discount_the_draw_is_that_of_domain_and_range(toy: Dataset) -> None:
-    model, sampler = _build(toy, discount=1e-12)
+    model, sampler = _build(toy, discount=1e-12, alpha=1.0)
     plain = DomainRange(toy.graph, toy.features, model.spec, negatives=4, pool=30, domain_range=20)
     lookup = model.lookup(_batch(toy))
     for step in range(5):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import grouped_mm, pad, softplus
 
 from mmrns.nn.model import ModelSpec
-from mmrns.samplers.mmrns.attention import EntityGate, KnowledgeGuidedAttention, Tokens
+from mmrns.samplers.mmrns.attention import EntityGate, GatedSummary, KnowledgeGuidedAttention, Tokens
 
 _SCALE = 10.0
 """Inverse temperature of the cosines at first."""
@@ -50,23 +50,31 @@ class Given:
 
 @dataclass(frozen=True)
 class Encoded:
-    """The same, as the attention reads it: projected tokens of each modality, or the structural vectors.
+    """The same, as it is read: projected tokens and a summary of each modality, or the structural vectors.
 
     Attributes:
-        tokens: of each modality.
-        structure: Float[n width], or None.
+        tokens: of each modality; none where there is no attention.
+        vectors: Float[n T w], the summaries (w = a), or the structural vectors.
         present: Bool[n T], the terms that each entity has.
     """
 
     tokens: list[Tokens]
-    structure: Float[Tensor, "n width"] | None
+    vectors: Float[Tensor, "n T w"]
     present: Bool[Tensor, "n T"]
 
     def index_select(self, rows: Int[Tensor, " m"]) -> Encoded:
         """Some of the entities."""
         tokens = [Tokens(t.values.index_select(0, rows), t.mask.index_select(0, rows)) for t in self.tokens]
-        structure = None if self.structure is None else self.structure.index_select(0, rows)
-        return Encoded(tokens, structure, self.present.index_select(0, rows))
+        return Encoded(tokens, self.vectors.index_select(0, rows), self.present.index_select(0, rows))
+
+    def split(self, n: int) -> tuple[Encoded, Encoded]:
+        """The first n entities, and the others."""
+
+        def part(rows: slice) -> Encoded:
+            tokens = [Tokens(t.values[rows], t.mask[rows]) for t in self.tokens]
+            return Encoded(tokens, self.vectors[rows], self.present[rows])
+
+        return part(slice(n)), part(slice(n, None))
 
     @staticmethod
     def concatenate(parts: Sequence[Encoded]) -> Encoded:
@@ -75,10 +83,7 @@ class Encoded:
             Tokens(torch.cat([t.values for t in part]), torch.cat([t.mask for t in part]))
             for part in zip(*(part.tokens for part in parts), strict=True)
         ]
-        structures = [part.structure for part in parts if part.structure is not None]
-        return Encoded(
-            tokens, torch.cat(structures) if structures else None, torch.cat([part.present for part in parts])
-        )
+        return Encoded(tokens, torch.cat([part.vectors for part in parts]), torch.cat([part.present for part in parts]))
 
 
 @dataclass(frozen=True)
@@ -90,14 +95,19 @@ class Rows:
         counts: rows of each, on the host.
         place: Int[U], which of the relations is each row's.
         target: Int[U], the true entities.
-        group: Int[U], which list of typed candidates is each row's.
+        side: Int[U], which of its relation's lists of typed candidates is each row's.
     """
 
     relations: Float[Tensor, "R relation_width"]
     counts: Sequence[int]
     place: Int[Tensor, " U"]
     target: Int[Tensor, " U"]
-    group: Int[Tensor, " U"]
+    side: Int[Tensor, " U"]
+
+    def ends(self, part: slice, device: torch.device) -> Int[Tensor, " r"]:
+        """Where the rows of each of some relations end, counted from the first row of the first of them."""
+        ends = torch.tensor(self.counts[part], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        return ends.to(device, non_blocking=True)
 
     def __len__(self) -> int:
         return len(self.target)
@@ -108,25 +118,38 @@ class Information(nn.Module):
 
         pmi(r, x, e) = sum_m t_m(r) <y_m(r, x), y_m(r, e)> / stopgrad(||y_m(r, x)|| ||y_m(r, e)||)
 
-    y_m(r, e) represents e in modality m under the relation (`KnowledgeGuidedAttention`); without any modality there is
-    one term, `structure`, of the entity's own vector through the `EntityGate`. t_m = softplus(W r + b) > 0. A term that
-    x lacks counts 0. It knows neither features nor model: what it reads is given (`Given`).
+    y_m(r, e) represents e in modality m under the relation: what the `KnowledgeGuidedAttention` reads, and the
+    `GatedSummary` of the modality's tokens, which is learnt much sooner. Without any modality there is one term,
+    `structure`, of the entity's own vector through the `EntityGate`. t_m = softplus(W r + b) > 0. A term that x lacks
+    counts 0. It knows neither features nor model: what it reads is given (`Given`).
 
     Args:
         modalities: (L, D), tokens and their width, by name; none for the structure.
         spec: widths of the model's vectors.
         width: a, width of the attention.
         gate_width: hidden units of the entity gate.
+        attend: False leaves the attention out: y is the summary alone.
     """
 
-    def __init__(self, modalities: Mapping[str, tuple[int, int]], spec: ModelSpec, *, width: int, gate_width: int):
+    def __init__(
+        self,
+        modalities: Mapping[str, tuple[int, int]],
+        spec: ModelSpec,
+        *,
+        width: int,
+        gate_width: int,
+        attend: bool = True,
+    ):
         super().__init__()
         self.attention: KnowledgeGuidedAttention | None = None
+        self.summary: GatedSummary | None = None
         self.gate: EntityGate | None = None
         self.terms = list(modalities) or ["structure"]
         if modalities:
             tokens, widths = zip(*modalities.values(), strict=True)
-            self.attention = KnowledgeGuidedAttention(tokens, widths, spec.relation_width, width)
+            self.summary = GatedSummary(tokens, widths, spec.relation_width, width)
+            if attend:
+                self.attention = KnowledgeGuidedAttention(tokens, widths, spec.relation_width, width)
         else:
             self.gate = EntityGate(spec.entity_width, spec.relation_width, gate_width)
         for parameter in self.parameters():
@@ -152,10 +175,13 @@ class Information(nn.Module):
             if given.structure is None:
                 raise ValueError("the entity gate reads the model's own vectors")
             present = torch.ones(len(given.structure), 1, dtype=torch.bool, device=given.structure.device)
-            return Encoded([], given.structure, present)
-        assert self.attention is not None
-        tokens = [self.attention.encode(m, *raw) for m, raw in enumerate(given.tokens)]
-        return Encoded(tokens, None, torch.stack([t.mask.any(1) for t in tokens], dim=1))
+            return Encoded([], given.structure[:, None], present)
+        assert self.summary is not None
+        tokens = (
+            [] if self.attention is None else [self.attention.encode(m, *raw) for m, raw in enumerate(given.tokens)]
+        )
+        present = torch.stack([mask.any(1) for _, mask in given.tokens], dim=1)
+        return Encoded(tokens, self.summary.encode(given.tokens), present)
 
     def encode_all(self, ids: Int[Tensor, " n"], given: Callable[[Int[Tensor, " n"]], Given], *, limit: int) -> Encoded:
         """Some entities, as many at a time as may be held, without gradient."""
@@ -169,10 +195,12 @@ class Information(nn.Module):
     def read(self, relations: Float[Tensor, "n relation_width"], entities: Encoded) -> Float[Tensor, "n W"]:
         """Each entity under its own relation, the terms side by side."""
         if self.gate is not None:
-            assert entities.structure is not None
-            return self._side_by_side([self.gate(relations, entities.structure)], entities.present)
-        assert self.attention is not None
-        return self._side_by_side(self.attention.paired(relations, entities.tokens), entities.present)
+            return self._side_by_side([self.gate(relations, entities.vectors[:, 0])], entities.present)
+        assert self.summary is not None
+        ys = (entities.vectors * self.summary.gates(relations)).unbind(1)
+        if self.attention is not None:
+            ys = [a + b for a, b in zip(self.attention.paired(relations, entities.tokens), ys, strict=True)]
+        return self._side_by_side(ys, entities.present)
 
     def read_all(self, relations: Float[Tensor, "R relation_width"], entities: Encoded) -> Float[Tensor, "R n W"]:
         """Each of n entities under each relation."""
@@ -181,16 +209,27 @@ class Information(nn.Module):
     def _reader(self, entities: Encoded, n_relations: int) -> Callable[[Tensor], list[Tensor]]:
         """What reads n entities under relations, of which there will be so many: y of each term, [R n a]."""
         if self.gate is not None:
-            gate, vectors = self.gate, entities.structure
+            gate, vectors = self.gate, entities.vectors[:, 0]
             return lambda relations: [gate(relations[:, None], vectors)]
-        assert self.attention is not None
-        return partial(self.attention.outer, terms=self.attention.terms(entities.tokens, n_relations=n_relations))
+        assert self.summary is not None
+        summary, vectors, outer = self.summary, entities.vectors.unbind(1), None
+        if self.attention is not None:
+            outer = partial(self.attention.outer, terms=self.attention.terms(entities.tokens, n_relations=n_relations))
+
+        def read(relations: Tensor) -> list[Tensor]:
+            gates = summary.gates(relations).unbind(1)
+            pairs = [(v, gate[:, None]) for v, gate in zip(vectors, gates, strict=True)]
+            if outer is None:
+                return [v * gate for v, gate in pairs]
+            return [torch.addcmul(y, *pair) for y, pair in zip(outer(relations), pairs, strict=True)]
+
+        return read
 
     def pmi(
         self,
         rows: Rows,
         pool: Int[Tensor, " P"],
-        typed: Int[Tensor, "G M"],
+        typed: Int[Tensor, "R S M"],
         encoded: Callable[[Int[Tensor, " n"]], Encoded],
         *,
         limit: int,
@@ -202,7 +241,7 @@ class Information(nn.Module):
         Args:
             rows: U rows.
             pool: P entities for all of them.
-            typed: M entities for each of G lists.
+            typed: S lists of M entities for each relation.
             encoded: what is known of some entities, encoded.
             limit: reals that may be held at a time beside the result, as far as one entity and one relation permit.
         """
@@ -216,7 +255,8 @@ class Information(nn.Module):
             return self.weighed(relations, self.read(relations, encoded(target)))
 
         weighed = torch.cat(_parts(under, n_rows, rows.place, rows.target))
-        found = weighed.new_empty(len(rows), n_pool + typed.shape[1])
+        n_typed = typed.shape[2]
+        found = weighed.new_empty(len(rows), n_pool + n_typed)
         total = weighed.new_zeros(len(rows.relations), self.width)
         size = at_once // (min(_TILE, len(total)) * self._reals_per_pair(len(total)))
         size = max(1, min(size, limit // max(1, self._reals_per_entity(len(total)))))
@@ -230,7 +270,7 @@ class Information(nn.Module):
         has = torch.cat(present)
         means = self.by_term(weighed * total.index_select(0, rows.place)) / has.sum(0).clamp(min=1)
         found[:, :n_pool].addmm_(means, (~has).T.to(found.dtype))
-        if typed.shape[1]:
+        if n_typed:
             found[:, n_pool:] = self._typed(rows, weighed, means, typed, encoded, n_rows)
         return found
 
@@ -261,9 +301,8 @@ class Information(nn.Module):
             self._side_by_side(read(rows.relations[part]), has, out=here[:, :n])
             # What lies beyond n is room, and may be of before.
             total[part] += here[:, :n].sum(1)
-            ends = torch.tensor(rows.counts[part], dtype=torch.int32).cumsum(0, dtype=torch.int32)
             stop = start + sum(rows.counts[part])
-            products = _grouped(weighed[start:stop], here, ends.to(found.device, non_blocking=True))
+            products = _grouped(weighed[start:stop], here, rows.ends(part, found.device))
             found[start:stop] = products[:, :n]
             start = stop
         return vectors
@@ -273,23 +312,30 @@ class Information(nn.Module):
         rows: Rows,
         weighed: Float[Tensor, "U W"],
         means: Float[Tensor, "U T"],
-        typed: Int[Tensor, "G M"],
+        typed: Int[Tensor, "R S M"],
         encoded: Callable[[Int[Tensor, " n"]], Encoded],
         n_rows: int,
     ) -> Float[Tensor, "U M"]:
-        """The pmi of each row's true entity and the typed candidates of its group."""
-        n_groups, n_typed = typed.shape
-        # All rows of a group have the same relation; a group without rows has some.
-        of_group = torch.zeros_like(typed[:, 0]).index_copy(0, rows.group, rows.place)
+        """The pmi of each row's true entity and the typed candidates of its relation and side."""
+        n_relations, n_sides, n_typed = typed.shape
+        n_read, n_terms = n_sides * n_typed, means.shape[1]
+        place = torch.arange(n_relations, device=typed.device).repeat_interleave(n_read)
 
         def read(under: Int[Tensor, " n"], ids: Int[Tensor, " n"]) -> Float[Tensor, "n WT"]:
             entities = encoded(ids)
             vectors = self.read(rows.relations.index_select(0, under), entities)
             return torch.cat([vectors, (~entities.present).to(vectors.dtype)], dim=1)
 
-        parts = _parts(read, n_rows, of_group.repeat_interleave(n_typed), typed.flatten())
-        both = torch.cat(parts).view(n_groups, n_typed, -1).index_select(0, rows.group)
-        return (both @ torch.cat([weighed, means], dim=1)[..., None]).squeeze(2)
+        parts = torch.cat(_parts(read, n_rows, place, typed.flatten())).view(n_relations, n_read, -1)
+        # A term that a candidate lacks counts as the mean does: both are one product, for the lists of all sides.
+        spare = -n_terms % _ALIGNED
+        vectors = pad(parts, (0, spare, 0, -n_read % _ALIGNED))
+        both = pad(torch.cat([weighed, means], dim=1), (0, spare))
+        products = _grouped(both, vectors, rows.ends(slice(None), both.device))[:, :n_read]
+        if n_sides == 1:
+            return products
+        side = rows.side[:, None, None].expand(-1, 1, n_typed)
+        return products.unflatten(1, (n_sides, n_typed)).gather(1, side).squeeze(1)
 
     def weighed(
         self, relations: Float[Tensor, "n relation_width"], vectors: Float[Tensor, "n W"]
@@ -297,6 +343,12 @@ class Information(nn.Module):
         """Representations with every term multiplied by its t: their product with others is the pmi."""
         scales = self.scales(relations).repeat_interleave(self.term_width, dim=1)
         return vectors * pad(scales, (0, self.width - scales.shape[1]))
+
+    def products(self, rows: Float[Tensor, "n W"], others: Float[Tensor, "m W"]) -> Float[Tensor, "n m T"]:
+        """Products of all pairs, by term."""
+        used, n_terms = self.term_width * len(self.terms), len(self.terms)
+        left, right = (x[:, :used].unflatten(1, (n_terms, -1)).transpose(0, 1) for x in (rows, others))
+        return (left @ right.mT).permute(1, 2, 0)
 
     def by_term(self, products: Float[Tensor, "*n W"]) -> Float[Tensor, "*n T"]:
         """Sums of each term's part of W."""
@@ -309,7 +361,7 @@ class Information(nn.Module):
     @property
     def reals_encoded(self) -> int:
         """Reals of an entity that is encoded."""
-        return 0 if self.attention is None else sum(self.attention.tokens) * self.attention.width
+        return self.width if self.attention is None else self.width + sum(self.attention.tokens) * self.term_width
 
     def _reals_per_entity(self, n_relations: int) -> int:
         return 0 if self.attention is None else self.attention.reals_per_entity(n_relations)
@@ -317,11 +369,11 @@ class Information(nn.Module):
     def _reals_per_pair(self, n_relations: int) -> int:
         if self.gate is not None:
             return 4 * (self.gate.hidden.out_features + self.gate.entity_width)
-        assert self.attention is not None
-        return self.attention.reals_per_pair(n_relations) + 2 * self.width
+        of_attention = 0 if self.attention is None else self.attention.reals_per_pair(n_relations)
+        return of_attention + 3 * self.width
 
     def _side_by_side(
-        self, ys: list[Float[Tensor, "*n a"]], present: Bool[Tensor, "n T"], out: Tensor | None = None
+        self, ys: Sequence[Float[Tensor, "*n a"]], present: Bool[Tensor, "n T"], out: Tensor | None = None
     ) -> Float[Tensor, "*n W"]:
         """The terms, each of length 1 or, where it is not there, 0, one beside the other."""
         # No gradient through the norms, as in the authors' code.

@@ -59,6 +59,8 @@ class Candidates:
         excluded: Bool[B C], what a row must not draw: what is true in train for it, what is in the pool already, and
             places past the end of a small domain or range.
         log_density: Float[B C], ln pi, the logarithm of the probability with which an entity is a candidate.
+        listed: N, the relations whose lists `typed` has, of one side after those of the other: all of the graph, or
+            those of the batch.
     """
 
     pool: Int[Tensor, " P"]
@@ -66,6 +68,14 @@ class Candidates:
     group: Int[Tensor, " B"]
     excluded: Bool[Tensor, "B C"]
     log_density: Float[Tensor, "B C"]
+    listed: int
+
+    def of_relations(self, relations: Int[Tensor, " R"]) -> Int[Tensor, "R S M"]:
+        """`typed` by relation and side, of some relations of the graph or of all that are listed."""
+        if not self.typed.shape[1]:
+            return self.typed.new_empty(len(relations), 1, 0)
+        lists = self.typed.view(-1, self.listed, self.typed.shape[1]).transpose(0, 1)
+        return lists if len(relations) == self.listed else lists.index_select(0, relations)
 
     def ids(self, columns: Int[Tensor, "B K"]) -> Int[Tensor, "B K"]:
         """The entities in some columns of each row."""
@@ -185,7 +195,7 @@ class CandidateSampler(Sampler):
             group = place + relations * batch.head if len(heads) == 2 else place
             known = self.index.batch_contains(batch, held.typed.index_select(0, group))
             excluded = torch.cat([excluded, known | ~held.usable.index_select(0, group)], dim=1)
-        return Candidates(held.pool, held.typed, group, excluded, held.log_density.index_select(0, group))
+        return Candidates(held.pool, held.typed, group, excluded, held.log_density.index_select(0, group), relations)
 
     def held(self, block: int) -> Held:
         """What all relations draw from in a block: first their R ranges, then their R domains."""

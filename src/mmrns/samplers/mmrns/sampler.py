@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,9 +17,9 @@ from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.lookup import Lookup
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.nn.numerics import without_autocast
-from mmrns.samplers.base import Inner
-from mmrns.samplers.explanation import NO_MODALITY, Evidence
-from mmrns.samplers.gumbel import log_inclusion, straight_through_top_k
+from mmrns.samplers.base import Inner, Recipe
+from mmrns.samplers.explanation import NO_ATTENTION, NO_MODALITY, Evidence
+from mmrns.samplers.gumbel import gumbel_noise, log_inclusion, straight_through_top_k
 from mmrns.samplers.mmrns.contrastive import info_nce
 from mmrns.samplers.mmrns.information import (
     Encoded,
@@ -35,6 +34,12 @@ from mmrns.types import Batch, Negatives, OwnNegatives
 
 _LAG = 10
 """Blocks that read with the same attention: it changes slowly, and what it makes of every entity is kept so long."""
+
+_KINDS, _TYPED = 16, 16
+"""Pairs of a relation and a side that a lesson is about, and entities of the domain or range of each."""
+
+_TINY = 1e-3
+"""Weight of a relation and side in whose rows nothing is to be learned."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ class Lesson:
     Attributes:
         rows: Int[n].
         columns: Int[c], of the C candidates.
+        there: Bool[n], False where a row only fills the place of one that is not there.
         pmi: Float[n c], with gradients.
         log_density: Float[n c], ln of the probability with which each came to be here.
         excluded: Bool[n c].
@@ -81,11 +87,17 @@ class Lesson:
 
     rows: Int[Tensor, " n"]
     columns: Int[Tensor, " c"]
+    there: Bool[Tensor, " n"]
     pmi: Float[Tensor, "n c"]
     log_density: Float[Tensor, "n c"]
     excluded: Bool[Tensor, "n c"]
     positive: Float[Tensor, " n"]
     has_positive: Bool[Tensor, " n"]
+
+
+def _kinds(batch: Batch) -> Int[Tensor, " B"]:
+    """The relation and the side of each row as one number below 2 R."""
+    return batch.relation_index + len(batch.relations) * batch.head
 
 
 class Mmrns(CandidateSampler, name="mmrns"):
@@ -94,7 +106,8 @@ class Mmrns(CandidateSampler, name="mmrns"):
 
     After Xu et al., "Relation-enhanced Negative Sampling for Multimodal Knowledge Graph Completion" (ACM MM 2022), with
     its three parts: knowledge-guided cross-modal attention (KCA), a contrastive loss and a masked Gumbel-softmax. The
-    authors' own arithmetic is the sampler `mmrns-published`; without the attention it is `domain-range`.
+    authors' own arithmetic is the sampler `mmrns-published`; without the debiasing it is `domain-range`. The attention
+    is an option: a gated summary of the tokens, which costs less, came to the same results.
 
     **The draw.** With pi(e) the probability that e is a candidate (`CandidateSampler`), x the row's true entity and
     s(e) the model's own score,
@@ -110,19 +123,20 @@ class Mmrns(CandidateSampler, name="mmrns"):
 
         pmi(e) = sum_m t_m(r) <y_m(r, x), y_m(r, e)> / stopgrad(||y_m(r, x)|| ||y_m(r, e)||)
 
-    where y_m(r, e) represents e in modality m under the relation (`KnowledgeGuidedAttention`; without any modality the
-    structural vector through `EntityGate`) and t_m = softplus(W r + b) > 0. Candidates are held for a block of `hold`
-    steps. At its start what all its batches will compare is read at once, with the relations as they are then and the
-    attention as it was at the start of every tenth block.
+    where y_m(r, e) represents e in modality m under the relation (`GatedSummary`, and with `attention` the
+    `KnowledgeGuidedAttention` is added; without any modality the structural vector through `EntityGate`) and
+    t_m = softplus(W r + b) > 0. Candidates are held for a block of `hold` steps. At its start what all its batches will
+    compare is read at once, with the relations as they are then and what is learnt as it was at the start of every
+    tenth block.
 
-    **The training.** In the first two of every `refresh` steps, one a side, the attention learns to tell another
-    positive x' of a row's query from all entities (InfoNCE, over the rows that have one),
+    **The training.** In the first two of every `refresh` steps, one a side, these learn to tell another positive x' of
+    a row's query from all entities (InfoNCE, over the rows that have one),
 
         -ln [ e^pmi(x') / ( e^pmi(x') + sum_e e^pmi(e) / pi(e) ) ]
 
-    whose optimum is the pointwise mutual information, and it gets the straight-through gradient of the draw. Some rows
-    do for both, if possible such that have another positive, and some of the pool, whose sums are unbiased estimates of
-    those over all. The model's vectors get no gradient from the sampler.
+    whose optimum is the pointwise mutual information, and they get the straight-through gradient of the draw. Some rows
+    of a few relations do for both, if possible such that have another positive, and some of the candidates, whose sums
+    are unbiased estimates of those over all. The model's vectors get no gradient from the sampler.
 
     **Missing modalities.** One that the true entity lacks adds nothing to its row. A candidate that lacks one takes the
     mean over the pool's entities that have it.
@@ -135,20 +149,23 @@ class Mmrns(CandidateSampler, name="mmrns"):
         negatives, pool, domain_range, hold: see `CandidateSampler`.
         pool_sampler: a sampler whose draws fill half of the pool.
         discount: how strongly likely positives are held back.
-        refresh: the attention is trained in two of this many steps.
+        refresh: what it reads with is trained in two of this many steps.
         rows: of the batch that it is trained with then, first of those whose query has another positive.
         columns: entities of the pool that it is trained with.
         modalities: names; by default all that the dataset has. With none, the structure alone is compared.
-        guidance: let the relation guide the attention. False is an ablation: the same gates for every relation.
-        contrastive: train the attention by the contrastive loss. False is an ablation.
-        gradient: train the attention by the gradient of the draw. False is an ablation: plain sampling.
+        attention: read with the attention too, not with the gated summary alone.
+        guidance: let the relation guide what is read. False is an ablation: the same gates for every relation.
+        contrastive: train it by the contrastive loss. False is an ablation.
+        gradient: train it by the gradient of the draw. False is an ablation: plain sampling.
         corrected: divide importance weights out. False is an ablation: negatives weigh as they come.
-        width: a, width of the attention.
+        width: a, width of what is read.
         gate_width: hidden units of the entity gate.
         memory_mb: bound on what representations hold, in MiB; where a block takes more, each step has its own, some at
             a time.
         alpha: inverse temperature of the objective's self-adversarial weights.
     """
+
+    recipe = Recipe(alpha=2.0)
 
     held_relations: Tensor
     held_block: Tensor
@@ -160,7 +177,7 @@ class Mmrns(CandidateSampler, name="mmrns"):
         spec: ModelSpec,
         *,
         seed: int = 0,
-        negatives: PositiveInt = 32,
+        negatives: PositiveInt = 64,
         pool: PositiveInt = 512,
         domain_range: NonNegativeInt = 1024,
         hold: PositiveInt = 10,
@@ -170,6 +187,7 @@ class Mmrns(CandidateSampler, name="mmrns"):
         rows: PositiveInt = 64,
         columns: PositiveInt = 128,
         modalities: list[str] | None = None,
+        attention: bool = False,
         guidance: bool = True,
         contrastive: bool = True,
         gradient: bool = True,
@@ -177,7 +195,7 @@ class Mmrns(CandidateSampler, name="mmrns"):
         width: PositiveInt = 50,
         gate_width: PositiveInt = 100,
         memory_mb: NonNegativeInt = 1024,
-        alpha: float = 1.0,
+        alpha: float = 2.0,
     ):
         sizes = {"negatives": negatives, "pool": pool, "domain_range": domain_range, "hold": hold}
         super().__init__(graph, features, spec, seed=seed, **sizes)
@@ -187,7 +205,7 @@ class Mmrns(CandidateSampler, name="mmrns"):
         names = sorted(features) if modalities is None else modalities
         self.modalities: dict[str, Modality] = {name: features[name] for name in names}
         shapes = {name: (m.tokens, m.width) for name, m in self.modalities.items()}
-        self.information = Information(shapes, spec, width=width, gate_width=gate_width)
+        self.information = Information(shapes, spec, width=width, gate_width=gate_width, attend=attention)
         # What a block reads with is stored, so that a run that goes on within a block reads as if it had not stopped.
         self.held_information = frozen(self.information)
         self.register_buffer("held_relations", torch.zeros(self.n_relations, spec.relation_width))
@@ -288,14 +306,15 @@ class Mmrns(CandidateSampler, name="mmrns"):
             batch.relation_counts,
             batch.relation_index.index_select(0, order),
             batch.target.index_select(0, order),
-            candidates.group.index_select(0, order),
+            batch.head.index_select(0, order).long(),
         )
+        typed = candidates.of_relations(batch.relations)
 
         def encoded(ids: Int[Tensor, " n"]) -> Encoded:
             return self.information.encode(self.given(model, ids))
 
         with without_autocast(order.device):
-            found = self.information.pmi(rows, candidates.pool, candidates.typed, encoded, limit=self._limit)
+            found = self.information.pmi(rows, candidates.pool, typed, encoded, limit=self._limit)
         return torch.empty_like(found).index_copy_(0, order, found)
 
     @property
@@ -320,13 +339,12 @@ class Mmrns(CandidateSampler, name="mmrns"):
         of_row = code // (2 * self.n_entities)
         relations, index, counts = torch.unique_consecutive(of_row, return_inverse=True, return_counts=True)
         side = code // self.n_entities % 2
-        groups, group = torch.unique(of_row + side * self.n_relations, return_inverse=True)
         device = candidates.pool.device
-        relations, index, target, groups, group, place = (
-            x.to(device, non_blocking=True) for x in (relations, index, code % self.n_entities, groups, group, place)
+        relations, index, target, side, place = (
+            x.to(device, non_blocking=True) for x in (relations, index, code % self.n_entities, side, place)
         )
-        rows = Rows(self.held_relations.index_select(0, relations), counts.tolist(), index, target, group)
-        typed = candidates.typed.index_select(0, groups) if self.typed else candidates.typed
+        rows = Rows(self.held_relations.index_select(0, relations), counts.tolist(), index, target, side)
+        typed = candidates.of_relations(relations)
         information = self.held_information
         with without_autocast(device):
             if self._encoded is None and self.n_entities * information.reals_encoded <= self._limit // 2:
@@ -347,36 +365,76 @@ class Mmrns(CandidateSampler, name="mmrns"):
         if step % self.refresh >= 2 or not torch.is_grad_enabled():
             return None
         device, n_pool = batch.h.device, len(candidates.pool)
-        columns = distinct(self.seed, "lesson", step, n=n_pool, size=self.columns)
-        columns = columns.to(device, non_blocking=True)
+        columns, share = self._lesson_columns(candidates, step)
+        of_pool, of_typed = columns[: self.columns], columns[self.columns :] - n_pool
         positives, has_positive = self.other_positives(batch, step)
-        # Rows at random, first of those that have something to learn from.
-        stream = self.stream(step, "rows", device=device)
-        first = has_positive + torch.rand(len(batch), generator=stream, device=device)
-        rows = first.topk(min(self.rows, len(batch))).indices
+        rows, which, kinds = self._lesson_rows(batch, has_positive, step)
+        there, which = which >= 0, which.clamp(min=0)
+        kind, n_relations = _kinds(batch), len(batch.relations)
+        group = kind.new_zeros(2 * n_relations).index_copy(0, kind, candidates.group).index_select(0, kinds)
+        typed = candidates.typed.index_select(0, group).index_select(1, of_typed)
+        relations = self.relations(model, batch.relations.index_select(0, kinds % n_relations))
+        of_row = relations.index_select(0, which)
+        own = torch.stack([batch.target.index_select(0, rows), positives.index_select(0, rows)], dim=1)
         information = self.information
-        relations = self.relations(model, batch.r.index_select(0, rows))
-        typed = candidates.typed.index_select(0, candidates.group.index_select(0, rows))
-        own = torch.cat(
-            [batch.target.index_select(0, rows)[:, None], typed, positives.index_select(0, rows)[:, None]], 1
-        )
         with without_autocast(device):
-            under = relations.repeat_interleave(own.shape[1], dim=0)
-            of_own = information.encode(self.given(model, own.flatten()))
-            pool = information.encode(self.given(model, candidates.pool.index_select(0, columns)))
-            vectors = information.read(under, of_own).view(*own.shape, -1)
-            others = torch.cat([information.read_all(relations, pool), vectors[:, 1:]], dim=1)
-            has = torch.cat([pool.present.expand(len(rows), -1, -1), of_own.present.view(*own.shape, -1)[:, 1:]], dim=1)
-            terms = information.by_term(others * information.weighed(relations, vectors[:, 0])[:, None])
+            ids = torch.cat([own.flatten(), typed.flatten(), candidates.pool.index_select(0, of_pool)])
+            encoded = information.encode(self.given(model, ids))
+            alone, shared = encoded.split(len(ids) - len(of_pool))
+            under = [of_row.repeat_interleave(2, dim=0), relations.repeat_interleave(typed.shape[1], dim=0)]
+            of_own, of_list = information.read(torch.cat(under), alone).split([own.numel(), typed.numel()])
+            of_own, of_list = of_own.view(*own.shape, -1), of_list.view(*typed.shape, -1)
+            weighed = information.weighed(of_row, of_own[:, 0])
+            # Of each row and all that is read, as one product; then of what is read under its own relation.
+            read = torch.cat([information.read_all(relations, shared), of_list], dim=1)
+            terms = information.products(weighed, read.flatten(0, 1)).unflatten(1, read.shape[:2])
+            terms = terms[torch.arange(len(rows), device=device), which]
+            terms = torch.cat([terms, information.by_term(of_own[:, 1] * weighed)[:, None]], dim=1)
+            has_own, has_list, has_pool = encoded.present.split([own.numel(), typed.numel(), len(of_pool)])
+            has_list = has_list.view(*typed.shape, -1).index_select(0, which)
+            has_own = has_own.view(*own.shape, -1)[:, 1:]
+            has = torch.cat([has_pool.expand(len(rows), -1, -1), has_list, has_own], dim=1)
             mean = (terms * has).sum(1, keepdim=True) / has.sum(1, keepdim=True).clamp(min=1)
             pmi = torch.where(has, terms, mean).sum(2)
-        columns = torch.cat([columns, torch.arange(n_pool, n_pool + typed.shape[1], device=device)])
-        # So much more seldom is an entity of the pool here than it is in the pool.
-        share = torch.where(columns < n_pool, math.log(self.columns / n_pool), 0.0)
         log_density = candidates.log_density.index_select(0, rows).index_select(1, columns) + share
         excluded = candidates.excluded.index_select(0, rows).index_select(1, columns)
-        has_positive = has_positive.index_select(0, rows)
-        return Lesson(rows, columns, pmi[:, :-1], log_density, excluded, pmi[:, -1], has_positive)
+        has_positive = has_positive.index_select(0, rows) & there
+        return Lesson(rows, columns, there, pmi[:, :-1], log_density, excluded, pmi[:, -1], has_positive)
+
+    def _lesson_rows(
+        self, batch: Batch, has_positive: Bool[Tensor, " B"], step: int
+    ) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"], Int[Tensor, " k"]]:
+        """Rows of few relations and sides, so that what they compare is read under these for all of them at once.
+
+        Returns:
+            rows at random, first of those that have something to learn from; which of the kinds each is of, -1 where
+            it is of none; and the kinds, relations and sides as `_kinds` numbers them, chosen by how many of their rows
+            have another positive.
+        """
+        device, kind = batch.h.device, _kinds(batch)
+        stream = self.stream(step, "rows", device=device)
+        weight = torch.full((2 * len(batch.relations),), _TINY, device=device)
+        weight.index_add_(0, kind, has_positive.float())
+        absent = torch.ones_like(weight, dtype=torch.bool).index_fill(0, kind, False)
+        chance = weight.log() + gumbel_noise(weight.shape, stream, device)
+        kinds = chance.masked_fill(absent, -torch.inf).topk(min(_KINDS, len(chance))).indices
+        chosen = torch.full_like(chance, -1, dtype=torch.long)
+        chosen = chosen.index_copy(0, kinds, torch.arange(len(kinds), device=device))
+        which = chosen.index_select(0, kind)
+        first = 2 * (which >= 0) + has_positive + torch.rand(len(batch), generator=stream, device=device)
+        rows = first.topk(min(self.rows, len(batch))).indices
+        return rows, which.index_select(0, rows), kinds
+
+    def _lesson_columns(self, candidates: Candidates, step: int) -> tuple[Int[Tensor, " c"], Float[Tensor, " c"]]:
+        """Candidates at random that a lesson is about, those of the pool first; and ln of how many each stands for."""
+        n_pool, n_typed = len(candidates.pool), candidates.typed.shape[1]
+        some = min(_TYPED, n_typed)
+        columns = distinct(self.seed, "lesson", step, n=n_pool, size=self.columns)
+        typed = distinct(self.seed, "lesson typed", step, n=n_typed, size=some) + n_pool
+        share = torch.tensor([self.columns / n_pool, some / max(1, n_typed)]).log()
+        share = share.repeat_interleave(torch.tensor([self.columns, some]))
+        device = candidates.pool.device
+        return torch.cat([columns, typed]).to(device, non_blocking=True), share.to(device, non_blocking=True)
 
     def other_positives(self, batch: Batch, step: int) -> tuple[Int[Tensor, " B"], Bool[Tensor, " B"]]:
         """Another positive of each row's query, uniform; the row's own entity where there is none, and False."""
@@ -394,8 +452,8 @@ class Mmrns(CandidateSampler, name="mmrns"):
     ) -> Float[Tensor, "B K"]:
         """Zeros that give the pmi of the lesson the gradient of the draw, weighed as if all rows were there."""
         rows = lesson.rows
-        weight = self.discount * len(perturbed) / len(rows)
-        change = weight * (lesson.pmi.detach() - lesson.pmi)
+        weight = self.discount * len(perturbed) * lesson.there / lesson.there.sum()
+        change = weight[:, None] * (lesson.pmi.detach() - lesson.pmi)
         moved = perturbed.index_select(0, rows).index_add(1, lesson.columns, change.to(perturbed.dtype))
         drawn = positions.index_select(0, rows)
         zeros = straight_through_top_k(moved, drawn, scores.index_select(0, rows))
@@ -435,7 +493,7 @@ class Mmrns(CandidateSampler, name="mmrns"):
             dict(zip(names, cosines.unbind(2), strict=True)),
             dict(zip(names, scales.unbind(1), strict=True)),
             maps,
-            "" if maps else NO_MODALITY,
+            "" if maps else NO_ATTENTION if self.modalities else NO_MODALITY,
         )
 
     def notes(self, batch: Batch) -> list[str]:
