@@ -24,6 +24,7 @@ FORMS: dict[str, dict[str, Any]] = {name: {"name": name} for name in Sampler.reg
         "pool_sampler": {"name": "kbgan", "candidates": 8},
     },
     "mmrns with attention": {"name": "mmrns", "attention": True},
+    "mmrns without domain and range": {"name": "mmrns", "domain_range": 0},
     "mmrns without guidance": {"name": "mmrns", "guidance": False},
     "mmrns without a contrastive loss": {"name": "mmrns", "contrastive": False},
     "mmrns without a gradient": {"name": "mmrns", "gradient": False},

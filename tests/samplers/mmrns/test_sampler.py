@@ -234,6 +234,18 @@ def test_pmi_is_that_of_the_formula(toy: Dataset, modalities: list[str], attenti
     torch.testing.assert_close(lesson.log_density, c.log_density[rows])
 
 
+@pytest.mark.parametrize("head", [False, True])
+def test_pmi_of_a_batch_of_one_side(toy: Dataset, head: bool) -> None:
+    """Whose relations alone have lists of entities from their domain or range."""
+    model, sampler = _build(toy, hold=1, pool=11, domain_range=20)
+    batch = Batch.of(toy.graph.train[:12], torch.full((12,), head))
+    c = sampler.candidates(batch, 0)
+    assert c.listed == len(c.typed) == len(batch.relations)
+    columns = torch.arange(c.excluded.shape[1]).expand_as(c.excluded)
+    expected = expected_pmi(model, sampler, batch, c.ids(columns), c.pool)
+    torch.testing.assert_close(sampler.pmi(batch, c, model, 0), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_a_lesson_is_an_unbiased_sample_of_the_pool(toy: Dataset) -> None:
     """Sums over its candidates, each divided by how often it is one, are those over all entities."""
     model, sampler = _build(toy, pool=20, columns=6, rows=4, refresh=1, hold=1)

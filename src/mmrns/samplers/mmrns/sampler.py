@@ -33,7 +33,7 @@ from mmrns.samplers.pools import distinct
 from mmrns.types import Batch, Negatives, OwnNegatives
 
 _LAG = 10
-"""Blocks that read with the same attention: it changes slowly, and what it makes of every entity is kept so long."""
+"""Blocks that read with what the first of them does: it changes slowly, and encoded entities are kept so long."""
 
 _KINDS, _TYPED = 16, 16
 """Pairs of a relation and a side that a lesson is about, and entities of the domain or range of each."""
@@ -361,7 +361,7 @@ class Mmrns(CandidateSampler, name="mmrns"):
         return self._block
 
     def lesson(self, batch: Batch, candidates: Candidates, model: Model, step: int) -> Lesson | None:
-        """What a step trains the attention with, with gradients; None where it does not."""
+        """What a step trains with, with gradients; None where it trains the model alone."""
         if step % self.refresh >= 2 or not torch.is_grad_enabled():
             return None
         device, n_pool = batch.h.device, len(candidates.pool)
@@ -383,7 +383,7 @@ class Mmrns(CandidateSampler, name="mmrns"):
             alone, shared = encoded.split(len(ids) - len(of_pool))
             under = [of_row.repeat_interleave(2, dim=0), relations.repeat_interleave(typed.shape[1], dim=0)]
             of_own, of_list = information.read(torch.cat(under), alone).split([own.numel(), typed.numel()])
-            of_own, of_list = of_own.view(*own.shape, -1), of_list.view(*typed.shape, -1)
+            of_own, of_list = of_own.unflatten(0, own.shape), of_list.unflatten(0, typed.shape)
             weighed = information.weighed(of_row, of_own[:, 0])
             # Of each row and all that is read, as one product; then of what is read under its own relation.
             read = torch.cat([information.read_all(relations, shared), of_list], dim=1)
@@ -391,8 +391,8 @@ class Mmrns(CandidateSampler, name="mmrns"):
             terms = terms[torch.arange(len(rows), device=device), which]
             terms = torch.cat([terms, information.by_term(of_own[:, 1] * weighed)[:, None]], dim=1)
             has_own, has_list, has_pool = encoded.present.split([own.numel(), typed.numel(), len(of_pool)])
-            has_list = has_list.view(*typed.shape, -1).index_select(0, which)
-            has_own = has_own.view(*own.shape, -1)[:, 1:]
+            has_list = has_list.unflatten(0, typed.shape).index_select(0, which)
+            has_own = has_own.unflatten(0, own.shape)[:, 1:]
             has = torch.cat([has_pool.expand(len(rows), -1, -1), has_list, has_own], dim=1)
             mean = (terms * has).sum(1, keepdim=True) / has.sum(1, keepdim=True).clamp(min=1)
             pmi = torch.where(has, terms, mean).sum(2)
