@@ -29,8 +29,8 @@ def test_what_methods_stand_for() -> None:
     assert stands("uniform") == ("uniform", 0.0, "alternate")
     assert stands("self-adversarial") == ("uniform", 1.0, "alternate")
     assert stands("bernoulli") == ("uniform", 0.0, "bernoulli")
-    assert stands("mmrns") == ("mmrns", 1.0, "alternate")
-    assert stands("mmrns", sides="bernoulli") == ("mmrns", 1.0, "bernoulli")
+    assert stands("mmrns") == ("mmrns", 2.0, "alternate")
+    assert stands("mmrns", sides="bernoulli") == ("mmrns", 2.0, "bernoulli")
     assert make_config({"objective": {"alpha": 0.5}}).recipe.alpha == 0.5
 
 

@@ -209,7 +209,7 @@ def test_reprs_say_sizes(run: mmrns.Run, toy: Dataset) -> None:
     assert repr(toy) == "Dataset(toy: 40 entities, 5 relations, image 88 %, text 90 %)"
     assert repr(run.model.scorer) == "RotatE(d=8)"
     assert repr(run.model) == "Model(RotatE(d=8), 40 entities, 5 relations, views structure, text)"
-    assert repr(run.sampler).startswith("Mmrns(K=32")
+    assert repr(run.sampler).startswith("Mmrns(K=40")
     test, valid = (run.results[split]["both"]["realistic"]["mrr"] for split in ("test", "valid"))
     assert repr(run) == f"Run(RotatE, mmrns, toy, seed 0: valid MRR {valid:.4f}, test MRR {test:.4f})"
 

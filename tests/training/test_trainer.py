@@ -93,7 +93,7 @@ def test_the_step_is_the_step_of_the_design(toy: Dataset) -> None:
     s_pos = -(h + r - t).abs().sum(1)
     q = torch.where(batch.head[:, None], t - r, h + r)
     s_neg = negatives.through - (q[:, None] - model.entities(negatives.ids).vectors[:, :, 0]).abs().sum(2)
-    p = torch.softmax(s_neg + negatives.log_weight, 1).detach()
+    p = torch.softmax(2.0 * s_neg + negatives.log_weight, 1).detach()
     gamma = 9.0
     w = batch.weight / batch.weight.sum()
     expected = -0.5 * (w * torch.nn.functional.logsigmoid(gamma + s_pos)).sum()
