@@ -1,8 +1,8 @@
-"""What the attention of `mmrns` adds to a training step: `python benchmarks/attention.py [--json]`.
+"""What the debiasing of `mmrns` adds to a training step: `python benchmarks/attention.py [--json]`.
 
     python benchmarks/attention.py [--json] [--dataset DB15K-resplit] [--cycles 4]
 
-Processor seconds of a step of `mmrns` and of the same without attention (`domain-range`), in the mean over whole blocks
+Processor seconds of a step of `mmrns` and of the same without debiasing (`domain-range`), in the mean over whole blocks
 and cycles of training, the two in turns; TransE at d 64 (batch 512, 32 negatives) and d 200 (1,024, 64). And the ATen
 operations that a step dispatches, forward, backward and optimizer together, in the mean over a cycle. The dataset, with
 its features, is found through $MMRNS_DATA; `experiments/resplit.py` makes DB15K-resplit.
