@@ -10,22 +10,13 @@ split, in the mean over ten logged steps.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
+import mmrns
 from mmrns.runs.figures import legend, new_figure, save_figure
-from mmrns.runs.values import parse_yaml
 
 _MEAN_OF = 10
-
-
-def measured(run: Path) -> list[dict[str, Any]]:
-    """The logged steps of a run that have their hardness."""
-    with (run / "metrics.jsonl").open(encoding="utf-8") as lines:
-        return [row for row in map(json.loads, lines) if row.get("hardness")]
+_NORM, _TRUE = "hardness.gradient_norm.model", "hardness.valid_negatives"
 
 
 def main() -> None:
@@ -34,28 +25,25 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    figure, above = new_figure("Gradients, and false negatives", height=6)
-    figure.clear()
+    figure, empty = new_figure("", height=6)
+    empty.remove()
     above, below = figure.subplots(2, 1, sharex=True)
     lines, names = [], []
-    for run in arguments.runs:
-        rows = measured(run)
-        steps = np.array([row["step"] for row in rows])
-        norm = np.array([row["hardness"]["gradient_norm"]["model"] for row in rows], float)
-        share = np.array([row["hardness"]["valid_negatives"] for row in rows], float)
-        whole = len(rows) // _MEAN_OF * _MEAN_OF
-        steps, norm, share = (x[:whole].reshape(-1, _MEAN_OF).mean(1) for x in (steps, norm, share))
-        lines += above.plot(steps, norm)
-        below.plot(steps, 100 * share)
-        names.append(parse_yaml((run / "config.yaml").read_text(encoding="utf-8"))["method"])
+    for folder in arguments.runs:
+        run = mmrns.load_run(folder)
+        measured = run.history.select("step", _NORM, _TRUE).drop_nulls().to_numpy()
+        whole = len(measured) // _MEAN_OF * _MEAN_OF
+        step, norm, true = measured[:whole].reshape(-1, _MEAN_OF, 3).mean(1).T
+        lines += above.plot(step, norm)
+        below.plot(step, 100 * true)
+        names.append(run.config.method)
         print(f"{names[-1]:<18} gradient {norm[0]:.4f} at first, {norm[-1]:.4f} at last; ", end="")
-        print(f"true in valid {100 * share[0]:.2f}% at first, {100 * share[-1]:.2f}% at last")
-    above.set_ylim(bottom=0)
-    below.set_ylim(bottom=0)
+        print(f"true in valid {100 * true[0]:.2f}% at first, {100 * true[-1]:.2f}% at last")
     above.set_ylabel("L2 norm of the gradient")
     below.set_ylabel("drawn and true in valid, %")
     below.set_xlabel("step")
     for axes in (above, below):
+        axes.set_ylim(bottom=0)
         axes.grid(color="0.92")
     legend(figure, lines, names, "outside right center")
     save_figure(figure, arguments.out)

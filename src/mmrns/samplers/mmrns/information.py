@@ -138,7 +138,7 @@ class Information(nn.Module):
         *,
         width: int,
         gate_width: int,
-        attend: bool = True,
+        attend: bool,
     ):
         super().__init__()
         self.attention: KnowledgeGuidedAttention | None = None

@@ -95,11 +95,6 @@ class Lesson:
     has_positive: Bool[Tensor, " n"]
 
 
-def _kinds(batch: Batch) -> Int[Tensor, " B"]:
-    """The relation and the side of each row as one number below 2 R."""
-    return batch.relation_index + len(batch.relations) * batch.head
-
-
 class Mmrns(CandidateSampler, name="mmrns"):
     """Relation-enhanced negative sampling: negatives that the model finds hard, but not those whose pictures and texts
     say that they may be true.
@@ -368,9 +363,10 @@ class Mmrns(CandidateSampler, name="mmrns"):
         columns, share = self._lesson_columns(candidates, step)
         of_pool, of_typed = columns[: self.columns], columns[self.columns :] - n_pool
         positives, has_positive = self.other_positives(batch, step)
-        rows, which, kinds = self._lesson_rows(batch, has_positive, step)
+        n_relations = len(batch.relations)
+        kind = batch.relation_index + n_relations * batch.head
+        rows, which, kinds = self._lesson_rows(kind, 2 * n_relations, has_positive, step)
         there, which = which >= 0, which.clamp(min=0)
-        kind, n_relations = _kinds(batch), len(batch.relations)
         group = kind.new_zeros(2 * n_relations).index_copy(0, kind, candidates.group).index_select(0, kinds)
         typed = candidates.typed.index_select(0, group).index_select(1, of_typed)
         relations = self.relations(model, batch.relations.index_select(0, kinds % n_relations))
@@ -402,18 +398,23 @@ class Mmrns(CandidateSampler, name="mmrns"):
         return Lesson(rows, columns, there, pmi[:, :-1], log_density, excluded, pmi[:, -1], has_positive)
 
     def _lesson_rows(
-        self, batch: Batch, has_positive: Bool[Tensor, " B"], step: int
+        self, kind: Int[Tensor, " B"], n_kinds: int, has_positive: Bool[Tensor, " B"], step: int
     ) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"], Int[Tensor, " k"]]:
         """Rows of few relations and sides, so that what they compare is read under these for all of them at once.
 
+        Args:
+            kind: the relation and the side of each row as one number below `n_kinds`.
+            n_kinds: see there.
+            has_positive: whether a row has something to learn from.
+            step: of the lesson.
+
         Returns:
-            rows at random, first of those that have something to learn from; which of the kinds each is of, -1 where
-            it is of none; and the kinds, relations and sides as `_kinds` numbers them, chosen by how many of their rows
-            have another positive.
+            rows at random, first of those that have something to learn from; which of the chosen kinds each is of, -1
+            where it is of none; and these, chosen by how many of their rows have something to learn from.
         """
-        device, kind = batch.h.device, _kinds(batch)
+        device = kind.device
         stream = self.stream(step, "rows", device=device)
-        weight = torch.full((2 * len(batch.relations),), _TINY, device=device)
+        weight = torch.full((n_kinds,), _TINY, device=device)
         weight.index_add_(0, kind, has_positive.float())
         absent = torch.ones_like(weight, dtype=torch.bool).index_fill(0, kind, False)
         chance = weight.log() + gumbel_noise(weight.shape, stream, device)
@@ -421,8 +422,8 @@ class Mmrns(CandidateSampler, name="mmrns"):
         chosen = torch.full_like(chance, -1, dtype=torch.long)
         chosen = chosen.index_copy(0, kinds, torch.arange(len(kinds), device=device))
         which = chosen.index_select(0, kind)
-        first = 2 * (which >= 0) + has_positive + torch.rand(len(batch), generator=stream, device=device)
-        rows = first.topk(min(self.rows, len(batch))).indices
+        first = 2 * (which >= 0) + has_positive + torch.rand(len(kind), generator=stream, device=device)
+        rows = first.topk(min(self.rows, len(kind))).indices
         return rows, which.index_select(0, rows), kinds
 
     def _lesson_columns(self, candidates: Candidates, step: int) -> tuple[Int[Tensor, " c"], Float[Tensor, " c"]]:
