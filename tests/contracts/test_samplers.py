@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
@@ -38,6 +39,16 @@ def test_every_sampler_has_a_test_of_its_own(name: str) -> None:
         f"the sampler {name!r} has no test; write {path} and test there what is its own: the frequencies of its draws, "
         "its loss by hand (docs/how-to/add-a-sampler.md shows how)"
     )
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_it_says_which_modalities_its_draws_depend_on(toy: Dataset, name: str) -> None:
+    sampler = _trainer(toy, name).sampler
+    assert set(sampler.reads) <= set(toy.features)
+    if "modalities" in inspect.signature(type(sampler)).parameters:
+        assert sampler.reads == tuple(sorted(toy.features))
+        assert _trainer(toy, name, modalities=["text"]).sampler.reads == ("text",)
+        assert _trainer(toy, name, modalities=[]).sampler.reads == ()
 
 
 @pytest.mark.parametrize("name", FORMS)

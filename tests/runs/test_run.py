@@ -299,6 +299,41 @@ class _Notes(mmrns.Callback):
         self.notes.append(message)
 
 
+@pytest.mark.parametrize(
+    ("method", "modalities", "told"),
+    [
+        (
+            "mmrns",
+            [],
+            "The sampler mmrns compares image and text; the scores read structure alone. --set "
+            "model.modalities=[image,text] has entities scored by these too.",
+        ),
+        ("mmrns", ["text"], "The sampler mmrns compares image and text; the scores read structure and text."),
+        (
+            "self-adversarial",
+            ["image", "text"],
+            "The sampler uniform reads no modality; the scores read structure, image and text. --method mmrns draws by "
+            "them.",
+        ),
+    ],
+)
+def test_it_says_what_is_read(toy_folder: Path, method: str, modalities: list[str], told: str) -> None:
+    notes = _Notes()
+    config = _config(toy_folder, method=method, sampler={}, model={"modalities": modalities, "dim": 6})
+    mmrns.train(config, steps=2, callbacks=[notes])
+    assert told in notes.notes
+
+
+def test_it_says_that_there_is_no_modality_to_compare() -> None:
+    notes = _Notes()
+    triples = [("ann", "knows", "bob"), ("bob", "knows", "cem"), ("cem", "knows", "ann")]
+    dataset = mmrns.Dataset.from_triples(triples, valid=[("ann", "knows", "cem")])
+    mmrns.train(dataset=dataset, dim=4, steps=2, callbacks=[notes])
+    assert "The dataset has no features: the sampler mmrns compares structure alone." in notes.notes
+    mmrns.train(dataset=dataset, dim=4, steps=2, method="uniform", callbacks=[quiet := _Notes()])
+    assert not any("features" in note for note in quiet.notes)
+
+
 @pytest.mark.parametrize("method", ["mmrns", "self-adversarial"])
 @pytest.mark.parametrize("at", [3, 20, 33, 55, 60])
 def test_an_abandoned_run_resumes_to_the_same_bytes(toy_folder: Path, tmp_path: Path, method: str, at: int) -> None:

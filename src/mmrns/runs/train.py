@@ -30,7 +30,7 @@ from mmrns.files import (
     write_text,
 )
 from mmrns.memory import freed_memory_kept
-from mmrns.nn.embedders import Embedder
+from mmrns.nn.embedders import STRUCTURE, Embedder
 from mmrns.nn.losses import Loss
 from mmrns.nn.scorers import Scorer
 from mmrns.registry import Registry
@@ -43,6 +43,7 @@ from mmrns.runs.config import (
     make_config,
     options_of,
     shortened,
+    takes,
     with_paths,
 )
 from mmrns.runs.digests import PLACES, RUN_FILES
@@ -363,6 +364,8 @@ def _train(
     _say_what_matters(dataset, config.data.drop_modality, callback)
     trainer = build_trainer(config, dataset, parts)
     build_seconds = time.perf_counter() - started
+    if told := what_is_read(config, dataset, trainer):
+        callback.on_note(told)
     for line in trainer.sampler.notes(trainer.batches.at(0)):
         callback.on_note(line)
     plan = build_plan(config)
@@ -563,6 +566,33 @@ def _say_what_matters(dataset: Dataset, dropped: float, callback: Callback) -> N
         if dropped:
             message += f"; others were left out by data.drop_modality={dropped:g}"
         callback.on_note(message + ".")
+
+
+def what_is_read(config: Config, dataset: Dataset, trainer: Trainer) -> str | None:
+    """One line on the modalities that the sampler compares and the scores read, and how to have the others read.
+
+    None where the dataset has none, and nothing would read them.
+    """
+    there, sampler = list(dataset.features), config.recipe.sampler
+    compares = takes(Sampler.registry.get(sampler), "modalities")
+    if not there:
+        return f"The dataset has no features: the sampler {sampler} compares structure alone." if compares else None
+    drawn = list(trainer.sampler.reads)
+    scored = [view for view in trainer.model.views if view != STRUCTURE]
+    verb, nothing = ("compares", "structure alone") if drawn or compares else ("reads", "no modality")
+    by_sampler = f"The sampler {sampler} {verb} {_enumerated(drawn) or nothing}"
+    by_scores = f"the scores read {_enumerated([STRUCTURE, *scored]) if scored else 'structure alone'}"
+    line = f"{by_sampler}; {by_scores}."
+    if not scored:
+        line += f" --set model.modalities=[{','.join(there)}] has entities scored by these too."
+    if not drawn and not compares:
+        line += " --method mmrns draws by them."
+    return line
+
+
+def _enumerated(names: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _config_of(folder: Path, values: Mapping[str, Any], *, finished: bool = False) -> Config:

@@ -64,6 +64,11 @@ class Evidence:
 class Explanation:
     """The questions about its draws that every sampler answers. The defaults say that nothing is known."""
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the modalities that the draws depend on. By default none."""
+        return ()
+
     def proposal(self, batch: Batch, negatives: Negatives, rows: Int[Tensor, " n"]) -> Float[Tensor, "n E"] | None:
         """The proposal distribution q of some rows: with what probability the first counting draw is each entity.
 

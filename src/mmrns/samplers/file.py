@@ -153,6 +153,11 @@ class File(Sampler, name="file"):
         left = (negatives.counts(len(batch))[rows] & ~trace.replaced[rows]).sum(1, keepdim=True)
         return (drawn * even(own) + left * inner) / (drawn + left).clamp(min=1)
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The other sampler's."""
+        return self.other.reads
+
     def notes(self, batch: Batch) -> list[str]:
         """How many triples have negatives of their own, and what the other sampler has to say."""
         return [f"{len(self.positives):,} triples have negatives of their own.", *self.other.notes(batch)]

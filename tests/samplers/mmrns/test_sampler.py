@@ -153,7 +153,7 @@ def test_it_says_before_training_what_a_block_holds(toy: Dataset) -> None:
     assert notes(hold=10_000_000)[0].startswith("What a block of 10000000 steps reads would hold up to 31,")
     assert "every step reads for itself" in notes(memory_mb=0)[0]
     assert notes(hold=1) == []
-    assert notes(modalities=[]) == ["No modality: the mmrns sampler compares structure alone."]
+    assert notes(modalities=[]) == []
 
 
 @torch.no_grad()

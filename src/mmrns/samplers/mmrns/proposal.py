@@ -281,6 +281,11 @@ class CandidateSampler(Sampler):
         q = torch.softmax(logits, dim=1).nan_to_num()
         return scattered(trace.candidates.ids(columns)[rows], q, self.n_entities)
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Those of the sampler of the pool."""
+        return () if self.pool_sampler is None else self.pool_sampler.reads
+
     def notes(self, batch: Batch) -> list[str]:
         return [] if self.pool_sampler is None else self.pool_sampler.notes(batch)
 

@@ -173,8 +173,11 @@ class MmrnsPublished(Sampler, name="mmrns-published"):
         return self.similarity.evidence(batch, ids, model)
 
     def notes(self, batch: Batch) -> list[str]:
-        none = [] if self.similarity.modalities else ["No modality: the sampler compares structure alone."]
-        return [*none, *self.similarity.notes(batch, self.pool_size)]
+        return self.similarity.notes(batch, self.pool_size)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return tuple(self.similarity.modalities)
 
 
 def log_mixture(similarities: Mapping[str, Similarity], tau: float) -> Float[Tensor, "B P"]:

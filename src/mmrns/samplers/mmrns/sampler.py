@@ -497,13 +497,16 @@ class Mmrns(CandidateSampler, name="mmrns"):
             "" if maps else NO_ATTENTION if self.modalities else NO_MODALITY,
         )
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys([*self.modalities, *super().reads]))
+
     def notes(self, batch: Batch) -> list[str]:
-        none = [] if self.modalities else ["No modality: the mmrns sampler compares structure alone."]
         if not self._reads_ahead:
-            return [*none, *super().notes(batch)]
+            return super().notes(batch)
         held = self.hold * len(batch) * (self.pool_size + self.typed) / 2**18
         said = f"What a block of {self.hold} steps reads holds up to {held:,.0f} MiB."
         if held > self.memory_mb:
             said = f"What a block of {self.hold} steps reads would hold up to {held:,.0f} MiB, more than "
             said += f"sampler.memory_mb={self.memory_mb}: where it does, every step reads for itself."
-        return [*none, said, *super().notes(batch)]
+        return [said, *super().notes(batch)]
