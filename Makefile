@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OLDEST := .venv-oldest
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-oldest oldest fuzz mutants check docs clean
+.PHONY: demo test test-oldest oldest fuzz mutants check docs dist clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -64,6 +64,19 @@ SEED ?= 0
 mutants: $(VENV)/dev.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/mutants.py map
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/mutants.py run --n $(MUTANTS) --seed $(SEED)
+
+# Wheel and sdist. Each is installed by itself, and passes the demo away from the clone.
+dist:
+	rm -rf dist build/dist
+	$(PYTHON) -m venv build/dist/tools
+	build/dist/tools/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt build
+	build/dist/tools/bin/python -m build --outdir dist
+	set -e; for package in dist/*; do \
+	  rm -rf build/dist/try; $(PYTHON) -m venv build/dist/try; \
+	  build/dist/try/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt $$package; \
+	  (cd build/dist/try && bin/mmrns train "$(CURDIR)/experiments/countries/mmrns.yaml" --out demo \
+	    && bin/mmrns predict demo --queries "$(CURDIR)/experiments/countries/queries.tsv" --top 5); \
+	  echo "$$package installs and passes the demo"; done
 
 docs: $(VENV)/dev.stamp
 	$(BIN)/mkdocs serve
