@@ -27,6 +27,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     folder: Path = parser.parse_args().folder
     known = dataset_folders()
+    if missing := [name for name in ("DB15K", "FB15k-237") if name not in known]:
+        raise SystemExit(f"no dataset {' and '.join(missing)}; `mmrns data get NAME` brings one, or says where it is")
 
     train, valid, test = splits(known["DB15K"])
     rest = pl.concat([train, valid]).unique(maintain_order=True).join(test, on=COLUMNS, how="anti")

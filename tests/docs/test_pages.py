@@ -50,7 +50,8 @@ ELSEWHERE = {
     r"mmrns data get": "needs the network",
     r"mmrns train --dataset (FB15k-237|MKG-W|WN9|DB15K)": "needs a published dataset",
     r"mmrns train experiments/WN9": "needs a published dataset",
-    r"mmrns data (convert|split) (data/)?(MKG-W|DB15K|triples DB15K)": "needs published files",
+    r"git clone": "needs the network",
+    r"mmrns data (convert|split) ((data|MyGO/data)/)?(MKG-W|DB15K|triples DB15K)": "needs published files",
     r"mmrns compare experiments/": "trains for hours, most of it on published datasets",
     r"python scripts/mutants.py": "changes the package and runs its tests, for hours",
     r"python scripts/docs_tables": "rewrites the pages; test_tables.py compares",
@@ -182,11 +183,6 @@ def for_rdf(folder: Path) -> None:
         file.write("<http://x/a> <http://x/near> <http://x/b> .\n")
 
 
-def for_tutorial(folder: Path) -> None:
-    rows = ["borders\thead\tcountry/Kenya", "borders\ttail\tcountry/France"]
-    (folder / "types.tsv").write_text("\n".join(rows) + "\n")
-
-
 def for_samplers(folder: Path) -> None:
     train = (EMBEDDED["countries"] / "train.tsv").read_text(encoding="utf-8").splitlines()
     h, r, t = next(line.split("\t") for line in train if "\tborders\t" in line)
@@ -208,7 +204,6 @@ def for_experiments(folder: Path) -> None:
 
 FILES: dict[str, list[Callable[[Path], None]]] = {
     "README.md": [for_readme],
-    "docs/tutorial.md": [for_tutorial],
     "docs/samplers.md": [for_samplers],
     "docs/how-to/check-and-split.md": [dataset("people")],
     "docs/how-to/own-data.md": [dataset("people")],
