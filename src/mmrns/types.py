@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -30,9 +31,11 @@ class Batch:
         relations: Int[R], the distinct relations, ascending.
         relation_index: Int[B], `relations[relation_index] == r`.
         relation_counts: rows of each distinct relation, on the host.
-        n_true: how many true answers in train the tail rows have in all, and the head rows, on the host; None where
-            nobody has counted. With it a lookup of all of them waits for no device.
+        n_true: how many true answers in train the rows have in all, on the host; None where nobody has counted. With
+            it a lookup of all of them waits for no device.
         step: of the training whose batch this is; None for any other.
+        place: Int[B], the place of each row's query in the index that was made with this `index` number, so that it
+            need not be looked for again; None where nobody has looked.
     """
 
     h: Int[Tensor, " B"]
@@ -43,45 +46,66 @@ class Batch:
     relations: Int[Tensor, " R"]
     relation_index: Int[Tensor, " B"]
     relation_counts: tuple[int, ...]
-    n_true: tuple[int, int] | None = None
+    n_true: int | None = None
     step: int | None = None
+    place: Int[Tensor, " B"] | None = None
+    index: int | None = None
 
     @classmethod
     def of(
-        cls, triples: Int[Tensor, "B 3"], head: Bool[Tensor, " B"], weight: Float[Tensor, " B"] | None = None
+        cls, triples: Int[Tensor, "B 3"], head: Bool[Tensor, " B"] | bool, weight: Float[Tensor, " B"] | None = None
     ) -> Batch:
-        """Build a batch on the host from triples in any order; rows are sorted (stably) tail side first."""
-        order = torch.argsort(head, stable=True)
-        h, r, t = triples[order].unbind(1)
+        """Build a batch on the host from triples in any order; rows are sorted (stably) tail side first.
+
+        Args:
+            triples: (h, r, t).
+            head: the side that each row, or every row, has replaced.
+            weight: of each row; 1 by default.
+        """
+        weight = torch.ones(len(triples)) if weight is None else weight
+        if isinstance(head, bool):
+            n_tail = 0 if head else len(triples)
+        else:
+            order = torch.argsort(head, stable=True)
+            triples, weight, n_tail = triples[order], weight[order], int((~head).sum())
+        h, r, t = triples.unbind(1)
         relations, relation_index, counts = torch.unique(r, return_inverse=True, return_counts=True)
-        weight = torch.ones(len(order)) if weight is None else weight[order]
-        return cls(h, r, t, weight, int((~head).sum()), relations, relation_index, tuple(counts.tolist()))
+        return cls(h, r, t, weight, n_tail, relations, relation_index, tuple(counts.tolist()))
 
     def __len__(self) -> int:
         return len(self.h)
 
-    @property
+    @cached_property
     def head(self) -> Bool[Tensor, " B"]:
         """True where the head is replaced."""
         return torch.arange(len(self), device=self.h.device) >= self.n_tail
 
-    @property
+    @cached_property
     def anchor(self) -> Int[Tensor, " B"]:
         """The entity that stays."""
-        return torch.cat([self.h[: self.n_tail], self.t[self.n_tail :]])
+        return self._of_sides(self.h, self.t)
 
-    @property
+    @cached_property
     def target(self) -> Int[Tensor, " B"]:
         """The entity that is replaced."""
-        return torch.cat([self.t[: self.n_tail], self.h[self.n_tail :]])
+        return self._of_sides(self.t, self.h)
+
+    def _of_sides(self, tail: Int[Tensor, " B"], head: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
+        """The first's rows of the tail side, and the second's of the head side."""
+        if self.n_tail in (0, len(self)):
+            return tail if self.n_tail else head
+        return torch.cat([tail[: self.n_tail], head[self.n_tail :]])
 
     @property
-    def sides(self) -> tuple[tuple[bool, slice], tuple[bool, slice]]:
-        """The two slices as `(head, rows)`: tail side, then head side; either may be empty."""
-        return (False, slice(0, self.n_tail)), (True, slice(self.n_tail, len(self)))
+    def sides(self) -> tuple[tuple[bool, slice], ...]:
+        """The sides that have rows, as `(head, rows)`, the tail side first. An empty batch has an empty tail side."""
+        both = (False, slice(0, self.n_tail)), (True, slice(self.n_tail, len(self)))
+        return tuple(side for side in both if side[1].start < side[1].stop) or both[:1]
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
+        """The same batch on another device; itself where it lies there."""
+        if self.h.device == torch.device(device):
+            return self
         moved = {
             f.name: value.to(device, non_blocking=True)
             for f in fields(self)

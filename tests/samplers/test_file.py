@@ -136,7 +136,7 @@ def test_options_of_the_other_sampler_are_a_section_of_its_own(toy: Dataset, pat
     trainer = build_trainer(config, toy)
     other = trainer.sampler.get_submodule("other")
     assert (type(other).__name__, other.width, other.negatives) == ("NSCaching", 7, 6)
-    assert "other.tails" in trainer.sampler.state_dict()
+    assert "other.cache" in trainer.sampler.state_dict()
 
 
 @pytest.mark.parametrize(

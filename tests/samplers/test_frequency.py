@@ -74,13 +74,13 @@ def test_every_place_left_belongs_to_the_entity_that_lies_there(data: st.DataObj
     rows = data.draw(st.lists(st.tuples(entity, st.integers(0, 1), entity), min_size=1, max_size=12))
     triples = torch.tensor(rows)
     index = TripleIndex(triples, n, 2)
+    gaps = Gaps(index, weight)
     for head in (False, True):
-        gaps = Gaps(index, weight, head=head)
         for anchor in range(n):
             for r in range(2):
                 true = {row[0] if head else row[2] for row in rows if row[2 * head] == anchor and row[1] == r}
                 left = [e for e in range(n) if e not in true for _ in range(int(weight[e]))]
-                place = index.places(torch.tensor([anchor]), torch.tensor([r]), head)
+                place = index.places(Batch.of(torch.tensor([[anchor, r, anchor]]), torch.tensor([head])))
                 bits = (2 * torch.arange(max(len(left), 1)) + 1) * 2**52 // max(len(left), 1)
                 ids, free = gaps(place, bits[None])
                 assert int(free) == len(left)

@@ -19,42 +19,40 @@ def _trainer(toy: Dataset, **options: object) -> Trainer:
     return build_trainer(make_config({"model": {"dim": 6}, "sampler": sampler, "training": training}), toy)
 
 
-def _caches(trainer: Trainer) -> tuple[torch.Tensor, torch.Tensor]:
+def _cache(trainer: Trainer) -> torch.Tensor:
     sampler = trainer.sampler
     assert isinstance(sampler, NSCaching)
-    return sampler.tails, sampler.heads
+    return sampler.cache
 
 
-def _is_true(toy: Dataset, cache: torch.Tensor, head: bool) -> torch.Tensor:
-    anchor, r = (part[:, None].expand(-1, cache.shape[1]) for part in toy.graph.train_index.queries(head))
+def _is_true(toy: Dataset, cache: torch.Tensor) -> torch.Tensor:
+    anchor, r, head = (part[:, None].expand(-1, cache.shape[1]) for part in toy.graph.train_index.queries())
     ids = cache[:-1].long()
-    return toy.graph.train_index.contains(*((ids, r, anchor) if head else (anchor, r, ids)))
+    return toy.graph.train_index.contains(torch.where(head, ids, anchor), r, torch.where(head, anchor, ids))
 
 
 def test_no_cache_ever_holds_a_true_entity(toy: Dataset) -> None:
     trainer = _trainer(toy)
     for step in range(20):
         trainer.step(step)
-        for head, cache in zip((False, True), _caches(trainer), strict=True):
-            assert not _is_true(toy, cache, head).any()
-            assert (cache[-1] == 0).all()
+        assert not _is_true(toy, _cache(trainer)).any()
+        assert (_cache(trainer)[-1] == 0).all()
 
 
 def test_caches_hold_harder_entities_after_training(toy: Dataset) -> None:
     trainer = _trainer(toy, temperature=0.05)
-    fresh = [cache.clone() for cache in _caches(trainer)]
+    fresh = _cache(trainer).clone()
     for step in range(40):
         trainer.step(step)
-    for head, before, after in zip((False, True), fresh, _caches(trainer), strict=True):
-        anchor, r = toy.graph.train_index.queries(head)
-        triples = torch.stack([anchor, r, anchor], dim=1)
-        batch = Batch.of(triples, torch.full((len(r),), head))
-        with torch.no_grad():
-            easy, hard = (
-                trainer.model.score_against(trainer.model.lookup(batch), OwnNegatives(cache[:-1].long())).mean()
-                for cache in (before, after)
-            )
-        assert hard > easy
+    anchor, r, head = toy.graph.train_index.queries()
+    batch = Batch.of(torch.stack([anchor, r, anchor], dim=1), head)
+    with torch.no_grad():
+        easy, hard = (
+            trainer.model.score_against(trainer.model.lookup(batch), OwnNegatives(cache[:-1].long())).mean(1)
+            for cache in (fresh, _cache(trainer))
+        )
+    for side in (False, True):
+        assert hard[head == side].mean() > easy[head == side].mean()
 
 
 def test_a_refresh_keeps_each_entity_by_the_law_of_its_score(toy: Dataset) -> None:
@@ -65,7 +63,7 @@ def test_a_refresh_keeps_each_entity_by_the_law_of_its_score(toy: Dataset) -> No
     sampler = NSCaching(graph, toy.features, model.spec, negatives=1, cache=1, candidates=1)
     batch = Batch.of(graph.train[:1], torch.tensor([False]))
     negatives = sampler.draw(model.lookup(batch), model, 0)
-    place = sampler.index.places(batch.h, batch.r, head=False)
+    place = sampler.index.places(batch)
     candidates = torch.tensor([[7, 31]])
     probability = torch.softmax(model.score_against(model.lookup(batch), OwnNegatives(candidates)), dim=1)[0, 0].item()
     n, kept = 4000, 0
@@ -73,7 +71,7 @@ def test_a_refresh_keeps_each_entity_by_the_law_of_its_score(toy: Dataset) -> No
     for step in range(n):
         traced = OwnNegatives(negatives.ids, trace=(place, candidates))
         sampler.loss(model.lookup(batch), traced, none, none[:, None], model, step)
-        kept += int(sampler.tails[place, 0] == 7)
+        kept += int(sampler.cache[place, 0] == 7)
     assert abs(kept / n - probability) < 5 * (probability * (1 - probability) / n) ** 0.5
 
 
@@ -83,8 +81,7 @@ def test_draws_are_uniform_over_the_cache(toy: Dataset) -> None:
     batch = Batch.of(toy.graph.train[:6], torch.arange(6) % 2 == 0)
     ids = sampler.draw(model.lookup(batch), model, 0).ids
     assert ids is not None
-    places = sampler._places(batch)
-    for row, cached in zip(ids, sampler._cached(batch, places), strict=True):
+    for row, cached in zip(ids, sampler.cache[sampler.index.places(batch)], strict=True):
         for entity in cached.unique():
             share = (cached == entity).double().mean()
             found = (row == entity).double().mean()
@@ -96,12 +93,11 @@ def test_lazy_epochs_leave_the_caches_alone(toy: Dataset, lazy: int) -> None:
     trainer = _trainer(toy, lazy=lazy)
     per_epoch = trainer.batches.per_epoch
     for epoch in range(4):
-        before = [cache.clone() for cache in _caches(trainer)]
+        before = _cache(trainer).clone()
         for step in range(epoch * per_epoch, (epoch + 1) * per_epoch):
             trainer.step(step)
         trainer.sampler.end_epoch(epoch)
-        same = all(torch.equal(a, b) for a, b in zip(before, _caches(trainer), strict=True))
-        assert same == (epoch % (lazy + 1) != 0)
+        assert torch.equal(before, _cache(trainer)) == (epoch % (lazy + 1) != 0)
 
 
 def test_a_resume_knows_the_epoch(toy: Dataset) -> None:
@@ -110,11 +106,10 @@ def test_a_resume_knows_the_epoch(toy: Dataset) -> None:
     resumed.sampler.load_state_dict(trainer.sampler.state_dict())
     # The second epoch leaves the caches alone, the third does not.
     for refreshes in (False, True):
-        before = [cache.clone() for cache in _caches(resumed)]
+        before = _cache(resumed).clone()
         resumed.step(0)
         resumed.step(1)
-        same = all(torch.equal(a, b) for a, b in zip(before, _caches(resumed), strict=True))
-        assert same != refreshes
+        assert torch.equal(before, _cache(resumed)) != refreshes
         resumed.sampler.end_epoch(1)
 
 
@@ -146,7 +141,7 @@ def test_the_temperature_sharpens_the_refresh(toy: Dataset) -> None:
         place, candidates = drawn.trace
         s_pos, s_neg = model.score(lookup), model.score_against(lookup, drawn)
         sampler.loss(lookup, drawn, s_pos, s_neg, model, 0)
-        kept = _caches(trainer)[0][place].long()
+        kept = _cache(trainer)[place].long()
         with torch.no_grad():
             found, among = (model.score_against(lookup, OwnNegatives(ids)) for ids in (kept, candidates))
         highest = among.topk(6, dim=1).values

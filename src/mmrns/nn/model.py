@@ -115,8 +115,9 @@ class Model(nn.Module):
     def _query_of_view(self, batch: Batch, anchor: Tensor, relation: Tensor) -> Float[Tensor, "B query_width"]:
         if self.reciprocal:
             return self.scorer.query(anchor, relation, False)
-        parts = [self.scorer.query(anchor[rows], relation[rows], head) for head, rows in batch.sides]
-        return torch.cat(parts)
+        if len(batch.sides) == 1:
+            return self.scorer.query(anchor, relation, batch.sides[0][0])
+        return torch.cat([self.scorer.query(anchor[rows], relation[rows], head) for head, rows in batch.sides])
 
     def score(self, lookup: Lookup) -> Float[Tensor, " B"]:
         """f(h, r, t) of each row."""

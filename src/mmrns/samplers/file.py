@@ -104,8 +104,7 @@ class File(Sampler, name="file"):
         bits = random_bits(len(batch), own, stream=stream, device=device)
         code = self._code(batch.h, batch.r, batch.t)
         place = torch.searchsorted(self.positives, code).clamp(max=len(self.positives) - 1)
-        parts = [self.listed.draw(place[rows], head, bits[rows]) for head, rows in batch.sides]
-        own, size = torch.cat([own for own, _ in parts]), torch.cat([size for _, size in parts])
+        own, size = self.listed.draw(place, batch.head, bits)
         has = (self.positives[place] == code) & (size > 0)
         # Columns at random: a list that all rows share may be in order.
         columns = torch.randperm(ids.shape[1], generator=stream, device=device)[: own.shape[1]]
@@ -145,10 +144,7 @@ class File(Sampler, name="file"):
         if inner is None:
             return None
         own = torch.zeros_like(inner)
-        for head, side in batch.sides:
-            here = ((rows >= side.start) & (rows < side.stop)).nonzero().squeeze(1)
-            row, entity = self.listed.members(trace.place[rows[here]], head)
-            own[here[row], entity] = 1.0
+        own[self.listed.members(trace.place[rows], batch.head[rows])] = 1.0
         drawn = trace.replaced[rows].sum(1, keepdim=True)
         left = (negatives.counts(len(batch))[rows] & ~trace.replaced[rows]).sum(1, keepdim=True)
         return (drawn * even(own) + left * inner) / (drawn + left).clamp(min=1)

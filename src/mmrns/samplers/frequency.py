@@ -61,22 +61,18 @@ class Frequency(Sampler, name="frequency"):
         # As shares of the largest, which no power can make infinite.
         weight = ((1.0 + count) / (1.0 + count.max())).double() ** power
         # The lengths of all queries, one after the other, fit 63 bits; `below` takes one of up to 36 bits.
-        longest = min(2.0**36, 2.0 ** (61 - len(self.index).bit_length())) - len(weight)
+        longest = min(2.0**36, 2.0 ** (60 - len(self.index).bit_length())) - len(weight)
         weight = (weight * (longest / weight.sum())).round().long().clamp(min=1)
         # Functions of the graph: built again rather than stored.
         self.register_buffer("weight", weight, persistent=False)
-        self.tails, self.heads = Gaps(self.index, weight, head=False), Gaps(self.index, weight, head=True)
+        self.gaps = Gaps(self.index, weight)
 
     def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
         batch = lookup.batch
         device = batch.h.device
         bits = self.random_bits(step, "frequency", rows=len(batch), device=device)
-        anchor = batch.anchor
-        parts = [
-            gaps(self.index.places(anchor[rows], batch.r[rows], head), bits[rows])
-            for gaps, (head, rows) in zip((self.tails, self.heads), batch.sides, strict=True)
-        ]
-        ids, free = torch.cat([ids for ids, _ in parts]), torch.cat([free for _, free in parts])[:, None]
+        ids, free = self.gaps(self.index.places(batch), bits)
+        free = free[:, None]
         weight = -(self.weight[ids] / free.clamp(min=1)).log() if self.corrected else None
         return OwnNegatives(ids, mask=(free > 0).expand_as(ids), log_weight=weight)
 
@@ -92,7 +88,6 @@ class Gaps(nn.Module):
     Args:
         index: what is true.
         weight: of each entity, at least 1.
-        head: the side.
     """
 
     ends: Tensor
@@ -100,9 +95,9 @@ class Gaps(nn.Module):
     taken: Tensor
     begins: Tensor
 
-    def __init__(self, index: TripleIndex, weight: Int[Tensor, " E"], *, head: bool):
+    def __init__(self, index: TripleIndex, weight: Int[Tensor, " E"]):
         super().__init__()
-        anchor, r = index.queries(head)
+        anchor, r, head = index.queries()
         query, entity = index.targets(anchor, r, head)
         own, ends = weight[entity], weight.cumsum(0)
         count = torch.bincount(query, minlength=len(r) + 1)

@@ -45,8 +45,7 @@ class NSCaching(Sampler, name="nscaching"):
         lazy: epochs without a refresh between two with one.
     """
 
-    heads: Tensor
-    tails: Tensor
+    cache: Tensor
 
     recipe = Recipe(alpha=0.0)
 
@@ -66,34 +65,24 @@ class NSCaching(Sampler, name="nscaching"):
         super().__init__(graph, features, spec, seed=seed, negatives=negatives)
         self.width, self.candidates = cache, candidates
         self.temperature, self.lazy = temperature, lazy
-        self.register_buffer("tails", self._filled(False))
-        self.register_buffer("heads", self._filled(True))
+        self.register_buffer("cache", self._filled())
         self.epoch = 0
 
-    def _filled(self, head: bool) -> Int[Tensor, "Q N"]:
-        anchor, r = self.index.queries(head)
-        stream = generator(self.seed, "nscaching fill", int(head))
-        rows = max(1, CHUNK // self.width)
+    def _filled(self) -> Int[Tensor, "Q N"]:
+        anchor, r, head = self.index.queries()
+        stream = generator(self.seed, "nscaching fill")
         parts = [torch.zeros(0, self.width, dtype=torch.int32)]
-        for a, b in zip(anchor.split(rows), r.split(rows), strict=True):
-            bits = random_bits(len(a), self.width, stream=stream, device=a.device)
-            parts.append(self.index.sample_absent(a, b, head, bits)[0].to(torch.int32))
+        for rows in torch.arange(len(r)).split(max(1, CHUNK // self.width)):
+            bits = random_bits(len(rows), self.width, stream=stream, device=r.device)
+            parts.append(self.index.sample_absent(anchor[rows], r[rows], head[rows], bits)[0].to(torch.int32))
         # The last row belongs to no query: what must not be written goes there.
         return torch.cat([*parts, torch.zeros(1, self.width, dtype=torch.int32)])
-
-    def _places(self, batch: Batch) -> Int[Tensor, " B"]:
-        anchor = batch.anchor
-        return torch.cat([self.index.places(anchor[rows], batch.r[rows], head) for head, rows in batch.sides])
-
-    def _cached(self, batch: Batch, place: Int[Tensor, " B"]) -> Int[Tensor, "B N"]:
-        n = batch.n_tail
-        return torch.cat([self.tails.index_select(0, place[:n]), self.heads.index_select(0, place[n:])]).long()
 
     def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
         batch = lookup.batch
         device = batch.h.device
-        place = self._places(batch)
-        cached = self._cached(batch, place)
+        place = self.index.places(batch)
+        cached = self.cache.index_select(0, place).long()
         stream = self.stream(step, "nscaching", device=device)
         column = torch.randint(self.width, (len(batch), self.negatives), generator=stream, device=device)
         ids = cached.gather(1, column)
@@ -121,10 +110,9 @@ class NSCaching(Sampler, name="nscaching"):
             stream = self.stream(step, "nscaching refresh", device=logits.device)
             noise = gumbel_noise(logits.shape, stream, logits.device)
             kept = candidates.gather(1, (logits + noise).topk(self.width, dim=1).indices).to(torch.int32)
-            for (_, rows), cache in zip(lookup.batch.sides, (self.tails, self.heads), strict=True):
-                own = place[rows]
-                cache[torch.where(first_of_each(own), own, len(cache) - 1)] = kept[rows]
-                cache[-1] = 0
+            last = len(self.cache) - 1
+            self.cache.index_copy_(0, torch.where(first_of_each(place), place, last), kept)
+            self.cache[last].zero_()
         return 0.0
 
     def proposal(self, batch: Batch, negatives: Negatives, rows: Int[Tensor, " n"]) -> Float[Tensor, "n E"]:
@@ -135,8 +123,7 @@ class NSCaching(Sampler, name="nscaching"):
 
     def serves(self, batch: Batch) -> Bool[Tensor, " B"]:
         """Queries of train have a cache."""
-        n_queries = torch.where(batch.head, len(self.heads), len(self.tails)) - 1
-        return self._places(batch) < n_queries
+        return self.index.places(batch) < len(self.cache) - 1
 
     def end_epoch(self, epoch: int) -> None:
         """Counts epochs, for `lazy`."""

@@ -92,45 +92,37 @@ class PoolAnswers:
 
     Attributes:
         pool: Int[P], where the index lies.
-        rows, keys: of the tail side and of the head side, see `TripleIndex.answered`.
+        rows, keys: see `TripleIndex.answered`.
     """
 
     pool: Int[Tensor, " P"]
-    rows: tuple[Int[Tensor, " n"], Int[Tensor, " m"]]
-    keys: tuple[Int[Tensor, " n"], Int[Tensor, " m"]]
+    rows: Int[Tensor, " n"]
+    keys: Int[Tensor, " n"]
 
     @classmethod
-    def of(
-        cls, index: TripleIndex, pool: Int[Tensor, " P"], degrees: tuple[Int[Tensor, " E"], Int[Tensor, " E"]]
-    ) -> PoolAnswers:
+    def of(cls, index: TripleIndex, pool: Int[Tensor, " P"], degrees: Int[Tensor, " E"]) -> PoolAnswers:
         """The answers of a pool.
 
         Args:
             index: of train.
             pool: P entities, on the host.
-            degrees: `TripleIndex.degrees` of both sides, on the host, so that nobody has to ask a device how many
-                answers there are.
+            degrees: `TripleIndex.degrees`, on the host, so that nobody has to ask a device how many answers there are.
         """
-        sizes = [int(of_side[pool].sum()) for of_side in degrees]
+        size = int(degrees[pool].sum())
         pool = pool.to(index.device, non_blocking=True)
-        tails, heads = (index.answered(pool, head, sizes[head]) for head in (False, True))
-        return cls(pool, (tails[0], heads[0]), (tails[1], heads[1]))
+        return cls(pool, *index.answered(pool, size))
 
     def among(self, index: TripleIndex, batch: Batch) -> Bool[Tensor, "B P"]:
         """Which entities of the pool are true for each row."""
-        parts: list[Tensor] = []
-        keys = index.query_keys(batch)
-        for head, rows in batch.sides:
-            n = rows.stop - rows.start
-            if not n:
-                continue
-            # The first of the rows with a query stands for all of them.
-            ordered, order = keys[rows].sort(stable=True)
-            at = torch.searchsorted(ordered, self.keys[head]).clamp(max=n - 1)
-            # One row more takes what is asked by none.
-            at = torch.where(ordered[at] == self.keys[head], order[at], n)
-            true = torch.zeros(n + 1, len(self.pool), dtype=torch.bool, device=keys.device)
-            # A value of the device: writing a Python number would copy it there, for which the host waits.
-            true.index_put_((at, self.rows[head]), true.new_ones(()))
-            parts.append(true.index_select(0, order[torch.searchsorted(ordered, keys[rows])]))
-        return torch.cat(parts) if parts else keys.new_zeros((0, len(self.pool)), dtype=torch.bool)
+        keys, n = index.query_keys(batch), len(batch)
+        if not n:
+            return keys.new_zeros((0, len(self.pool)), dtype=torch.bool)
+        # The first of the rows with a query stands for all of them.
+        ordered, order = keys.sort(stable=True)
+        at = torch.searchsorted(ordered, self.keys).clamp(max=n - 1)
+        # One row more takes what is asked by none.
+        at = torch.where(ordered[at] == self.keys, order[at], n)
+        true = torch.zeros(n + 1, len(self.pool), dtype=torch.bool, device=keys.device)
+        # A value of the device: writing a Python number would copy it there, for which the host waits.
+        true.index_put_((at, self.rows), true.new_ones(()))
+        return true.index_select(0, order[torch.searchsorted(ordered, keys)])

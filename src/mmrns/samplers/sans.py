@@ -186,9 +186,10 @@ class Sans(Sampler, name="sans"):
         anchor = batch.anchor
         first = self.offsets[anchor]
         size = self.offsets[anchor + 1] - first
+        near = (self.near_tails, self.near_heads)
         parts = [
-            near.sample_absent(anchor[rows], batch.r[rows], head, bits[rows], size[rows])
-            for near, (head, rows) in zip((self.near_tails, self.near_heads), batch.sides, strict=True)
+            near[head].sample_absent(anchor[rows], batch.r[rows], head, bits[rows], size[rows])
+            for head, rows in batch.sides
         ]
         place, some = torch.cat([place for place, _ in parts]), torch.cat([free for _, free in parts]) > 0
         far, free = self.index.batch_absent(batch, bits)

@@ -90,12 +90,12 @@ class Batches:
         rows = self._order(epoch, second)[start : start + self.size]
         triples = self.triples[rows]
         if self.head_probability is None:
-            head = torch.full((len(rows),), second)
+            head = second
         else:
             coin = torch.rand(len(rows), generator=generator(self.seed, "side", step))
             head = coin < self.head_probability[triples[:, 1]]
         batch = Batch.of(triples, head, self.weight[rows])
-        return replace(batch, n_true=self.index.batch_counts(batch), step=step)
+        return replace(self.index.placed(batch), step=step)
 
     def split(self, step: int, size: int) -> list[Batch]:
         """The batch of one step in batches of at most so many rows each, in the same order."""
@@ -105,7 +105,7 @@ class Batches:
             Batch.of(*part)
             for part in zip(triples.split(size), head.split(size), whole.weight.split(size), strict=True)
         ]
-        return [replace(part, n_true=self.index.batch_counts(part)) for part in parts]
+        return [self.index.placed(part) for part in parts]
 
 
 def _first_of_each_query(graph: KnowledgeGraph, head: bool) -> Int[Tensor, " Q"]:

@@ -146,7 +146,7 @@ class CandidateSampler(Sampler):
         self.typed = max(1, domain_range // self.n_relations) if domain_range else 0
         self.domain_range = graph.domain_range
         self.pool_sampler: Sampler | None = None
-        self._degrees = self.index.degrees(False), self.index.degrees(True)
+        self._degrees = self.index.degrees()
         self._held: tuple[int, Held] | None = None
 
     def forget(self) -> None:
@@ -181,7 +181,7 @@ class CandidateSampler(Sampler):
             relations, place, heads = self.n_relations, batch.r, (False, True)
             held = self.held(block)
         else:
-            heads = tuple(head for head, rows in batch.sides if rows.stop > rows.start)
+            heads = tuple(head for head, _ in batch.sides)
             relations, place = len(batch.relations), batch.relation_index
             drawn = None if of_pool is None else of_pool.entities(len(batch)).flatten()
             held = self._draw_held(batch.relations, heads, block, drawn)
@@ -228,18 +228,17 @@ class CandidateSampler(Sampler):
         if not self.typed:
             none = pool.new_empty(1, 0)
             return Held(pool, answers, none, none.bool(), share.log()[None])
-        sampled, inside = [], []
-        for head in heads:
-            stream = self.stream(block, "fillers", int(head), device=pool.device)
-            # Those of all relations, so that a relation has the same one whoever else is there.
-            start = random_bits(self.n_relations, stream=stream, device=pool.device)[relations]
-            sampled.append(self.domain_range.sample(relations, head, start, self.typed))
-            inside.append(self.domain_range.contains(pool, relations, head))
-        typed, there, rate = (torch.cat(parts) for parts in zip(*sampled, strict=True))
+        # Those of all relations, so that a relation has the same one whoever else is there.
+        streams = [self.stream(block, "fillers", int(head), device=pool.device) for head in heads]
+        starts = [random_bits(self.n_relations, stream=s, device=pool.device)[relations] for s in streams]
+        side = torch.cat([torch.full_like(relations, head, dtype=torch.bool) for head in heads])
+        relations = relations.repeat(len(heads))
+        typed, there, rate = self.domain_range.sample(relations, side, torch.cat(starts), self.typed)
+        inside = self.domain_range.contains(pool, relations, side)
         # In the domain or range, an entity is a candidate unless both the pool and the sample miss it:
         # 1 - (1 - share) (1 - rate), written so that small ones keep their digits.
         rate = rate[:, None]
-        density = torch.where(torch.cat(inside), share + rate * (1 - share), share)
+        density = torch.where(inside, share + rate * (1 - share), share)
         of_typed = share[:1].expand_as(typed) if mixed is None else mixed.rate(typed)
         density = torch.cat([density, of_typed + rate * (1 - of_typed)], dim=1).log()
         return Held(pool, answers, typed, there & (place_in(pool, typed) == len(pool)), density)

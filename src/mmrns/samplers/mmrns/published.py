@@ -105,7 +105,7 @@ class MmrnsPublished(Sampler, name="mmrns-published"):
         super().__init__(graph, features, spec, seed=seed, negatives=min(negatives, size))
         self.pool_size, self.alpha = size, alpha
         self.temperature, self.loss_rate = temperature, loss_rate
-        self._degrees = self.index.degrees(False), self.index.degrees(True)
+        self._degrees = self.index.degrees()
         self.similarity = PublishedSimilarity(
             {name: features[name] for name in chosen_modalities(features, modalities)},
             spec,
