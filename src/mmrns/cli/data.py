@@ -123,9 +123,14 @@ def data_split(
     source: Annotated[str, typer.Argument(help="Dataset name, folder, or a file of triples.")],
     target: Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")],
     valid: Annotated[
-        str | None, typer.Option(help="Rows for valid: a count, or a share below 1 [default: 0.1; with --repair none].")
+        str | None,
+        typer.Option(
+            help="Rows for valid: a count, or a share below 1 [default: 0.1 or what can be; with --repair none]."
+        ),
     ] = None,
-    test: Annotated[str | None, typer.Option(help="Rows for test: a count, or a share below 1 [default: 0.1].")] = None,
+    test: Annotated[
+        str | None, typer.Option(help="Rows for test: a count, or a share below 1 [default: the same].")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random order.")] = 0,
     random: Annotated[
         bool, typer.Option("--random", help="Draw rows uniformly, whatever train then gives away or lacks.")

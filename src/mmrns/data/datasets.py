@@ -16,7 +16,7 @@ from mmrns.data.arrays import modality_of, triples_frame
 from mmrns.data.features import Features
 from mmrns.data.folders import SPLITS, dataset_files, find_dataset, read_entities, read_triples, split_file
 from mmrns.data.graph import KnowledgeGraph
-from mmrns.data.names import has_header, lookalikes, quoted_columns
+from mmrns.data.names import find_header, lookalikes, quoted_columns
 from mmrns.data.splitting import Amount, split_triples
 from mmrns.data.tables import read_header_table
 from mmrns.errors import DataError, UsageError
@@ -236,7 +236,8 @@ def load_dataset(name_or_folder: str | Path) -> Dataset:
 def _doubtful(files: Mapping[str, Path], frames: Mapping[str, pl.DataFrame]) -> Iterator[str]:
     """What is said of files that look as if they were written for other programs."""
     for split, frame in frames.items():
-        if has_header(frame):
+        header = find_header(frame)
+        if header is not None and header.certain:
             first = " TAB ".join(frame.row(0))
             yield f"{files[split].name}:1: {first} looks like a header, and is read as a triple; delete the line"
         if quoted := quoted_columns(frame):

@@ -9,7 +9,7 @@ from typing import ClassVar
 import polars as pl
 
 from mmrns.data.folders import names_of, read_parquet_table
-from mmrns.data.names import header_columns
+from mmrns.data.names import Header, find_header, header_columns
 from mmrns.data.tables import columns_of, split_lines
 from mmrns.errors import DataError, UsageError
 from mmrns.prepare.delimited import is_quoted, parse_delimited, read_table_text, sniff_delimiter, start_of
@@ -134,28 +134,60 @@ def _read_text(
         raise DataError(path, "is empty", "check the file")
     start = start_of(text)
     delimiter = delimiter or sniff_delimiter(start, path)
-    quoted = is_quoted(start, delimiter)
     first = [cell.strip().strip('"') for cell in start[0].split(delimiter)]
     by_name = columns is not None and not all(column.isdecimal() for column in columns)
-    places = header_columns(first) if header is None and not by_name else None
-    named = (by_name or places is not None) if header is None else header
-    if delimiter == "\t" and not named and columns is None and len(first) == 3 and not quoted:
+    # Of more than three columns only words can say which are meant.
+    worded = header is None and columns is None and len(first) != 3 and header_columns(first) is not None
+    named = (by_name or worded) if header is None else header
+    if delimiter == "\t" and not named and columns is None and len(first) == 3 and not is_quoted(start, delimiter):
         # The layout of a dataset folder, read fast.
-        frame = columns_of(split_lines(text), TRIPLE, path, may_be_empty=TRIPLE)
-        return fit_names(frame, path, 1, notes, of_lines=True)
-    frame, first_line = parse_delimited(text, path, delimiter, named, notes)
-    triples = _chosen(frame, columns, path, named)
-    if places is not None:
+        frame, first_line = columns_of(split_lines(text), TRIPLE, path, may_be_empty=TRIPLE), 1
+    else:
+        frame, first_line = parse_delimited(text, path, delimiter, named, notes)
+    if worded:
+        notes.append(f"{path.name}: the first line was taken for a header ({', '.join(frame.columns)})")
+    triples = _chosen(_without_numbering(frame, path, notes), columns, path, named)
+    if header is None and not named:
+        found = find_header(triples.select(pl.all().str.strip_chars()))
+        _say_header(path, triples.row(0) if len(triples) else (), found, triples, notes)
+        if found is not None and found.likely:
+            # Chosen columns are as they were chosen, whatever their names are.
+            places = [0, 1, 2] if columns is not None else found.places
+            triples = triples[1:].select(pl.nth(i).alias(c) for i, c in zip(places, TRIPLE, strict=True))
+            first_line += 1
+    return fit_names(triples, path, first_line, notes, of_lines=delimiter == "\t" and frame.columns == TRIPLE)
+
+
+def _say_header(
+    path: Path, first: tuple[str, ...], found: Header | None, triples: pl.DataFrame, notes: list[str]
+) -> None:
+    """Note what the first line was taken for, where that is not plain."""
+    said = f"{path.name}: the first line"
+    if found is not None and found.likely:
+        other = "" if header_columns(first) else "; --no-header makes it a triple"
+        notes.append(f"{said} was taken for a header ({', '.join(first)}){other}")
+    elif found is not None:
+        notes.append(f"{said} ({', '.join(first)}) was taken for a triple; --header takes it for a header")
+    elif len(triples) > 1 and (places := header_columns(first)) is not None:
         word = first[places[1]]
-        if frame.width == 3 and bool((triples["relation"].str.strip_chars() == word).any()):
-            # Then it is a name, and so are the others.
-            frame, first_line = parse_delimited(text, path, delimiter, header=False)
-            triples = _chosen(frame, columns, path, False)
-            kept = f"the first line was taken for a triple, since its relation {word!r} occurs again"
-            notes.append(f"{path.name}: {kept}; --header takes it for a header")
-        else:
-            notes.append(f"{path.name}: the first line was taken for a header ({', '.join(frame.columns)})")
-    return fit_names(triples, path, first_line, notes)
+        kept = f"was taken for a triple, since its relation {word!r} occurs again"
+        notes.append(f"{said} {kept}; --header takes it for a header")
+
+
+def _without_numbering(frame: pl.DataFrame, path: Path, notes: list[str]) -> pl.DataFrame:
+    """Without a first column that numbers the rows and has no name, as pandas writes it."""
+    if frame.width != 4 or len(frame) < 2:
+        return frame
+    numbers, nameless = frame.to_series(0), ("", "Unnamed: 0")
+    if numbers[0] in nameless:  # The first line names the columns.
+        numbers = numbers[1:]
+    elif frame.columns[0] not in nameless:
+        return frame
+    counted = pl.Series([str(i) for i in range(len(numbers))])
+    if not (numbers == counted).all():
+        return frame
+    notes.append(f"{path.name}: the first column, which numbers the rows, was left out")
+    return frame.drop(frame.columns[0])
 
 
 def _read_parquet(
