@@ -50,6 +50,9 @@ RELATIONS = b"relation\tname\nlikes\tto like\nin\tlies in\n"
 NUMBERS = b"entity\tattribute\tvalue\na\tage\t3\nb\tage\t4.5\nc c\theight\t1e3\n"
 TEXTS = b"entity\ttext\na\tA first text.\nb\tOne more\n"
 LISTING = "".join(f"{name}\n" for name in NAMES).encode()
+ORIGINS = (
+    b'["one", "two"]\n["one"]\n[{"picture": "a.png", "rows": 1, "columns": 2, "box": [0, 0, 1, 0.5]}]\n[]\n["a", "b"]\n'
+)
 
 
 def features(dtype: type = np.float32) -> bytes:
@@ -141,6 +144,8 @@ def _modality(folder: Path) -> None:
 
     found = Modality.open(folder / "text.safetensors", vocabulary())
     found.gather(torch.arange(len(NAMES)))
+    for entity in range(len(NAMES)):
+        found.made_of(entity)
 
 
 @cache
@@ -573,7 +578,7 @@ def make_targets() -> dict[str, Target]:
         Target(
             "modality",
             (
-                {"text.safetensors": features(), "text.entities": LISTING},
+                {"text.safetensors": features(), "text.entities": LISTING, "text.tokens.jsonl": ORIGINS},
                 {"text.safetensors": features(np.float16), "text.entities": LISTING},
             ),
             _modality,

@@ -130,15 +130,6 @@ class Dataset:
         """The path of each entity's picture within the folder, as `entities.tsv` gives it."""
         return self._column("entities.tsv", "entity", "image")
 
-    def texts(self, entity: str) -> list[str]:
-        """The strings behind the text tokens of an entity, in the order of the tokens, where `texts.tsv` has them."""
-        return self._texts.get(entity, [])
-
-    @cached_property
-    def _texts(self) -> Mapping[str, list[str]]:
-        table = self._table("texts.tsv", "entity", "text")
-        return {} if table is None else dict(table.group_by("entity", maintain_order=True).agg("text").iter_rows())
-
     def _column(self, file: str, key: str, value: str) -> dict[str, str]:
         table = self._table(file, key, value)
         return {} if table is None else dict(table.filter(pl.col(value) != "").iter_rows())

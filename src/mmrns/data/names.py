@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 import polars as pl
 
@@ -45,6 +46,36 @@ def lookalikes(names: pl.Series) -> pl.DataFrame:
     table = table.join(table.filter("odd").select("seen").unique(), on="seen", how="semi", maintain_order="left")
     table = table.with_columns(other=pl.col("name").first().over("seen"))
     return table.filter(pl.col("name") != pl.col("other")).select("name", "other")
+
+
+SHARED = 3
+"""What comes before the last slash is no part of a name where so many ids share it."""
+
+
+def names_of_ids(ids: pl.Series) -> pl.Series:
+    """A name for each entity that has none but its id: what it is called at the end of it.
+
+    That is what follows the last `/` or `#` of a web address, or of a path that at least `SHARED` ids share, so that
+    `Face/Off` stays whole; percent-decoded in a web address, with underscores as blanks.
+
+    >>> names_of_ids(pl.Series(["http://dbpedia.org/resource/Abu_Dhabi", "Face/Off", "Q142"])).to_list()
+    ['Abu Dhabi', 'Face/Off', 'Q142']
+
+    Args:
+        ids: all entities of a graph.
+    """
+    table = pl.DataFrame({"id": ids, "bare": ids.str.strip_chars_end("/#")}, schema_overrides={"id": pl.String})
+    path, address = pl.col("bare").str.extract(r"^(.*)[/#]"), pl.col("id").str.contains(r"^[A-Za-z][\w+.-]*://")
+    last = pl.col("bare").str.extract(r"([^/#]*)$")
+    cut = address | (path.is_not_null() & (pl.len().over(path) >= SHARED))
+    table = table.with_columns(address=address, name=pl.when(cut & (last != "")).then(last).otherwise("id"))
+    escaped = table["address"] & table["name"].str.contains("%", literal=True)
+    if escaped.any():
+        decoded = pl.Series([unquote(name) for name in table["name"].filter(escaped)], dtype=pl.String)
+        table = table.with_columns(name=table["name"].scatter(escaped.arg_true(), decoded))
+    name = pl.col("name").str.strip_prefix("_:").str.replace_all("_", " ", literal=True)
+    table = table.with_columns(name=visible(name))
+    return table.select(pl.when(pl.col("name") != "").then("name").otherwise("id").alias("name")).to_series()
 
 
 HEADER_WORDS = {

@@ -135,9 +135,8 @@ def split_dataset(
             raise UsageError("--repair keeps test as it is and drops no entity: leave --test and --k-core out")
         if list(frames) != list(SPLITS):
             raise UsageError(f"{source} has no train, valid and test to repair; leave --repair out to split it")
-        splits, moved = repair_splits(
-            Splits(*(frames[split] for split in SPLITS)), valid=valid, seed=seed, leakage_free=leakage_free
-        )
+        before = Splits(frames["train"], frames["valid"], frames["test"])
+        splits, moved = repair_splits(before, valid=valid, seed=seed, leakage_free=leakage_free)
     else:
         triples = pl.concat(frames.values())
         triples = k_core(triples, core) if core else triples

@@ -395,8 +395,9 @@ def _carry(beside: Path, made: Path, sources: Mapping[str, Source]) -> None:
     folder = beside / "features"
     if folder.is_dir():
         (made / "features").mkdir(exist_ok=True)
-        for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.entities")]):
-            if path.stem not in sources:
+        kinds = ("*.safetensors", "*.entities", "*.tokens.jsonl")
+        for path in sorted(path for kind in kinds for path in folder.glob(kind)):
+            if path.name.removesuffix(".tokens.jsonl").removesuffix(path.suffix) not in sources:
                 _copy_file(path, made / "features" / path.name, beside)
         if not any((made / "features").iterdir()):
             (made / "features").rmdir()
