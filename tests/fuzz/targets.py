@@ -9,6 +9,7 @@ import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -130,11 +131,13 @@ def _triples(folder: Path) -> None:
 
 def _entities(folder: Path) -> None:
     from mmrns.data.folders import read_entities
-    from mmrns.prepare.formats.contents import read_entity_table
+    from mmrns.prepare.formats.entities import NoTable, read_entity_table
 
     read_entities(folder)
     for path in sorted(folder.iterdir()):
         read_entity_table(path)
+        with suppress(NoTable):
+            read_entity_table(path, pl.Series("entity", NAMES), listed=False)
 
 
 def _modality(folder: Path) -> None:

@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 
 from mmrns.errors import DataError, UsageError
 from mmrns.prepare.encoders import GRID_WIDTH, GridEncoder, VisionEncoder, grid_tokens
+from mmrns.prepare.encoders.cropping import covered, picture_size
 from mmrns.prepare.encoders.pictures import (
     Pictures,
-    _covered,
     grey_levels,
     grid_shape,
-    picture_size,
     pictures_by_name,
     pictures_of_column,
     read_picture,
@@ -453,7 +452,7 @@ def test_the_part_that_a_model_sees(case: str, size: tuple[int, int]) -> None:
     ramp[..., 0] = np.linspace(0, 255, width).round()[None, :]
     ramp[..., 1] = np.linspace(0, 255, height).round()[:, None]
     seen = np.asarray(processor(images=[image.fromarray(ramp)], return_tensors="np")["pixel_values"][0]) / 255
-    box = _covered(processor, width, height)
+    box = covered(processor, width, height)
     assert box is not None
     measured = (seen[0, :, 0].mean(), seen[1, 0].mean(), seen[0, :, -1].mean(), seen[1, -1].mean())
     # Half a pixel of what is left, for what is measured is the middle of the outermost ones.
@@ -470,7 +469,7 @@ def test_the_part_that_is_seen_may_not_be_known() -> None:
     class Nothing:
         do_resize = False
 
-    assert [_covered(one(), 30, 20) for one in (Padding, Longest, Nothing)] == [None, None, (0, 0, 1, 1)]
+    assert [covered(one(), 30, 20) for one in (Padding, Longest, Nothing)] == [None, None, (0, 0, 1, 1)]
 
 
 def test_the_size_of_a_picture_that_lies_on_its_side(tmp_path: Path) -> None:

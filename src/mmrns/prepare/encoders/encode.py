@@ -23,12 +23,12 @@ from mmrns.errors import DataError, note
 from mmrns.files import stamp_of
 from mmrns.prepare.delimited import is_quoted, parse_delimited, read_table_text, sniff_delimiter, start_of
 from mmrns.prepare.encoders.base import Encoder, checked, open_encoder, settings_of
+from mmrns.prepare.encoders.cropping import picture_size
 from mmrns.prepare.encoders.files import Block, stream_features
 from mmrns.prepare.encoders.pictures import (
     Pictures,
     VisionEncoder,
     grids_of,
-    picture_size,
     pictures_by_name,
     pictures_of_column,
     read_picture,
@@ -299,7 +299,7 @@ def encode_numbers(
     n, shape = len(entities), (values.shape[1], values.shape[2])
     metadata = {**settings, "date": datetime.now(UTC).date().isoformat()}
     block, new = (values[there], mask[there]), np.full(n, key, dtype=np.int64)
-    said = [[f"{attribute} {value:g}" for attribute, value in row[:tokens]] for row in pairs]
+    said = [[f"{attribute} {value:.10g}" for attribute, value in row[:tokens]] for row in pairs]
     made_of = [row for row, some in zip(said, there, strict=True) if some]
     stream_features(folder, "numeric", entities, shape, [block], metadata, keys=new, origins=made_of)
     return Encoded("numeric", path, n, n, shape, len(known), unmatched=unmatched, changed=changed)

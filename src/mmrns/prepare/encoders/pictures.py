@@ -22,6 +22,7 @@ import numpy.typing as npt
 from mmrns.data.tokens import WHOLE, Box, Origin, Patches
 from mmrns.errors import DataError
 from mmrns.prepare.encoders.base import Encoder, Inputs
+from mmrns.prepare.encoders.cropping import covered
 from mmrns.prepare.encoders.files import Block
 from mmrns.prepare.encoders.models import find_model, missing_extra
 from mmrns.prepare.encoders.rows import Skipped
@@ -44,9 +45,6 @@ GRID_WIDTH = 42
 _LEVELS = 3
 _ORIENTATIONS = 9
 _LONGEST = 512
-
-_SQUEEZED = 384
-"""From this size on ConvNeXt's image processor squeezes pictures rather than cutting out their middle."""
 
 _SAMPLE_FORMAT = 339
 """The TIFF tag that tells signed from unsigned integers."""
@@ -217,7 +215,7 @@ class VisionEncoder(PictureEncoder, name="transformers"):
 
     def box(self, width: int, height: int) -> Box | None:
         """What is left of the picture after the model's own resizing and cropping."""
-        return _covered(self._prepare, width, height)
+        return covered(self._prepare, width, height)
 
     def patches(self, pictures: Sequence[Image], tokens: Sequence[int]) -> Iterator[npt.NDArray[np.float32]]:
         """The tokens [l, D] of each picture, l as asked for it."""
@@ -240,36 +238,6 @@ def _size(processor: Any) -> str:
     return " x ".join(str(value) for value in size.values() if value is not None)
 
 
-def _covered(processor: Any, width: int, height: int) -> Box | None:
-    """The part of a picture that an image processor of transformers leaves, by its settings."""
-    size = {key: value for key, value in dict(getattr(processor, "size", None) or {}).items() if value is not None}
-    crop = {key: value for key, value in dict(getattr(processor, "crop_size", None) or {}).items() if value is not None}
-    if getattr(processor, "do_pad", False):
-        return None
-    wide, high = float(width), float(height)
-    cropped = crop if getattr(processor, "do_center_crop", False) else {}
-    if getattr(processor, "do_resize", False):
-        if "height" in size and "width" in size:
-            wide, high = float(size["width"]), float(size["height"])
-        elif set(size) == {"shortest_edge"}:
-            shortest = float(size["shortest_edge"])
-            share = getattr(processor, "crop_pct", None)
-            if share is not None:  # ConvNeXt's: small sizes are cut out of a larger picture, large ones squeezed.
-                if shortest >= _SQUEEZED:
-                    return WHOLE
-                cropped = {"height": shortest, "width": shortest}
-                shortest = int(shortest / share)
-            wide, high = (shortest * side / min(width, height) for side in (width, height))
-        else:
-            return None
-    if not cropped:
-        return WHOLE
-    if set(cropped) != {"height", "width"} or cropped["width"] > wide + 1 or cropped["height"] > high + 1:
-        return None
-    edges = [max(0.0, (1 - cropped[side] / whole) / 2) for side, whole in (("width", wide), ("height", high))]
-    return edges[0], edges[1], 1 - edges[0], 1 - edges[1]
-
-
 def grids_of(
     encoder: Encoder, pictures: Sequence[tuple[str | None, tuple[int, int] | None]], tokens: int
 ) -> list[Origin]:
@@ -286,18 +254,6 @@ def grids_of(
         return [Patches(path, 1, 1) for path, _ in pictures]
     rows, columns = grid_shape(tokens // max(1, len(pictures)))
     return [Patches(path, rows, columns, None if size is None else encoder.box(*size)) for path, size in pictures]
-
-
-def picture_size(path: Path) -> tuple[int, int] | None:
-    """Width and height of a picture once it is upright, without decoding it; None where they cannot be told."""
-    from PIL import ExifTags, Image
-
-    try:
-        with Image.open(path) as opened:
-            turned = opened.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-            return (opened.height, opened.width) if turned else (opened.width, opened.height)
-    except Exception:  # As in `read_picture`.
-        return None
 
 
 def _patches(states: Any, pixels: Sequence[int], patch: Any) -> Any:

@@ -12,7 +12,7 @@ from mmrns.data.folders import names_of, read_parquet_table
 from mmrns.data.names import Header, find_header, header_columns
 from mmrns.data.tables import columns_of, split_lines
 from mmrns.errors import DataError, UsageError
-from mmrns.prepare.delimited import is_quoted, parse_delimited, read_table_text, sniff_delimiter, start_of
+from mmrns.prepare.delimited import is_quoted, parse_delimited, read_table_text, rows_of, sniff_delimiter, start_of
 from mmrns.prepare.formats.base import Layout
 from mmrns.prepare.formats.contents import (
     TEXT_SUFFIXES,
@@ -27,6 +27,9 @@ from mmrns.prepare.formats.statements import looks_like_rdf
 SUFFIXES = (*TEXT_SUFFIXES, ".parquet")
 STEMS = ("triples", "triplets", "facts", "edges", "graph", "kg", "data", "all")
 """How a file that holds all triples may be called within a folder."""
+
+_LOOKED_AT = 200
+"""Rows by which one of several tables is seen to hold the triples."""
 
 BESIDE = ("entities", "descriptions", "texts", "relations", "numbers", "readme", "license", "licence")
 """Tables beside the triples."""
@@ -44,7 +47,29 @@ def table_files(source: Path, suffixes: Sequence[str] = SUFFIXES) -> dict[str, P
         return whole
     others = [path for path in sorted(source.iterdir()) if path.name.endswith(tuple(suffixes)) and not path.is_dir()]
     others = [path for path in others if path.name.split(".")[0].lower() not in BESIDE]
+    if len(others) > 1:
+        others = [path for path in others if _looks_like_triples(path)]
     return {"train": others[0]} if len(others) == 1 else {}
+
+
+def _looks_like_triples(path: Path) -> bool:
+    """Whether a table has three columns of which the second repeats itself, or names columns of triples."""
+    try:
+        if path.suffix == ".parquet":
+            frame = read_parquet_table(path).head(_LOOKED_AT)
+            rows = [tuple(map(str, row)) for row in frame.rows()]
+            first = frame.columns
+        else:
+            lines = [line for line in start_of(read_table_text(path), _LOOKED_AT) if line.strip()]
+            delimiter = sniff_delimiter(lines, path)
+            rows = [tuple(cells) for cells in rows_of(lines, delimiter)]
+            first = list(rows[0]) if rows else []
+    except DataError:
+        return False
+    if header_columns(first) is not None:
+        return True
+    relations = [row[1] for row in rows if len(row) == 3]
+    return len(relations) == len(rows) > 2 and 2 * len(set(relations)) <= len(relations) + 1
 
 
 class Tsv(Layout, name="tsv"):
@@ -88,6 +113,9 @@ class Tsv(Layout, name="tsv"):
             read = _read_parquet if path.suffix == ".parquet" else _read_text
             splits[split] = read(path, columns, delimiter, header, notes)
         return Contents(source, splits, notes=notes, fitted=True)
+
+    def files(self, folder: Path) -> set[Path]:
+        return set(table_files(folder).values())
 
     def write(self, contents: Contents, folder: Path) -> None:
         for split, frame in contents.splits.items():
