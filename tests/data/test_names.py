@@ -66,6 +66,9 @@ def test_lookalikes_are_those_that_are_seen_alike(names: list[str]) -> None:
         (["# subject", "predicate", "object", "weight"], [0, 1, 2]),
         (['"head entity"', "relation-type", "tail_entity"], [0, 1, 2]),
         (["head", "head", "tail"], None),
+        (["film", "property", "value", "source"], [0, 1, 2]),
+        (["n", "source", "type", "target"], [1, 2, 3]),
+        (["film", "property", "value"], None),
         (["a", "relation", "b"], None),
         ([], None),
     ],
@@ -113,6 +116,8 @@ MANY = [(f"e{i}", f"r{i % 3}", f"e{i + 1}") for i in range(30)]
         (("film", "property", "value"), [*FEW, ("a", "property", "b")], None, False, False),
         (("e3", "wie", "nach"), MANY, None, False, False),
         (("x", "r", "o"), FEW, None, False, False),
+        (("film", "property", "value"), [], [0, 1, 2], True, True),
+        (("Zoe", "type", "Person"), [], None, False, False),
     ],
 )
 def test_a_header_of_other_words(

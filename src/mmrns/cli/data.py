@@ -175,7 +175,8 @@ def data_split(
     counts = ", ".join(f"{count:,} {what}" for what, count in found["counts"].items())
     out.print(Text(f"{target}: {counts}"), soft_wrap=True)
     if not found["counts"]["valid"]:
-        err.print("valid is empty, and a model is selected on it: --valid N fills it from train")
+        remedy = "--valid N fills it from train" if repair else "--valid N gives it so many rows"
+        err.print(f"valid is empty, and a model is selected on it: {remedy}")
 
 
 def _amount(option: str, text: str | None) -> int | float | None:

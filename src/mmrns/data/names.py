@@ -101,11 +101,16 @@ def _word(cell: str) -> str:
 def header_columns(cells: Sequence[str]) -> list[int] | None:
     """The places of head, relation and tail, where the cells of a first line are words that name them; else None.
 
-    Quotes, upper case, the `?` of SPARQL's variables and the `#` before a comment do not matter.
+    Of more than three cells a relation and a tail side by side are enough, with the head before them: others say of
+    which `source` a triple is. Quotes, upper case, the `?` of SPARQL's variables and the `#` before a comment do not
+    matter.
     """
     words = [_word(cell) for cell in cells]
     places = [next((i for i, word in enumerate(words) if word in known), None) for known in _WORDS.values()]
-    found = [place for place in places if place is not None]
+    head, relation, tail = places
+    if relation is not None and tail is not None and 0 < relation == tail - 1 and (head is None or head > tail):
+        head = relation - 1 if len(words) > 3 else head
+    found = [place for place in (head, relation, tail) if place is not None]
     return found if len(set(found)) == 3 else None
 
 
@@ -143,8 +148,6 @@ def find_header(triples: pl.DataFrame) -> Header | None:
     if whole is not None and not (single and max(map(len, first)) == 1):
         relation = triples.to_series(whole[1])
         return None if (relation[1:] == relation[0]).any() else Header(whole, True, True)
-    if single:
-        return None
     # A letter is as likely a name in a small example.
     words = [word if len(word := _word(cell)) > 1 or not word.isascii() else "" for cell in first]
     named = [next((i for i, word in enumerate(words) if word in known), None) for known in _WORDS.values()]
@@ -156,6 +159,8 @@ def find_header(triples: pl.DataFrame) -> Header | None:
         return None
     if known >= 2:
         return Header(places, True, True)
+    if single:
+        return None
     entities = pl.concat([head, tail.alias(head.name)])
     if head[0] == tail[0] or any((entities == one[0]).sum() > 1 for one in (head, tail)):
         return None

@@ -56,8 +56,8 @@ def split_triples(
 
     Args:
         triples: columns head, relation, tail.
-        valid, test: how many rows, or which share; None is a tenth. Where neither is given and two tenths cannot be
-            held out, valid and test share what can.
+        valid, test: how many rows, or which share; None is a tenth, and a row at least. Where neither is given and two
+            tenths cannot be held out, valid and test share what can.
         seed: of the random order.
         leakage_free: False draws rows uniformly instead.
 
@@ -65,7 +65,8 @@ def split_triples(
         UsageError: that many rows cannot be held out.
     """
     triples = triples.unique(maintain_order=True)
-    counts = [rows_of(TENTH if amount is None else amount, len(triples)) for amount in (test, valid)]
+    usual = max(1, rows_of(TENTH, len(triples)))
+    counts = [usual if amount is None else rows_of(amount, len(triples)) for amount in (test, valid)]
     free = valid is None and test is None
     label = hold_out(triples, counts, seed, "split", leakage_free, fewer=free)
     train, valid_rows, test_rows = (triples.filter(pl.Series(label == i)) for i in (0, 2, 1))

@@ -160,11 +160,15 @@ LEFT: dict[str, tuple[dict[str, Any], str]] = {
         {"x.csv": f"tt1,Face,{PLOT.replace(',', '')}\ntt2,Alien,y\n"},
         "x.csv is not read: it has no header line; name its columns in one",
     ),
-    "malformed": ({"x.csv": "id,title\ntt1\n"}, "x.csv is not read: it 1 column where 2 are expected (line 2); mend"),
-    "malformed JSON": ({"x.jsonl": '{"id": "tt1"}\n{"id\n'}, "x.jsonl is not read: it is not valid JSON"),
-    "an empty table": ({"x.csv": ""}, "x.csv is not read: it is empty; check the file"),
+    "malformed": ({"x.csv": "id,title\ntt1\n"}, "x.csv is not read: 1 column where 2 are expected (line 2); mend"),
+    "malformed JSON": ({"x.jsonl": '{"id": "tt1"}\n{"id\n'}, "x.jsonl is not read: is not valid JSON"),
+    "an empty table": ({"x.csv": ""}, "x.csv is not read: is empty; check the file"),
     "a folder of texts": ({"docs/a.txt": "a"}, "docs/ is not read; --images "),
     "an array": ({"vectors.npy": b"\x93NUMPY"}, "vectors.npy is not read; --features NAME="),
+    "a column more": (
+        {"triples.csv": FACTS.replace("\n", ",imdb\n").replace(",imdb", ",source", 1)},
+        "triples.csv: the first",
+    ),
     "others": ({"a.xlsx": b"PK", "b.py": "x"}, "not read: a.xlsx, b.py"),
 }
 
@@ -213,6 +217,7 @@ def test_what_is_given_must_fit(tmp_path: Path) -> None:
     source = put(tmp_path / "in", {"g.csv": FACTS, "m.csv": "id,title\nx,y\n"})
     for options, message in (
         ({"entities": [source / "absent.csv"]}, r"absent\.csv: cannot be read"),
+        ({"entities": [put(tmp_path, {"a.xlsx": b"PK"}) / "a.xlsx"]}, r"a\.xlsx: is a spreadsheet; save it as CSV"),
         ({"images": [source / "absent"]}, r"absent: is no folder; give the folder of the pictures itself"),
         ({"images": [source / "g.csv"]}, r"g\.csv: is no folder"),
     ):
@@ -340,6 +345,9 @@ def test_other_links_are_refused_or_stay_within(tmp_path: Path) -> None:
     links(tmp_path, "posters", [("again", Path("deep"))])
     films(tmp_path, {})
     assert (tmp_path / "out/posters/again/tt1.png").is_file()
+    (tmp_path / "in/lost").symlink_to("nowhere")
+    done = convert(tmp_path / "in", tmp_path / "lost")
+    assert said(done, "lost is a link that leads nowhere or in a circle")
     for name, to, message in (
         ("tt2.png", secret / "passwd", "is a link out of its folder; put the file itself there"),
         ("tt2", secret / "a", "is a link to a folder elsewhere; put the folder itself there, or name it with --images"),

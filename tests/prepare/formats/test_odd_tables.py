@@ -191,7 +191,8 @@ def test_words_of_a_header_may_be_names(tmp_path: Path) -> None:
         ("von,wie,nach", None, "was taken for a header (von, wie, nach); --no-header makes it a triple"),
         ("e30,wie,nach", None, None),
         ("Ann,type,Person", None, "was taken for a header (Ann, type, Person); --no-header makes it a triple"),
-        (",film,property,value", None, "was taken for a header (film, property, value); --no-header makes it"),
+        (",film,property,value", None, "was taken for a header (, film, property, value)"),
+        (",von,wie,nach", None, "was taken for a header (von, wie, nach); --no-header makes it a triple"),
         ("value,property,film", ["1", "2", "3"], "was taken for a header (value, property, film)"),
     ],
 )

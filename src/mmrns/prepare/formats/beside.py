@@ -111,7 +111,7 @@ def take_tables(
             try:
                 take(path, listed=False)
             except NoTable as reason:
-                _take_as_relations(contents, path, found, str(reason))
+                _take_as_relations(contents, path, found, f"it {reason}")
             except DataError as error:
                 line = "" if error.line is None else f" (line {error.line})"
                 found.reasons[path] = f"{error.message}{line}; {error.remedy}"
@@ -188,8 +188,10 @@ def say_left_aside(contents: Contents, folder: Path, found: Beside) -> None:
             continue
         if any(fnmatch(name, pattern) for pattern in _OF_NO_USE):
             continue
-        if path in found.reasons:
-            lines.append(f"{name} is not read: it {found.reasons[path]}")
+        if path.is_symlink() and not path.exists():
+            lines.append(f"{name} is a link that leads nowhere or in a circle")
+        elif path in found.reasons:
+            lines.append(f"{name} is not read: {found.reasons[path]}")
         elif path.is_dir():
             lines.append(f"{name}/ is not read; --images {path} takes it for pictures, if it holds any")
         elif name.lower().endswith(ARRAYS) and not name.endswith(".json"):

@@ -18,6 +18,8 @@ JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 TABLE_SUFFIXES = (*TEXT_SUFFIXES, ".parquet", *JSON_SUFFIXES)
 
+_SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
+
 BETWEEN = "; "
 """What is put between the members of a list that becomes one field."""
 
@@ -38,6 +40,8 @@ def read_records(
     Raises:
         DataError: unreadable, or malformed, by line.
     """
+    if path.suffix.lower() in _SPREADSHEETS:
+        raise DataError(path, "is a spreadsheet", "save it as CSV")
     if path.suffix == ".parquet":
         return _of_parquet(read_parquet_table(path), path, notes), 2
     if path.suffix in JSON_SUFFIXES:
