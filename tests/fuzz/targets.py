@@ -50,6 +50,7 @@ ENTITIES = lines(
 RELATIONS = b"relation\tname\nlikes\tto like\nin\tlies in\n"
 NUMBERS = b"entity\tattribute\tvalue\na\tage\t3\nb\tage\t4.5\nc c\theight\t1e3\n"
 TEXTS = b"entity\ttext\na\tA first text.\nb\tOne more\n"
+MOVIES = b'{"id": "a", "title": "A", "cast": ["x", "y"], "year": 1990}\n{"id": "b", "plot": null}\n'
 LISTING = "".join(f"{name}\n" for name in NAMES).encode()
 ORIGINS = (
     b'["one", "two"]\n["one"]\n[{"picture": "a.png", "rows": 1, "columns": 2, "box": [0, 0, 1, 0.5]}]\n[]\n["a", "b"]\n'
@@ -574,7 +575,10 @@ def make_targets() -> dict[str, Target]:
         ),
         Target(
             "entities",
-            ({"entities.tsv": ENTITIES, "descriptions.csv": b'entity,description\na,"b, c"\nd,e\n'},),
+            (
+                {"entities.tsv": ENTITIES, "descriptions.csv": b'entity,description\na,"b, c"\nd,e\n'},
+                {"movies.jsonl": MOVIES, "all.json": b"[" + MOVIES.strip().replace(b"\n", b",") + b"]"},
+            ),
             _entities,
         ),
         Target("dataset", (DATASET, OTHER_DATASET), _dataset),
@@ -635,6 +639,9 @@ def make_targets() -> dict[str, Target]:
                 {
                     "train.csv": csv,
                     "entities.csv": b"id,label\na,A\nb,B\n",
+                    "films.csv": b"film,plot,year,poster\na,Something happens.,1990,a.png\nb,,1991,\n",
+                    "movies.jsonl": MOVIES,
+                    "posters/a.png": picture("png"),
                     "text_features.npz": npz(**dict(zip(["a", "b", "c c", "d"], TABLE, strict=True))),
                 },
             ),

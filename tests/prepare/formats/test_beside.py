@@ -270,6 +270,8 @@ def test_a_name_of_two_is_of_none() -> None:
     names = pl.Series(["a/b", "a_b", "x", "y"])
     assert match_pictures(["p/a-b.png", "p/same.png"], names, {"x": "Same", "y": "same"}) == {}
     assert match_pictures(["p/a_b.png"], names, {}) == {"p/a_b.png": ("a_b", "p/a_b.png")}
+    cased = match_pictures(["p/m_0x.png", "p/m_0X.png", "p/M_0X.png"], pl.Series(["/m/0x", "/m/0X"]), {})
+    assert {path: entity for path, (entity, _) in cased.items()} == {"p/m_0x.png": "/m/0x", "p/m_0X.png": "/m/0X"}
 
 
 def test_folders_of_years_are_told_from_folders_of_entities() -> None:
@@ -318,7 +320,9 @@ def test_an_absolute_path_and_one_that_only_the_table_knows(tmp_path: Path) -> N
 def test_several_pictures_of_an_entity(tmp_path: Path) -> None:
     done = films(tmp_path, {"posters/tt1.png": PNG, "photos/tt1.jpg": PNG, "photos/x.png": PNG})
     assert entities(tmp_path / "out") == {"tt1": {"image": "photos/tt1.jpg; posters/tt1.png"}}
-    assert said(done, "1 of 3 pictures are called after no entity, first: photos/x.png; call them ENTITY.png")
+    assert said(
+        done, "1 of 3 pictures are called after no entity, or after several, first: photos/x.png; call them ENTITY.png"
+    )
 
 
 def links(tmp_path: Path, folder: str, made: Sequence[tuple[str, Path]]) -> None:

@@ -252,7 +252,8 @@ def _take_pictures(contents: Contents, photos: Photos, made: Path, verbatim: dic
     if photos.links:
         contents.notes.append(f"{photos.links:,} pictures are links to other places; what they lead to was copied")
     if lost:
-        said = f"{len(lost):,} of {len(pictures):,} pictures are called after no entity, first: {lost[0]}"
+        said = f"{len(lost):,} of {len(pictures):,} pictures are called after no entity, or after several"
+        said = f"{said}, first: {lost[0]}"
         contents.notes.append(f"{said}; call them ENTITY.png, or name them in a column `image` of a table of entities")
     return of, len(pictures)
 

@@ -277,16 +277,21 @@ def match_pictures(pictures: Sequence[str], names: pl.Series, labels: Mapping[st
         labels: their readable names.
     """
     exact = {normalize("NFC", name): name for name in names}
-    loose = [_unique((_squashed(name), name) for name in names)]
-    loose.append(_unique((_squashed(label), name) for name, label in labels.items()))
-    loose.append(_unique((_squashed(end), name) for name, end in zip(names, names_of_ids(names), strict=True)))
+    called = [list(zip(names, names, strict=True)), [(label, name) for name, label in labels.items()]]
+    called.append(list(zip(names_of_ids(names), names, strict=True)))
+    # In the same case before in any.
+    loose = [
+        (fold, _unique((fold(_squashed(call)), name) for call, name in pairs))
+        for fold in (str, str.casefold)
+        for pairs in called
+    ]
 
     def whose(text: str) -> str | None:
         texts = [normalize("NFC", one) for one in dict.fromkeys([text, unquote(text)])]
         if found := next((exact[one] for one in texts if one in exact), None):
             return found
-        keys = [_squashed(one) for one in texts]
-        return next((index[key] for index in loose for key in keys if key and index.get(key)), None)
+        keys = [key for one in texts if (key := _squashed(one))]
+        return next((index[fold(key)] for fold, index in loose for key in keys if fold(key) in index), None)
 
     whole: dict[str, tuple[str, str]] = {}
     by_folder: dict[str, tuple[str, str]] = {}
@@ -318,7 +323,7 @@ def _unique(pairs: Iterator[tuple[str, str]]) -> dict[str, str]:
 
 
 def _squashed(text: str) -> str:
-    return re.sub(r"[\W_]+", "_", normalize("NFC", text).casefold()).strip("_")
+    return re.sub(r"[\W_]+", "_", normalize("NFC", text)).strip("_")
 
 
 def _without_suffix(path: str) -> str:
