@@ -65,7 +65,7 @@ def origins_line(origins: Sequence[Origin]) -> str:
         if isinstance(one, str):
             found.append(one)
         else:
-            box = None if one.box is None else [round(edge, 4) for edge in one.box]
+            box = None if one.box is None else [round(edge, 6) for edge in one.box]
             found.append({"picture": one.picture, "rows": one.rows, "columns": one.columns, "box": box})
     return json.dumps(found, ensure_ascii=False)
 
@@ -113,7 +113,7 @@ def _patches(read: dict[str, Any]) -> Patches:
         raise ValueError("no picture with rows and columns")
     if box is not None:
         left, upper, right, lower = map(float, box)
-        if not (left < right and upper < lower):
+        if not (left <= right and upper <= lower):
             raise ValueError("no box")
         box = (left, upper, right, lower)
     return Patches(picture, rows, columns, box)

@@ -164,6 +164,10 @@ LEFT: dict[str, tuple[dict[str, Any], str]] = {
     "malformed JSON": ({"x.jsonl": '{"id": "tt1"}\n{"id\n'}, "x.jsonl is not read: is not valid JSON"),
     "an empty table": ({"x.csv": ""}, "x.csv is not read: is empty; check the file"),
     "a folder of texts": ({"docs/a.txt": "a"}, "docs/ is not read; --images "),
+    "pictures of others": (
+        {"me/a.png": PNG, "me/b.png": PNG, "logo.png": PNG},
+        "me is not read: its pictures are called after no entity, first: me/a.png; --images ",
+    ),
     "an array": ({"vectors.npy": b"\x93NUMPY"}, "vectors.npy is not read; --features NAME="),
     "a column more": (
         {"triples.csv": FACTS.replace("\n", ",imdb\n").replace(",imdb", ",source", 1)},
@@ -178,7 +182,7 @@ def test_what_is_not_understood_is_named(tmp_path: Path, case: str) -> None:
     files, note = LEFT[case]
     done = films(tmp_path, files)
     assert said(done, note), done.notes
-    assert not (tmp_path / "out/entities.tsv").exists()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["train.tsv"]
 
 
 def test_nothing_is_said_of_what_goes_along_or_is_of_no_use(tmp_path: Path) -> None:
@@ -268,7 +272,7 @@ def test_pictures_are_called_after_entities(picture: str, entity: str | None) ->
 
 def test_a_name_of_two_is_of_none() -> None:
     names = pl.Series(["a/b", "a_b", "x", "y"])
-    assert match_pictures(["p/a-b.png", "p/same.png"], names, {"x": "Same", "y": "same"}) == {}
+    assert match_pictures(["p/a-b.png", "p/same.png"], names, {"x": "same", "y": "same"}) == {}
     assert match_pictures(["p/a_b.png"], names, {}) == {"p/a_b.png": ("a_b", "p/a_b.png")}
     cased = match_pictures(["p/m_0x.png", "p/m_0X.png", "p/M_0X.png"], pl.Series(["/m/0x", "/m/0X"]), {})
     assert {path: entity for path, (entity, _) in cased.items()} == {"p/m_0x.png": "/m/0x", "p/m_0X.png": "/m/0X"}

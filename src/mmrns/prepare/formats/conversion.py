@@ -139,6 +139,7 @@ def convert(
         told("reading tables", 0, None)
         photos = Photos.find(at, images, search=beside is not None)
         found = take_tables(reader, contents, beside, entities, chosen or Chosen(), Resolver(photos), used)
+        found.reasons |= {} if images else photos.leave_strangers(contents)
         done.pictures = _take_pictures(contents, photos, made, found.verbatim)
         verbatim = found.verbatim
         _list_silent_entities(contents, verbatim)

@@ -92,6 +92,32 @@ class Photos:
         found = [path for path, real in inside if is_picture(real)] + [path.name for path in self.alone]
         return [*found, *sorted(self.further.difference(found))]
 
+    def leave_strangers(self, contents: Contents) -> dict[Path, str]:
+        """Leave folders of other names than `USUAL` aside none of whose pictures belongs to an entity; returns why.
+
+        The folder may be a home with much else in it. So are pictures that lie alone and belong to none.
+        """
+        doubtful = {name for name in self.folders if name not in USUAL}
+        pictures = [path for path in self.pictures if "/" not in path or path.partition("/")[0] in doubtful]
+        if not pictures:
+            return {}
+        entities, mentioned = contents.entities, ""
+        if entities is not None and "image" in entities.columns:
+            mentioned = "\n" + "\n".join(entities["image"].unique()).replace("; ", "\n")
+        known = set(match_pictures(pictures, contents.names(), _labels(contents)))
+        known |= {path for path in pictures if f"\n{path}" in mentioned}
+        self.alone = [path for path in self.alone if path.name in known]
+        reasons: dict[Path, str] = {}
+        for name in doubtful - {path.partition("/")[0] for path in known}:
+            if f"\n{name}/" in mentioned:
+                continue
+            first = next((path for path in pictures if path.startswith(f"{name}/")), name)
+            why = f"its pictures are called after no entity, first: {first}"
+            folder = self.folders.pop(name)
+            del self.files[name]
+            reasons[folder] = f"{why}; --images {folder} takes it all the same"
+        return reasons
+
     def copy(self, to: Path) -> None:
         """Copy the folders with all their files, and the pictures that lie alone.
 
@@ -235,10 +261,7 @@ def assign_pictures(contents: Contents, pictures: Sequence[str], made: Path) -> 
             named.update(there)
             has |= {entity} if there else set()
     rest = [p for p in pictures if not {p, *(parent.as_posix() for parent in PurePosixPath(p).parents)} & named]
-    labels: dict[str, str] = {}
-    if entities is not None and "name" in entities.columns:
-        labels = dict(entities.select("entity", "name").filter(pl.col("name") != "").iter_rows())
-    found = match_pictures(rest, contents.names(), labels)
+    found = match_pictures(rest, contents.names(), _labels(contents))
     of: dict[str, list[str]] = {}
     for entity, place in found.values():
         if entity not in has:
@@ -254,6 +277,13 @@ def assign_pictures(contents: Contents, pictures: Sequence[str], made: Path) -> 
         contents.entities = merged(entities, image)
     lost = [path for path in rest if path not in found]
     return len(pictures) - len(lost), lost
+
+
+def _labels(contents: Contents) -> dict[str, str]:
+    """The readable name of each entity that has one."""
+    if contents.entities is None or "name" not in contents.entities.columns:
+        return {}
+    return dict(contents.entities.select("entity", "name").filter(pl.col("name") != "").iter_rows())
 
 
 def _cell(places: list[str]) -> str:
