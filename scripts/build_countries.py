@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mmrns.data.tokens import Patches
 from mmrns.prepare.encoders import grid_tokens, text_tokens, write_features
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,6 +84,7 @@ a small multimodal knowledge graph for tutorials, tests and demonstrations, too 
 - `entities.tsv`, `relations.tsv`: names; for entities also a description, which states none of the facts,
   and the picture.
 - `texts.tsv`: the strings behind the text tokens, in the order of the tokens.
+- `features/*.tokens.jsonl`: what each token was made of, a string or a cell of a flag.
 - `features/text`: {tokens} tokens x 384, one sentence embedding a string by all-MiniLM-L6-v2. Countries
   have up to {tokens}: name, official name, demonyms, native names, other spellings. Everything else has its
   name alone.
@@ -342,7 +344,7 @@ def write_texts(folder: Path, texts: Mapping[str, Sequence[str]]) -> None:
         "revision": f"model.safetensors sha256 {MODEL_SHA256}",
         "preprocessing": "one embedding for each string of texts.tsv, in order; L2-normalised",
     }
-    write_features(folder, "text", list(texts), values, mask, metadata)
+    write_features(folder, "text", list(texts), values, mask, metadata, origins=list(texts.values()))
 
 
 def write_flags(folder: Path, images: Mapping[str, str], flags: Path) -> None:
@@ -367,7 +369,9 @@ def write_flags(folder: Path, images: Mapping[str, str], flags: Path) -> None:
         "revision": "1",
         "preprocessing": f"the {WIDTH} x {HEIGHT} PNG files of images/; 4 rows x 6 columns",
     }
-    write_features(folder, "image", list(images), values, np.ones(values.shape[:2], dtype=np.bool_), metadata)
+    cells = [[Patches(path, 4, 6)] for path in images.values()]
+    present = np.ones(values.shape[:2], dtype=np.bool_)
+    write_features(folder, "image", list(images), values, present, metadata, origins=cells)
 
 
 def write_documents(

@@ -59,10 +59,12 @@ def test_a_folder_of_pictures_and_numbers(countries: Path) -> None:
         command, capture_output=True, text=True, timeout=120, cwd=countries.parent, env=environment, check=True
     )
     assert done.stderr.splitlines() == [
+        "image: 19 of 20 entities have a picture.",
         "image: 1 picture cannot be read and is left out, first: own/pictures/country/Algeria.png "
         "(no picture that can be read).",
         "image: 1 input is of no entity of the graph, first: 'Atlantis.png'.",
         "image: 1 other file is no picture, first: 'sources.txt'.",
+        "numeric: 20 of 20 entities have a number.",
     ]
     assert [line.split()[:5] for line in done.stdout.splitlines()[1:]] == [
         ["image", "19", "19", "24", "42"],
@@ -80,9 +82,10 @@ def test_json(countries: Path, capsys: pytest.CaptureFixture[str], monkeypatch: 
     command = ["encode", str(countries), "--image", "classical", "--pictures", str(countries / "pictures"), "--json"]
     code, out, err = mmrns(capsys, monkeypatch, *command)
     assert (code, err) == (0, "")
+    # Notes are for people.
     file = str(countries / "features" / "image.safetensors")
-    found = {"modality": "image", "file": file, "entities": 20, "new": 20, "tokens": 24, "width": 42}
-    assert json.loads(out) == [{**found, "skipped": [], "unmatched": [], "others": [], "changed": []}]
+    found = {"modality": "image", "file": file, "entities": 20, "of": 20, "new": 20, "tokens": 24, "width": 42}
+    assert json.loads(out) == [{**found, "skipped": [], "unmatched": [], "others": [], "changed": [], "by": {}}]
     code, out, _ = mmrns(capsys, monkeypatch, *command)
     assert json.loads(out)[0]["new"] == 0
     code, out, err = mmrns(capsys, monkeypatch, *command[:-1], "--image-tokens", "6")

@@ -79,7 +79,9 @@ def test_missing_split(toy_folder: Path, split: str) -> None:
     (toy_folder / f"{split}.tsv").unlink()
     with pytest.raises(DataError) as caught:
         load_dataset(toy_folder)
-    message = f"split '{split}' is missing; add {split}.tsv (head TAB relation TAB tail)"
+    remedy = f"`mmrns data split {toy_folder} DST` makes train, valid and test, or add {split}.tsv"
+    remedy = remedy if split != "train" else f"add {split}.tsv"
+    message = f"split '{split}' is missing; {remedy} (head TAB relation TAB tail)"
     assert str(caught.value) == f"{toy_folder}: {message}"
 
 

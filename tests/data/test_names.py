@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmrns.data.names import COLUMNS, has_header, header_columns, lookalikes, quoted_columns, visible
+from mmrns.data.names import COLUMNS, FEW_TRIPLES, find_header, header_columns, lookalikes, quoted_columns, visible
 
 
 def frame(*rows: tuple[str, str, str]) -> pl.DataFrame:
@@ -64,12 +66,20 @@ def test_lookalikes_are_those_that_are_seen_alike(names: list[str]) -> None:
         (["# subject", "predicate", "object", "weight"], [0, 1, 2]),
         (['"head entity"', "relation-type", "tail_entity"], [0, 1, 2]),
         (["head", "head", "tail"], None),
+        (["film", "property", "value", "source"], [0, 1, 2]),
+        (["n", "source", "type", "target"], [1, 2, 3]),
+        (["film", "property", "value"], None),
         (["a", "relation", "b"], None),
         ([], None),
     ],
 )
 def test_words_of_headers(cells: list[str], places: list[int] | None) -> None:
     assert header_columns(cells) == places
+
+
+def has_header(triples: pl.DataFrame) -> bool:
+    header = find_header(triples)
+    return header is not None and header.certain
 
 
 def test_a_header_is_one_whose_relation_is_no_other() -> None:
@@ -83,6 +93,57 @@ def test_a_header_is_one_whose_relation_is_no_other() -> None:
     assert has_header(frame(("h", "r", "t"), ("a", "likes", "b")))
     assert not has_header(frame(("tail", "relation", "head"), ("a", "relation", "b")))
     assert not has_header(frame())
+
+
+FEW = [("Ann", "knows", "Bob"), ("Bob", "knows", "Cem"), ("Cem", "likes", "Ann")]
+MANY = [(f"e{i}", f"r{i % 3}", f"e{i + 1}") for i in range(30)]
+
+
+@pytest.mark.parametrize(
+    ("first", "rest", "places", "certain", "likely"),
+    [
+        (("country", "property", "value"), FEW, [0, 1, 2], True, True),
+        (("Film", "Predicate", "x"), MANY, [0, 1, 2], False, True),
+        (("value", "attribute", "film"), FEW, [2, 1, 0], True, True),
+        (("电影", "属性", "值"), FEW, [0, 1, 2], True, True),
+        (("头实体", "关系", "尾实体"), FEW, [0, 1, 2], True, True),
+        (("von", "wie", "nach"), MANY, [0, 1, 2], False, True),
+        # Among so few rows it is as good a triple as any.
+        (("Zoe", "wie", "Kai"), FEW, None, False, False),
+        (("Zoe", "type", "Person"), FEW, [0, 1, 2], False, True),
+        (("Zoe", "type", "Person"), [*FEW, ("Kim", "owns", "Car")], [0, 1, 2], False, False),
+        (("Zoe", "wie", "Kai"), [*MANY, ("Kim", "owns", "Car")], None, False, False),
+        (("film", "property", "value"), [*FEW, ("a", "property", "b")], None, False, False),
+        (("e3", "wie", "nach"), MANY, None, False, False),
+        (("x", "r", "o"), FEW, None, False, False),
+        (("film", "property", "value"), [], [0, 1, 2], True, True),
+        (("Zoe", "type", "Person"), [], None, False, False),
+    ],
+)
+def test_a_header_of_other_words(
+    first: tuple[str, ...], rest: list[tuple[str, ...]], places: list[int] | None, certain: bool, likely: bool
+) -> None:
+    header = find_header(frame(first, *rest))
+    assert (header is None) == (places is None)
+    if header is not None:
+        assert (list(header.places), header.certain, header.likely) == (places, certain, likely)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(*[st.sampled_from("abcdefgh")] * 3), min_size=1, max_size=40))
+def test_a_row_is_a_header_by_its_rarity_only_if_no_other_is_as_rare(rows: list[tuple[str, str, str]]) -> None:
+    counts = Counter(name for h, _, t in rows for name in (h, t))
+    relations = Counter(r for _, r, _ in rows)
+    rare = [h != t and counts[h] == counts[t] == relations[r] == 1 for h, r, t in rows]
+    header = find_header(frame(*rows))
+    words = {"h", "s", "p", "r", "e", "o", "t"}
+    if header is not None and not header.certain and not words & set(rows[0]):
+        assert rare[0]
+        assert sum(rare) == 1
+        assert len(rows) >= FEW_TRIPLES
+    if len(rows) >= FEW_TRIPLES and rare[0] and sum(rare) == 1:
+        assert header is not None
+        assert header.likely
 
 
 def test_columns_in_quotes() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import importlib
+import json
 import os
 import re
 import shlex
@@ -140,8 +141,14 @@ def for_triples(folder: Path) -> None:
     (folder / "mine" / "pictures" / "country").mkdir(parents=True)
     lines = ["subject,predicate,object", *(",".join(f'"{name}"' for name in row) for row in triples)]
     (folder / "mine" / "triples.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (folder / "mine" / "descriptions.csv").write_text("entity,description\ncountry/Kenya,In Africa.\n")
+    (folder / "mine" / "countries.csv").write_text("id,title,plot\ncountry/Kenya,Kenya,In Africa.\n")
     shutil.copy(source / "images" / "ke.png", folder / "mine" / "pictures" / "country" / "Kenya.png")
+    (folder / "films" / "posters").mkdir(parents=True)
+    facts = "film,property,value\nalien,genre,horror\nup,genre,comedy\nup,director,Docter\n"
+    (folder / "films" / "triples.csv").write_text(facts)
+    movie = {"film": "alien", "title": "Alien", "plot": "In space.", "tagline": "Nobody hears.", "poster": "alien.png"}
+    (folder / "films" / "movies.jsonl").write_text(json.dumps(movie) + "\n")
+    shutil.copy(source / "images" / "ke.png", folder / "films" / "posters" / "alien.png")
     few = [("a", "knows", "b"), ("b", "knows", "c"), ("c", "likes", "a")]
     (folder / "graph.csv").write_text("von,wie,nach\n" + "".join(f"{h},{r},{t}\n" for h, r, t in few))
     (folder / "graph.txt").write_text("".join(f"{t};{h};{r}\n" for h, r, t in few).replace(";knows", ";knows"))

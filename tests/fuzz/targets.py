@@ -9,6 +9,7 @@ import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -49,7 +50,11 @@ ENTITIES = lines(
 RELATIONS = b"relation\tname\nlikes\tto like\nin\tlies in\n"
 NUMBERS = b"entity\tattribute\tvalue\na\tage\t3\nb\tage\t4.5\nc c\theight\t1e3\n"
 TEXTS = b"entity\ttext\na\tA first text.\nb\tOne more\n"
+MOVIES = b'{"id": "a", "title": "A", "cast": ["x", "y"], "year": 1990}\n{"id": "b", "plot": null}\n'
 LISTING = "".join(f"{name}\n" for name in NAMES).encode()
+ORIGINS = (
+    b'["one", "two"]\n["one"]\n[{"picture": "a.png", "rows": 1, "columns": 2, "box": [0, 0, 1, 0.5]}]\n[]\n["a", "b"]\n'
+)
 
 
 def features(dtype: type = np.float32) -> bytes:
@@ -127,11 +132,13 @@ def _triples(folder: Path) -> None:
 
 def _entities(folder: Path) -> None:
     from mmrns.data.folders import read_entities
-    from mmrns.prepare.formats.contents import read_entity_table
+    from mmrns.prepare.formats.entities import NoTable, read_entity_table
 
     read_entities(folder)
     for path in sorted(folder.iterdir()):
         read_entity_table(path)
+        with suppress(NoTable):
+            read_entity_table(path, pl.Series("entity", NAMES), listed=False)
 
 
 def _modality(folder: Path) -> None:
@@ -141,6 +148,8 @@ def _modality(folder: Path) -> None:
 
     found = Modality.open(folder / "text.safetensors", vocabulary())
     found.gather(torch.arange(len(NAMES)))
+    for entity in range(len(NAMES)):
+        found.made_of(entity)
 
 
 @cache
@@ -566,14 +575,17 @@ def make_targets() -> dict[str, Target]:
         ),
         Target(
             "entities",
-            ({"entities.tsv": ENTITIES, "descriptions.csv": b'entity,description\na,"b, c"\nd,e\n'},),
+            (
+                {"entities.tsv": ENTITIES, "descriptions.csv": b'entity,description\na,"b, c"\nd,e\n'},
+                {"movies.jsonl": MOVIES, "all.json": b"[" + MOVIES.strip().replace(b"\n", b",") + b"]"},
+            ),
             _entities,
         ),
         Target("dataset", (DATASET, OTHER_DATASET), _dataset),
         Target(
             "modality",
             (
-                {"text.safetensors": features(), "text.entities": LISTING},
+                {"text.safetensors": features(), "text.entities": LISTING, "text.tokens.jsonl": ORIGINS},
                 {"text.safetensors": features(np.float16), "text.entities": LISTING},
             ),
             _modality,
@@ -627,6 +639,9 @@ def make_targets() -> dict[str, Target]:
                 {
                     "train.csv": csv,
                     "entities.csv": b"id,label\na,A\nb,B\n",
+                    "films.csv": b"film,plot,year,poster\na,Something happens.,1990,a.png\nb,,1991,\n",
+                    "movies.jsonl": MOVIES,
+                    "posters/a.png": picture("png"),
                     "text_features.npz": npz(**dict(zip(["a", "b", "c c", "d"], TABLE, strict=True))),
                 },
             ),

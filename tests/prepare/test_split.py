@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,31 @@ def test_too_many_rows_are_refused(leakage_free: bool) -> None:
         split_triples(
             frame([("a", "r", "b"), ("a", "r", "c"), ("c", "r", "b")]), valid=2, test=2, leakage_free=leakage_free
         )
+
+
+def test_the_usual_shares_give_way_and_what_was_used_is_recorded(tmp_path: Path) -> None:
+    """Of a star with a ring of six only the ring's rows can be held out, fewer than two tenths."""
+    names = [f"e{i}" for i in range(40)]
+    rows = [("hub", "r", name) for name in names] + [(a, "r", b) for a, b in pairwise(names[:7])]
+    path = tmp_path / "g.tsv"
+    path.write_text("".join("\t".join(row) + "\n" for row in rows))
+    record = split_dataset(path, tmp_path / "new")
+    counts = record["counts"]
+    assert 0 < counts["valid"] == counts["test"] <= 3
+    assert record["split"]["valid"] == counts["valid"]
+    assert record["split"]["notes"] == [
+        f"valid has {counts['valid']} rows and test {counts['test']}, since more cannot be held out without leaving an "
+        "entity or a relation out of train; --random draws a tenth each whatever train then lacks"
+    ]
+    with pytest.raises(UsageError, match="not 14; hold out at most ") as caught:
+        split_dataset(path, tmp_path / "more", valid=7, test=7)
+    most = int(str(caught.value).partition("at most ")[2].split()[0])
+    split_dataset(path, tmp_path / "most", valid=1, test=most - 1)
+    with pytest.raises(UsageError, match=f"hold out at most {most} for valid and test together"):
+        split_dataset(path, tmp_path / "more", valid=1, test=most)
+    usual = split_dataset(write_toy(tmp_path / "toy"), tmp_path / "tenths")["split"]
+    assert (usual["valid"], usual["test"], "notes" in usual) == (0.1, 0.1, False)
+    assert split_dataset(tmp_path / "toy", tmp_path / "one", test=5)["split"]["valid"] == 0.1
 
 
 @given(triples, triples, triples, st.one_of(st.none(), st.integers(0, 3)))

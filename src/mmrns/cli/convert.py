@@ -70,6 +70,29 @@ def data_convert(
         Path | None,
         typer.Option(help="Entities in the order of a feature table's rows: a name, or name and id, a line."),
     ] = None,
+    entities: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Table of entities: .csv, .tsv, .parquet, .jsonl, .json; repeatable [default: found by content].",
+        ),
+    ] = None,
+    key: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of the entities in such a table.")] = None,
+    name: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of their names.")] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Column of their texts; repeatable, several are joined in this order."),
+    ] = None,
+    image: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column of their pictures: paths, or names of files.")
+    ] = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder of pictures called after entities, by id or name; repeatable [default: found by content].",
+        ),
+    ] = None,
     zeros: Annotated[ZeroRows, typer.Option(help="What tokens of zeros only mean.")] = ZeroRows.missing,
     tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens an entity at most [default: all; 4 where their number differs].")
@@ -87,16 +110,16 @@ def data_convert(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Bring triples, names, texts, pictures and features of another layout into a dataset folder, or back."""
-    from mmrns.prepare.formats import Source, convert
+    from mmrns.prepare.formats import Chosen, Source, convert
 
     if features and no_features:
         raise UsageError("give either --features or --no-features")
     given: dict[str, Source] | None = {} if no_features else None
-    for text in features or []:
-        name, equals, file = text.partition("=")
-        if not (name and equals and file) or "/" in name:
-            raise UsageError(f"--features {text}: write NAME=FILE, such as image=visual.pth")
-        given = {**(given or {}), name: Source.parse(file)}
+    for assigned in features or []:
+        modality, equals, file = assigned.partition("=")
+        if not (modality and equals and file) or "/" in modality:
+            raise UsageError(f"--features {assigned}: write NAME=FILE, such as image=visual.pth")
+        given = {**(given or {}), modality: Source.parse(file)}
     with _progress() as advance:
         done = convert(
             source,
@@ -109,6 +132,9 @@ def data_convert(
             features=given,
             links=links,
             ids=ids,
+            entities=entities or (),
+            chosen=Chosen(key, name, text or (), image),
+            images=images or (),
             zeros=zeros.value,
             tokens=tokens,
             float32=float32,

@@ -123,9 +123,14 @@ def data_split(
     source: Annotated[str, typer.Argument(help="Dataset name, folder, or a file of triples.")],
     target: Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")],
     valid: Annotated[
-        str | None, typer.Option(help="Rows for valid: a count, or a share below 1 [default: 0.1; with --repair none].")
+        str | None,
+        typer.Option(
+            help="Rows for valid: a count, or a share below 1 [default: 0.1 or what can be; with --repair none]."
+        ),
     ] = None,
-    test: Annotated[str | None, typer.Option(help="Rows for test: a count, or a share below 1 [default: 0.1].")] = None,
+    test: Annotated[
+        str | None, typer.Option(help="Rows for test: a count, or a share below 1 [default: the same].")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random order.")] = 0,
     random: Annotated[
         bool, typer.Option("--random", help="Draw rows uniformly, whatever train then gives away or lacks.")
@@ -170,7 +175,8 @@ def data_split(
     counts = ", ".join(f"{count:,} {what}" for what, count in found["counts"].items())
     out.print(Text(f"{target}: {counts}"), soft_wrap=True)
     if not found["counts"]["valid"]:
-        err.print("valid is empty, and a model is selected on it: --valid N fills it from train")
+        remedy = "--valid N fills it from train" if repair else "--valid N gives it so many rows"
+        err.print(f"valid is empty, and a model is selected on it: {remedy}")
 
 
 def _amount(option: str, text: str | None) -> int | float | None:

@@ -42,7 +42,10 @@ def encode(
     numbers: Annotated[Path | None, typer.Option(metavar="FILE", help="Rows entity, attribute, value.")] = None,
     texts: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Rows entity, text [default: name and description of entities.tsv]."),
+        typer.Option(
+            metavar="FILE",
+            help="Rows entity, text [default: name and description of entities.tsv]; who has none is encoded by name.",
+        ),
     ] = None,
     pictures: Annotated[
         Path | None,
@@ -114,6 +117,7 @@ def _plain(found: Encoded) -> dict[str, Any]:
         "modality": found.name,
         "file": str(found.path),
         "entities": found.entities,
+        "of": found.of,
         "new": found.new,
         "tokens": found.shape[0],
         "width": found.shape[1],
@@ -121,11 +125,12 @@ def _plain(found: Encoded) -> dict[str, Any]:
         "unmatched": list(found.unmatched),
         "others": list(found.others),
         "changed": list(found.changed),
+        "by": dict(found.by),
     }
 
 
 def _print_notes(found: Encoded) -> None:
-    notes: list[str] = []
+    notes = [_coverage(found)]
     if found.changed:
         notes.append(f"all is encoded anew, since this differs from before: {', '.join(found.changed)}")
     if found.skipped:
@@ -142,3 +147,16 @@ def _print_notes(found: Encoded) -> None:
         notes.append(f"{len(found.others):,} other {what}, first: {first}")
     for note in notes:
         err.print(Text(f"{found.name}: {note}."), soft_wrap=True)
+
+
+def _coverage(found: Encoded) -> str:
+    """How many entities have what is encoded, and what stands for it where there is none."""
+    what = {"text": "a description", "image": "a picture", "numeric": "a number"}[found.name]
+    have = found.by.get("description", found.entities)
+    said = f"{have:,} of {found.of:,} entities have {what}"
+    named, by_id = found.by.get("name", 0), found.by.get("id", 0)
+    if named:
+        said += f", {named:,} are encoded by their name"
+    if by_id:
+        said += f", {by_id:,} by their id alone" if named else f", {by_id:,} are encoded by their id alone"
+    return said

@@ -16,7 +16,7 @@ from mmrns.data.arrays import modality_of, triples_frame
 from mmrns.data.features import Features
 from mmrns.data.folders import SPLITS, dataset_files, find_dataset, read_entities, read_triples, split_file
 from mmrns.data.graph import KnowledgeGraph
-from mmrns.data.names import has_header, lookalikes, quoted_columns
+from mmrns.data.names import find_header, lookalikes, quoted_columns
 from mmrns.data.splitting import Amount, split_triples
 from mmrns.data.tables import read_header_table
 from mmrns.errors import DataError, UsageError
@@ -130,15 +130,6 @@ class Dataset:
         """The path of each entity's picture within the folder, as `entities.tsv` gives it."""
         return self._column("entities.tsv", "entity", "image")
 
-    def texts(self, entity: str) -> list[str]:
-        """The strings behind the text tokens of an entity, in the order of the tokens, where `texts.tsv` has them."""
-        return self._texts.get(entity, [])
-
-    @cached_property
-    def _texts(self) -> Mapping[str, list[str]]:
-        table = self._table("texts.tsv", "entity", "text")
-        return {} if table is None else dict(table.group_by("entity", maintain_order=True).agg("text").iter_rows())
-
     def _column(self, file: str, key: str, value: str) -> dict[str, str]:
         table = self._table(file, key, value)
         return {} if table is None else dict(table.filter(pl.col(value) != "").iter_rows())
@@ -236,7 +227,8 @@ def load_dataset(name_or_folder: str | Path) -> Dataset:
 def _doubtful(files: Mapping[str, Path], frames: Mapping[str, pl.DataFrame]) -> Iterator[str]:
     """What is said of files that look as if they were written for other programs."""
     for split, frame in frames.items():
-        if has_header(frame):
+        header = find_header(frame)
+        if header is not None and header.certain:
             first = " TAB ".join(frame.row(0))
             yield f"{files[split].name}:1: {first} looks like a header, and is read as a triple; delete the line"
         if quoted := quoted_columns(frame):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mmrns.data.folders import largest_exponent
 from mmrns.data.tables import read_lines
+from mmrns.data.tokens import Origin, origins_path, parse_origins, read_origins
 from mmrns.data.vocabulary import Vocabulary
 from mmrns.errors import DataError, unknown
 from mmrns.files import stamp_of
@@ -69,6 +70,23 @@ class Modality:
     def present(self) -> Bool[Tensor, " E"]:
         """True for entities that have a token."""
         return (self.row >= 0) & self.mask.any(1)[self.row.clamp(min=0)]
+
+    def made_of(self, entity: int) -> list[Origin]:
+        """What the present tokens of an entity were made of, in their order: words, or cells of a grid over a picture.
+
+        Nothing where it lacks the modality, or where its file says nothing (`features/NAME.tokens.jsonl`).
+
+        Raises:
+            DataError: that file is malformed.
+        """
+        row = int(self.row[entity])
+        if row < 0 or self.source is None or self._origins is None:
+            return []
+        return parse_origins(origins_path(self.source), self._origins, row, int(self.mask[row].sum()))
+
+    @cached_property
+    def _origins(self) -> pl.Series | None:
+        return None if self.source is None else read_origins(origins_path(self.source), len(self.values))
 
     def drop(self, fraction: float, seed: int, *purpose: int | str) -> Modality:
         """The modality without a fraction of the entities that have it, drawn at random.

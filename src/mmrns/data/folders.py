@@ -134,7 +134,10 @@ def split_file(folder: Path, split: str) -> Path:
     """
     found = find_table(folder, split)
     if found is None:
-        raise DataError(folder, f"split {split!r} is missing", f"add {split}.tsv (head TAB relation TAB tail)")
+        remedy = f"add {split}.tsv (head TAB relation TAB tail)"
+        if any(find_table(folder, name) is not None for name in ("train", "triples")):
+            remedy = f"`mmrns data split {folder} DST` makes train, valid and test, or {remedy}"
+        raise DataError(folder, f"split {split!r} is missing", remedy)
     return found
 
 

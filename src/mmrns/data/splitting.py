@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,14 +17,21 @@ from mmrns.rng import numpy_generator
 Amount = int | float
 """How many rows: an integer counts them, a float below 1 is a share of all distinct ones."""
 
+TENTH = 0.1
+"""The share that valid and test have unless one says otherwise."""
+
 
 @dataclass(frozen=True)
 class Splits:
-    """Three sets of triples, each a frame head, relation, tail in the order of the source."""
+    """Three sets of triples, each a frame head, relation, tail in the order of the source.
+
+    `fewer` says that valid and test have fewer rows than the tenth that is usual, since more cannot be held out.
+    """
 
     train: pl.DataFrame
     valid: pl.DataFrame
     test: pl.DataFrame
+    fewer: bool = False
 
     @property
     def frames(self) -> dict[str, pl.DataFrame]:
@@ -32,7 +40,12 @@ class Splits:
 
 
 def split_triples(
-    triples: pl.DataFrame, *, valid: Amount = 0.1, test: Amount = 0.1, seed: int = 0, leakage_free: bool = True
+    triples: pl.DataFrame,
+    *,
+    valid: Amount | None = None,
+    test: Amount | None = None,
+    seed: int = 0,
+    leakage_free: bool = True,
 ) -> Splits:
     """Split the distinct triples.
 
@@ -43,7 +56,8 @@ def split_triples(
 
     Args:
         triples: columns head, relation, tail.
-        valid, test: how many rows, or which share.
+        valid, test: how many rows, or which share; None is a tenth, and a row at least. Where neither is given and two
+            tenths cannot be held out, valid and test share what can.
         seed: of the random order.
         leakage_free: False draws rows uniformly instead.
 
@@ -51,9 +65,12 @@ def split_triples(
         UsageError: that many rows cannot be held out.
     """
     triples = triples.unique(maintain_order=True)
-    counts = [rows_of(test, len(triples)), rows_of(valid, len(triples))]
-    label = hold_out(triples, counts, seed, "split", leakage_free)
-    return Splits(*(triples.filter(pl.Series(label == i)) for i in (0, 2, 1)))
+    usual = max(1, rows_of(TENTH, len(triples)))
+    counts = [usual if amount is None else rows_of(amount, len(triples)) for amount in (test, valid)]
+    free = valid is None and test is None
+    label = hold_out(triples, counts, seed, "split", leakage_free, fewer=free)
+    train, valid_rows, test_rows = (triples.filter(pl.Series(label == i)) for i in (0, 2, 1))
+    return Splits(train, valid_rows, test_rows, free and len(valid_rows) + len(test_rows) < sum(counts))
 
 
 def rows_of(amount: Amount, total: int) -> int:
@@ -61,10 +78,34 @@ def rows_of(amount: Amount, total: int) -> int:
     return amount if isinstance(amount, int) else round(amount * total)
 
 
+def _hold_out_fewer(most: int) -> str:
+    random = "draw rows whatever train then lacks (`mmrns data split --random`)"
+    return f"hold out at most {most:,} for valid and test together, or {random}" if most > 1 else random
+
+
 def hold_out(
-    triples: pl.DataFrame, counts: list[int], seed: int, purpose: str, leakage_free: bool
+    triples: pl.DataFrame,
+    counts: list[int],
+    seed: int,
+    purpose: str,
+    leakage_free: bool,
+    *,
+    fewer: bool = False,
+    remedy: Callable[[int], str] = _hold_out_fewer,
 ) -> npt.NDArray[np.int8]:
-    """Label each row of distinct triples: i + 1 for the `counts[i]` rows of the i-th held-out set, 0 for the rest."""
+    """Label each row of distinct triples: i + 1 for the `counts[i]` rows of the i-th held-out set, 0 for the rest.
+
+    Args:
+        triples: columns head, relation, tail.
+        counts: how many rows of each set.
+        seed, purpose: of the random order.
+        leakage_free: see `split_triples`.
+        fewer: where so many cannot be held out, hold out as many as can, shared out alike.
+        remedy: what to do otherwise, told how many can.
+
+    Raises:
+        UsageError: so many rows cannot be held out; with `fewer`, not one for each set.
+    """
     random = numpy_generator(seed, purpose)
     label = np.zeros(len(triples), np.int8)
     if not leakage_free:
@@ -89,14 +130,16 @@ def hold_out(
     free = np.ones(len(size) + 1, np.bool_)
     free[met] = False
     chosen = np.zeros(len(size), np.int8)  # By place.
-    for i, count in enumerate(counts):
-        there = np.flatnonzero(free[:-1])
-        if size[order[there]].sum() < count:
-            possible = size[order[np.flatnonzero(free[:-1] | (chosen > 0))]].sum()
+    possible, asked = int(size[order[np.flatnonzero(free[:-1])]].sum()), sum(counts)
+    if possible < asked:
+        counts = [possible * count // asked for count in counts]
+        if not fewer or not all(counts):
             raise UsageError(
                 f"only {possible:,} of {len(triples):,} rows can be held out without leaving an entity or a relation "
-                f"out of train, not {sum(counts):,}; hold out fewer, or split at random"
+                f"out of train, not {asked:,}; {remedy(possible)}"
             )
+    for i, count in enumerate(counts):
+        there = np.flatnonzero(free[:-1])
         taken = there[_take(size[order[there]], count)]
         free[taken] = False
         chosen[taken] = i + 1

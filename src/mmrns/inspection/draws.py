@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
@@ -13,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmrns.data.datasets import Dataset
+from mmrns.data.tokens import WHOLE
 from mmrns.errors import UsageError
 from mmrns.evaluation.ranking import refuse_not_finite
 from mmrns.nn.model import Model
@@ -47,8 +47,8 @@ class Negative(TypedDict):
 
 
 class TokenList(TypedDict):
-    """The tokens of an entity in one modality: which are `present`, in words where `texts.tsv` has them, and the rows
-    and columns of the picture's `grid` where they are its cells.
+    """The tokens of an entity in one modality: which are `present`, in words where the features say them
+    (`Modality.made_of`), and the rows and columns of the picture's `grid` where they are its cells.
     """
 
     present: list[bool]
@@ -407,14 +407,15 @@ def _heat_map(one: AttentionMap, row: int) -> HeatMap:
 
 def _tokens(dataset: Dataset, modality: str, entity: str, mask: Tensor) -> TokenList:
     present: list[bool] = mask.tolist()
-    labels = dataset.texts(entity)[: len(present)] if modality == "text" else []
-    provenance = " ".join(dataset.features[modality].provenance.values())
-    cells = re.search(r"(\d+) rows x (\d+) columns", provenance)
-    grid = (int(cells[1]), int(cells[2])) if cells else None
+    made_of = dataset.features[modality].made_of(dataset.graph.entities.id(entity))
+    labels = [one for one in made_of if isinstance(one, str)]
+    cells = [one for one in made_of if not isinstance(one, str)]
+    # Laid over the whole of one picture; of several, or of a part, the page shows none.
+    whole = len(cells) == 1 and cells[0].box == WHOLE and cells[0].tokens == len(present)
     return {
         "present": present,
         "labels": labels if labels and len(labels) == sum(present) else None,
-        "grid": grid if grid and math.prod(grid) == len(present) else None,
+        "grid": (cells[0].rows, cells[0].columns) if whole else None,
     }
 
 

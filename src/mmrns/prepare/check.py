@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 
 from mmrns.data.folders import SPLITS, SUFFIXES
-from mmrns.data.names import COLUMNS, INVISIBLE, has_header, visible
+from mmrns.data.names import COLUMNS, INVISIBLE, find_header, visible
 from mmrns.prepare.check_features import check_features, check_images
 from mmrns.prepare.findings import Findings, find_table, find_triples, quoted
 
@@ -108,7 +108,8 @@ def _find_tables(findings: Findings) -> dict[str, Path]:
 
 def _check_header(findings: Findings, path: Path, frame: pl.DataFrame) -> None:
     triples = frame.select(COLUMNS)
-    if len(frame) and frame["line"][0] == 1 and has_header(triples):
+    header = find_header(triples) if len(frame) and frame["line"][0] == 1 else None
+    if header is not None and header.certain:
         message = f"{' TAB '.join(triples.row(0))} looks like a header, and is read as a triple"
         findings.add("warning", "header", path, message, "delete the line", 1)
 

@@ -37,10 +37,11 @@ def check_features(findings: Findings, entities: pl.Series) -> dict[str, Any]:
     for path in sorted(folder.glob("*")):
         if path.suffix == ".safetensors":
             features[path.stem] = _check_modality(findings, path, entities)
-        elif path.suffix == ".entities":
-            if not path.with_suffix(".safetensors").exists():
-                remedy = f"write {path.stem}.safetensors, or remove it"
-                findings.add("warning", "stray-file", path, f"belongs to no {path.stem}.safetensors", remedy)
+        elif path.suffix == ".entities" or path.name.endswith(".tokens.jsonl"):
+            stem = path.name.removesuffix(".entities").removesuffix(".tokens.jsonl")
+            if not path.with_name(f"{stem}.safetensors").exists():
+                remedy = f"write {stem}.safetensors, or remove it"
+                findings.add("warning", "stray-file", path, f"belongs to no {stem}.safetensors", remedy)
         elif not path.name.startswith("."):
             remedy = "`mmrns data convert` makes .safetensors of other layouts"
             findings.add("note", "stray-file", path, "is not read", remedy)

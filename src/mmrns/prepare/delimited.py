@@ -27,7 +27,7 @@ def sniff_delimiter(lines: Sequence[str], path: Path) -> str:
     usual = "," if ".csv" in path.suffixes else "\t"
     lines = [line.strip(" ") for line in lines if line.strip()]
     for delimiter in dict.fromkeys([usual, *DELIMITERS]):
-        widths = {len(row) for row in _rows(lines, delimiter)}
+        widths = {len(row) for row in rows_of(lines, delimiter)}
         if len(widths) == 1 and widths != {1}:
             return delimiter
     return usual
@@ -127,7 +127,7 @@ def parse_delimited(
     if quoted:
         _say(notes, f"{path.name}: the fields are in quotes, which were taken off")
     quoting = delimiter != "\t" or quoted
-    cells = next(_rows(start, delimiter, quoting), [])
+    cells = next(rows_of(start, delimiter, quoting), [])
     if not cells:
         raise DataError(path, "blank line where a table is expected", "delete it", 1)
     named = header(cells) if callable(header) else header
@@ -182,8 +182,8 @@ def _say(notes: list[str] | None, note: str) -> None:
         notes.append(note)
 
 
-def _rows(lines: Sequence[str], delimiter: str, quoting: bool | None = None) -> Iterator[list[str]]:
-    """The fields of lines; a blank between a delimiter and a quote does not matter."""
+def rows_of(lines: Sequence[str], delimiter: str, quoting: bool | None = None) -> Iterator[list[str]]:
+    """The fields of lines of a table; a blank between a delimiter and a quote does not matter."""
     if delimiter == " " and not any('"' in line for line in lines):
         return (line.split() for line in lines)
     quoting = delimiter != "\t" if quoting is None else quoting

@@ -13,8 +13,8 @@ from typing import Any
 import polars as pl
 
 from mmrns.data.folders import SPLITS, find_table, read_triples
-from mmrns.data.names import COLUMNS, has_header, header_columns
-from mmrns.data.splitting import Amount, Splits, hold_out, rows_of, split_triples
+from mmrns.data.names import COLUMNS, find_header
+from mmrns.data.splitting import TENTH, Amount, Splits, hold_out, rows_of, split_triples
 from mmrns.data.tables import read_header_table
 from mmrns.errors import DataError, UsageError
 from mmrns.files import new_folder, refuse_taken
@@ -64,7 +64,17 @@ def repair_splits(
     if valid is not None:
         every = pl.concat([train, kept, test]).n_unique()
         missing = max(0, rows_of(valid, every) - len(kept))
-        moves = pl.Series(hold_out(train, [missing], seed, "repair", leakage_free) == 1)
+        moves = pl.Series(
+            hold_out(
+                train,
+                [missing],
+                seed,
+                "repair",
+                leakage_free,
+                remedy=lambda most: f"give --valid at most {len(kept) + most:,}, or --random",
+            )
+            == 1
+        )
         note(train.filter(moves), "train", "valid", "to fill valid")
         kept, train = pl.concat([kept, train.filter(moves)]), train.filter(~moves)
     return Splits(train, kept, test), pl.concat(changes)
@@ -103,8 +113,8 @@ def split_dataset(
     Args:
         source: a dataset folder, split or with one file of triples (`triples.tsv`), or a file of triples.
         target: the folder to write; it must not exist.
-        valid, test: how many rows, or which share of all; a tenth each by default. With `repair` valid is filled up to
-            `valid` rows, if it is given.
+        valid, test: how many rows, or which share of all; by default a tenth each, or as much as can be held out where
+            that is less. With `repair` valid is filled up to `valid` rows, if it is given.
         seed, leakage_free: see `split_triples`.
         repair: keep the splits but make them disjoint; see `repair_splits`.
         core: first keep only what `k_core` keeps; 0 = everything.
@@ -125,15 +135,21 @@ def split_dataset(
             raise UsageError("--repair keeps test as it is and drops no entity: leave --test and --k-core out")
         if list(frames) != list(SPLITS):
             raise UsageError(f"{source} has no train, valid and test to repair; leave --repair out to split it")
-        splits, moved = repair_splits(Splits(**frames), valid=valid, seed=seed, leakage_free=leakage_free)
+        before = Splits(frames["train"], frames["valid"], frames["test"])
+        splits, moved = repair_splits(before, valid=valid, seed=seed, leakage_free=leakage_free)
     else:
         triples = pl.concat(frames.values())
         triples = k_core(triples, core) if core else triples
         if triples.is_empty():
             why = f"nothing is left of it in which every entity has {core:,} triples" if core else "holds no triple"
             raise DataError(source, why, "lower --k-core" if core else "put triples there")
-        amounts = {"valid": 0.1 if valid is None else valid, "test": 0.1 if test is None else test}
-        splits = split_triples(triples, **amounts, seed=seed, leakage_free=leakage_free)
+        splits = split_triples(triples, valid=valid, test=test, seed=seed, leakage_free=leakage_free)
+        if valid is None and test is None and splits.fewer:
+            held = f"valid has {len(splits.valid):,} rows and test {len(splits.test):,}"
+            why = "more cannot be held out without leaving an entity or a relation out of train"
+            notes.append(f"{held}, since {why}; --random draws a tenth each whatever train then lacks")
+            valid, test = len(splits.valid), len(splits.test)
+        valid, test = TENTH if valid is None else valid, TENTH if test is None else test
     every = pl.concat(splits.frames.values())
     entities = pl.concat([every["head"], every["tail"].alias("head")]).unique()
     method: dict[str, Any] = {"method": "repair" if repair else "leakage-free" if leakage_free else "random"}
@@ -184,11 +200,16 @@ def _read(source: Path) -> tuple[dict[str, pl.DataFrame], list[str]]:
     notes: list[str] = []
     for name, path in _files(source).items():
         frame = read_triples(path)
-        if has_header(frame):
-            first = frame.row(0)
-            notes.append(f"{path.name}: the first line was taken for a header ({', '.join(first)})")
-            places = header_columns(first) or [0, 1, 2]
-            frame = frame[1:].select(pl.nth(i).alias(column) for i, column in zip(places, COLUMNS, strict=True))
+        header = find_header(frame)
+        if header is not None:
+            words = f"({', '.join(frame.row(0))})"
+            if header.certain:
+                notes.append(f"{path.name}: the first line was taken for a header {words}")
+                places = zip(header.places, COLUMNS, strict=True)
+                frame = frame[1:].select(pl.nth(i).alias(column) for i, column in places)
+            elif header.likely:
+                said = f"{path.name}: the first line {words} is read as a triple"
+                notes.append(f"{said}; `mmrns data convert` takes it for a header")
         frames[name] = frame
     return frames, notes
 

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from mmrns.data.datasets import load_dataset
+from mmrns.data.tokens import Origin, Patches
 from mmrns.errors import DataError, MmrnsError, Note
 from mmrns.prepare.encoders import (
     Encoded,
@@ -101,13 +102,20 @@ def metadata(folder: Path, name: str) -> dict[str, str]:
         return file.metadata()
 
 
+def made_of(folder: Path, name: str, entity: str) -> list[Origin]:
+    """What the tokens of an entity are said to be made of."""
+    dataset = load_dataset(folder)
+    return dataset.features[name].made_of(dataset.graph.entities.id(entity))
+
+
 def files(folder: Path) -> set[str]:
     return {path.name for path in (folder / "features").iterdir()}
 
 
 def test_texts_with_a_real_model(folder: Path, sentence_model: Path) -> None:
     found = encode_texts(folder, str(sentence_model), device="cpu", tokens=2)
-    assert found == Encoded("text", folder / "features/text.safetensors", 6, 6, (2, 384))
+    by = {"description": 5, "name": 1, "id": 0}
+    assert found == Encoded("text", folder / "features/text.safetensors", 6, 6, (2, 384), 6, by=by)
     rows = [["France", "France is a country."], ["Europe"]]
     values, mask = text_tokens(rows, 2, sentence_model, device="cpu")
     features = stored(folder, "text")
@@ -125,7 +133,7 @@ def test_a_second_call_encodes_only_what_changed(folder: Path, letters: type[Let
     first = encode_texts(folder, "m", batch_size=1)
     path = folder / "features/text.safetensors"
     assert (first.entities, first.new) == (6, 6)
-    assert files(folder) == {"text.safetensors", "text.entities"}
+    assert files(folder) == {"text.safetensors", "text.entities", "text.tokens.jsonl"}
     before, when = path.read_bytes(), path.stat().st_mtime_ns
     letters.asked.clear()
     assert encode_texts(folder, "m", batch_size=1).new == 0
@@ -142,9 +150,8 @@ def test_a_second_call_encodes_only_what_changed(folder: Path, letters: type[Let
     table = folder / "entities.tsv"
     table.write_text(table.read_text().replace("fr\tFrance", "fr\t").replace("France is a country. It has a flag.", ""))
     found = encode_texts(folder, "m", batch_size=1)
-    assert (found.entities, found.new) == (5, 0)
-    assert "fr" not in stored(folder, "text")
-    assert letters.asked == []
+    assert (found.entities, found.new, found.by) == (6, 1, {"description": 4, "name": 1, "id": 1})
+    assert letters.asked == ["fr"]
 
 
 def test_another_model_or_length_encodes_all_anew(folder: Path, letters: type[Letters]) -> None:
@@ -172,7 +179,7 @@ def test_an_interrupted_encoding_goes_on(folder: Path, letters: type[Letters], a
     assert len(letters.asked) - len(set(letters.asked)) <= 6 + letters.asked.count("It has a flag.")
     assert len([text for text in letters.asked if text != "It has a flag."]) <= 11 + 4
     assert (folder / "features/text.safetensors").read_bytes() == uninterrupted
-    assert files(folder) == {"text.safetensors", "text.entities"}
+    assert files(folder) == {"text.safetensors", "text.entities", "text.tokens.jsonl"}
 
 
 def test_parts_of_another_encoding_or_damaged_ones_are_not_used(folder: Path, letters: type[Letters]) -> None:
@@ -196,9 +203,9 @@ def test_parts_of_another_encoding_or_damaged_ones_are_not_used(folder: Path, le
 def test_equal_inputs_are_encoded_once(folder: Path, letters: type[Letters], tmp_path: Path) -> None:
     write_table(tmp_path / "t.tsv", [(code, "The same.") for code in ENTITIES])
     found = encode_texts(folder, "m", batch_size=1, file=tmp_path / "t.tsv")
-    assert letters.asked == ["The same."]
-    assert (found.entities, found.new) == (5, 5)
-    assert len({values.tobytes() for values, _ in stored(folder, "text").values()}) == 1
+    assert letters.asked == ["The same.", "Europe"]
+    assert (found.entities, found.new) == (6, 6)
+    assert len({values.tobytes() for values, _ in stored(folder, "text").values()}) == 2
 
 
 def test_files_of_other_means_are_not_replaced(folder: Path, letters: type[Letters]) -> None:
@@ -229,22 +236,23 @@ def test_files_of_other_means_are_not_replaced(folder: Path, letters: type[Lette
 def test_a_file_of_texts(folder: Path, letters: type[Letters], name: str, content: str) -> None:
     (folder / name).write_text(content)
     found = encode_texts(folder, "m", batch_size=1, file=folder / name)
-    assert letters.asked == ["Ana ran.", "Ben", "Anna"]
+    assert letters.asked == ["Brazil", "Switzerland", "Germany", "Europe", "Ana ran.", "Ben", "Anna", "Japan"]
     assert found.unmatched == ["zoe"]
+    assert found.by == {"description": 1, "name": 5, "id": 0}
 
 
 @pytest.mark.parametrize(
     ("name", "content"),
     [("t.tsv", " fr\tAnna\nde\t \njp\tBen\nbr\t\n"), ("t.csv", "fr ,Anna\nde,\njp,Ben\nbr,\n")],
 )
-def test_entities_without_a_text_are_missing_and_counted(
+def test_entities_without_a_text_are_encoded_by_name_and_counted(
     folder: Path, letters: type[Letters], name: str, content: str
 ) -> None:
     (folder / name).write_text(content)
     with pytest.warns(Note) as said:
         found = encode_texts(folder, "m", batch_size=1, file=folder / name)
-    assert letters.asked == ["Anna", "Ben"]
-    assert (found.entities, found.unmatched) == (2, [])
+    assert letters.asked == ["Brazil", "Switzerland", "Germany", "Europe", "Anna", "Ben"]
+    assert (found.entities, found.unmatched, found.by["description"]) == (6, [], 2)
     assert [str(one.message) for one in said] == [
         f"{name}: blanks around 1 names of entities were taken off",
         f"{name}: 2 rows have an empty field and are left out, first: line 2",
@@ -289,13 +297,88 @@ def test_csv_that_does_not_fit(folder: Path, letters: type[Letters], content: st
     assert "\n" not in str(caught.value)
 
 
-def test_folders_without_texts(folder: Path, letters: type[Letters]) -> None:
-    write_table(folder / "entities.tsv", [("entity",), ("fr",)])
-    with pytest.raises(DataError, match=r"entities\.tsv:1: has neither a column `name` nor `description`"):
-        encode_texts(folder, "m", batch_size=1)
+def test_which_words_became_which_token(folder: Path, letters: type[Letters]) -> None:
+    write_entities(folder, fr="One. Two. Three. Four.", jp='Says "no"\\. Ñandú\u2028 here.')
+    encode_texts(folder, "m", batch_size=1, tokens=3)
+    assert made_of(folder, "text", "fr") == ["France", "One.", "Two."]
+    assert made_of(folder, "text", "jp")[1:] == ['Says "no"\\.', "Ñandú\u2028 here."]
+    assert made_of(folder, "text", "eu") == ["Europe"]
+    said = folder / "features/text.tokens.jsonl"
+    content = said.read_text()
+    said.unlink()
+    letters.asked.clear()
+    encode_texts(folder, "m", batch_size=1, tokens=3)
+    assert (said.read_text(), letters.asked) == (content, [])
+    # What another program writes over it is not said to be made of these words.
+    write_features(folder, "text", ["fr"], np.ones((1, 1, 3)), np.ones((1, 1), np.bool_), {"encoder": "mine"})
+    assert not said.exists()
+    assert made_of(folder, "text", "fr") == []
+
+
+def test_words_of_an_encoder_that_makes_other_tokens_are_not_said(folder: Path, letters: type[Letters]) -> None:
+    class Whole(letters):
+        def encode(self, inputs: Sequence[Sequence[str]], tokens: int) -> tuple[np.ndarray, np.ndarray]:
+            values, mask = super().encode([[" ".join(row)] for row in inputs], tokens)
+            return values, mask
+
+    encode_texts(folder, Whole("m"))
+    assert made_of(folder, "text", "fr") == []
+    assert made_of(folder, "text", "eu") == ["Europe"]
+
+
+def test_names_of_ids_stand_for_texts(folder: Path, letters: type[Letters]) -> None:
     (folder / "entities.tsv").unlink()
-    with pytest.raises(DataError, match=r"entities\.tsv: is missing; write entity and description there"):
-        encode_texts(folder, "m", batch_size=1)
+    people = ["http://dbpedia.org/resource/Abu_Dhabi", "person/Ann_Lee", "person/Bo", "person/张艺谋", "AC/DC", "_:b1"]
+    rows = [(one, "in", "流浪地球") for one in people]
+    for split in ("train", "valid", "test"):
+        write_table(folder / f"{split}.tsv", rows)
+    found = encode_texts(folder, "m")
+    assert found.by == {"description": 0, "name": 0, "id": 7}
+    said = {one: made_of(folder, "text", one) for one in [*people, "流浪地球"]}
+    expected = ["Abu Dhabi", "Ann Lee", "Bo", "张艺谋", "AC/DC", "b1", "流浪地球"]
+    assert said == dict(zip(said, [[name] for name in expected], strict=True))
+
+
+def test_where_in_which_picture_a_token_lies(folder: Path) -> None:
+    pytest.importorskip("skimage")
+    (folder / "images" / "de").mkdir()
+    for n in (1, 2):
+        (folder / f"images/de/{n}.png").write_bytes((folder / "images/de.png").read_bytes())
+    (folder / "images/de/3.png").write_text("no picture")
+    table = folder / "entities.tsv"
+    table.write_text(table.read_text().replace("images/de.png", "images/de"))
+    for _ in range(2):
+        encode_pictures(folder, "classical")
+        assert made_of(folder, "image", "fr") == [Patches("images/fr.png", 4, 6)]
+        assert made_of(folder, "image", "de") == [Patches(f"images/de/{n}.png", 3, 4) for n in (1, 2)]
+        assert made_of(folder, "image", "eu") == []
+    encode_pictures(folder, "classical", pictures=folder.parent / "own/images", tokens=4, overwrite=True)
+    assert made_of(folder, "image", "fr") == [Patches("images/fr.png", 2, 2)]
+
+
+def test_which_number_became_which_token(folder: Path) -> None:
+    rows = [("fr", "area", "5"), ("fr", "people", "1e6"), ("fr", "area", "-2"), ("de", "people", "3")]
+    rows += [(code, "year", "1990") for code in ("fr", "de", "jp")]
+    write_table(folder / "n.tsv", rows)
+    encode_numbers(folder, folder / "n.tsv", tokens=3)
+    assert made_of(folder, "numeric", "fr") == ["year 1990", "area -2", "area 5"]
+    assert made_of(folder, "numeric", "de") == ["year 1990", "people 3"]
+    # The tokens say the same: their attribute is one-hot.
+    values, _ = stored(folder, "numeric")["fr"]
+    assert values[:, :3].argmax(1).tolist() == [0, 1, 1]
+    assert values[1].tolist() != values[2].tolist()
+
+
+def test_folders_without_texts(folder: Path, letters: type[Letters]) -> None:
+    for change in (
+        lambda: write_table(folder / "entities.tsv", [("entity",), ("fr",)]),
+        (folder / "entities.tsv").unlink,
+    ):
+        change()
+        letters.asked.clear()
+        found = encode_texts(folder, "m", batch_size=1, overwrite=True)
+        assert (found.entities, found.by) == (6, {"description": 0, "name": 0, "id": 6})
+    assert {entity: made_of(folder, "text", entity) for entity in ("br", "eu")} == {"br": ["br"], "eu": ["eu"]}
     with pytest.raises(DataError, match=r"holds neither triples nor entities\.tsv; give the folder of a dataset"):
         encode_texts(folder / "images", "m")
 
@@ -303,7 +386,7 @@ def test_folders_without_texts(folder: Path, letters: type[Letters]) -> None:
 def test_classical_pictures(folder: Path) -> None:
     pytest.importorskip("skimage")
     found = encode_pictures(folder, "classical")
-    assert found == Encoded("image", folder / "features/image.safetensors", 5, 5, (24, 42))
+    assert found == Encoded("image", folder / "features/image.safetensors", 5, 5, (24, 42), 6)
     features = stored(folder, "image")
     for code in ENTITIES:
         picture = np.asarray(read_picture(folder / f"images/{code}.png"))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mmrns.errors import DataError, UsageError
 from mmrns.prepare.encoders import GRID_WIDTH, GridEncoder, VisionEncoder, grid_tokens
+from mmrns.prepare.encoders.cropping import covered, picture_size
 from mmrns.prepare.encoders.pictures import (
     Pictures,
     grey_levels,
@@ -420,3 +421,63 @@ def test_links_in_a_circle_are_listed_as_files(tmp_path: Path) -> None:
     assert [path.name for path in pictures_of(tmp_path)] == ["a.png", "b.png", "c.png"]
     with pytest.raises(DataError, match="cannot be listed"):
         pictures_of(tmp_path / "nowhere")
+
+
+PROCESSORS = {
+    "squeezed": ("ViTImageProcessor", {"size": {"height": 32, "width": 32}}),
+    "cut out": ("CLIPImageProcessor", {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}),
+    "smaller than resized": (
+        "BitImageProcessor",
+        {"size": {"shortest_edge": 40}, "crop_size": {"height": 32, "width": 24}, "do_center_crop": True},
+    ),
+    "ConvNeXt": ("ConvNextImageProcessor", {"size": {"shortest_edge": 32}, "crop_pct": 0.8}),
+    "ConvNeXt, large": ("ConvNextImageProcessor", {"size": {"shortest_edge": 384}, "crop_pct": 0.8}),
+    "cut out, then squeezed": (
+        "BeitImageProcessor",
+        {"size": {"height": 64, "width": 64}, "do_center_crop": True, "crop_size": {"height": 32, "width": 32}},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PROCESSORS)
+@pytest.mark.parametrize("size", [(200, 100), (90, 160), (128, 128)])
+def test_the_part_that_a_model_sees(case: str, size: tuple[int, int]) -> None:
+    """Against a picture whose colours say where one is: red grows to the right, green downwards."""
+    transformers, image = pytest.importorskip("transformers"), pytest.importorskip("PIL.Image")
+    name, settings = PROCESSORS[case]
+    plain = {"do_normalize": False, "do_rescale": False, "do_convert_rgb": False, "resample": 2}
+    processor = getattr(transformers, name)(**plain, **settings)
+    width, height = size
+    ramp = np.zeros((height, width, 3), np.uint8)
+    ramp[..., 0] = np.linspace(0, 255, width).round()[None, :]
+    ramp[..., 1] = np.linspace(0, 255, height).round()[:, None]
+    seen = np.asarray(processor(images=[image.fromarray(ramp)], return_tensors="np")["pixel_values"][0]) / 255
+    box = covered(processor, width, height)
+    assert box is not None
+    measured = (seen[0, :, 0].mean(), seen[1, 0].mean(), seen[0, :, -1].mean(), seen[1, -1].mean())
+    # Half a pixel of what is left, for what is measured is the middle of the outermost ones.
+    assert box == pytest.approx(measured, abs=0.03)
+
+
+def test_the_part_that_is_seen_may_not_be_known() -> None:
+    class Padding:
+        do_pad, size = True, {"longest_edge": 32}
+
+    class Longest:
+        do_pad, do_resize, size = False, True, {"longest_edge": 32}
+
+    class Nothing:
+        do_resize = False
+
+    assert [covered(one(), 30, 20) for one in (Padding, Longest, Nothing)] == [None, None, (0, 0, 1, 1)]
+
+
+def test_the_size_of_a_picture_that_lies_on_its_side(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    turned = image.Exif()
+    turned[0x0112] = 6
+    image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=turned)
+    image.new("RGB", (30, 20)).save(tmp_path / "b.png")
+    (tmp_path / "c.png").write_text("no picture")
+    assert [picture_size(tmp_path / name) for name in ("a.jpg", "b.png", "c.png")] == [(20, 30), (30, 20), None]
+    assert read_picture(tmp_path / "a.jpg").size == (20, 30)

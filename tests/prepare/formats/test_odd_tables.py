@@ -184,6 +184,40 @@ def test_words_of_a_header_may_be_names(tmp_path: Path) -> None:
     assert len(rows(tmp_path / "told")) == 2
 
 
+@pytest.mark.parametrize(
+    ("header", "columns", "note"),
+    [
+        ("country,property,value", None, "was taken for a header (country, property, value); --no-header makes it"),
+        ("von,wie,nach", None, "was taken for a header (von, wie, nach); --no-header makes it a triple"),
+        ("e30,wie,nach", None, None),
+        ("Ann,type,Person", None, "was taken for a header (Ann, type, Person); --no-header makes it a triple"),
+        (",film,property,value", None, "was taken for a header (, film, property, value)"),
+        (",von,wie,nach", None, "was taken for a header (von, wie, nach); --no-header makes it a triple"),
+        ("value,property,film", ["1", "2", "3"], "was taken for a header (value, property, film)"),
+    ],
+)
+def test_headers_of_all_kinds(tmp_path: Path, header: str, columns: list[str] | None, note: str | None) -> None:
+    body = [(f"e{i}", f"r{i % 3}", f"e{i + 1}") for i in range(30)]
+    numbered = header.startswith(",")
+    lines = [",".join((str(i), *row) if numbered else row) for i, row in enumerate(body)]
+    source = put(tmp_path / "in", {"g.csv": "\n".join([header, *lines]) + "\n"})
+    done = convert(source, tmp_path / "out", columns=columns)
+    assert rows(tmp_path / "out") == (body if note else [tuple(header.split(",")), *body])
+    assert any(f"g.csv: the first line {note}" in said for said in done.notes) == (note is not None)
+    assert any("numbers the rows" in said for said in done.notes) == numbered
+    if not numbered:
+        told = convert(source, tmp_path / "told", header=False, columns=columns)
+        assert told.triples == {"train": 31}
+
+
+def test_a_first_line_that_may_be_a_header_is_named(tmp_path: Path) -> None:
+    text = "Zoe,type,Person\nAnn,knows,Bob\nBob,knows,Ann\nKim,owns,Car\n"
+    done = convert(put(tmp_path / "in", {"g.csv": text}), tmp_path / "out")
+    assert done.triples == {"train": 4}
+    said = "g.csv: the first line (Zoe, type, Person) was taken for a triple; --header takes it for a header"
+    assert done.notes == [said]
+
+
 ENTITIES: dict[str, tuple[str, str, str]] = {
     "id and name": ("entities.tsv", "id\tname\na\tAnn\n", "entity\tname\na\tAnn\n"),
     "upper case": ("entities.tsv", "Entity\tLabel\na\tAnn\n", "entity\tname\na\tAnn\n"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,16 +15,20 @@ import numpy.typing as npt
 import polars as pl
 
 from mmrns.data.folders import read_entities
+from mmrns.data.names import names_of_ids
 from mmrns.data.tables import columns_of, split_lines
+from mmrns.data.tokens import Origin
 from mmrns.data.vocabulary import Vocabulary
 from mmrns.errors import DataError, note
 from mmrns.files import stamp_of
 from mmrns.prepare.delimited import is_quoted, parse_delimited, read_table_text, sniff_delimiter, start_of
 from mmrns.prepare.encoders.base import Encoder, checked, open_encoder, settings_of
+from mmrns.prepare.encoders.cropping import picture_size
 from mmrns.prepare.encoders.files import Block, stream_features
 from mmrns.prepare.encoders.pictures import (
     Pictures,
     VisionEncoder,
+    grids_of,
     pictures_by_name,
     pictures_of_column,
     read_picture,
@@ -31,7 +36,7 @@ from mmrns.prepare.encoders.pictures import (
 )
 from mmrns.prepare.encoders.rows import WRITER, Encoded, Keys, Progress, Skipped, encode_rows, finished, key_of, silent
 from mmrns.prepare.encoders.texts import SentenceEncoder, split_sentences
-from mmrns.prepare.folders import read_vocabulary
+from mmrns.prepare.folders import leads_out, read_vocabulary
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -52,32 +57,45 @@ def encode_texts(
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Encoded:
-    """Write `features/text`: a token for each of the first sentences about an entity.
+    """Write `features/text`: a token for each of the first sentences about an entity; every entity has one.
+
+    An entity without a description is encoded by its name, and without one by its id (`names_of_ids`).
+    `features/text.tokens.jsonl` says which words became which token.
 
     Args:
         folder: the dataset folder.
         encoder: a model for `SentenceEncoder`, or an encoder of texts: a name, `package.module:Class`, class or object.
         file: entity and text in two columns (tab-separated, or `.csv`), rows of one entity one after the other; by
-            default the columns `name`, which is the first token, and `description` of `entities.tsv`.
+            default the columns `name`, which is the first token, and `description` of `entities.tsv`. Entities that
+            the file lacks are encoded by their name.
         tokens: L, the most sentences of an entity.
         batch_size: sentences encoded at a time.
         device: where the model runs.
         overwrite, progress: see `encode_rows`.
 
     Raises:
-        DataError: a malformed file, or no entity has a text.
+        DataError: a malformed file, or none of its texts is of an entity.
         UsageError: the model is not found or cannot be loaded.
     """
     known = read_vocabulary(folder)
-    source = file or folder / "entities.tsv"
-    texts, unmatched = _matched(_texts(folder, file, known), known)
-    if not texts:
-        raise _no_input(source, "text", unmatched)
+    table = read_entities(folder)
+    texts, unmatched = _matched(_texts(table, file, known), known)
+    if file is not None and not texts:
+        raise _no_input(file, "text", unmatched)
     sentences = {
         entity: [s for text, whole in parts for s in ([text.strip()] if whole else split_sentences(text, tokens))]
         for entity, parts in texts.items()
     }
-    rows = {entity: found[:tokens] for entity, found in sorted(sentences.items()) if found}
+    rows = {entity: found[:tokens] for entity, found in sentences.items() if found}
+    described = sum(entity in rows and not all(whole for _, whole in parts) for entity, parts in texts.items())
+    names = _names(table)
+    by_id = names_of_ids(known.names).to_list()
+    unnamed = [
+        (entity, name) for entity, name in zip(known, by_id, strict=True) if not (rows.get(entity) or names.get(entity))
+    ]
+    rows = {entity: [name] for entity, name in (*names.items(), *unnamed)} | rows
+    rows = {entity: rows[entity] for entity in known}
+    by = {"description": described, "name": len(rows) - described - len(unnamed), "id": len(unnamed)}
     opened = open_encoder(encoder, "texts", SentenceEncoder, batch_size=batch_size, device=device)
     prepared = "the name, then the sentences of the description" if file is None else "sentences"
     lists, run = list(rows.values()), checked(opened, tokens)
@@ -94,11 +112,12 @@ def encode_texts(
         encode,
         settings_of(opened, tokens, prepared),
         chunk=max(batch_size, _CHUNK),
-        nothing=lambda: _no_input(source, "text", unmatched),
+        nothing=lambda: _no_input(file or folder, "text", unmatched),
+        origins=lambda places: [lists[i] for i in places],
         overwrite=overwrite,
         progress=progress,
     )
-    return replace(found, unmatched=unmatched)
+    return replace(found, of=len(known), unmatched=unmatched, by=by)
 
 
 def encode_pictures(
@@ -134,7 +153,8 @@ def encode_pictures(
         DataError: a path that leaves the folder, or no picture that can be read.
         UsageError: the model is not found or cannot be loaded.
     """
-    found = _pictures(folder, pictures, read_vocabulary(folder))
+    known = read_vocabulary(folder)
+    found = _pictures(folder, pictures, known)
     paths = found.of
     source = pictures or folder
     if not paths:
@@ -185,6 +205,16 @@ def encode_pictures(
             Skipped(entity, str(paths[entity][n]), reason) for entity, key in each for n, reason in failed.get(key, ())
         ]
 
+    def origins(places: Keys) -> list[list[Origin]]:
+        lacking = {key: {n for n, _ in several} for key, several in failed.items()}
+        kept = [(row, n, path) for row, i in enumerate(places) for n, path in enumerate(paths[entities[i]][:tokens])]
+        kept = [(row, path) for row, n, path in kept if n not in lacking.get(int(keys[places[row]]), ())]
+        sizes = readers.map(picture_size, [path for _, path in kept])
+        shown: list[list[tuple[str | None, tuple[int, int] | None]]] = [[] for _ in places]
+        for (row, path), size in zip(kept, sizes, strict=True):
+            shown[row].append((_within(folder, path), size))
+        return [grids_of(opened, pictures, tokens) for pictures in shown]
+
     with reading_pictures(), ThreadPoolExecutor(4) as readers:
         keys = np.array([key_of(*readers.map(content, paths[entity][:tokens])) for entity in entities], dtype=np.int64)
         done = encode_rows(
@@ -196,11 +226,18 @@ def encode_pictures(
             settings_of(opened, tokens, _PREPARED),
             chunk=max(batch_size, _CHUNK),
             nothing=lambda: _unreadable(unread()[0]),
+            origins=origins,
             overwrite=overwrite,
             progress=progress,
         )
     skipped = sorted([*found.skipped, *unread()], key=lambda one: one.entity)
-    return replace(done, skipped=skipped, unmatched=found.unmatched, others=found.others)
+    return replace(done, of=len(known), skipped=skipped, unmatched=found.unmatched, others=found.others)
+
+
+def _within(folder: Path, path: Path) -> str | None:
+    """A picture's path within the dataset folder; None where it lies elsewhere."""
+    inner = os.path.relpath(os.path.abspath(path), os.path.abspath(folder))
+    return None if leads_out(inner) else Path(inner).as_posix()
 
 
 def _unreadable(first: Skipped) -> DataError:
@@ -240,7 +277,9 @@ def encode_numbers(
     rows = frame.select("entity", "attribute").with_columns(value).filter(pl.Series(matched.numpy()))
     if rows.is_empty():
         raise _no_input(file, "number", unmatched)
-    grouped = rows.group_by("entity").agg("attribute", "value").sort("entity")
+    # As the tokens are ordered, so that it can be said which number is which.
+    rows = rows.sort(-pl.len().over("attribute").cast(pl.Int64), "attribute", "value")
+    grouped = rows.group_by("entity", maintain_order=True).agg("attribute", "value").sort("entity")
     entities = grouped["entity"].to_list()
     opened = open_encoder(encoder, "numbers")
     settings = {"writer": WRITER, **settings_of(opened, tokens)}
@@ -250,7 +289,7 @@ def encode_numbers(
     key = key_of(file.read_bytes(), *(entity.encode() for entity in entities))
     if len(keys) and int(keys[0]) == key:
         kept = stock.sources[0][0].shape
-        return Encoded("numeric", path, len(names), 0, (kept[1], kept[2]), unmatched=unmatched)
+        return Encoded("numeric", path, len(names), 0, (kept[1], kept[2]), len(known), unmatched=unmatched)
     pairs = [list(zip(a, v, strict=True)) for _, a, v in grouped.iter_rows()]
     values, mask = checked(opened, tokens)(pairs)
     there = np.asarray(mask.any(1))
@@ -260,23 +299,30 @@ def encode_numbers(
     n, shape = len(entities), (values.shape[1], values.shape[2])
     metadata = {**settings, "date": datetime.now(UTC).date().isoformat()}
     block, new = (values[there], mask[there]), np.full(n, key, dtype=np.int64)
-    stream_features(folder, "numeric", entities, shape, [block], metadata, keys=new)
-    return Encoded("numeric", path, n, n, shape, unmatched=unmatched, changed=changed)
+    said = [[f"{attribute} {value:.10g}" for attribute, value in row[:tokens]] for row in pairs]
+    made_of = [row for row, some in zip(said, there, strict=True) if some]
+    stream_features(folder, "numeric", entities, shape, [block], metadata, keys=new, origins=made_of)
+    return Encoded("numeric", path, n, n, shape, len(known), unmatched=unmatched, changed=changed)
 
 
-def _texts(folder: Path, file: Path | None, known: Vocabulary) -> pl.DataFrame:
+def _texts(table: pl.DataFrame | None, file: Path | None, known: Vocabulary) -> pl.DataFrame:
     """Columns entity, text, whole: the text is one token, as it is."""
     if file is not None:
         return _read(file, ["entity", "text"], known).select("entity", "text", whole=False)
-    table = folder / "entities.tsv"
-    frame = read_entities(folder)
-    if frame is None:
-        raise DataError(table, "is missing", "write entity and description there, or give another file with --texts")
-    columns = [name for name in ("name", "description") if name in frame.columns]
-    if not columns:
-        raise DataError(table, "has neither a column `name` nor `description`", "add one, or use --texts", 1)
-    parts = [frame.select("entity", text=name, whole=pl.lit(name == "name")) for name in columns]
-    return pl.concat(parts).filter(pl.col("text").str.strip_chars() != "")
+    columns = [] if table is None else [name for name in ("name", "description") if name in table.columns]
+    none = pl.DataFrame(schema={"entity": pl.String, "text": pl.String, "whole": pl.Boolean})
+    if table is None:
+        return none
+    parts = [table.select("entity", text=name, whole=pl.lit(name == "name")) for name in columns]
+    return pl.concat([none, *parts]).filter(pl.col("text").str.strip_chars() != "")
+
+
+def _names(table: pl.DataFrame | None) -> dict[str, str]:
+    """The name of each entity of `entities.tsv` that has one."""
+    if table is None or "name" not in table.columns:
+        return {}
+    named = table.select("entity", pl.col("name").str.strip_chars()).filter(pl.col("name") != "")
+    return dict(named.iter_rows())
 
 
 def _matched(texts: pl.DataFrame, known: Vocabulary) -> tuple[dict[str, list[tuple[str, bool]]], list[str]]:

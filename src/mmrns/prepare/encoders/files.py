@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mmrns.data.tokens import Origin, origins_line, origins_path
 from mmrns.files import locked, replacing
 
 Block = tuple[npt.NDArray[np.floating[Any]], npt.NDArray[np.bool_]]
@@ -26,6 +27,7 @@ def write_features(
     values: npt.NDArray[np.floating[Any]],
     mask: npt.NDArray[np.bool_],
     metadata: Mapping[str, str],
+    origins: Sequence[Sequence[Origin]] | None = None,
 ) -> None:
     """Write `features/NAME.safetensors` and `features/NAME.entities` of a dataset folder.
 
@@ -40,6 +42,8 @@ def write_features(
         values: [n, L, D].
         mask: [n, L], True where a token is present.
         metadata: provenance: encoder, revision, preprocessing.
+        origins: what the present tokens of each row were made of, in words or as `Patches` of a picture, for
+            `features/NAME.tokens.jsonl`.
 
     Raises:
         ValueError: shapes disagree, a value is not finite as float16, or an entity is repeated, empty or more
@@ -51,7 +55,7 @@ def write_features(
     n, tokens, width = values.shape
     size = max(1, _BLOCK_BYTES // max(1, 2 * tokens * width))
     blocks = ((values[i : i + size], mask[i : i + size]) for i in range(0, n, size))
-    stream_features(folder, name, entities, (tokens, width), blocks, metadata)
+    stream_features(folder, name, entities, (tokens, width), blocks, metadata, origins=origins)
 
 
 def stream_features(
@@ -64,6 +68,7 @@ def stream_features(
     *,
     dtype: str = "float16",
     keys: npt.NDArray[np.int64] | None = None,
+    origins: Sequence[Sequence[Origin]] | None = None,
 ) -> None:
     """`write_features` of rows that come block by block, so that they are never in memory at once.
 
@@ -73,20 +78,22 @@ def stream_features(
         blocks: values [k, L, D] and mask [k, L] of the next k entities.
         dtype: of the stored values, `float16` or `float32`.
         keys: [n], stored as a third tensor `key`: what the tokens of each row were made from.
+        origins: see `write_features`; without them such a file of an earlier encoding is removed.
 
     Raises:
         ValueError: see `write_features`.
     """
+    if origins is not None and len(origins) != len(entities):
+        raise ValueError(f"{len(origins)} rows of origins where {len(entities)} are expected")
     if len(set(entities)) != len(entities):
         raise ValueError("an entity has two rows")
     for entity in entities:
         if entity.splitlines() != [entity]:
             raise ValueError(f"an entity must be one line of text, not {entity!r}")
     features = Path(folder) / "features"
-    with (
-        locked(features),
-        replacing(features / f"{name}.safetensors", features / f"{name}.entities") as (file, listing),
-    ):
+    paths = [features / f"{name}.safetensors", features / f"{name}.entities"]
+    said = origins_path(paths[0])
+    with locked(features), replacing(*paths, *([] if origins is None else [said])) as (file, listing, *words):
         masks = np.zeros((len(entities), shape[0]), dtype=np.bool_)
         layout = {"values": (dtype, (len(entities), *shape)), "mask": ("bool", masks.shape)}
         if keys is not None:
@@ -111,6 +118,10 @@ def stream_features(
             raise ValueError(f"{done} rows where {len(entities)} are expected")
         file.write(masks.tobytes())
         listing.writelines(f"{entity}\n".encode() for entity in entities)
+        for lines in words:
+            lines.writelines(f"{origins_line(row)}\n".encode() for row in origins or ())
+        if origins is None:
+            said.unlink(missing_ok=True)
 
 
 def _header(layout: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:

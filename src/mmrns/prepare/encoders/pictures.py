@@ -19,8 +19,10 @@ from urllib.parse import unquote
 import numpy as np
 import numpy.typing as npt
 
+from mmrns.data.tokens import WHOLE, Box, Origin, Patches
 from mmrns.errors import DataError
 from mmrns.prepare.encoders.base import Encoder, Inputs
+from mmrns.prepare.encoders.cropping import covered
 from mmrns.prepare.encoders.files import Block
 from mmrns.prepare.encoders.models import find_model, missing_extra
 from mmrns.prepare.encoders.rows import Skipped
@@ -129,6 +131,10 @@ class PictureEncoder(Encoder):
     def patches(self, pictures: Sequence[Image], tokens: Sequence[int]) -> Iterator[npt.NDArray[np.float32]]:
         """The tokens [l, D] of each picture, l as asked for it."""
 
+    def box(self, width: int, height: int) -> Box | None:
+        """Which part of an upright picture of so many pixels the grid covers; None where that is not known."""
+        return WHOLE
+
     def encode(self, inputs: Inputs, tokens: int) -> Block:
         """See `Encoder.encode`."""
         rows = [row for row, pictures in enumerate(inputs) for _ in pictures]
@@ -207,6 +213,10 @@ class VisionEncoder(PictureEncoder, name="transformers"):
             self._model: Any = getattr(network, "vision_model", network).to(device).eval()
         self.preprocessing = f"{type(self._prepare).__name__} {_size(self._prepare)}"
 
+    def box(self, width: int, height: int) -> Box | None:
+        """What is left of the picture after the model's own resizing and cropping."""
+        return covered(self._prepare, width, height)
+
     def patches(self, pictures: Sequence[Image], tokens: Sequence[int]) -> Iterator[npt.NDArray[np.float32]]:
         """The tokens [l, D] of each picture, l as asked for it."""
         import torch
@@ -226,6 +236,24 @@ class VisionEncoder(PictureEncoder, name="transformers"):
 def _size(processor: Any) -> str:
     size = dict(getattr(processor, "size", None) or {})
     return " x ".join(str(value) for value in size.values() if value is not None)
+
+
+def grids_of(
+    encoder: Encoder, pictures: Sequence[tuple[str | None, tuple[int, int] | None]], tokens: int
+) -> list[Origin]:
+    """What the tokens of an entity are, in their order: the cells of a grid for each of its pictures.
+
+    Of an encoder that is no `PictureEncoder` a picture is one token, if it is at all.
+
+    Args:
+        encoder: which made them.
+        pictures: path and size of each picture that was encoded.
+        tokens: L.
+    """
+    if not isinstance(encoder, PictureEncoder):
+        return [Patches(path, 1, 1) for path, _ in pictures]
+    rows, columns = grid_shape(tokens // max(1, len(pictures)))
+    return [Patches(path, rows, columns, None if size is None else encoder.box(*size)) for path, size in pictures]
 
 
 def _patches(states: Any, pixels: Sequence[int], patch: Any) -> Any:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from mmrns.data.tables import read_lines
+from mmrns.data.tokens import Origin, origins_line, origins_path
 from mmrns.errors import DataError
 from mmrns.files import locked, make_folder, replacing, stamp_of
 from mmrns.prepare.encoders.files import Block, stream_features
@@ -56,12 +57,14 @@ class Encoded:
         name: the modality.
         path: the feature file.
         entities: rows of the file.
+        of: entities of the graph.
         new: rows that were encoded now.
         shape: L and D.
         skipped: inputs that cannot be used.
         unmatched: inputs of no entity.
         others: files of the folder of pictures that are none.
         changed: what an existing file was made with otherwise, so that nothing of it was kept.
+        by: of texts, how many entities have a `description`, how many only a `name`, and how many only their `id`.
     """
 
     name: str
@@ -69,10 +72,12 @@ class Encoded:
     entities: int
     new: int
     shape: tuple[int, int]
+    of: int = 0
     skipped: Sequence[Skipped] = field(default_factory=list[Skipped])
     unmatched: Sequence[str] = field(default_factory=list[str])
     others: Sequence[str] = field(default_factory=list[str])
     changed: Sequence[str] = field(default_factory=list[str])
+    by: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 def silent(total: int) -> AbstractContextManager[Callable[[int], None]]:
@@ -144,6 +149,7 @@ def encode_rows(
     *,
     chunk: int,
     nothing: Callable[[], DataError],
+    origins: Callable[[Keys], Sequence[Sequence[Origin]]],
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Encoded:
@@ -162,6 +168,7 @@ def encode_rows(
         settings: metadata that decides about the tokens.
         chunk: rows encoded at a time.
         nothing: the error where no row has a token.
+        origins: given positions of rows that have one, what their tokens were made of.
         overwrite: replace a file that was made by other means.
         progress: opened with the number of rows to encode; told of those done.
 
@@ -195,16 +202,23 @@ def encode_rows(
             parts.remove()
             raise nothing()
         entities = [entity for entity, there in zip(entities, present, strict=True) if there]
-        keys = keys[present]
+        keys, made_of = keys[present], origins(np.flatnonzero(present))
         final = np.where(np.isin(keys, np.concatenate([keys[:0], *broken])), 0, keys)
         shape = stock.sources[int(stock.find(keys[:1])[0][0])][0].shape[1:]
-        if names != entities or not np.array_equal(stored, final) or (final == 0).any():
+        same = names == entities and np.array_equal(stored, final) and (final != 0).all()
+        if not same or not _says(path, made_of):
             metadata = {**settings, "date": datetime.now(UTC).date().isoformat()}
             blocks = _while_unchanged(stock.blocks(keys), path, before)
-            stream_features(folder, name, entities, (shape[0], shape[1]), blocks, metadata, keys=final)
+            stream_features(folder, name, entities, (shape[0], shape[1]), blocks, metadata, keys=final, origins=made_of)
         parts.remove()
     new = np.isin(keys, distinct[np.isin(first, todo)]).sum()
     return Encoded(name, path, len(keys), int(new), (shape[0], shape[1]), changed=changed)
+
+
+def _says(path: Path, made_of: Sequence[Sequence[Origin]]) -> bool:
+    """Whether the finished file says already what its tokens were made of."""
+    said = origins_path(path)
+    return said.exists() and read_lines(said).to_list() == [origins_line(row) for row in made_of]
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

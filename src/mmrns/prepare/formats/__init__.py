@@ -1,9 +1,10 @@
 """Layouts: how triples lie in files elsewhere, one class each; and `convert` between any two of them."""
 
 from mmrns.prepare.formats.base import LAYOUTS, Layout, sniff
+from mmrns.prepare.formats.columns import Chosen
 from mmrns.prepare.formats.contents import Contents
 from mmrns.prepare.formats.conversion import Converted, convert
 from mmrns.prepare.formats.features import Source
 from mmrns.prepare.formats.pykeen import to_pykeen
 
-__all__ = ["LAYOUTS", "Contents", "Converted", "Layout", "Source", "convert", "sniff", "to_pykeen"]
+__all__ = ["LAYOUTS", "Chosen", "Contents", "Converted", "Layout", "Source", "convert", "sniff", "to_pykeen"]

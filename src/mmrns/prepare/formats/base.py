@@ -55,6 +55,13 @@ class Layout(Named, ABC):
         """Files beside the triples that are called like tables of entities or relations, and are something else."""
         return set()
 
+    def files(self, folder: Path) -> set[Path]:
+        """The files of a source folder that are the layout's own: all of them, unless a class knows better.
+
+        What it does not claim is looked at: tables about entities are read, and what is not understood is named.
+        """
+        return {path for path in folder.iterdir() if not path.is_dir()}
+
     def write(self, contents: Contents, folder: Path) -> None:
         """Write the triples into an empty folder. Tables, features and pictures are written beside them afterwards."""
         raise UsageError(f"the layout {LAYOUTS.name_of(type(self))!r} is read only")
@@ -115,7 +122,7 @@ def sniff(source: Path) -> type[Layout]:
         found = LAYOUTS.get(name)
         if found().recognises(source):
             return found
-    remedy = "name the file of triples, or give --from"
+    remedy = "name the file of triples (and --entities, --images), or give --from"
     tables = "train.tsv, train.txt, train.csv, train.parquet, train2id.txt, *.nt, *.ttl, *.rdf ..."
     raise DataError(source, f"holds no triples that are recognised ({tables})", remedy)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
 
 from mmrns.errors import DataError
-from mmrns.prepare.delimited import read_delimited
 
 TRIPLE = ["head", "relation", "tail"]
 ENTITY = ["entity", "name", "description", "image"]
@@ -28,42 +27,11 @@ TEXT_SUFFIXES = (".tsv", ".txt", ".csv", ".tsv.gz", ".txt.gz", ".csv.gz")
 LONGEST_NAME = 65_536
 """Bytes of a name; what is longer is a file without line ends or with a quote that is never closed."""
 
-_BREAKS = r"[\t\r\n\x00]+"
+BREAKS = r"[\t\r\n\x00]+"
 """What becomes a blank within a name. NUL ends no line, but a file with many of them passes for UTF-16."""
-
-_COLUMNS = {
-    "entity": "entity",
-    "id": "entity",
-    "uri": "entity",
-    "iri": "entity",
-    "name": "name",
-    "label": "name",
-    "title": "name",
-    "description": "description",
-    "desc": "description",
-    "text": "description",
-    "abstract": "description",
-    "comment": "description",
-    "image": "image",
-    "picture": "image",
-    "photo": "image",
-}
-
 
 TABLE_COLUMNS = {"numbers": ("entity", "attribute", "value"), "texts": ("entity", "text")}
 """The columns of the tables of further facts in a dataset folder, by name."""
-
-_RELATION_COLUMNS = {
-    "relation": "relation",
-    "id": "relation",
-    "uri": "relation",
-    "iri": "relation",
-    "property": "relation",
-    "predicate": "relation",
-    "name": "name",
-    "label": "name",
-    "title": "name",
-}
 
 
 @dataclass
@@ -127,9 +95,9 @@ def fit_names(
     """
     frame = frame.select(pl.col(column).cast(pl.String) for column in TRIPLE)
     # First, since a name of nothing else is empty.
-    broken = 0 if of_lines else int(frame.select(pl.any_horizontal(pl.all().str.contains(_BREAKS)).sum()).item())
+    broken = 0 if of_lines else int(frame.select(pl.any_horizontal(pl.all().str.contains(BREAKS)).sum()).item())
     if broken:
-        frame = frame.with_columns(pl.all().str.replace_all(_BREAKS, " "))
+        frame = frame.with_columns(pl.all().str.replace_all(BREAKS, " "))
         notes.append(f"{where.name}: tabs, line breaks and NULs within the names of {broken:,} triples became blanks")
     bare = {column: pl.col(column).str.strip_chars() for column in TRIPLE}
     length = {column: pl.col(column).str.len_bytes() for column in TRIPLE}
@@ -172,125 +140,6 @@ def merged(base: pl.DataFrame | None, more: pl.DataFrame | None) -> pl.DataFrame
         filled = [pl.when(pl.col(column) != "").then(pl.col(column)) for column in given]
         columns.append(pl.coalesce(*filled, pl.lit("")).alias(name))
     return both.select(columns)
-
-
-def read_entity_table(path: Path, notes: list[str] | None = None) -> pl.DataFrame:
-    """Names, descriptions or pictures of entities: a table of which the first column, or `entity`, is the entity.
-
-    The header may be missing where there are two columns: the second is then the description. An entity may have
-    several rows where they do not contradict each other; its descriptions are joined.
-
-    Raises:
-        DataError: malformed rows, an entity without a name, or listed twice with different names or pictures.
-    """
-    frame, first_line = read_keyed_table(path, "entity", "description", _COLUMNS, notes)
-    frame = frame.select("entity", *(one_line(pl.col(column)) for column in frame.columns if column != "entity"))
-    refuse_outside(frame, path, first_line)
-    if frame["entity"].n_unique() < len(frame):
-        frame = _one_row_each(frame, path, first_line, notes)
-    return frame
-
-
-def read_relation_table(path: Path, notes: list[str] | None = None) -> pl.DataFrame:
-    """Names of relations: a table of which the first column, or `relation`, is the relation, and the second its name.
-
-    Raises:
-        DataError: malformed rows, a relation that is empty or listed twice.
-    """
-    frame, first_line = read_keyed_table(path, "relation", "name", _RELATION_COLUMNS, notes)
-    frame = frame.select("relation", *(one_line(pl.col(column)) for column in frame.columns if column != "relation"))
-    repeated = (~frame["relation"].is_first_distinct()).arg_true()
-    if len(repeated):
-        row = int(repeated[0])
-        raise DataError(path, f"relation {frame['relation'][row]!r} is listed twice", "keep one row", row + first_line)
-    return frame
-
-
-def read_keyed_table(
-    path: Path, key: str, second: str, words: Mapping[str, str], notes: list[str] | None = None
-) -> tuple[pl.DataFrame, int]:
-    """A table about entities or relations with any delimiter, and the line of its first row.
-
-    Args:
-        path: the file.
-        key: what the column of names is to be called; without one of its words in the header it is the first column.
-        second: what the second of two columns is, where there is no header.
-        words: what columns may be called, by lower case, and are to be called.
-        notes: where to what was done is added.
-
-    Raises:
-        DataError: malformed rows, several columns without a header or of the same meaning, a name that is empty.
-    """
-
-    def named(cells: Sequence[str]) -> bool:
-        known = [cell.strip().lower() in words for cell in cells]
-        # A relation may well be called `name` or `title`.
-        return any(known) if key == "entity" else all(known) or cells[0].strip().lower() == key
-
-    frame, first_line = read_delimited(path, header=named, notes=notes)
-    if first_line == 1:
-        if frame.width != 2:
-            raise DataError(path, f"{frame.width} columns without a header line", f"name them: {key}, {second}", 1)
-        frame.columns = [key, second]
-    names = [words.get(column.strip().lower(), column.strip()) for column in frame.columns]
-    # `id, name, description` and `name, description` alike: the key is the first of them.
-    if key not in names:
-        names[0] = key
-    if len(set(names)) < len(names):
-        raise DataError(path, f"columns {', '.join(frame.columns)} mean the same", "keep one of each", 1)
-    frame.columns = names
-    broken = int(frame[key].str.contains(_BREAKS).sum())
-    if broken:
-        frame = frame.with_columns(pl.col(key).str.replace_all(_BREAKS, " "))
-        if notes is not None:
-            notes.append(f"{path.name}: tabs, line breaks and NULs within {broken:,} names became blanks")
-    given = frame[key].fill_null("")
-    frame = frame.with_columns(pl.col(key).str.strip_chars())
-    unnamed = (frame[key].fill_null("") == "").arg_true()
-    if len(unnamed):
-        raise DataError(path, f"empty {key}", "name it or delete the row", int(unnamed[0]) + first_line)
-    edged = int((frame[key] != given).sum())
-    if edged and notes is not None:
-        notes.append(f"{path.name}: blanks around {edged:,} names of the column `{key}` were taken off")
-    return frame, first_line
-
-
-def _one_row_each(frame: pl.DataFrame, path: Path, first_line: int, notes: list[str] | None) -> pl.DataFrame:
-    """Join the rows of each entity: its distinct descriptions, and what else is said of it where that is one thing."""
-    others = [column for column in frame.columns if column not in ("entity", "description")]
-    filled = frame.with_columns(pl.when(pl.col(c) != "").then(pl.col(c)).alias(c) for c in frame.columns)
-    several = pl.any_horizontal(pl.lit(False), *(pl.col(c).drop_nulls().n_unique().over("entity") > 1 for c in others))
-    bad = filled.select(several & ~pl.col("entity").is_first_distinct()).to_series().arg_true()
-    if len(bad):
-        row = int(bad[0])
-        raise DataError(path, f"entity {frame['entity'][row]!r} is listed twice", "keep one row", row + first_line)
-    joined = filled.group_by("entity", maintain_order=True).agg(
-        pl.col(c).drop_nulls().unique(maintain_order=True).str.join(" ")
-        if c == "description"
-        else pl.col(c).drop_nulls().first()
-        for c in frame.columns
-        if c != "entity"
-    )
-    if notes is not None:
-        notes.append(f"{path.name}: {len(frame) - len(joined):,} further rows of entities were joined to their first")
-    return joined.with_columns(pl.all().fill_null("")).select(frame.columns)
-
-
-def refuse_outside(entities: pl.DataFrame, where: Path, first_line: int | None = None) -> None:
-    """Refuse pictures whose path leaves the folder: absolute, or through `..`; web addresses may stay.
-
-    Raises:
-        DataError: by line, or by entity where lines are not known.
-    """
-    if "image" not in entities.columns:
-        return
-    path = entities["image"].fill_null("").str.replace_all("\\", "/", literal=True)
-    bad = (path.str.contains(r"(^|/)\.\.(/|$)") | path.str.contains(r"^(/|[A-Za-z]:/|file:)")).arg_true()
-    if len(bad):
-        row = int(bad[0])
-        message = f"picture {entities['image'][row]!r} of {entities['entity'][row]!r} lies outside the folder"
-        line = None if first_line is None else row + first_line
-        raise DataError(where, message, "give a path within the folder", line)
 
 
 def write_lines(frame: pl.DataFrame, path: Path, *, header: bool) -> None:

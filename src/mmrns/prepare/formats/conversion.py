@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import polars as pl
 
@@ -17,25 +16,17 @@ from mmrns.data.names import lookalikes
 from mmrns.data.tables import read_header_table
 from mmrns.errors import DataError
 from mmrns.files import new_folder, refuse_taken
-from mmrns.prepare.folders import PICTURE_SUFFIXES, is_picture, leads_out, named_pictures
+from mmrns.prepare.folders import lies_within
 from mmrns.prepare.formats import features as feature_tables
 from mmrns.prepare.formats.arrays import open_table
 from mmrns.prepare.formats.base import LAYOUTS, Layout, find_layout, find_target, read_layout, sniff
-from mmrns.prepare.formats.contents import (
-    TABLE_COLUMNS,
-    Contents,
-    existing,
-    merged,
-    one_line,
-    read_entity_table,
-    read_relation_table,
-    refuse_outside,
-    write_lines,
-)
+from mmrns.prepare.formats.beside import CARRIED, say_beside_a_file, say_left_aside, take_tables
+from mmrns.prepare.formats.columns import Chosen
+from mmrns.prepare.formats.contents import Contents, merged, one_line, write_lines
+from mmrns.prepare.formats.entities import refuse_outside
 from mmrns.prepare.formats.features import Source, Zeros
 from mmrns.prepare.formats.ids import read_names
-
-_CARRIED = ("README.md", "dataset.json", "LICENSE*", "LICENCE*")
+from mmrns.prepare.formats.photos import Photos, Resolver, assign_pictures, copy_file
 
 
 @dataclass
@@ -79,6 +70,9 @@ def convert(
     features: Mapping[str, Source] | None = None,
     links: Path | None = None,
     ids: Path | None = None,
+    entities: Sequence[Path] = (),
+    chosen: Chosen | None = None,
+    images: Sequence[Path] = (),
     zeros: Zeros = "missing",
     tokens: int | None = None,
     float32: bool = False,
@@ -88,9 +82,10 @@ def convert(
 ) -> Converted:
     """Convert a knowledge graph and what belongs to it into a new folder.
 
-    What is read are the triples; beside them `entities` and `descriptions` (`.tsv` or `.csv`), `relations.tsv`,
-    `numbers.tsv`, `texts.tsv`, `images/` or `pictures/`, `features/`, README and licence; and feature tables whose
-    names say their modality. The folder is built under a temporary name beside its own and renamed at the end.
+    What is read are the triples; beside them tables about their entities or relations, whatever they are called, see
+    `take_tables`; `numbers.tsv` and `texts.tsv`; folders of pictures; `features/`, README and licence; and feature
+    tables whose names say their modality. What is not understood is named in a note. The folder is built under a
+    temporary name beside its own and renamed at the end.
 
     Args:
         source: a file, a folder, the name of a known dataset, or with `layout="pykeen"` of one of PyKEEN's.
@@ -102,6 +97,9 @@ def convert(
         features: feature tables by modality, in place of those found; empty for none.
         links: other names of entities, see `read_links`.
         ids: a list of names that gives the order of the rows of feature tables.
+        entities: tables about entities, in place of those found by what they hold.
+        chosen: columns of such tables, in place of those found.
+        images: folders of pictures, in place of those found by what they hold.
         zeros, tokens, float32: see `convert_features`.
         language: of RDF texts.
         skip_malformed: leave malformed statements of N-Triples and N-Quads out, and count them.
@@ -130,13 +128,20 @@ def convert(
     if links is None and beside is not None:
         links = feature_tables.find_links(beside)
     link_table = None if links is None else feature_tables.read_links(links)
-    sources = _features(reader, contents, beside) if features is None else dict(features)
+    every = reader.features(beside) if features is None and beside is not None else dict(features or {})
+    sources = _told_apart(contents, every) if features is None else every
+    used = {source.path for source in every.values()} | ({links} if links is not None else set())
+    if features is not None and beside is not None:  # Then others were left aside on purpose.
+        used |= {path for path in beside.iterdir() if path.suffix in feature_tables.SUFFIXES and path.suffix != ".json"}
+    at = source if beside is not None else source.parent
     with new_folder(folder) as made:
         done = Converted(folder, LAYOUTS.name_of(type(reader)), LAYOUTS.name_of(type(writer)))
         told("reading tables", 0, None)
-        verbatim = _take_tables(reader, contents, beside)
-        if beside is not None:
-            done.pictures = _take_pictures(contents, beside, made, verbatim)
+        photos = Photos.find(at, images, search=beside is not None)
+        found = take_tables(reader, contents, beside, entities, chosen or Chosen(), Resolver(photos), used)
+        found.reasons |= {} if images else photos.leave_strangers(contents)
+        done.pictures = _take_pictures(contents, photos, made, found.verbatim)
+        verbatim = found.verbatim
         _list_silent_entities(contents, verbatim)
         if contents.entities is not None:
             refuse_outside(contents.entities, source)
@@ -164,6 +169,12 @@ def convert(
                 float32=float32,
                 advance=told,
             )
+        if beside is not None:
+            at_home = [*photos.folders.values(), *photos.alone, beside / "features"]
+            found.used |= {*at_home, *(beside / path.split("/")[0] for path in photos.further)}
+            say_left_aside(contents, beside, found)
+        elif source.is_file():
+            say_beside_a_file(contents, source, {path.resolve() for path in (*entities, *images, *used)})
         if done.relations > done.entities:
             contents.notes.append("there are more relations than entities; if columns are swapped, see --columns")
         done.triples = {split: len(frame) for split, frame in contents.splits.items()}
@@ -216,11 +227,9 @@ def find_source(source: str | Path, layout: type[Layout] | None) -> Path:
     return find_dataset(source)
 
 
-def _features(reader: Layout, contents: Contents, beside: Path | None) -> dict[str, Source]:
+def _told_apart(contents: Contents, every: Mapping[str, Source]) -> dict[str, Source]:
     """The feature tables of the source, without those whose rows cannot be told apart."""
-    if beside is None:
-        return {}
-    sources = reader.features(beside)
+    sources = dict(every)
     nameless = [name for name, s in sources.items() if contents.order is None and open_table(s.path).names is None]
     if nameless:
         files = ", ".join(sources.pop(name).path.name for name in nameless)
@@ -228,119 +237,26 @@ def _features(reader: Layout, contents: Contents, beside: Path | None) -> dict[s
     return sources
 
 
-def _take_tables(reader: Layout, contents: Contents, beside: Path | None) -> dict[str, Path]:
-    """Read the tables beside the triples into the contents; returns the files that can be copied as they are."""
-    if beside is None:
-        return {}
-    others = reader.unread_tables(beside)
-    verbatim: dict[str, Path] = {}
-    said = contents.entities
-    table: pl.DataFrame | None = None
-    for stem in reader.entity_tables:
-        for path in existing(beside, [stem], [".tsv", ".csv"]):
-            if path in others or (stem == "texts" and path.suffix == ".tsv"):
-                continue
-            read = read_entity_table(path, contents.notes)
-            table = merged(table, read)
-            if path.name == "entities.tsv" and _loads_as(path, read):
-                verbatim["entities.tsv"] = path
-    contents.entities = merged(table, said)
-    if "entities.tsv" in verbatim and not _same(contents.entities, read_entity_table(verbatim["entities.tsv"])):
-        del verbatim["entities.tsv"]
-    for path in existing(beside, ["relations"], [".tsv", ".csv"])[:1]:
-        if path not in others:
-            read = read_relation_table(path, contents.notes)
-            contents.relations = _with_rows(read, contents.relations)
-            if path.suffix == ".tsv" and _loads_as(path, read) and _same(contents.relations, read):
-                verbatim[path.name] = path
-    for name in ("numbers", "texts"):
-        path = beside / f"{name}.tsv"
-        if not existing(beside, [name], [".tsv"]):
-            continue
-        found = _headed(read_header_table(path), TABLE_COLUMNS[name])
-        read = found.with_columns(pl.col(found.columns[0]).str.strip_chars())
-        edged = int((read.to_series(0) != found.to_series(0)).sum())
-        if edged:
-            contents.notes.append(f"{path.name}: blanks around {edged:,} names of entities were taken off")
-        more: pl.DataFrame | None = getattr(contents, name)
-        both = _with_rows(read, more)
-        setattr(contents, name, both)
-        if _same(both, read.unique(maintain_order=True)) and _loads_as(path, read):
-            verbatim[path.name] = path
-    return verbatim
-
-
-def _headed(table: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
-    """A table of these columns whose header may be missing, so that its first row was taken for one."""
-    if len(table.columns) != len(columns) or table.columns[0].strip().lower() in ("entity", "id", "name"):
-        return table.rename(str.strip) if len({c.strip() for c in table.columns}) == table.width else table
-    first = pl.DataFrame([table.columns], schema=dict.fromkeys(columns, pl.String), orient="row")
-    return pl.concat([first, table.rename(dict(zip(table.columns, columns, strict=True)))])
-
-
-def _loads_as(path: Path, table: pl.DataFrame) -> bool:
-    """Whether a dataset folder may have a file as it is: with these columns, and the same names in the first."""
-    try:
-        found = read_header_table(path)
-    except DataError:
-        return False
-    return found.columns == table.columns and found.to_series(0).equals(table.to_series(0))
-
-
-def _with_rows(table: pl.DataFrame, more: pl.DataFrame | None) -> pl.DataFrame:
-    """The distinct rows of two tables of the same columns; else the first."""
-    if more is None or set(more.columns) != set(table.columns):
-        return table
-    return pl.concat([table, more.select(table.columns)]).unique(maintain_order=True)
-
-
-def _same(one: pl.DataFrame | None, other: pl.DataFrame) -> bool:
-    return one is not None and one.columns == other.columns and one.equals(other)
-
-
-def _take_pictures(contents: Contents, beside: Path, made: Path, verbatim: dict[str, Path]) -> tuple[int, int] | None:
-    """Copy `images/` or `pictures/` and say in the entities' table which picture is whose, by its file name."""
-    for name in ("images", "pictures"):
-        folder = beside / name
-        if folder.is_dir() or folder.is_symlink():
-            files = copy_tree(folder, made / name)
-            break
-    else:
-        return None
-    pictures = [path for path in files if is_picture(made / path)]
+def _take_pictures(contents: Contents, photos: Photos, made: Path, verbatim: dict[str, Path]) -> tuple[int, int] | None:
+    """Copy the pictures, and say in the entities' table which is whose: how many are of an entity, and of how many."""
+    photos.copy(made)
+    pictures = photos.pictures
     if not pictures:
         return None
-    entities = contents.entities
-    if entities is not None and "image" in entities.columns and (entities["image"] != "").any():
-        cells = [image for image in entities["image"].unique().to_list() if image and not leads_out(image)]
-        listed = {path.relative_to(made).as_posix() for image in cells for path in named_pictures(made, image)}
-        return sum(bool({path.as_posix(), path.parent.as_posix()} & listed) for path in pictures), len(pictures)
-    # By entity name: `images/ENTITY.png`, or any number in `images/ENTITY/`; a slash in a name is a folder.
-    paths = [path.relative_to(path.parts[0]) for path in pictures]
-    table = pl.DataFrame(
-        {
-            "picture": [path.as_posix() for path in pictures],
-            "file": [unquote(_without_suffix(path).as_posix()) for path in paths],
-            "folder": [unquote(path.parent.as_posix()) for path in paths],
-        }
-    )
-    names = contents.names().alias("entity").to_frame()
-    of_file = table.join(names, left_on="file", right_on="entity").select(entity="file", image="picture")
-    rest = table.join(names, left_on="file", right_on="entity", how="anti")
-    of_folder = rest.join(names, left_on="folder", right_on="entity").select(
-        entity="folder", image=pl.col("picture").str.replace(r"/[^/]*$", "")
-    )
-    found = pl.concat([of_file, of_folder])
-    if len(found):
-        first = found.sort("image").unique("entity", keep="first").select("entity", "image").sort("entity")
-        contents.entities = merged(entities, first)
+    for name, folder in photos.folders.items():
+        if folder.is_symlink():
+            contents.notes.append(f"{name}/ is a link to {folder.resolve()}; what lies there was copied")
+    before = contents.entities
+    of, lost = assign_pictures(contents, pictures, made)
+    if contents.entities is not before:
         verbatim.pop("entities.tsv", None)
-    return len(found), len(pictures)
-
-
-def _without_suffix(path: Path) -> Path:
-    """A picture's name without its suffix, if that is one of pictures."""
-    return path.with_suffix("") if path.suffix.lower() in PICTURE_SUFFIXES else path
+    if photos.links:
+        contents.notes.append(f"{photos.links:,} pictures are links to other places; what they lead to was copied")
+    if lost:
+        said = f"{len(lost):,} of {len(pictures):,} pictures are called after no entity, or after several"
+        said = f"{said}, first: {lost[0]}"
+        contents.notes.append(f"{said}; call them ENTITY.png, or name them in a column `image` of a table of entities")
+    return of, len(pictures)
 
 
 def _list_silent_entities(contents: Contents, verbatim: dict[str, Path]) -> None:
@@ -389,48 +305,25 @@ def _refuse_unloadable(made: Path, folder: Path) -> None:
 
 def _carry(beside: Path, made: Path, sources: Mapping[str, Source]) -> None:
     """Copy what goes along unread: feature files of the dataset layout, README, licence."""
-    for pattern in _CARRIED:
+    for pattern in CARRIED:
         for path in sorted(beside.glob(pattern)):
-            _copy_file(path, made / path.name, beside)
+            _copy_within(path, made / path.name, beside)
     folder = beside / "features"
     if folder.is_dir():
         (made / "features").mkdir(exist_ok=True)
-        for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.entities")]):
-            if path.stem not in sources:
-                _copy_file(path, made / "features" / path.name, beside)
+        kinds = ("*.safetensors", "*.entities", "*.tokens.jsonl")
+        for path in sorted(path for kind in kinds for path in folder.glob(kind)):
+            if path.name.removesuffix(".tokens.jsonl").removesuffix(path.suffix) not in sources:
+                _copy_within(path, made / "features" / path.name, beside)
         if not any((made / "features").iterdir()):
             (made / "features").rmdir()
 
 
-def copy_tree(folder: Path, to: Path) -> list[Path]:
-    """Copy the files of a folder, however deep; their paths from the parent of `to`.
-
-    Raises:
-        DataError: a symbolic link that leads nowhere, in a circle, or out of the folder.
-    """
-    if folder.is_symlink() and not folder.exists():
-        raise DataError(folder, "is a link that leads nowhere or in a circle", "put the folder itself there")
-    files: list[Path] = []
-    for root, folders, names in os.walk(folder):
-        for name in folders:
-            if (link := Path(root, name)).is_symlink():
-                raise DataError(link, "is a link to a folder", "put the folder itself there")
-        at = to / Path(root).relative_to(folder)
-        at.mkdir(parents=True, exist_ok=True)
-        for name in sorted(names):
-            _copy_file(Path(root, name), at / name, folder)
-            files.append((at / name).relative_to(to.parent))
-    return files
-
-
-def _copy_file(path: Path, to: Path, inside: Path) -> None:
-    try:
-        real = path.resolve(strict=True)
-    except (OSError, RuntimeError) as error:
-        raise DataError(path, "is a link that leads nowhere or in a circle", "put the file itself there") from error
-    if path.is_symlink() and not real.is_relative_to(inside.resolve()):
-        raise DataError(path, "is a link out of its folder", "put the file itself there")
-    try:
-        shutil.copyfile(real, to)
-    except OSError as error:
-        raise DataError(path, f"cannot be copied ({error.strerror or error})", "check the file and the disk") from error
+def _copy_within(path: Path, to: Path, inside: Path) -> None:
+    """Copy a file that lies in a folder, not one that a link in it leads to elsewhere."""
+    if path.is_symlink():
+        if not path.exists():
+            raise DataError(path, "is a link that leads nowhere or in a circle", "put the file itself there")
+        if not lies_within(path, os.path.realpath(inside)):
+            raise DataError(path, "is a link out of its folder", "put the file itself there")
+    copy_file(path, to)

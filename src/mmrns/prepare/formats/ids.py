@@ -87,11 +87,20 @@ def read_names(path: Path, *, id_first: bool | None = None) -> pl.Series:
     return ordered["name"]
 
 
+def _own_files(folder: Path) -> set[Path]:
+    """The files of a folder but for those that no layout of ids has: tables of other formats."""
+    others = (".csv", ".parquet", ".jsonl", ".ndjson", ".json")
+    return {path for path in folder.iterdir() if not path.is_dir() and path.suffix not in others}
+
+
 class OpenKE(Layout, name="openke"):
     """The folders of OpenKE: files that begin with a count, and triples of ids in the order head, tail, relation."""
 
     title = "entity2id.txt, relation2id.txt, train2id.txt ...: counted ids, head tail relation"
     takes = "folder"
+
+    def files(self, folder: Path) -> set[Path]:
+        return _own_files(folder)
 
     def recognises(self, path: Path) -> bool:
         return bool(existing(path, ["train2id"], [".txt"]))
@@ -164,6 +173,9 @@ class Ids(Layout, name="ids"):
     by_id: ClassVar[bool | None] = None
     """Whether the triples are ids; None finds out."""
 
+    def files(self, folder: Path) -> set[Path]:
+        return _own_files(folder)
+
     def recognises(self, path: Path) -> bool:
         return path.is_dir() and bool(text_splits(path)) and entity_list(path) is not None
 
@@ -225,6 +237,9 @@ class LibKge(Layout, name="libkge"):
 
     title = "LibKGE: train.del ... of ids beside entity_ids.del, relation_ids.del; strings become names"
     takes = "folder"
+
+    def files(self, folder: Path) -> set[Path]:
+        return _own_files(folder)
 
     def recognises(self, path: Path) -> bool:
         return path.is_dir() and (path / "entity_ids.del").is_file() and bool(split_files(path, [".del"]))

@@ -20,6 +20,10 @@ class Mmrns(Tsv, name="mmrns"):
     def recognises(self, path: Path) -> bool:
         return path.is_dir() and bool(text_splits(path)) and find_links(path) is not None
 
+    def files(self, folder: Path) -> set[Path]:
+        links = find_links(folder)
+        return {*super().files(folder), *([] if links is None else [links])}
+
     def features(self, folder: Path) -> dict[str, Source]:
         """The HDF5 files, which lie in the folder of the triples or beside it.
 

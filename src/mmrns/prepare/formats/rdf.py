@@ -48,6 +48,9 @@ class Rdf(Layout, name="rdf"):
     title = "N-Triples, Turtle, RDF/XML, N-Quads, TriG"
     aliases = ("nt", "turtle", "ttl", "rdfxml")
 
+    def files(self, folder: Path) -> set[Path]:
+        return set(rdf_files(folder))
+
     def recognises(self, path: Path) -> bool:
         if not path.is_dir():
             return suffix_format(path) is not None

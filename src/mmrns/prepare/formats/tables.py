@@ -9,10 +9,10 @@ from typing import ClassVar
 import polars as pl
 
 from mmrns.data.folders import names_of, read_parquet_table
-from mmrns.data.names import header_columns
+from mmrns.data.names import Header, find_header, header_columns
 from mmrns.data.tables import columns_of, split_lines
 from mmrns.errors import DataError, UsageError
-from mmrns.prepare.delimited import is_quoted, parse_delimited, read_table_text, sniff_delimiter, start_of
+from mmrns.prepare.delimited import is_quoted, parse_delimited, read_table_text, rows_of, sniff_delimiter, start_of
 from mmrns.prepare.formats.base import Layout
 from mmrns.prepare.formats.contents import (
     TEXT_SUFFIXES,
@@ -27,6 +27,9 @@ from mmrns.prepare.formats.statements import looks_like_rdf
 SUFFIXES = (*TEXT_SUFFIXES, ".parquet")
 STEMS = ("triples", "triplets", "facts", "edges", "graph", "kg", "data", "all")
 """How a file that holds all triples may be called within a folder."""
+
+_LOOKED_AT = 200
+"""Rows by which one of several tables is seen to hold the triples."""
 
 BESIDE = ("entities", "descriptions", "texts", "relations", "numbers", "readme", "license", "licence")
 """Tables beside the triples."""
@@ -44,7 +47,29 @@ def table_files(source: Path, suffixes: Sequence[str] = SUFFIXES) -> dict[str, P
         return whole
     others = [path for path in sorted(source.iterdir()) if path.name.endswith(tuple(suffixes)) and not path.is_dir()]
     others = [path for path in others if path.name.split(".")[0].lower() not in BESIDE]
+    if len(others) > 1:
+        others = [path for path in others if _looks_like_triples(path)]
     return {"train": others[0]} if len(others) == 1 else {}
+
+
+def _looks_like_triples(path: Path) -> bool:
+    """Whether a table has three columns of which the second repeats itself, or names columns of triples."""
+    try:
+        if path.suffix == ".parquet":
+            frame = read_parquet_table(path).head(_LOOKED_AT)
+            rows = [tuple(map(str, row)) for row in frame.rows()]
+            first = frame.columns
+        else:
+            lines = [line for line in start_of(read_table_text(path), _LOOKED_AT) if line.strip()]
+            delimiter = sniff_delimiter(lines, path)
+            rows = [tuple(cells) for cells in rows_of(lines, delimiter)]
+            first = list(rows[0]) if rows else []
+    except DataError:
+        return False
+    if header_columns(first) is not None:
+        return True
+    relations = [row[1] for row in rows if len(row) == 3]
+    return len(relations) == len(rows) > 2 and 2 * len(set(relations)) <= len(relations) + 1
 
 
 class Tsv(Layout, name="tsv"):
@@ -88,6 +113,9 @@ class Tsv(Layout, name="tsv"):
             read = _read_parquet if path.suffix == ".parquet" else _read_text
             splits[split] = read(path, columns, delimiter, header, notes)
         return Contents(source, splits, notes=notes, fitted=True)
+
+    def files(self, folder: Path) -> set[Path]:
+        return set(table_files(folder).values())
 
     def write(self, contents: Contents, folder: Path) -> None:
         for split, frame in contents.splits.items():
@@ -134,28 +162,60 @@ def _read_text(
         raise DataError(path, "is empty", "check the file")
     start = start_of(text)
     delimiter = delimiter or sniff_delimiter(start, path)
-    quoted = is_quoted(start, delimiter)
     first = [cell.strip().strip('"') for cell in start[0].split(delimiter)]
     by_name = columns is not None and not all(column.isdecimal() for column in columns)
-    places = header_columns(first) if header is None and not by_name else None
-    named = (by_name or places is not None) if header is None else header
-    if delimiter == "\t" and not named and columns is None and len(first) == 3 and not quoted:
+    # Of more than three columns only words can say which are meant.
+    worded = header is None and columns is None and len(first) != 3 and header_columns(first) is not None
+    named = (by_name or worded) if header is None else header
+    if delimiter == "\t" and not named and columns is None and len(first) == 3 and not is_quoted(start, delimiter):
         # The layout of a dataset folder, read fast.
-        frame = columns_of(split_lines(text), TRIPLE, path, may_be_empty=TRIPLE)
-        return fit_names(frame, path, 1, notes, of_lines=True)
-    frame, first_line = parse_delimited(text, path, delimiter, named, notes)
-    triples = _chosen(frame, columns, path, named)
-    if places is not None:
+        frame, first_line = columns_of(split_lines(text), TRIPLE, path, may_be_empty=TRIPLE), 1
+    else:
+        frame, first_line = parse_delimited(text, path, delimiter, named, notes)
+    if worded:
+        notes.append(f"{path.name}: the first line was taken for a header ({', '.join(frame.columns)})")
+    triples = _chosen(_without_numbering(frame, path, notes), columns, path, named)
+    if header is None and not named:
+        found = find_header(triples.select(pl.all().str.strip_chars()))
+        _say_header(path, triples.row(0) if len(triples) else (), found, triples, notes)
+        if found is not None and found.likely:
+            # Chosen columns are as they were chosen, whatever their names are.
+            places = [0, 1, 2] if columns is not None else found.places
+            triples = triples[1:].select(pl.nth(i).alias(c) for i, c in zip(places, TRIPLE, strict=True))
+            first_line += 1
+    return fit_names(triples, path, first_line, notes, of_lines=delimiter == "\t" and frame.columns == TRIPLE)
+
+
+def _say_header(
+    path: Path, first: tuple[str, ...], found: Header | None, triples: pl.DataFrame, notes: list[str]
+) -> None:
+    """Note what the first line was taken for, where that is not plain."""
+    said = f"{path.name}: the first line"
+    if found is not None and found.likely:
+        other = "" if header_columns(first) else "; --no-header makes it a triple"
+        notes.append(f"{said} was taken for a header ({', '.join(first)}){other}")
+    elif found is not None:
+        notes.append(f"{said} ({', '.join(first)}) was taken for a triple; --header takes it for a header")
+    elif len(triples) > 1 and (places := header_columns(first)) is not None:
         word = first[places[1]]
-        if frame.width == 3 and bool((triples["relation"].str.strip_chars() == word).any()):
-            # Then it is a name, and so are the others.
-            frame, first_line = parse_delimited(text, path, delimiter, header=False)
-            triples = _chosen(frame, columns, path, False)
-            kept = f"the first line was taken for a triple, since its relation {word!r} occurs again"
-            notes.append(f"{path.name}: {kept}; --header takes it for a header")
-        else:
-            notes.append(f"{path.name}: the first line was taken for a header ({', '.join(frame.columns)})")
-    return fit_names(triples, path, first_line, notes)
+        kept = f"was taken for a triple, since its relation {word!r} occurs again"
+        notes.append(f"{said} {kept}; --header takes it for a header")
+
+
+def _without_numbering(frame: pl.DataFrame, path: Path, notes: list[str]) -> pl.DataFrame:
+    """Without a first column that numbers the rows and has no name, as pandas writes it."""
+    if frame.width != 4 or len(frame) < 2:
+        return frame
+    numbers, nameless = frame.to_series(0), ("", "Unnamed: 0")
+    if numbers[0] in nameless:  # The first line names the columns.
+        numbers = numbers[1:]
+    elif frame.columns[0] not in nameless:
+        return frame
+    counted = pl.Series([str(i) for i in range(len(numbers))])
+    if not (numbers == counted).all():
+        return frame
+    notes.append(f"{path.name}: the first column, which numbers the rows, was left out")
+    return frame.drop(frame.columns[0])
 
 
 def _read_parquet(
