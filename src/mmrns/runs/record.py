@@ -97,6 +97,8 @@ class Row(Kept):
     step: int
     seconds: FiniteFloat = 0.0
     loss: FiniteFloat = 0.0
+    model_loss: FiniteFloat = 0.0
+    sampler_loss: FiniteFloat = 0.0
     valid_mrr: FiniteFloat = 0.0
     hardness: Measured = Measured(
         score_percentile=None, effective_sample_size=None, gradient_norm=GradientNorms(model=None)

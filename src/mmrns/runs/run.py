@@ -194,7 +194,8 @@ class Run:
 
     @property
     def history(self) -> pl.DataFrame:
-        """What was recorded during the training: `step`, `seconds`, `loss`, `valid_mrr`, and `hardness.` columns.
+        """What was recorded during the training: `step`, `seconds`, `loss`, `model_loss`, `sampler_loss`, `valid_mrr`,
+        and `hardness.` columns.
 
         A row holds what was recorded at its step, null what was not.
         """
