@@ -145,7 +145,7 @@ def test_a_logged_loss_is_the_mean_of_its_own_interval(toy: Dataset) -> None:
 
 @pytest.mark.parametrize("stop", [None, 3, 6])
 def test_the_two_parts_of_the_loss_are_logged_apart(toy: Dataset, stop: int | None) -> None:
-    """A sampler that is trained in some steps only makes saw teeth of neither, also where one is stopped and goes on."""
+    """A sampler that is trained in some steps only makes saw teeth of neither, nor does a stop in between."""
     plan = Plan(steps=14, log_every=4, evaluate_every=100, checkpoint_every=100, patience=0)
     config = make_config({"method": "uniform", "model": {"dim": 8}, "training": {"batch_size": 64}, "device": "cpu"})
     other, trainer = build_trainer(config, toy), build_trainer(config, toy)
