@@ -70,6 +70,17 @@ def test_mrr_has_a_row_an_entry_and_its_difference_beside_it(figures: list[Figur
     assert left.get_ylim()[1] < 0
 
 
+def test_what_is_along_the_axes_is_within_the_picture(figures: list[Figure]) -> None:
+    entries = [Drawn("a", "mmrns", [30.0, 31.0], (1.0, 0.5)), Drawn("b", "self-adversarial", [29.0, 30.0], None, True)]
+    for reference in ("self-adversarial", "self-adversarial with the same scorer"):
+        draw_mrr(entries, Path("x.png"), split="test", about="x", reference=reference)
+    for figure in figures:
+        box = figure.axes[1].xaxis.label.get_window_extent()
+        assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert box.x0 > figure.axes[0].xaxis.label.get_window_extent().x1
+    assert len(figures) == 2
+
+
 def test_one_seed_has_no_bars_and_no_reference_no_differences(figures: list[Figure]) -> None:
     mrr_of([Drawn("a", "mmrns", [30.0]), Drawn("b", "uniform", [20.0])])
     mrr_of([Drawn("a", "mmrns", [30.0], (1.0, math.inf)), Drawn("b", "self-adversarial", [29.0], None, True)])

@@ -113,10 +113,13 @@ def draw_mrr(entries: Sequence[Drawn], path: Path, *, split: str, about: str, re
     if compared:
         panels[1].axvline(0, color=INK, linewidth=1.2)
         panels[1].spines["left"].set_visible(False)
-        panels[1].set_xlabel(f"difference from {reference}, points" + (" (95 % interval)" if several else ""))
+        points = "points (95 % interval)" if several else "points"
+        # No wider than the axes.
+        panels[1].set_xlabel(f"difference from {reference},{' ' if len(reference) < _SHORT else chr(10)}{points}")
     save_figure(figure, path)
 
 
+_SHORT = 20
 _PAPER: dict[str, Any] = {"bbox": {"facecolor": "white", "edgecolor": "none", "pad": 2}}
 
 
