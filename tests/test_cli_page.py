@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from PIL import Image
 
 import mmrns
 from mmrns.errors import DataError
-from mmrns.inspection.draws import Inspection
-from mmrns.inspection.page import PIXELS, embedded, page, write_page
+from mmrns.inspection.draws import Cells, Inspection
+from mmrns.inspection.page import page, write_page
+from mmrns.inspection.pictures import PIXELS, embedded
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = [
@@ -39,7 +41,9 @@ addEventListener("load", () => {
   const all = (query) => [...document.querySelectorAll(query)];
   const shades = new Set(all(".heat td").map((cell) => getComputedStyle(cell).backgroundColor));
   const report = {
-    pictures: all("img").map((img) => [img.naturalWidth, img.clientWidth, img.alt]),
+    pictures: all("svg.picture").map((svg) => [svg.viewBox.baseVal.width, svg.clientWidth, svg.ariaLabel]),
+    stored: all("image").map((image) => image.getBBox().width),
+    unmet: all("svg.picture use").filter((use) => !document.querySelector(use.getAttribute("href"))).length,
     cells: all(".heat td").filter((cell) => cell.checkVisibility() && cell.clientWidth * cell.clientHeight > 99).length,
     hidden: all("details .heat td").length,
     shades: shades.size,
@@ -112,7 +116,12 @@ def test_a_browser_draws_pictures_and_heat_maps(
     report = json.loads(match[1])
     # The flags of the two triples on both sides, of listed negatives, and those that the heat maps are laid over.
     assert len(report["pictures"]) > 10
-    assert all(natural == 144 and shown > 10 for natural, shown, _ in report["pictures"])
+    assert all(natural == 144 and shown > 50 for natural, shown, _ in report["pictures"])
+    assert max(shown for _, shown, _ in report["pictures"]) > 100
+    # Each picture is held once, however often it is shown.
+    assert len(report["pictures"]) > 1.5 * len(report["stored"])
+    assert set(report["stored"]) == {144}
+    assert report["unmet"] == 0
     assert {"Picture of France", "Picture of Germany"} <= {alt for *_, alt in report["pictures"]}
     # Under each of the two relations 4 x 24 cells a modality read, for France; and for Germany once.
     assert report["cells"] == 3 * 2 * 96
@@ -147,36 +156,42 @@ def test_names_are_escaped(flags: tuple[mmrns.Run, Inspection]) -> None:
     assert not re.search(r"(src|href)=[\"']?https?:", text)
 
 
-def test_pictures_are_small_and_of_the_dataset_only(tmp_path: Path) -> None:
+def test_pictures_are_small_upright_and_of_the_dataset_only(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (900, 1200, 3), dtype=np.uint8)
     Image.fromarray(noise).save(folder / "large.png")
     Image.fromarray(noise).save(folder / "photo.jpg")
+    clear = Image.fromarray(noise)
+    clear.putalpha(Image.fromarray(noise[..., 0]))
+    clear.save(folder / "clear.png")
     Image.fromarray(noise[:20, :30]).save(folder / "small.png")
     Image.fromarray(noise[:20, :30]).save(folder / "old.bmp")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(noise[:20, :30]).save(folder / "turned.jpg", exif=turned)
     Image.fromarray(noise[:20, :30]).save(tmp_path / "outside.png")
     (folder / "broken.png").write_bytes((folder / "small.png").read_bytes()[:100])
     (folder / "text.png").write_text("no picture")
     (folder / "link.png").symlink_to(tmp_path / "outside.png")
-    names = ["large.png", "photo.jpg", "small.png", "old.bmp", "broken.png", "text.png", "none.png", "."]
-    names += ["link.png", "../outside.png", str(tmp_path / "outside.png")]
-    pictures, unread = embedded({name: name for name in names}, folder)
-    assert set(pictures) == set(names[:4])
-    assert unread == names[4:]
+    names = ["large.png", "photo.jpg", "clear.png", "small.png", "old.bmp", "turned.jpg"]
+    odd = ["broken.png", "text.png", "none.png", ".", "link.png", "../outside.png", str(tmp_path / "outside.png")]
+    pictures, unread = embedded([*names, *odd, *names], folder)
+    assert [*pictures] == names
+    assert unread == odd
+    assert len({one.key for one in pictures.values()}) == len(names)
     sizes, kinds = {}, {}
-    for name, uri in pictures.items():
-        kind, data = re.fullmatch(r"data:(image/\w+);base64,(.+)", uri).groups()  # pyright: ignore[reportOptionalMemberAccess]
+    for name, one in pictures.items():
+        kind, data = re.fullmatch(r"data:image/(\w+);base64,(.+)", one.uri).groups()  # pyright: ignore[reportOptionalMemberAccess]
         kinds[name] = kind
         sizes[name] = Image.open(io.BytesIO(base64.b64decode(data))).size
-    assert sizes == {"large.png": (PIXELS, 192), "photo.jpg": (PIXELS, 192), "small.png": (30, 20), "old.bmp": (30, 20)}
-    assert kinds == {
-        "large.png": "image/png",
-        "photo.jpg": "image/jpeg",
-        "small.png": "image/png",
-        "old.bmp": "image/png",
+        assert sizes[name] == (one.width, one.height)
+    assert sizes == dict.fromkeys(names[:3], (PIXELS, PIXELS * 3 // 4)) | dict.fromkeys(names[3:5], (30, 20)) | {
+        "turned.jpg": (20, 30)
     }
-    assert base64.b64decode(pictures["small.png"].split(",")[1]) == (folder / "small.png").read_bytes()
+    assert kinds == dict(zip(names, ("jpeg", "jpeg", "png", "png", "jpeg", "jpeg"), strict=True))
+    assert base64.b64decode(pictures["small.png"].uri.split(",")[1]) == (folder / "small.png").read_bytes()
+    assert embedded(names, None) == ({}, [])
 
 
 def test_what_could_not_be_read_is_said_and_a_bad_place_is_one_line(
@@ -204,3 +219,73 @@ def test_many_guiding_tokens_share_a_picture(flags: tuple[mmrns.Run, Inspection]
     assert text.count("<figure>") == 1
     assert "mean over 24 image tokens" in text
     assert "Image tokens, guided by one another" in text
+
+
+def _with_tokens(found: Inspection, **changes: Any) -> Inspection:
+    """One query alone, the first of the tail side, whose image tokens are others."""
+    drawn = found["queries"][0]["samplers"][0]
+    assert drawn["attention"] is not None
+    tokens = {**drawn["attention"]["tokens"]}
+    tokens["image"] = {**tokens["image"], **changes}  # type: ignore[typeddict-item]
+    only = {**drawn, "attention": {**drawn["attention"], "tokens": tokens}}
+    return {**found, "queries": [{**found["queries"][0], "samplers": [only]}]}  # type: ignore[typeddict-item]
+
+
+def test_the_page_says_what_a_negative_is_and_why_one_looks(flags: tuple[mmrns.Run, Inspection]) -> None:
+    run, found = flags
+    text = page(found, run.dataset.folder)
+    purpose = re.search(r'<p class="purpose">(.*?)</p>', text)
+    assert purpose is not None
+    assert purpose[1].startswith("A negative is a triple with its head or tail replaced")
+    assert len(re.findall(r"\.(?: |$)", purpose[1])) == 2
+
+
+def test_tokens_of_several_pictures_are_laid_over_the_part_that_was_encoded(
+    flags: tuple[mmrns.Run, Inspection],
+) -> None:
+    run, found = flags
+    first: Cells = {"picture": "images/de.png", "rows": 2, "columns": 6, "box": (0.125, 0.0, 0.875, 1.0)}
+    second: Cells = {"picture": "images/fr.png", "rows": 3, "columns": 4, "box": (0.0, 0.0, 1.0, 1.0)}
+    elsewhere: Cells = {**second, "picture": None}
+    text = page(_with_tokens(found, grids=[first, second]), run.dataset.folder)
+    # Each of them for each of the four texts of Germany, with its own cells.
+    assert text.count("<figure>") == 8
+    for cells, inset in ((6, "0.00% 12.50% 0.00% 12.50%"), (4, "0.00% 0.00% 0.00% 0.00%")):
+        veils = re.findall(rf'<div class="veils" style="--columns:{cells};inset:{inset} "[^>]*>(.*?)</div>', text)
+        assert [one.count("<i ") for one in veils] == [12] * 4
+    assert "picture 2, row 3, column 4" in text
+    assert 'title="Germany · picture 1, row 1, column 1: ' in text
+    # The cells of a picture that is not shown are those of nothing else.
+    alone = page(_with_tokens(found, grids=[elsewhere, second]), run.dataset.folder)
+    shades = [re.findall(r"--columns:4;.*?</div>", one) for one in (text, alone)]
+    assert alone.count("<figure>") == 4
+    assert shades[0] == shades[1] != []
+
+
+@pytest.mark.parametrize(
+    ("changes", "remark"),
+    [
+        ({"grids": []}, "Tokens have numbers, since features/image.tokens.jsonl does not say what they were made of"),
+        ({"picture": None}, "since it lies outside the dataset folder"),
+        ({"picture": "images/none.png"}, "since it could not be read"),
+        ({"box": None}, "since it is not known which part of it the model looked at"),
+    ],
+)
+def test_where_nothing_can_be_laid_over_the_page_says_why(
+    flags: tuple[mmrns.Run, Inspection], changes: dict[str, Any], remark: str
+) -> None:
+    run, found = flags
+    cells: dict[str, Any] = {"picture": "images/de.png", "rows": 4, "columns": 6, "box": (0.0, 0.0, 1.0, 1.0)}
+    own = changes if "grids" in changes else {"grids": [cells | changes]}
+    text = page(_with_tokens(found, **own), run.dataset.folder)
+    assert text.count("<figure>") == 0
+    assert text.count(remark) == 1
+    assert ("image 24" in text) == ("grids" in changes)
+    assert remark not in page(found, run.dataset.folder)
+
+
+def test_the_words_of_text_tokens_are_listed_with_their_numbers(flags: tuple[mmrns.Run, Inspection]) -> None:
+    run, found = flags
+    text = page(found, run.dataset.folder)
+    assert '<ol class="tokens"><li value="1">Germany</li><li value="2">Federal Republic of Germany</li>' in text
+    assert '<th scope="row" title="Federal Republic of Germany">' in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import pytest
 import torch
 
 import mmrns
+from mmrns.data.folders import dataset_folders
 from mmrns.errors import DataError, UsageError
 from mmrns.files import write_tensors
+from mmrns.inspection import draws
 from mmrns.inspection.draws import Query
 from mmrns.runs.build import build_batches
 from mmrns.runs.methods import method_names
@@ -132,7 +135,7 @@ def test_the_attention_is_of_the_true_entity(run: mmrns.Run) -> None:
     for name, tokens in attention["tokens"].items():
         _, mask = run.dataset.features.gather(name, torch.tensor([graph.entities.id("e08")]))
         row[name] = mask[0].tolist()
-        assert tokens == {"present": row[name], "labels": None, "grid": None}
+        assert tokens == {"present": row[name], "labels": None, "grid": None, "grids": []}
     for one in attention["maps"]:
         weights = torch.tensor(one["attention"])
         assert weights.shape == (len(row[one["reads"]]), len(row[one["guide"]]))
@@ -224,3 +227,43 @@ def test_unknown_names_and_weights_that_do_not_fit(run: mmrns.Run, tmp_path: Pat
             copy.inspect(*TRIPLE)
     finally:
         path.write_bytes(before)
+
+
+def test_pictures_are_those_that_tokens_were_made_of(tmp_path: Path) -> None:
+    """Pictures that `mmrns encode` found by the entity's name are shown, too, though no column names them."""
+    folder = tmp_path / "own"
+    shutil.copytree(dataset_folders()["countries"], folder, ignore=shutil.ignore_patterns("images"))
+    table = [line.split("\t") for line in (folder / "entities.tsv").read_text(encoding="utf-8").splitlines()]
+    place = table[0].index("image")
+    lines = ["\t".join(cells[:place] + cells[place + 1 :]) for cells in table]
+    (folder / "entities.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    dataset = mmrns.load_dataset(folder)
+    assert dataset.images == {}
+    query: dict[str, Any] = {
+        "head": "country/France",
+        "relation": "language",
+        "tail": "language/French",
+        "samplers": [],
+    }
+    assert draws.about(dataset, [query])["images"] == {"country/France": "images/fr.png"}  # type: ignore[list-item]
+    mask = torch.ones(24, dtype=torch.bool)
+    whole: dict[str, Any] = {"picture": "images/fr.png", "rows": 4, "columns": 6, "box": (0.0, 0.0, 1.0, 1.0)}
+    assert draws._tokens(dataset, "image", "country/France", mask) == {
+        "present": [True] * 24,
+        "labels": None,
+        "grid": (4, 6),
+        "grids": [whole],
+    }
+    # Of two pictures, and of a part of one, there is no single grid over a whole picture.
+    path = folder / "features" / "image.tokens.jsonl"
+    row = (folder / "features" / "image.entities").read_text().splitlines().index("country/France")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    halves = [whole | {"rows": 2, "picture": name} for name in ("a.png", "b.png")]
+    for grids in (halves, [whole | {"box": (0.25, 0.0, 0.75, 1.0)}]):
+        lines[row] = json.dumps(grids)
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        found = draws._tokens(mmrns.load_dataset(folder), "image", "country/France", mask)
+        assert found["grid"] is None
+        assert [one | {"box": list(one["box"] or ())} for one in found["grids"]] == [
+            one | {"box": list(one["box"])} for one in grids
+        ]

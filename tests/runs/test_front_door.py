@@ -191,8 +191,10 @@ def test_embeddings_have_names_and_say_what_is_missing(run: mmrns.Run, toy: Data
 def test_history_and_plot(run: mmrns.Run) -> None:
     history = run.history
     assert history.filter(pl.col("valid_mrr").is_not_null())["step"].to_list() == [10, 20]
-    assert {"step", "seconds", "loss", "valid_mrr", "hardness.score_percentile"} <= set(history.columns)
-    assert len(run.plot().axes) == 2
+    known = {"step", "seconds", "loss", "model_loss", "sampler_loss", "valid_mrr", "hardness.score_percentile"}
+    assert known <= set(history.columns)
+    # The MRR, and the losses of the model and of the sampler.
+    assert len(run.plot().axes) == 3
 
 
 @pytest.mark.parametrize("by", ["relation", "category", "side"])

@@ -70,9 +70,12 @@ def test_the_folder_holds_what_it_should(run: mmrns.Run) -> None:
         "checkpoint/last.safetensors",
         "checkpoint/best.safetensors",
         "plots/curves.png",
+        "plots/curves.svg",
         "plots/hardness.png",
+        "plots/hardness.svg",
     }
-    assert all(plot.read_bytes().startswith(b"\x89PNG") for plot in (run.folder / "plots").iterdir())
+    assert all(plot.read_bytes().startswith(b"\x89PNG") for plot in (run.folder / "plots").glob("*.png"))
+    assert all("<svg" in plot.read_text(encoding="utf-8") for plot in (run.folder / "plots").glob("*.svg"))
     record = json.loads((run.folder / "record.json").read_text())
     assert {"code", "packages", "device", "threads", "seed", "dataset", "wall_seconds"} <= set(record)
     assert set(record["dataset"]["sha256"]) >= {"train.tsv", "features/text.safetensors", "features/text.entities"}

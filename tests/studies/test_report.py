@@ -9,8 +9,10 @@ import pytest
 
 from mmrns.studies import report as module
 from mmrns.studies.comparison import Comparison, Entry
+from mmrns.studies.plots import Drawn
 from mmrns.studies.report import (
     by_label,
+    draw,
     interval,
     paired,
     ranked_split,
@@ -124,22 +126,43 @@ def test_seconds_say_what_they_are_of() -> None:
 
 
 def test_time_counts_what_came_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[Any] = []
-    monkeypatch.setattr(module, "save_figure", lambda figure, path: drawn.append(figure))
+    told: list[tuple[list[Drawn], str]] = []
+    monkeypatch.setattr(module, "draw_time", lambda entries, path, *, about, counted: told.append((entries, counted)))
     curve = {"curve": [[1, 0.0, 0.1], [2, 2.0, 0.2]]}
     old = record("a", 0, 0.3) | curve | {"seconds": {"pretrain": 30.0, "train": 2.0, "evaluate": 1.0}}
     new = record("b", 0, 0.3) | curve | {"seconds": {"build": 7.0, "pretrain": 0.0, "train": 2.0, "evaluate": 1.0}}
     for records in ([new], [old, new], [record("c", 0, 0.3) | curve], [failed("d", 0), new]):
-        module._plot_time(records, tmp_path / "time.png")
-    axes = [figure.axes[0] for figure in drawn]
-    assert [*axes[0].lines[0].get_xdata()] == [7.0, 9.0]
-    assert axes[0].get_xlabel() == "seconds of building, pretraining and training"
-    assert [*axes[1].lines[0].get_xdata()] == [30.0, 32.0]
+        draw(records, tmp_path, study())
+    assert told[0][0][0].curves == [[(7.0, 10.0), (9.0, 20.0)]]
+    assert told[0][1] == "building, pretraining and training"
+    assert told[1][0][0].curves == [[(30.0, 10.0), (32.0, 20.0)]]
     # Where one lacks it, it is not said to be counted.
-    assert axes[1].get_xlabel() == "seconds of pretraining and training"
-    assert [*axes[2].lines[0].get_xdata()] == [0.0, 2.0]
-    for figure in drawn:
-        figure.canvas.draw()
+    assert told[1][1] == "pretraining and training"
+    assert told[2][0][0].curves == [[(0.0, 10.0), (2.0, 20.0)]]
+    assert told[3][0][0].curves == []
+
+
+def test_what_is_drawn_is_what_the_table_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(module, "draw_mrr", lambda entries, path, **more: told.append({"entries": entries, **more}))
+    records = [
+        record(label, seed, value + 0.02 * seed + 0.01 * (label == "mmrns") * seed)
+        for label, value in (("self-adversarial", 0.2), ("mmrns", 0.3))
+        for seed in (0, 1, 2)
+    ]
+    draw(records, tmp_path, study())
+    reference, mmrns = told[0]["entries"]
+    assert (reference.label, reference.reference, reference.difference) == ("self-adversarial", True, None)
+    assert mmrns.mrr == pytest.approx([30, 33, 36])
+    # Differences of 10, 11 and 12 points.
+    assert mmrns.difference == pytest.approx((11, 4.303 / math.sqrt(3)), rel=1e-3)
+    assert table(records)[2]["difference"] == "+11.00 ± 2.48"
+    assert told[0]["about"] == "my|data_set, TransE, seeds 0 to 2"
+    assert (told[0]["split"], told[0]["reference"]) == ("test", "self-adversarial")
+    draw([*records, record("other", 0, 0.1) | {"scorer": "RotatE"}], tmp_path, study())
+    assert told[1]["entries"][2].difference is None
+    assert not told[1]["entries"][2].reference
+    assert told[1]["reference"] == "self-adversarial with the same scorer"
 
 
 def test_whatever_failed_or_has_a_strange_name_is_reported(tmp_path: Path) -> None:
@@ -153,5 +176,6 @@ def test_whatever_failed_or_has_a_strange_name_is_reported(tmp_path: Path) -> No
         rows_of = text.split("\n\n")[2].splitlines()
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in rows_of}) == 1
         assert (tmp_path / "mrr.png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in (tmp_path / "mrr.svg").read_text(encoding="utf-8")
     assert [row["test_mrr"] for row in rows(records)] == [None, 0.2, 0.1]
     assert ranked_split([failed(label, 0)]) == "valid"

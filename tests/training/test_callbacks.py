@@ -59,8 +59,8 @@ def test_callbacks_are_told_in_order_and_rows_grow(toy_folder: Path) -> None:
     assert [line for line in recorder.told if line != "note"] == [
         "start 0 of 8",
         "step with 64 negatives",
-        *("progress 4", "row loss", *ranks, "validation 4", "row valid_mrr"),
-        *("progress 8", "row loss", *ranks, "validation 8", "row valid_mrr"),
+        *("progress 4", "row loss/model_loss", *ranks, "validation 4", "row valid_mrr"),
+        *("progress 8", "row loss/model_loss", *ranks, "validation 8", "row valid_mrr"),
         *ranks,
         "ranking test 50",
     ]

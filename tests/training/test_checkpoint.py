@@ -43,7 +43,7 @@ def test_resume_is_bit_equal(toy: Dataset, tmp_path: Path, name: str, training: 
     first = _trainer(toy, name, **training)
     for step in range(4):
         first.step(step)
-    progress = Progress(step=4, best_mrr=0.25, loss_sum=1 / 3)
+    progress = Progress(step=4, best_mrr=0.25, loss_sum=1 / 3, sampler_loss_sum=1 / 7, sampler_loss_steps=2)
     save_checkpoint(path, first, progress, {"metrics_length": 7})
     second = _trainer(toy, name, **training)
     found = Checkpoint.read(path)

@@ -71,6 +71,19 @@ def test_so_they_are_of_every_scorer_and_of_both_sides_at_once(toy: Dataset, sco
     alike(toy, 0.02, loss="cross-entropy", scorer=scorer, training={"sides": "bernoulli"})
 
 
+def test_the_samplers_own_term_stays_apart_in_parts(toy: Dataset) -> None:
+    trainer = trainer_of(toy, "cross-entropy")
+    trainer.memory_mb = 0.01
+    assert trainer.rows_at_once < 16
+    lookup = trainer.model.lookup(trainer.batch(0))
+    bare = trainer.compared(lookup, 0)[0]
+    assert bare.sampler == 0.0
+    trainer.sampler.loss = lambda *given: torch.tensor(3.0)  # type: ignore[method-assign]
+    found = trainer.compared(lookup, 0)[0]
+    assert float(found.sampler) == pytest.approx(3.0)
+    torch.testing.assert_close(found.model, bare.model)
+
+
 @pytest.fixture(scope="module")
 def wide(toy: Dataset) -> Dataset:
     """So many entities that their scores are what a step holds."""

@@ -143,6 +143,33 @@ def test_a_logged_loss_is_the_mean_of_its_own_interval(toy: Dataset) -> None:
     ]
 
 
+@pytest.mark.parametrize("stop", [None, 3, 6])
+def test_the_two_parts_of_the_loss_are_logged_apart(toy: Dataset, stop: int | None) -> None:
+    """A sampler that is trained in some steps only makes saw teeth of neither, nor does a stop in between."""
+    plan = Plan(steps=14, log_every=4, evaluate_every=100, checkpoint_every=100, patience=0)
+    config = make_config({"method": "uniform", "model": {"dim": 8}, "training": {"batch_size": 64}, "device": "cpu"})
+    other, trainer = build_trainer(config, toy), build_trainer(config, toy)
+    plain = [float(other.step(step)) for step in range(14)]
+    progress, rows = Progress(), list[dict[str, Any]]()
+
+    def own(*given: Any) -> torch.Tensor | float:
+        step = given[-1]
+        return torch.tensor(10.0 + step) if step % 5 == 0 else 0.0
+
+    trainer.sampler.loss = own  # type: ignore[method-assign]
+    for at in (stop, None):
+        records = _Records([0.5], at)
+        records.fit(trainer, progress, plan)
+        rows += [row for row in records.rows if "loss" in row]
+    assert [row["step"] for row in rows] == [4, 8, 12, 14]
+    for row, first in zip(rows, (0, 4, 8, 12), strict=True):
+        steps = range(first, row["step"])
+        terms = [10.0 + step for step in steps if step % 5 == 0]
+        assert row["model_loss"] == pytest.approx(sum(plain[step] for step in steps) / len(steps), rel=1e-4)
+        assert row.get("sampler_loss") == (pytest.approx(sum(terms) / len(terms)) if terms else None)
+        assert row["loss"] == pytest.approx(row["model_loss"] + sum(terms) / len(steps))
+
+
 def test_the_last_two_steps_of_a_log_interval_are_measured(toy: Dataset) -> None:
     progress, records = Progress(), _Records([0.1])
     plan = Plan(steps=13, log_every=6, evaluate_every=13, checkpoint_every=13, patience=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
@@ -46,14 +46,27 @@ class Negative(TypedDict):
     pmi: float | None
 
 
+class Cells(TypedDict):
+    """A grid over a picture of the entity, whose cells in reading order are rows x columns tokens; see `Patches`."""
+
+    picture: str | None
+    rows: int
+    columns: int
+    box: tuple[float, float, float, float] | None
+
+
 class TokenList(TypedDict):
-    """The tokens of an entity in one modality: which are `present`, in words where the features say them
-    (`Modality.made_of`), and the rows and columns of the picture's `grid` where they are its cells.
+    """The tokens of an entity in one modality, as far as its features say what they are (`Modality.made_of`).
+
+    Which of them are `present`; the words of each of these as `labels`; or the `grids` over the entity's pictures whose
+    cells they are, one grid after the other. `grid` are the rows and columns where there is one grid, over the whole of
+    a picture.
     """
 
     present: list[bool]
     labels: list[str] | None
     grid: tuple[int, int] | None
+    grids: list[Cells]
 
 
 class HeatMap(TypedDict):
@@ -268,7 +281,19 @@ def about(dataset: Dataset, queries: Sequence[Query]) -> About:
     return {
         "names": names,
         "descriptions": those(dataset.descriptions, entities),
-        "images": those(dataset.images, entities),
+        "images": those({**dataset.images, **_encoded_pictures(dataset, entities)}, entities),
+    }
+
+
+def _encoded_pictures(dataset: Dataset, entities: Iterable[str]) -> dict[str, str]:
+    """The first picture that tokens of each entity were made of, which need not be named in `entities.tsv`."""
+    ids = {entity: dataset.graph.entities.id(entity) for entity in entities}
+    return {
+        entity: one.picture
+        for modality in dataset.features.values()
+        for entity, i in ids.items()
+        for one in reversed(modality.made_of(i))
+        if not isinstance(one, str) and one.picture is not None
     }
 
 
@@ -410,12 +435,13 @@ def _tokens(dataset: Dataset, modality: str, entity: str, mask: Tensor) -> Token
     made_of = dataset.features[modality].made_of(dataset.graph.entities.id(entity))
     labels = [one for one in made_of if isinstance(one, str)]
     cells = [one for one in made_of if not isinstance(one, str)]
-    # Laid over the whole of one picture; of several, or of a part, the page shows none.
-    whole = len(cells) == 1 and cells[0].box == WHOLE and cells[0].tokens == len(present)
+    grids = cells if sum(one.tokens for one in cells) == sum(present) else []
+    whole = len(grids) == 1 and grids[0].box == WHOLE and grids[0].tokens == len(present)
     return {
         "present": present,
         "labels": labels if labels and len(labels) == sum(present) else None,
-        "grid": (cells[0].rows, cells[0].columns) if whole else None,
+        "grid": (grids[0].rows, grids[0].columns) if whole else None,
+        "grids": [{"picture": g.picture, "rows": g.rows, "columns": g.columns, "box": g.box} for g in grids],
     }
 
 

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmrns.files import write_text
+from mmrns.inspection.pictures import Picture, embedded
 
 if TYPE_CHECKING:
-    from mmrns.inspection.draws import Attention, Drawn, HeatMap, Inspection, TokenList
+    from mmrns.inspection.draws import Attention, Cells, Drawn, HeatMap, Inspection, TokenList
 
 ScaleKey = tuple[str, str, str, str]
 Scales = dict[ScaleKey, tuple[float, float]]
 
-PIXELS = 256
-"""Longest side of an embedded picture."""
-BYTES = 2**14
-"""A picture file of at most this many bytes that needs no scaling is embedded as it is."""
 SPOTLIGHTS = 8
 """A picture is shown once for each guiding token, or once for their mean where there are more."""
-TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "GIF": "image/gif", "WEBP": "image/webp"}
 
 
 @dataclass(frozen=True)
@@ -51,24 +44,32 @@ class Table:
 
 @dataclass(frozen=True)
 class Spotlight:
-    """A picture's cells, as bright as they are looked at: `shades` within [0, 1] in reading order."""
+    """A picture's cells, as bright as they are looked at: `shades` within [0, 1], from left to right, then down.
+
+    They cover the picture of this path but for so many percent of it from above, right, below and left.
+    """
 
     label: str
+    picture: str
     shades: list[float]
     columns: int
+    inset: tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class TokenMaps:
     """The heat maps of how one modality's tokens are read: `guided` is shown, the `others` on demand.
 
-    Where a modality is `absent` there is nothing to show.
+    `words` are those of the tokens read, by number, where they are of texts. Where a modality is `absent` there is
+    nothing to show; `remark` says why there is no picture with the tokens laid over it, where one is looked for.
     """
 
     reads: str
     guide: str
     absent: list[str]
+    words: dict[int, str]
     spotlights: list[Spotlight]
+    remark: str
     guided: Table
     others: list[Table]
 
@@ -91,13 +92,15 @@ def page(found: Inspection, folder: Path | None) -> str:
     """The page as text."""
     from jinja2 import Environment, StrictUndefined
 
-    pictures, unread = embedded(found["images"], folder)
+    pictures, unread = embedded([*found["images"].values(), *_laid_over(found)], folder)
     scales = _scales(found)
     sides = [
         (side, queries) for side in ("tail", "head") if (queries := [q for q in found["queries"] if q["side"] == side])
     ]
     token_maps = {
-        (q["head"], q["relation"], q["tail"], q["side"], s["method"]): _token_maps(s["attention"], scales, s["method"])
+        (q["head"], q["relation"], q["tail"], q["side"], s["method"]): _token_maps(
+            s["attention"], scales, s["method"], pictures
+        )
         for q in found["queries"]
         for s in q["samplers"]
         if s["attention"]
@@ -115,48 +118,6 @@ def page(found: Inspection, folder: Path | None) -> str:
             (n["probability"] for q in found["queries"] for s in q["samplers"] for n in s["negatives"]), default=1
         ),
     )
-
-
-def embedded(images: Mapping[str, str], folder: Path | None) -> tuple[dict[str, str], list[str]]:
-    """Pictures by entity as data URIs, at most `PIXELS` wide and high, and the paths that could not be read."""
-    pictures: dict[str, str] = {}
-    unread: list[str] = []
-    if folder is None:
-        # A dataset that was made in memory has no pictures.
-        return pictures, unread
-    root = folder.resolve()
-    for entity, name in images.items():
-        path = (folder / name).resolve()
-        uri = _data_uri(path) if path.is_relative_to(root) else None
-        if uri is None:
-            unread.append(name)
-        else:
-            pictures[entity] = uri
-    return pictures, unread
-
-
-def _data_uri(path: Path) -> str | None:
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings():
-            # A picture of too many pixels warns first; it is refused here.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            data = path.read_bytes()
-            with Image.open(io.BytesIO(data)) as image:
-                image.load()
-                kind = image.format or ""
-                if kind not in TYPES or len(data) > BYTES or max(image.size) > PIXELS:
-                    photo = kind == "JPEG"
-                    small = image.convert("RGB" if photo else "RGBA")
-                    small.thumbnail((PIXELS, PIXELS))
-                    buffer = io.BytesIO()
-                    kind = "JPEG" if photo else "PNG"
-                    small.save(buffer, format=kind)
-                    data = buffer.getvalue()
-    except Exception:  # Pillow raises whatever its decoders raise; the page does without the picture.
-        return None
-    return f"data:{TYPES[kind]};base64,{base64.b64encode(data).decode()}"
 
 
 def _guided(one: HeatMap) -> list[list[float]]:
@@ -206,7 +167,15 @@ def _shown(one: HeatMap, attention: Attention, kind: str) -> list[list[float | N
     ]
 
 
-def _token_maps(attention: Attention, scales: Scales, method: str) -> list[TokenMaps]:
+def _laid_over(found: Inspection) -> Iterator[str]:
+    """The pictures whose cells are tokens."""
+    for query in found["queries"]:
+        for drawn in query["samplers"]:
+            for tokens in drawn["attention"]["tokens"].values() if drawn["attention"] else ():
+                yield from (cells["picture"] for cells in tokens["grids"] if cells["picture"] is not None)
+
+
+def _token_maps(attention: Attention, scales: Scales, method: str, pictures: Mapping[str, Picture]) -> list[TokenMaps]:
     found: list[TokenMaps] = []
     first = attention["maps"][0]["reads"]
     for one in attention["maps"]:
@@ -215,9 +184,15 @@ def _token_maps(attention: Attention, scales: Scales, method: str) -> list[Token
             for kind in KINDS
         }
         guided = tables.pop("guided")
-        spotlights = _spotlights(one, attention, max(abs(guided.low), abs(guided.high)))
+        spotlights = _spotlights(one, attention, max(abs(guided.low), abs(guided.high)), pictures)
+        tokens = attention["tokens"][one["reads"]]
+        remark = "" if spotlights else _remark(tokens, one["reads"], pictures)
+        words = dict(
+            zip((k + 1 for k, there in enumerate(tokens["present"]) if there), tokens["labels"] or (), strict=False)
+        )
         absent = [name for name in (one["reads"], one["guide"]) if not any(attention["tokens"][name]["present"])]
-        found.append(TokenMaps(one["reads"], one["guide"], absent, spotlights, guided, list(tables.values())))
+        others = list(tables.values())
+        found.append(TokenMaps(one["reads"], one["guide"], absent, words, spotlights, remark, guided, others))
     return found
 
 
@@ -243,30 +218,62 @@ def _table(one: HeatMap, attention: Attention, kind: str, scale: tuple[float, fl
 
 def _labels(tokens: TokenList, modality: str) -> list[str]:
     """Words for each token: its text, its place in the picture, or its number."""
-    names = iter(tokens["labels"] or ())
-    found: list[str] = []
-    for i, present in enumerate(tokens["present"]):
-        if tokens["grid"]:
-            row, column = divmod(i, tokens["grid"][1])
-            found.append(f"row {row + 1}, column {column + 1}")
-        else:
-            found.append((next(names, None) if present else None) or f"{modality} {i + 1}")
+    words = iter(tokens["labels"] or _places(tokens["grids"]))
+    return [
+        (next(words, None) if there else None) or f"{modality} {i + 1}" for i, there in enumerate(tokens["present"])
+    ]
+
+
+def _places(grids: Sequence[Cells]) -> Iterator[str]:
+    """Where the cells of grids are, from left to right, then down, one grid after the other."""
+    for n, grid in enumerate(grids):
+        for cell in range(grid["rows"] * grid["columns"]):
+            row, column = divmod(cell, grid["columns"])
+            place = f"row {row + 1}, column {column + 1}"
+            yield place if len(grids) == 1 else f"picture {n + 1}, {place}"
+
+
+def _spotlights(one: HeatMap, attention: Attention, largest: float, pictures: Mapping[str, Picture]) -> list[Spotlight]:
+    """Each picture once for each guiding token, or for their mean where there are many."""
+    tokens, guides = (attention["tokens"][one[name]] for name in ("reads", "guide"))
+    values = _shown(one, attention, "guided")
+    shades = [
+        [abs(v or 0.0) / (largest or 1.0) for v in row]
+        for row, there in zip(values, tokens["present"], strict=True)
+        if there
+    ]
+    seen = [k for k, there in enumerate(guides["present"]) if there]
+    if not seen:
+        return []
+    labels = _labels(guides, one["guide"])
+    looks = {labels[k]: [row[k] for row in shades] for k in seen}
+    if len(seen) > SPOTLIGHTS:
+        looks = {f"mean over {len(seen)} {one['guide']} tokens": [sum(row) / len(seen) for row in shades]}
+    found: list[Spotlight] = []
+    start = 0
+    for grid in tokens["grids"]:
+        cells = slice(start, start := start + grid["rows"] * grid["columns"])
+        picture, box = grid["picture"], grid["box"]
+        if picture is None or picture not in pictures or box is None:
+            continue
+        left, upper, right, lower = box
+        inset = (100 * upper, 100 * (1 - right), 100 * (1 - lower), 100 * left)
+        found += [Spotlight(label, picture, look[cells], grid["columns"], inset) for label, look in looks.items()]
     return found
 
 
-def _spotlights(one: HeatMap, attention: Attention, largest: float) -> list[Spotlight]:
-    tokens = attention["tokens"][one["reads"]]
-    if tokens["grid"] is None or not any(tokens["present"]):
-        return []
-    columns = tokens["grid"][1]
-    shades = [[abs(v or 0.0) / (largest or 1.0) for v in row] for row in _shown(one, attention, "guided")]
-    guides = attention["tokens"][one["guide"]]
-    present = [k for k, there in enumerate(guides["present"]) if there]
-    if len(present) > SPOTLIGHTS:
-        means = [sum(row) / len(present) for row in shades]
-        return [Spotlight(f"mean over {len(present)} {one['guide']} tokens", means, columns)]
-    labels = _labels(guides, one["guide"])
-    return [Spotlight(labels[k], [row[k] for row in shades], columns) for k in present]
+def _remark(tokens: TokenList, modality: str, pictures: Mapping[str, Picture]) -> str:
+    """Why tokens are not laid over a picture; nothing where they are words."""
+    if tokens["labels"] or not any(tokens["present"]):
+        return ""
+    if not tokens["grids"]:
+        file = f"features/{modality}.tokens.jsonl"
+        return f"Tokens have numbers, since {file} does not say what they were made of; mmrns encode writes it."
+    if all(grid["picture"] is None for grid in tokens["grids"]):
+        return "The picture is not shown, since it lies outside the dataset folder."
+    if not any(grid["picture"] in pictures for grid in tokens["grids"]):
+        return "The picture is not shown, since it could not be read."
+    return "The picture is not shown, since it is not known which part of it the model looked at."
 
 
 def probability(drawn: Drawn, found: Inspection) -> str:

@@ -1,13 +1,13 @@
-"""What a run writes beside its weights: where it came from, its metrics, its picture."""
+"""What a run writes beside its weights: where it came from, and its metrics."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 import torch
@@ -15,10 +15,6 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat
 
 from mmrns.data.datasets import Dataset
 from mmrns.runs.config import Config
-from mmrns.runs.figures import legend, logarithmic, new_figure
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 PACKAGES = ("mmrns", "torch", "numpy", "polars", "safetensors")
 
@@ -88,6 +84,7 @@ class Measured(Kept):
 
     score_percentile: FiniteFloat | None
     effective_sample_size: FiniteFloat | None
+    valid_negatives: FiniteFloat | None = None
     gradient_norm: GradientNorms
 
 
@@ -97,6 +94,8 @@ class Row(Kept):
     step: int
     seconds: FiniteFloat = 0.0
     loss: FiniteFloat = 0.0
+    model_loss: FiniteFloat = 0.0
+    sampler_loss: FiniteFloat = 0.0
     valid_mrr: FiniteFloat = 0.0
     hardness: Measured = Measured(
         score_percentile=None, effective_sample_size=None, gradient_norm=GradientNorms(model=None)
@@ -165,54 +164,6 @@ def _code_version() -> dict[str, Any]:
         "commit": git("rev-parse", "HEAD"),
         "dirty": None if status is None else bool(status),
     }
-
-
-def plot_curves(rows: Sequence[Mapping[str, Any]], title: str, selected: int) -> Figure:
-    """Training loss and validation MRR against steps, the selected step marked."""
-    figure, left = new_figure(title)
-    right = left.twinx()
-    for axis, key, label, colour in ((left, "loss", "training loss", "0.6"), (right, "valid_mrr", "MRR", "tab:blue")):
-        points = [(row["step"], row[key]) for row in rows if key in row]
-        if points:
-            # A line needs two points to be seen.
-            marked = key == "valid_mrr" or len(points) == 1
-            axis.plot(*zip(*points, strict=True), color=colour, marker="o" if marked else None, markersize=4)
-        axis.set_ylabel("validation MRR" if label == "MRR" else label, color=colour if label == "MRR" else "0.4")
-    left.set_xlabel("step")
-    right.set_ylim(bottom=0)
-    left.axvline(selected, color="tab:blue", linestyle=":", linewidth=1)
-    return figure
-
-
-def plot_hardness(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
-    """Score percentile and effective sample size of the negatives, and the model's gradient norm on a logarithmic
-    right axis, against steps; what a sampler does not tell is left out.
-    """
-    figure, left = new_figure(title)
-    right = left.twinx()
-    measured = [(row["step"], row["hardness"]) for row in rows if "hardness" in row]
-    curves = [
-        (left, "score percentile", "tab:red", [(s, h["score_percentile"]) for s, h in measured]),
-        (left, "effective sample size", "tab:blue", [(s, h["effective_sample_size"]) for s, h in measured]),
-        (right, "gradient norm (right)", "0.5", [(s, h["gradient_norm"]["model"]) for s, h in measured]),
-    ]
-    lines: list[Any] = []
-    names: list[str] = []
-    for axis, label, colour, points in curves:
-        points = [(step, value) for step, value in points if value is not None]
-        if points:
-            lines += axis.plot(*zip(*points, strict=True), color=colour, marker=".")
-            names.append(label)
-    # The percentile of negatives drawn at random.
-    left.axhline(0.5, color="tab:red", linestyle=":", linewidth=1)
-    left.set_ylim(0, 1.04)  # A uniform sampler's line is at 1.
-    left.set_xlabel("step")
-    left.set_ylabel("score percentile, effective sample size")
-    # A loss of 0 throughout has no gradient.
-    logarithmic(right, "y", (norm for _, norm in curves[2][3] if norm is not None))
-    right.set_ylabel("gradient norm of the model", color="0.4")
-    legend(figure, lines, names, "outside lower center", columns=3)
-    return figure
 
 
 def listing(names: pl.Series) -> str:

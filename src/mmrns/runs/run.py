@@ -51,8 +51,9 @@ from mmrns.runs.digests import REMEDY, SUMS, verify, write_sums
 from mmrns.runs.figures import save_figure
 from mmrns.runs.names import Names
 from mmrns.runs.places import dataset_of_run
+from mmrns.runs.plots import About, plot_curves, plot_hardness
 from mmrns.runs.queries import Known, Queries, answers, queries_of, read_queries, score_triples
-from mmrns.runs.record import Record, Results, Row, listing, plot_curves, plot_hardness
+from mmrns.runs.record import Record, Results, Row, listing
 from mmrns.runs.values import read_config, told_of
 from mmrns.samplers.base import Sampler
 from mmrns.training.checkpoint import weights_misfit
@@ -171,7 +172,7 @@ class Run:
             write_text(path / "metrics.jsonl", "".join(f"{json.dumps(row)}\n" for row in self._rows))
         save_figure(self.plot(), path / "plots" / "curves.png")
         if any("hardness" in row for row in self._rows):
-            save_figure(plot_hardness(self._rows, self.title), path / "plots" / "hardness.png")
+            save_figure(plot_hardness(self._rows, self._about), path / "plots" / "hardness.png")
         write_json(path / "record.json", self.record)
         results = json_text(self.results)
         write_sums(path, hashlib.sha256(results.encode()).hexdigest())
@@ -194,7 +195,8 @@ class Run:
 
     @property
     def history(self) -> pl.DataFrame:
-        """What was recorded during the training: `step`, `seconds`, `loss`, `valid_mrr`, and `hardness.` columns.
+        """What was recorded during the training: `step`, `seconds`, `loss`, `model_loss`, `sampler_loss`, `valid_mrr`,
+        and `hardness.` columns.
 
         A row holds what was recorded at its step, null what was not.
         """
@@ -205,8 +207,13 @@ class Run:
         )
 
     def plot(self) -> Figure:
-        """The training loss and the validation MRR against the steps, as a matplotlib figure."""
-        return plot_curves(self._rows, self.title, self.results["selected_step"])
+        """The validation MRR and the training loss against the steps, as a matplotlib figure."""
+        return plot_curves(self._rows, self._about, self.results["selected_step"])
+
+    @property
+    def _about(self) -> About:
+        name = self.record["dataset"]["name"]
+        return About(name, self.config.model.scorer, self.config.method, self.config.seed)
 
     @cached_property
     def dataset(self) -> Dataset:

@@ -10,8 +10,8 @@ from statistics import mean, stdev
 from typing import Any
 
 from mmrns.files import write_json, write_text
-from mmrns.runs.figures import legend, logarithmic, name_ticks, new_figure, save_figure
 from mmrns.studies.comparison import Comparison
+from mmrns.studies.plots import Drawn, draw_mrr, draw_time, seeds_in_words
 
 Record = Mapping[str, Any]
 METRICS = ("mrr", "hits@1", "hits@3", "hits@10")
@@ -136,12 +136,17 @@ def _titles(split: str) -> dict[str, str]:
 
 def paired(runs: Sequence[Record], others: Sequence[Record], split: str = "test") -> str:
     """Mean difference of the MRR between trainings of the same seed, in points, and its 95 % interval."""
-    other = {run["seed"]: _metrics(run, split)["mrr"] for run in others}
-    differences = [100 * (_metrics(run, split)["mrr"] - other[run["seed"]]) for run in runs if run["seed"] in other]
+    differences = differences_of(runs, others, split)
     if not differences:
         return ""
     width = interval(differences)
     return f"{mean(differences):+.2f}" + ("" if math.isinf(width) else f" ± {width:.2f}")
+
+
+def differences_of(runs: Sequence[Record], others: Sequence[Record], split: str = "test") -> list[float]:
+    """The differences of the MRR between trainings of the same seed, in points."""
+    other = {run["seed"]: _metrics(run, split)["mrr"] for run in others}
+    return [100 * (_metrics(run, split)["mrr"] - other[run["seed"]]) for run in runs if run["seed"] in other]
 
 
 def spread(values: Sequence[float]) -> str:
@@ -152,17 +157,14 @@ def spread(values: Sequence[float]) -> str:
 
 
 def write_summary(records: Sequence[Record], folder: Path, comparison: Comparison) -> list[Path]:
-    """`results.json`, `report.md`, `mrr.png` and, where the records have curves, `time.png` of a comparison.
+    """`results.json`, `report.md`, and the pictures of a comparison (`draw`).
 
     Returns:
-        The plots.
+        The PNG files of the pictures.
     """
     write_json(folder / "results.json", rows(records))
     write_text(folder / "report.md", report(records, comparison))
-    plots = {folder / "mrr.png": _plot_mrr} | ({folder / "time.png": _plot_time} if _timed(records) else {})
-    for path, plot in plots.items():
-        plot(records, path)
-    return [*plots]
+    return draw(records, folder, comparison)
 
 
 def trials_of(comparison: Comparison) -> dict[str, int]:
@@ -237,59 +239,53 @@ def _escaped(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>|$])", r"\\\1", line)
 
 
-def _plot_mrr(records: Sequence[Record], path: Path) -> None:
-    """Mean MRR of each entry with its standard deviation and the seeds themselves; an entry that failed has none."""
+def _entries(records: Sequence[Record]) -> list[Drawn]:
+    """What is drawn of each entry."""
     groups, split = by_label(records), ranked_split(records)
-    name = {"test": "test", "valid": "validation"}[split]
-    title = f"{name.capitalize()} MRR: mean, standard deviation, seeds"
-    figure, axes = new_figure(title, height=1.2 + 0.4 * len(groups))
-    for place, (label, runs) in enumerate(groups.items()):
-        values = [_metrics(run, split)["mrr"] for run in worked(runs)]
-        if not values:
-            continue
-        error = stdev(values) if len(values) > 1 else 0.0
-        own = label if label.endswith(REFERENCE) else ""
-        axes.errorbar(mean(values), place, xerr=error, fmt="o", capsize=4, color="0.4" if own else "tab:blue")
-        axes.plot(values, [place] * len(values), "|", color="0.6", markersize=10)
-    name_ticks(axes, [*groups])
-    axes.grid(axis="x", color="0.9")
-    axes.set_xlabel(f"{name} MRR (filtered, mean rank on ties)")
-    save_figure(figure, path)
-
-
-def _plot_time(records: Sequence[Record], path: Path) -> None:
-    """Validation MRR against seconds since the training was begun, the mean over the seeds."""
-    from matplotlib import colormaps
-
-    groups = by_label(records)
-    figure, axes = new_figure("Validation MRR against time, mean over the seeds", height=4.5)
-    # Twenty colours; further entries repeat them with dashes.
-    colors = [colormaps["tab20"](i) for i in range(20)]
-    axes.set_prop_cycle(color=[*colors, *colors], linestyle=["-"] * 20 + ["--"] * 20)
-    lines: list[Any] = []
-    names: list[str] = []
-    shown: list[float] = []
+    references = {reference_of(label, groups) for label in groups}
+    found: list[Drawn] = []
     for label, runs in groups.items():
-        curves = [_curve(run) for run in runs if run.get("curve")]
-        if not curves:
-            continue
-        # Early stopping may end seeds at different steps: the mean is of those that have come so far.
-        points = [[curve[i] for curve in curves if i < len(curve)] for i in range(max(map(len, curves)))]
-        seconds, mrr = ([mean(point[k] for point in at) for at in points] for k in (0, 1))
-        lines += axes.plot(seconds, mrr, marker=".")
-        names.append(label)
-        shown += seconds
-    logarithmic(axes, "x", shown)
-    timed = [run for run in records if run.get("curve")]
-    built = all("build" in run["seconds"] for run in timed)
-    axes.set_xlabel(f"seconds of {'building, ' if built else ''}pretraining and training")
-    axes.set_ylabel("validation MRR")
-    axes.grid(color="0.92")
-    legend(figure, lines, names, "outside right center")
-    save_figure(figure, path)
+        reference, good = reference_of(label, groups), worked(runs)
+        differences = [] if reference is None else differences_of(good, worked(groups[reference]), split)
+        found.append(
+            Drawn(
+                label,
+                runs[0]["sampler"],
+                [100 * _metrics(run, split)["mrr"] for run in good],
+                (mean(differences), interval(differences)) if differences else None,
+                label in references,
+                [_curve(run) for run in good if run.get("curve")],
+            )
+        )
+    return found
 
 
 def _curve(record: Record) -> list[tuple[float, float]]:
-    """Seconds and validation MRR; what came before the first step counts, as far as it is recorded."""
+    """Seconds and validation MRR in percent; what came before the first step counts, as far as it is recorded."""
     before = sum(record["seconds"].get(part, 0.0) for part in ("build", "pretrain"))
-    return [(before + seconds, mrr) for _, seconds, mrr in record["curve"]]
+    return [(before + seconds, 100 * mrr) for _, seconds, mrr in record["curve"]]
+
+
+def draw(records: Sequence[Record], folder: Path, comparison: Comparison) -> list[Path]:
+    """Draw `mrr.png` and, where the records have curves, `time.png`, with an SVG beside each.
+
+    Returns:
+        The PNG files.
+    """
+    entries, split = _entries(records), ranked_split(records)
+    scorers = [*dict.fromkeys(record["scorer"] for record in records)]
+    seeds = seeds_in_words([record["seed"] for record in records])
+    about = f"{_dataset(comparison)}, {', '.join(scorers)}, {seeds}"
+    plots = [folder / "mrr.png"]
+    reference = REFERENCE if len(scorers) == 1 else f"{REFERENCE} with the same scorer"
+    draw_mrr(entries, plots[0], split={"test": "test", "valid": "validation"}[split], about=about, reference=reference)
+    if _timed(records):
+        timed = [run for run in records if run.get("curve")]
+        built = "building, " if all("build" in run["seconds"] for run in timed) else ""
+        plots.append(folder / "time.png")
+        draw_time(entries, plots[1], about=about, counted=f"{built}pretraining and training")
+    return plots
+
+
+def _dataset(comparison: Comparison) -> str:
+    return Path(str(comparison.common.get("data.dataset") or "comparison")).name

@@ -60,7 +60,10 @@ class Callback(Named):
         """So many steps are done; at intervals with the mean loss since the last one that was told."""
 
     def on_row(self, row: dict[str, Any]) -> None:
-        """A row of metrics is about to be recorded: `step`, `seconds`, and `loss` or `valid_mrr`. It may grow."""
+        """A row of metrics is about to be recorded; it may grow.
+
+        It has `step`, `seconds`, and either `valid_mrr` or the losses (`Progress.mean_losses`).
+        """
 
     def on_validation(self, step: int, mrr: float) -> None:
         """The validation MRR after so many steps."""

@@ -15,7 +15,8 @@ class Progress:
         stale: evaluations since then.
         train_seconds, evaluate_seconds: elapsed, earlier sittings included.
         stopped: True once early stopping has ended the training.
-        loss_sum, loss_steps: of the log interval that is under way.
+        loss_sum, loss_steps: the losses of the log interval that is under way, and how many there are.
+        sampler_loss_sum, sampler_loss_steps: of those the sampler's own terms, which it may not have in every step.
     """
 
     step: int = 0
@@ -27,6 +28,24 @@ class Progress:
     stopped: bool = False
     loss_sum: float = 0.0
     loss_steps: int = 0
+    sampler_loss_sum: float = 0.0
+    sampler_loss_steps: int = 0
+
+    def mean_losses(self) -> dict[str, float]:
+        """The losses of the log interval so far, as a row of `metrics.jsonl` has them.
+
+        Returns:
+            `loss`, the mean over the steps; `model_loss`, the same without the sampler's own term; `sampler_loss`, the
+            mean of that term over the steps that have it, left out where none has. So neither of the two depends on how
+            many of an interval's steps train the sampler, as `loss` does.
+        """
+        found = {
+            "loss": self.loss_sum / self.loss_steps,
+            "model_loss": (self.loss_sum - self.sampler_loss_sum) / self.loss_steps,
+        }
+        if self.sampler_loss_steps:
+            found["sampler_loss"] = self.sampler_loss_sum / self.sampler_loss_steps
+        return found
 
 
 @dataclass(frozen=True)

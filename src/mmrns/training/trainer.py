@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -28,6 +29,51 @@ from mmrns.types import AllNegatives, Batch, Negatives, Views
 
 _REALS = 8
 """Reals that a loss and its gradient hold for each score, the score among them."""
+
+
+class Losses(NamedTuple):
+    """The loss of some rows in its two parts; training descends their sum.
+
+    Attributes:
+        model: the objective of the scores, and what the embedder adds.
+        sampler: the sampler's own term; the number 0 in a step where it has none.
+    """
+
+    model: Float[Tensor, ""]
+    sampler: Float[Tensor, ""] | float
+
+
+class LossSums:
+    """The losses of the steps of a log interval, added up on the device.
+
+    Args:
+        progress: what was added up in an earlier sitting.
+        device: where the losses are.
+    """
+
+    def __init__(self, progress: Progress, device: torch.device):
+        self.total = torch.tensor(progress.loss_sum, device=device)
+        self.sampler = torch.tensor(progress.sampler_loss_sum, device=device)
+        self.steps, self.sampler_steps = progress.loss_steps, progress.sampler_loss_steps
+
+    def add(self, loss: Float[Tensor, ""], sampler: Float[Tensor, ""] | float) -> None:
+        """Add the loss of a step, of which `sampler` is the sampler's own term."""
+        self.total += loss.detach()
+        self.steps += 1
+        if isinstance(sampler, Tensor):
+            self.sampler += sampler.detach()
+            self.sampler_steps += 1
+
+    def keep(self, progress: Progress) -> None:
+        """Write the sums down, which waits for the device."""
+        progress.loss_sum, progress.loss_steps = float(self.total), self.steps
+        progress.sampler_loss_sum, progress.sampler_loss_steps = float(self.sampler), self.sampler_steps
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.total.zero_()
+        self.sampler.zero_()
+        self.steps = self.sampler_steps = 0
 
 
 class Trainer:
@@ -103,13 +149,19 @@ class Trainer:
         """The batch of a step, on the device."""
         return self.batches.at(step).to(self.device)
 
-    def step(self, step: int, on_step: Callable[[Batch, Negatives], None] | None = None) -> Float[Tensor, ""]:
+    def step(
+        self,
+        step: int,
+        on_step: Callable[[Batch, Negatives], None] | None = None,
+        sums: LossSums | None = None,
+    ) -> Float[Tensor, ""]:
         """One training step.
 
         Args:
             step: counted from 0.
             on_step: is told of the step at its end, when gradients are still there and the model is updated; of the
                 last part of the rows where they are compared in parts.
+            sums: what the loss is added to.
 
         Returns:
             The loss, still on the device.
@@ -119,16 +171,18 @@ class Trainer:
         with self.precision():
             lookup = model.lookup(batch)  # the batch's own vectors, once
             compared, negatives, rows = self.compared(lookup, step)  # with x- ~ q_phi( . | anchor, r, step)
-            loss = compared + self.regularizer(model, lookup)
+            loss = compared.model + compared.sampler + self.regularizer(model, lookup)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step(step)
         model.constrain()
+        if sums is not None:
+            sums.add(loss, compared.sampler)
         if on_step is not None:
             on_step(rows, negatives)
         return loss.detach()
 
-    def compare(self, lookup: Lookup, step: int, views: Views | None = None) -> tuple[Float[Tensor, ""], Negatives]:
+    def compare(self, lookup: Lookup, step: int, views: Views | None = None) -> tuple[Losses, Negatives]:
         """The loss of some rows against the negatives that are drawn for them, and these.
 
         Args:
@@ -142,14 +196,14 @@ class Trainer:
             negatives = replace(negatives, views=views)
         s_pos = model.score(lookup)  # f_theta(h, r, t)
         s_neg = model.score_against(lookup, negatives)  # f_theta(h, r, x-)
-        loss = (
+        losses = Losses(
             self.objective(s_pos, s_neg, negatives.mask, lookup.batch.weight, negatives.log_weight)
-            + model.loss(lookup, negatives, self.objective)
-            + sampler.loss(lookup, negatives, s_pos, s_neg, model, step)
+            + model.loss(lookup, negatives, self.objective),
+            sampler.loss(lookup, negatives, s_pos, s_neg, model, step),
         )
-        return loss, negatives
+        return losses, negatives
 
-    def compared(self, lookup: Lookup, step: int) -> tuple[Float[Tensor, ""], Negatives, Batch]:
+    def compared(self, lookup: Lookup, step: int) -> tuple[Losses, Negatives, Batch]:
         """`compare` of a batch, whole, or in parts where every entity is a negative and that would take too much.
 
         The parts are rows, whose loss is weighed by their share of the batch's weight; each is compared again in the
@@ -161,14 +215,17 @@ class Trainer:
         batch, size = lookup.batch, self.rows_at_once
         if size >= len(batch):
             return *self.compare(lookup, step), batch
-        everyone, start, losses = self.model.entity.all(), 0, list[Tensor]()
+        everyone, start, of_model, of_sampler = self.model.entity.all(), 0, list[Tensor](), list[Tensor]()
         part, negatives = batch, Negatives()
         for part in (rows.to(self.device) for rows in self.batches.split(step, size)):
             of_part = lookup.part(part, slice(start, start := start + len(part)))
             given = self.compare, of_part, step, everyone
-            loss, negatives = checkpoint(*given, use_reentrant=False, preserve_rng_state=False)
-            losses.append(loss * (part.weight.sum() / batch.weight.sum()))
-        return torch.stack(losses).sum(), negatives, part
+            losses, negatives = checkpoint(*given, use_reentrant=False, preserve_rng_state=False)
+            share = part.weight.sum() / batch.weight.sum()
+            of_model.append(losses.model * share)
+            of_sampler += [losses.sampler * share] if isinstance(losses.sampler, Tensor) else []
+        own = torch.stack(of_sampler).sum() if of_sampler else 0.0
+        return Losses(torch.stack(of_model).sum(), own), negatives, part
 
     @property
     def rows_at_once(self) -> int:
@@ -206,7 +263,7 @@ class Trainer:
         """
         told = callback or Callback()
         told.on_start(Training(self.model, self.sampler, self.batches.graph, plan, progress))
-        total = torch.tensor(progress.loss_sum, device=self.device)
+        sums = LossSums(progress, self.device)
         started = time.perf_counter()
 
         def on_step(batch: Batch, negatives: Negatives) -> None:
@@ -218,14 +275,13 @@ class Trainer:
 
         while progress.step < plan.steps and not progress.stopped:
             try:
-                total += self.step(progress.step, on_step if told.watches(progress.step + 1) else None)
+                self.step(progress.step, on_step if told.watches(progress.step + 1) else None, sums)
             except Exception as error:
                 # What draws and sorts fails in ways of its own on numbers that are not finite.
                 if self._finite():
                     raise
                 raise _diverged("the model", progress.step + 1) from error
             progress.step += 1
-            progress.loss_steps += 1
             done = progress.step
             if done % self.batches.per_epoch == 0:
                 self.sampler.end_epoch(done // self.batches.per_epoch - 1)
@@ -234,16 +290,16 @@ class Trainer:
             stop = told.should_stop()
             if not (log or evaluate or stop or plan.due(plan.checkpoint_every, done)):
                 continue
-            progress.loss_sum = float(total)
-            mean = progress.loss_sum / progress.loss_steps
+            sums.keep(progress)
+            mean = progress.mean_losses()["loss"]
             if not math.isfinite(mean):
                 raise _diverged("the loss", done)
             progress.train_seconds += time.perf_counter() - started
             told.on_progress(done, mean)
             if log:
-                told.on_row({"step": done, "loss": mean, "seconds": round(progress.train_seconds, 3)})
-                total.zero_()
-                progress.loss_sum, progress.loss_steps = 0.0, 0
+                told.on_row({"step": done, **progress.mean_losses(), "seconds": round(progress.train_seconds, 3)})
+                sums.clear()
+                sums.keep(progress)
             keep = stop or plan.due(plan.checkpoint_every, done)
             if (evaluate or keep) and not self._finite():
                 # The loss is of the parameters before the step.
