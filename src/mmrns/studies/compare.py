@@ -179,7 +179,7 @@ def _entry(
     entry = comparison.entries[label]
 
     def training(name: str, settings: Settings, **more: Any) -> Training:
-        given = comparison.common | entry.settings | settings | more
+        given = comparison.given(entry, settings) | more
         return Training(label, f"{label}-{name}", settings, given, name.startswith("trial"), folder)
 
     tried: list[tuple[Settings, float | None]] = []

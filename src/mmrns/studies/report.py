@@ -183,7 +183,7 @@ def report(records: Sequence[Record], comparison: Comparison) -> str:
         f"the seeds{' that did not fail' if failed else ''}. The difference is that of the {name} MRR from "
         f"`{REFERENCE}` with the same scorer, paired by seed, with its 95 % interval (Student's t). "
         + ("" if split == "test" else "The test split was not read: all metrics are of validation. ")
-        + f"{_chosen(trials)} Seconds are of a whole training: {_counted(records)}.",
+        + f"{_chosen(trials)} {_escaped(comparison.budget_told)} Seconds are of a whole training: {_counted(records)}.",
         "",
         "| " + " | ".join(cells[0]) + " |",
         "|" + "---|" * len(cells[0]),
@@ -197,7 +197,7 @@ def report(records: Sequence[Record], comparison: Comparison) -> str:
         "",
         "| method | settings |",
         "|---|---|",
-        *(f"| {_escaped(label)} | {_settings(runs[0]['settings'])} |" for label, runs in groups.items()),
+        *(f"| {_escaped(label)} | {_settings(_own(label, runs, comparison))} |" for label, runs in groups.items()),
     ]
     return "\n".join(lines) + "\n"
 
@@ -224,6 +224,14 @@ def _counted(records: Sequence[Record]) -> str:
 
 def _timed(records: Sequence[Record]) -> bool:
     return any(record.get("curve") for record in records)
+
+
+def _own(label: str, runs: Sequence[Record], comparison: Comparison) -> Mapping[str, Any]:
+    """The settings of an entry that are not those of every training: its own, and those that were chosen."""
+    entry = comparison.entries.get(label)
+    own = {} if entry is None else {key: value for key, value in entry.settings.items() if key != "model.scorer"}
+    # A method that the label tells is not told again.
+    return {key: value for key, value in own.items() if value != label} | runs[0]["settings"]
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
