@@ -56,7 +56,7 @@ def test_a_training_has_what_it_is_told_and_that_is_said() -> None:
 
 
 def test_what_all_entries_say_themselves_is_not_said_in_common() -> None:
-    own = {key: 3 for key in BUDGET}
+    own = dict.fromkeys(BUDGET, 3)
     entries = {
         "set": Entry({"method": "uniform"} | own),
         "listed": Entry({}, listed=[{"method": "uniform"} | own]),

@@ -80,11 +80,14 @@ def compare(
             records = compare(comparison, folder, jobs=jobs, done=done, note=say)
         plots = write_summary(records, folder, comparison)
     cells = table(records, trials_of(comparison))
-    # Room is short: what is the same for all says nothing.
+    # Room is short: what is the same for all, or nobody has, says nothing.
     alike = [key for key in ("seeds", "trials") if len({row[key] for row in cells if row[key]}) == 1]
-    print_rows([{key: row[key] for key in SHOWN if key in row and key not in alike} for row in cells])
-    split = {"test": "test", "valid": "validation"}[ranked_split(records)]
-    out.print(f"difference: of the {split} MRR from {REFERENCE}, paired by seed, with its 95 % interval")
+    compared = any(row["difference"] for row in cells)
+    shown = [key for key in SHOWN if key in cells[0] and key not in alike and (compared or key != "difference")]
+    print_rows([{key: row[key].replace("± ", "±") for key in shown} for row in cells])
+    if compared:
+        split = {"test": "test", "valid": "validation"}[ranked_split(records)]
+        out.print(f"difference: of the {split} MRR from {REFERENCE}, by seed, with 95 % interval")
     out.print(Text(f"report {folder / 'report.md'}\nplots  {', '.join(map(str, plots))}"), soft_wrap=True)
     if not worked(records):
         raise MmrnsError(f"{folder}: every training failed; the report says how")
