@@ -53,6 +53,9 @@ def test_what_failed_is_said_and_in_the_table(
     assert "2 (1 " in rows["inbatch"]
     assert "0 of 1" in rows["bad"]
     assert "trials" in rows["method"]
+    best = tmp_path / "study" / "best.yaml"
+    assert f"best   mmrns train {best}" in told.out
+    assert best.read_text().startswith(("# 64: the best", "# inbatch: the best"))
     # There is no self-adversarial to differ from.
     assert "difference" not in told.out
 
@@ -69,6 +72,7 @@ def test_by_validation_alone_and_with_nothing_that_worked(
     path = study(tmp_path, toy_folder, "uniform: {training.lr: 1e30}")
     with pytest.raises(MmrnsError, match="every training failed; the report says how"):
         compare(path, "--out", tmp_path / "other")
+    assert not (tmp_path / "other" / "best.yaml").exists()
     assert "uniform-seed-0 failed" in (tmp_path / "other" / "report.md").read_text()
 
 

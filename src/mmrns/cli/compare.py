@@ -43,12 +43,14 @@ def compare(
     ] = None,
 ) -> None:
     """Train scorers with methods on one footing, several seeds each; a table, a report, plots. Resumable."""
-    from mmrns.files import locked
+    from mmrns.files import locked, write_changed
     from mmrns.runs.config import apply_settings
     from mmrns.runs.values import read_config
     from mmrns.studies.compare import compare
     from mmrns.studies.comparison import Comparison
-    from mmrns.studies.report import REFERENCE, ranked_split, table, trials_of, worked, write_summary
+    from mmrns.studies.recipe import FILE as RECIPE
+    from mmrns.studies.recipe import recipe
+    from mmrns.studies.report import REFERENCE, ranked_split, table, trials_of, write_summary
 
     if study is not None:
         given = (dataset, scorers, methods, seeds, trials, space, settings)
@@ -79,6 +81,9 @@ def compare(
 
             records = compare(comparison, folder, jobs=jobs, done=done, note=say)
         plots = write_summary(records, folder, comparison)
+        best = recipe(records, comparison, folder)
+        if best is not None:
+            write_changed(folder / RECIPE, best)
     cells = table(records, trials_of(comparison))
     # Room is short: what is the same for all, or nobody has, says nothing.
     alike = [key for key in ("seeds", "trials") if len({row[key] for row in cells if row[key]}) == 1]
@@ -89,8 +94,9 @@ def compare(
         split = {"test": "test", "valid": "validation"}[ranked_split(records)]
         out.print(f"difference: of the {split} MRR from {REFERENCE}, by seed, with 95 % interval")
     out.print(Text(f"report {folder / 'report.md'}\nplots  {', '.join(map(str, plots))}"), soft_wrap=True)
-    if not worked(records):
+    if best is None:
         raise MmrnsError(f"{folder}: every training failed; the report says how")
+    out.print(Text(f"best   mmrns train {folder / RECIPE}"), soft_wrap=True)
 
 
 def _names(listed: str) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from mmrns.files import write_json, write_text
+from mmrns.files import json_text, write_changed
 from mmrns.runs.figures import legend, logarithmic, name_ticks, new_figure, save_figure
 from mmrns.studies.comparison import Comparison
 
@@ -154,14 +154,18 @@ def spread(values: Sequence[float]) -> str:
 def write_summary(records: Sequence[Record], folder: Path, comparison: Comparison) -> list[Path]:
     """`results.json`, `report.md`, `mrr.png` and, where the records have curves, `time.png` of a comparison.
 
+    What is there and says the same is left alone: whoever looks at a recorded study changes none of its files. Plots are
+    drawn where the results are others, or where they are missing.
+
     Returns:
         The plots.
     """
-    write_json(folder / "results.json", rows(records))
-    write_text(folder / "report.md", report(records, comparison))
+    changed = write_changed(folder / "results.json", json_text(rows(records)))
+    write_changed(folder / "report.md", report(records, comparison))
     plots = {folder / "mrr.png": _plot_mrr} | ({folder / "time.png": _plot_time} if _timed(records) else {})
     for path, plot in plots.items():
-        plot(records, path)
+        if changed or not path.exists():
+            plot(records, path)
     return [*plots]
 
 
