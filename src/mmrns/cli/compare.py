@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,13 @@ from mmrns.errors import MmrnsError, UsageError
 
 SHOWN = ("method", "valid MRR", "test MRR", "Hits@1", "Hits@10", "difference", "seeds", "trials", "seconds")
 """Columns of the table on the terminal, where entries differ in them; the report has all."""
+
+
+class Rule(StrEnum):
+    """By what trials are ended early."""
+
+    median = "median"
+    halving = "halving"
 
 
 @app.command(epilog="Example: mmrns compare --dataset countries --scorers TransE --methods self-adversarial,sans,mmrns")
@@ -29,6 +37,10 @@ def compare(
     seeds: Annotated[int | None, typer.Option(min=1, help="Trainings of each: seeds 0 to N - 1 [default: 3].")] = None,
     trials: Annotated[
         int | None, typer.Option(min=0, help="Trials of each on validation, to choose its settings [default: 0].")
+    ] = None,
+    prune: Annotated[
+        Rule | None,
+        typer.Option(help="End trials early that promise little, by this rule of Optuna's [default: none]."),
     ] = None,
     space: Annotated[
         Path | None, typer.Option(help="YAML file of what trials may try: key to a list of values or a range.")
@@ -53,7 +65,7 @@ def compare(
     from mmrns.studies.report import REFERENCE, ranked_split, table, trials_of, write_summary
 
     if study is not None:
-        given = (dataset, scorers, methods, seeds, trials, space, settings)
+        given = (dataset, scorers, methods, seeds, trials, prune, space, settings)
         if any(value is not None for value in given):
             raise UsageError("give either STUDY.yaml or --dataset, --scorers, --methods and the like")
         comparison = Comparison.read(study)
@@ -69,6 +81,7 @@ def compare(
             trials=trials or 0,
             space=None if space is None else read_config(space),
             settings=apply_settings({}, settings or []),
+            prune=None if prune is None else prune.value,
         )
         folder = folder or Path("runs") / f"compare-{Path(dataset).resolve().name}"
 

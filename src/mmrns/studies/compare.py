@@ -18,14 +18,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mmrns.data.datasets import Dataset
 from mmrns.errors import DataError, Diverged, MmrnsError, UsageError
-from mmrns.files import locked, refuse_unwritable, write_text
+from mmrns.files import locked, read_json_lines, refuse_unwritable, write_text
 from mmrns.runs.build import build_dataset, build_device, build_model, build_sampler
 from mmrns.runs.config import Config, flatten, shortened, validated
+from mmrns.runs.record import Row
 from mmrns.runs.train import Interrupted, refuse_nothing_to_validate_on, train
 from mmrns.runs.values import dump_yaml, read_config
 from mmrns.studies.comparison import Comparison, Entry, EntryError, config_of, first_of
+from mmrns.studies.journal import FILE as JOURNAL
+from mmrns.studies.journal import Prune, Reports, Search, drop_cut_line, refuse_without_optuna
 from mmrns.studies.records import Records
-from mmrns.studies.search import Settings, propose
+from mmrns.studies.search import Settings, Trial, is_range, propose
 from mmrns.studies.workers import Workers, callbacks
 from mmrns.training.interruption import Interruption
 
@@ -41,6 +44,7 @@ class Training:
         given: all settings, by dotted key.
         trial: it chooses settings: its run folder is not kept.
         folder: of the comparison.
+        search: what a trial is of, where there is a journal of it.
     """
 
     label: str
@@ -49,6 +53,7 @@ class Training:
     given: Settings
     trial: bool
     folder: Path
+    search: Search | None = None
 
     @property
     def run(self) -> Path:
@@ -71,8 +76,8 @@ def compare(
 
     A training that comes to numbers that are not finite, or that has too little memory, is recorded as `failed`, with
     the reason, and the others go on: a search takes it for worse than every other. Where all trials of an entry have
-    failed, so have its seeds. The test split is left out where the settings say so or where it is empty; then records
-    have the metrics of validation.
+    failed, so have its seeds. A trial that a rule ends early (`prune`) is recorded as `pruned`, and is not chosen. The
+    test split is left out where the settings say so or where it is empty; then records have the metrics of validation.
 
     Args:
         comparison: what to compare.
@@ -90,6 +95,7 @@ def compare(
     refuse_unwritable(folder, folder=True)
     with locked(folder):
         _claim(folder, comparison)
+        drop_cut_line(folder)
         book = _Book(Records(folder, note), done, note)
         for line in comparison.notes:
             note(line)
@@ -182,30 +188,51 @@ def _entry(
         given = comparison.given(entry, settings) | more
         return Training(label, f"{label}-{name}", settings, given, name.startswith("trial"), folder)
 
-    tried: list[tuple[Settings, float | None]] = []
-    for i in range(comparison.budget(entry)):
-        before = book.records.get(f"{label}-trial-{i}")
-        if before is not None:
-            settings = before["settings"]
-        elif entry.listed:
-            settings = entry.listed[i]
-        else:
-            settings = propose(entry.space, tried, 0, label)
-        trial = training(f"trial-{i}", settings, **{"seed": 0, "evaluation.test": False})
-        tried.append((settings, book.of(trial, run)["valid_mrr"]))
-    worked = [(settings, mrr) for settings, mrr in tried if mrr is not None]
+    tried = _tried(comparison, label, folder, book, run, training)
+    ended = [(trial.settings, trial.mrr) for trial in tried if trial.mrr is not None and trial.pruned is None]
+    cut = [(trial.settings, trial.mrr) for trial in tried if trial.mrr is not None and trial.pruned is not None]
     only = entry.listed[0] if entry.listed else first_of(entry.space)
-    chosen = max(worked, key=lambda trial: trial[1])[0] if worked else only
+    chosen = max(ended or cut, key=lambda trial: trial[1])[0] if ended or cut else only
     seeds = [training(f"seed-{seed}", chosen, seed=seed) for seed in range(comparison.seeds)]
-    if worked or not tried:
-        failed = {"failed_trials": len(tried) - len(worked)} if len(worked) < len(tried) else {}
-        return [book.of(seed, run) | failed for seed in seeds]
+    if ended or cut or not tried:
+        counts = {"failed_trials": len(tried) - len(ended) - len(cut), "pruned_trials": len(cut)}
+        return [book.of(seed, run) | {key: count for key, count in counts.items() if count} for seed in seeds]
     reason = f"all {len(tried)} trials failed"
     book.note(f"{label}: {reason}; there are no settings to train with.")
     lost = [_failed(replace(seed, settings={}), reason) | {"failed_trials": len(tried)} for seed in seeds]
     for record in lost:
         book.done(record)
     return lost
+
+
+def _tried(
+    comparison: Comparison,
+    label: str,
+    folder: Path,
+    book: _Book,
+    run: Callable[[Training], dict[str, Any]],
+    training: Callable[..., Training],
+) -> list[Trial]:
+    """Try settings of an entry, one after the other."""
+    entry = comparison.entries[label]
+    names = [f"{label}-trial-{i}" for i in range(comparison.budget(entry))]
+    search = comparison.search(label, folder)
+    if not (folder / JOURNAL).exists() and all(book.records.get(name) is not None for name in names):
+        search = None  # All has been tried, and whoever looks at it changes nothing.
+    tried: list[Trial] = []
+    for i, name in enumerate(names):
+        before = book.records.get(name)
+        settings = before["settings"] if before is not None else search.running(name) if search is not None else None
+        if settings is None:
+            settings = entry.listed[i] if entry.listed else propose(entry.space, tried, 0, label)
+        if search is not None and before is None:
+            search.begin(name, settings)
+        trial = training(f"trial-{i}", settings, **{"seed": 0, "evaluation.test": False})
+        record = book.of(replace(trial, search=search), run)
+        if search is not None:
+            search.settle(record)
+        tried.append(Trial(settings, record["valid_mrr"], record.get("pruned")))
+    return tried
 
 
 def train_once(training: Training) -> dict[str, Any]:
@@ -215,8 +242,14 @@ def train_once(training: Training) -> dict[str, Any]:
         UsageError, DataError: as `train` does.
     """
     unfinished = (training.run / "config.yaml").exists()
+    reports = None if training.search is None else Reports(training.search.trial(training.name))
+    told = [*callbacks(), *([] if reports is None else [reports])]
     try:
-        run = train(out=training.run, settings=training.given, resume=unfinished, callbacks=callbacks())
+        run = train(out=training.run, settings=training.given, resume=unfinished, callbacks=told)
+    except Interrupted:
+        if reports is None or reports.pruned is None:
+            raise
+        return _pruned(training, reports.pruned)
     except Diverged as error:
         # The cause leaves out how a run by itself would go on.
         return _failed(training, str(error.__cause__ if isinstance(error.__cause__, Diverged) else error))
@@ -239,10 +272,10 @@ def train_once(training: Training) -> dict[str, Any]:
         "seconds": results["seconds"],
         "commit": run.record["code"]["commit"],
     }
-    if training.trial:
-        return record
     validations = run.history.drop_nulls("valid_mrr")
     curve = [list(row) for row in validations.select("step", "seconds", "valid_mrr").rows()]
+    if training.trial:
+        return record | {"curve": curve}
     if "test" in results:
         return record | {"test": results["test"]["both"], "baseline": results["baseline"], "curve": curve}
     return record | {"valid": results["valid"]["both"], "curve": curve}
@@ -250,6 +283,18 @@ def train_once(training: Training) -> dict[str, Any]:
 
 def _failed(training: Training, reason: str) -> dict[str, Any]:
     """The record of a training that came to nothing."""
+    return _about(training) | {"valid_mrr": None, "failed": reason}
+
+
+def _pruned(training: Training, step: int) -> dict[str, Any]:
+    """The record of a trial that was ended after a step, with its best validation until there."""
+    rows = read_json_lines(training.run / "metrics.jsonl", Row)
+    curve = [[row["step"], row["seconds"], row["valid_mrr"]] for row in rows if "valid_mrr" in row]
+    return _about(training) | {"valid_mrr": max(mrr for _, _, mrr in curve), "pruned": step, "curve": curve}
+
+
+def _about(training: Training) -> dict[str, Any]:
+    """What the record of a training without a run holds of it."""
     config = config_of(training.given)
     return {
         "name": training.name,
@@ -258,8 +303,6 @@ def _failed(training: Training, reason: str) -> dict[str, Any]:
         "sampler": config.method,
         "settings": training.settings,
         "seed": config.seed,
-        "valid_mrr": None,
-        "failed": reason,
     }
 
 
@@ -284,6 +327,10 @@ def _looked_through(comparison: Comparison, note: Callable[[str], None]) -> Comp
     Raises:
         UsageError, DataError: a dataset, a modality, a device or an option that is not fit.
     """
+    if comparison.prune is not None:
+        refuse_without_optuna(f"prune: {comparison.prune}")
+    if any(is_range(values) for entry in comparison.entries.values() for values in entry.space.values()):
+        refuse_without_optuna("a search over ranges")
     datasets: dict[str, Dataset] = {}
     built: set[str] = set()
     untested = False
@@ -330,6 +377,7 @@ class _Claim(BaseModel):
 
     common: dict[str, Any]
     trials: int
+    prune: Prune | None = None
     entries: dict[str, _ClaimedEntry] = Field(default_factory=dict)
 
 
@@ -337,7 +385,8 @@ def _claim(folder: Path, comparison: Comparison) -> None:
     """Say whose the folder is; refuse one that is another comparison's."""
     path = folder / "comparison.yaml"
     # What may change from one call to the next: further seeds, further entries. What is there stays as it is written.
-    claim: dict[str, Any] = {"common": comparison.common, "trials": comparison.trials, "entries": {}}
+    claim: dict[str, Any] = {"common": comparison.common, "trials": comparison.trials}
+    claim |= ({} if comparison.prune is None else {"prune": comparison.prune}) | {"entries": {}}
     if path.exists():
         claim = read_config(path)
         try:
@@ -345,7 +394,7 @@ def _claim(folder: Path, comparison: Comparison) -> None:
         except UsageError as error:
             raise DataError(path, f"is no comparison ({error})", "choose another --out") from error
         entries = {label: Entry(**dict(entry)) for label, entry in before.entries.items()}
-        changed = Comparison(before.common, entries, before.trials).difference(comparison)
+        changed = Comparison(before.common, entries, before.trials, prune=before.prune).difference(comparison)
         if changed is not None:
             raise DataError(path, f"was begun with another {changed!r}", "choose another --out")
     new = {label: asdict(entry) for label, entry in comparison.entries.items() if label not in claim["entries"]}

@@ -19,6 +19,7 @@ from mmrns.runs.train import with_absolute_paths
 from mmrns.runs.values import find, plain, read_config
 from mmrns.samplers.base import Sampler
 from mmrns.studies.budget import budget_told, budgets_of, laid_over, with_budget
+from mmrns.studies.journal import Prune, Search
 from mmrns.studies.search import Settings, Space, check, is_range, range_of, size
 
 DEFAULT_SPACE: dict[str, Any] = {
@@ -57,6 +58,7 @@ class Comparison:
         trials: trainings with seed 0 among which each entry's settings are chosen, by validation MRR.
         seeds: trainings of the chosen settings, with seeds 0, 1, ...
         threads: of each training; None = as torch would.
+        prune: the rule by which trials are ended early; None = all go to their end.
     """
 
     common: Settings
@@ -64,6 +66,7 @@ class Comparison:
     trials: int = 0
     seeds: int = 3
     threads: int | None = None
+    prune: Prune | None = None
 
     @classmethod
     def of(
@@ -77,13 +80,14 @@ class Comparison:
         space: Mapping[str, Any] | None = None,
         settings: Mapping[str, Any] | None = None,
         threads: int | None = None,
+        prune: Prune | None = None,
     ) -> Comparison:
         """Every scorer with every method.
 
         Args:
             dataset: its name or folder.
             scorers, methods: names, `package.module:Class`, or classes.
-            seeds, trials, threads: see the class.
+            seeds, trials, threads, prune: see the class.
             space: what a search may try, by dotted key; a key that is a method's name or `SCORER-METHOD` holds what it
                 may try beside or instead.
             settings: of every training, by dotted key.
@@ -105,11 +109,12 @@ class Comparison:
             for label, (scorer, method) in labels.items()
         }
         common = {"data.dataset": str(dataset)} | by_key(plain(settings or {}))
-        return cls(common, entries, trials, seeds, threads).checked()
+        return cls(common, entries, trials, seeds, threads, prune).checked()
 
     @classmethod
     def read(cls, path: Path) -> Comparison:
-        """From a YAML file with `common`, `methods`, and optionally `space`, `trials`, `seeds` and `threads`.
+        """From a YAML file with `common`, `methods`, and optionally `space`, `trials`, `seeds`, `threads` and
+        `prune`.
 
         Under `methods` each label has a mapping by dotted key, of which single values are settings and lists and ranges
         are what its search may try beside `space`; or it has a list of settings to try. The label is the name of the
@@ -124,7 +129,9 @@ class Comparison:
         if strange or not values.get("methods"):
             what = f"unknown key {sorted(strange)[0]!r}" if strange else "holds no `methods`"
             line = _line(path, sorted(strange))
-            raise DataError(path, what, "give common, methods, and optionally space, trials, seeds, threads", line)
+            raise DataError(
+                path, what, "give common, methods, and optionally space, trials, prune, seeds, threads", line
+            )
         try:
             study = validated(_Study, {key: value for key, value in values.items() if value is not None}, "")
             common = by_key(study.common)
@@ -133,7 +140,7 @@ class Comparison:
                 if _short(label) in entries:
                     raise DataError(path, "names something twice", "give labels of their own, with `method`")
                 entries[_short(label)] = _with_method(_entry(label, given, study.space), label, common)
-            return cls(common, entries, study.trials, study.seeds, study.threads).checked()
+            return cls(common, entries, study.trials, study.seeds, study.threads, study.prune).checked()
         except UsageError as error:
             label, key = getattr(error, "label", None), error.key
             places = [key] if label is None else [f"methods.{label}.{key}", f"space.{key}", f"common.{key}"]
@@ -180,6 +187,20 @@ class Comparison:
         found = len(entry.listed) if entry.listed else int(min(self.trials, size(entry.space)))
         return found if found > 1 or size(entry.space) > 1 else 0
 
+    def search(self, label: str, folder: Path) -> Search | None:
+        """The search of an entry in the journal of a folder; None where there is no need of one.
+
+        A journal is kept where trials are ended early, and of ranges; whatever else is tried is known beforehand.
+        """
+        entry = self.entries[label]
+        if self.prune is None and not any(is_range(values) for values in entry.space.values()):
+            return None
+        space: dict[str, Any] = dict(entry.space)
+        for key, value in ((key, value) for given in entry.listed for key, value in given.items()):
+            space.setdefault(key, []).append(value)
+        every = next(self.configs(entry)).training.evaluate_every
+        return Search(folder, label, space, every, self.prune, self.budget(entry))
+
     @property
     def trainings(self) -> int:
         """How many trainings there are in all."""
@@ -205,8 +226,9 @@ class Comparison:
 
         Compared are the configurations that they stand for, not how they are written.
         """
-        if self.trials != other.trials:
-            return "trials"
+        for key in ("trials", "prune"):
+            if getattr(self, key) != getattr(other, key):
+                return key
         for label, entry in self.entries.items():
             if not _same(self, entry, replace(self, common=other.common), entry):
                 return "common"
@@ -319,6 +341,7 @@ class _Study(BaseModel):
     trials: NonNegativeInt = 0
     seeds: PositiveInt = 3
     threads: PositiveInt | None = None
+    prune: Prune | None = None
 
 
 _RESERVED = {

@@ -111,14 +111,16 @@ def table(records: Sequence[Record], trials: Mapping[str, int] | None = None) ->
     found: list[dict[str, str]] = []
     for label, runs in groups.items():
         reference, good = reference_of(label, groups), worked(runs)
-        failed = max((run.get("failed_trials", 0) for run in runs), default=0)
+        ends = ("failed", "pruned")
+        other = {end: max((run.get(f"{end}_trials", 0) for run in runs), default=0) for end in ends}
+        counts = ", ".join(f"{count} {end}" for end, count in other.items() if count)
         row = {"method": label, "valid MRR": spread([run["valid_mrr"] for run in good])}
         for key, title in titles.items():
             row[title] = spread([_metrics(run, split)[key] for run in good if key in _metrics(run, split)])
         row["difference"] = "" if reference is None else paired(good, worked(groups[reference]), split)
         row["seeds"] = f"{len(good)}" if len(good) == len(runs) else f"{len(good)} of {len(runs)}"
         if trials is not None:
-            row["trials"] = f"{trials.get(label, 0)}" + (f" ({failed} failed)" if failed else "")
+            row["trials"] = f"{trials.get(label, 0)}" + (f" ({counts})" if counts else "")
         row["seconds"] = f"{mean(sum(run['seconds'].values()) for run in good):.0f}" if good else ""
         found.append(row)
     baseline = next((record["baseline"] for record in records if record.get("baseline")), None)
@@ -154,8 +156,8 @@ def spread(values: Sequence[float]) -> str:
 def write_summary(records: Sequence[Record], folder: Path, comparison: Comparison) -> list[Path]:
     """`results.json`, `report.md`, `mrr.png` and, where the records have curves, `time.png` of a comparison.
 
-    What is there and says the same is left alone: whoever looks at a recorded study changes none of its files. Plots are
-    drawn where the results are others, or where they are missing.
+    What is there and says the same is left alone: whoever looks at a recorded study changes none of its files. Plots
+    are drawn where the results are others, or where they are missing.
 
     Returns:
         The plots.
