@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from mmrns.cli.app import app
-from mmrns.cli.show import Text, bar, out, print_rows, say
+from mmrns.cli.show import Text, bar, err, out, print_rows, say
 from mmrns.errors import MmrnsError, UsageError
 
 SHOWN = ("method", "valid MRR", "test MRR", "Hits@1", "Hits@10", "difference", "seeds", "trials", "seconds")
@@ -92,7 +92,7 @@ def compare(
             def done(record: Mapping[str, Any]) -> None:
                 advance(1)
 
-            records = compare(comparison, folder, jobs=jobs, done=done, note=say)
+            records = compare(comparison, folder, jobs=jobs, progress=not err.is_terminal, done=done, note=say)
         plots = write_summary(records, folder, comparison)
         best = recipe(records, comparison, folder)
         if best is not None:

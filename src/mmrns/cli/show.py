@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text as RichText
 
 from mmrns.errors import MmrnsError, Note
+from mmrns.pace import Pace, duration
 
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """What a terminal may obey instead of showing it: control characters but tabs and line feeds, what turns the direction
@@ -220,14 +221,19 @@ def with_intervals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @contextmanager
 def bar(label: str, total: int) -> Generator[Callable[[int], None]]:
-    """A progress bar on the terminal, silent elsewhere; yields what is told of the units done."""
+    """A progress bar on the terminal, a line a minute elsewhere; yields what is told of the units done."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task(label, total=total)
+        task, pace, done = progress.add_task(label, total=total), Pace(), 0
 
         def advance(n: int) -> None:
+            nonlocal done
+            done += n
             progress.advance(task, n)
+            if 0 < done < total and pace.due() and not err.is_terminal:
+                left = duration(pace.elapsed / done * (total - done))
+                say(f"{label}: {done:,} of {total:,}, about {left} left")
 
         yield advance

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from mmrns.data.datasets import Dataset
 from mmrns.errors import DataError, Diverged, MmrnsError, UsageError
@@ -22,6 +22,8 @@ from mmrns.files import locked, read_json_lines, refuse_unwritable, write_text
 from mmrns.runs.build import build_dataset, build_device, build_model, build_sampler
 from mmrns.runs.config import Config, flatten, shortened, validated
 from mmrns.runs.record import Row
+from mmrns.runs.threads import fastest, measure, threads_restored
+from mmrns.runs.threads import told as told_threads
 from mmrns.runs.train import Interrupted, refuse_nothing_to_validate_on, train
 from mmrns.runs.values import dump_yaml, read_config
 from mmrns.studies.comparison import Comparison, Entry, EntryError, config_of, first_of
@@ -31,6 +33,7 @@ from mmrns.studies.records import Records
 from mmrns.studies.search import Settings, Trial, is_range, propose
 from mmrns.studies.workers import Workers, callbacks
 from mmrns.training.interruption import Interruption
+from mmrns.training.lines import ProgressLines
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Training:
         trial: it chooses settings: its run folder is not kept.
         folder: of the comparison.
         search: what a trial is of, where there is a journal of it.
+        progress: say on standard error how far it is.
     """
 
     label: str
@@ -54,6 +58,7 @@ class Training:
     trial: bool
     folder: Path
     search: Search | None = None
+    progress: bool = False
 
     @property
     def run(self) -> Path:
@@ -66,6 +71,7 @@ def compare(
     folder: str | Path,
     *,
     jobs: int = 1,
+    progress: bool = True,
     done: Callable[[Mapping[str, Any]], None] = lambda record: None,
     note: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
@@ -83,6 +89,7 @@ def compare(
         comparison: what to compare.
         folder: of the results; made where it is missing.
         jobs: trainings at a time, each in a process of its own. Only this process writes records.
+        progress: say on standard error how far each training is, after five seconds and then every minute.
         done: called with each record, also with those that were there.
         note: told what is worth knowing, such as a training that failed or a record that was cut off.
 
@@ -96,12 +103,12 @@ def compare(
     with locked(folder):
         _claim(folder, comparison)
         drop_cut_line(folder)
-        book = _Book(Records(folder, note), done, note)
+        book = _Book(Records(folder, note), done, note, progress)
         for line in comparison.notes:
             note(line)
         names = [f"{label}-seed-{seed}" for label in comparison.entries for seed in range(comparison.seeds)]
         if any(book.records.get(name) is None for name in names):
-            comparison = _looked_through(comparison, note)
+            comparison = _with_threads(_looked_through(comparison, note), folder, jobs, note)
         return _train(comparison, folder, jobs, book)
 
 
@@ -119,19 +126,13 @@ def _train(comparison: Comparison, folder: Path, jobs: int, book: _Book) -> list
 
 def _here(comparison: Comparison, folder: Path, book: _Book) -> list[dict[str, Any]]:
     """Train one after the other."""
-    before = torch.get_num_threads()
-    if comparison.threads is not None:
-        torch.set_num_threads(comparison.threads)
-    try:
-        entries = [_entry(comparison, label, folder, book, train_once) for label in comparison.entries]
-    finally:
-        torch.set_num_threads(before)
+    entries = [_entry(comparison, label, folder, book, train_once) for label in comparison.entries]
     return [record for entry in entries for record in entry]
 
 
 def _elsewhere(comparison: Comparison, folder: Path, book: _Book, jobs: int) -> list[dict[str, Any]]:
     """Train in other processes, several at a time."""
-    threads = comparison.threads or max(1, torch.get_num_threads() // jobs)
+    threads = comparison.threads or _share(jobs)
     # A thread an entry, since its trials depend on those before; the trainings are in the processes.
     with (
         ThreadPoolExecutor(len(comparison.entries)) as waiting,
@@ -147,16 +148,26 @@ def _elsewhere(comparison: Comparison, folder: Path, book: _Book, jobs: int) -> 
 
 
 class _Book:
-    """The records, for the threads of several entries; `done` is told of each, `note` of those that failed."""
+    """The records, for the threads of several entries; `done` is told of each, `note` of those that failed.
 
-    def __init__(self, records: Records, done: Callable[[Mapping[str, Any]], None], note: Callable[[str], None]):
-        self.records, self._done, self._note, self.lock = records, done, note, threading.Lock()
+    With `progress` each training says how far it is.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        done: Callable[[Mapping[str, Any]], None],
+        note: Callable[[str], None],
+        progress: bool,
+    ):
+        self.records, self._done, self._note, self.progress = records, done, note, progress
+        self.lock = threading.Lock()
 
     def of(self, training: Training, run: Callable[[Training], dict[str, Any]]) -> dict[str, Any]:
         """The record of a training, which is run where there is none."""
         found = self.records.get(training.name)
         if found is None:
-            found = run(training)
+            found = run(replace(training, progress=self.progress))
             with self.lock:
                 self.records.add(found)
             if "failed" in found:
@@ -185,7 +196,8 @@ def _entry(
     entry = comparison.entries[label]
 
     def training(name: str, settings: Settings, **more: Any) -> Training:
-        given = comparison.given(entry, settings) | more
+        own = {} if comparison.threads is None else {"threads": comparison.threads}
+        given = own | comparison.given(entry, settings) | more
         return Training(label, f"{label}-{name}", settings, given, name.startswith("trial"), folder)
 
     tried = _tried(comparison, label, folder, book, run, training)
@@ -244,8 +256,9 @@ def train_once(training: Training) -> dict[str, Any]:
     unfinished = (training.run / "config.yaml").exists()
     reports = None if training.search is None else Reports(training.search.trial(training.name))
     told = [*callbacks(), *([] if reports is None else [reports])]
+    told += [ProgressLines(name=training.name)] if training.progress else []
     try:
-        run = train(out=training.run, settings=training.given, resume=unfinished, callbacks=told)
+        run = train(out=training.run, settings=training.given, resume=unfinished, callbacks=told, progress=False)
     except Interrupted:
         if reports is None or reports.pruned is None:
             raise
@@ -356,6 +369,35 @@ def _looked_through(comparison: Comparison, note: Callable[[str], None]) -> Comp
     return replace(comparison, common=comparison.common | {"evaluation.test": False})
 
 
+def _share(jobs: int) -> int:
+    """The threads of each of so many trainings at a time."""
+    return max(1, torch.get_num_threads() // jobs)
+
+
+def _with_threads(comparison: Comparison, folder: Path, jobs: int, note: Callable[[str], None]) -> Comparison:
+    """The comparison with a number of threads for all trainings, so that their seconds compare.
+
+    It is the one that is said, else that of before, else the fastest for the first configuration, which is written into
+    `comparison.yaml`; where there is nothing to choose, each training takes what torch has.
+    """
+    if comparison.threads is not None:
+        return comparison
+    path = folder / "comparison.yaml"
+    claim = read_config(path)
+    if claim.get("threads") is None:
+        config = next(comparison.configs(next(iter(comparison.entries.values()))))
+        with threads_restored():
+            torch.set_num_threads(_share(jobs))
+            seconds = measure(config, build_dataset(config))
+        if not seconds:
+            return comparison
+        note(told_threads("cpu", fastest(seconds), seconds, config.training.steps))
+        entries = claim.pop("entries")
+        claim |= {"threads": fastest(seconds), "entries": entries}
+        write_text(path, dump_yaml(claim))
+    return replace(comparison, threads=claim["threads"])
+
+
 def _kind(config: Config) -> list[tuple[str, Any]]:
     """A configuration without its numbers, which the schema has checked and which make no other kind."""
     values = flatten(config.model_dump(include={"method", "model", "sampler", "objective"}))
@@ -378,6 +420,7 @@ class _Claim(BaseModel):
     common: dict[str, Any]
     trials: int
     prune: Prune | None = None
+    threads: PositiveInt | None = None
     entries: dict[str, _ClaimedEntry] = Field(default_factory=dict)
 
 

@@ -57,7 +57,7 @@ class Comparison:
         entries: what is compared, by label.
         trials: trainings with seed 0 among which each entry's settings are chosen, by validation MRR.
         seeds: trainings of the chosen settings, with seeds 0, 1, ...
-        threads: of each training; None = as torch would.
+        threads: of each training; None = those that are fastest, the same for all.
         prune: the rule by which trials are ended early; None = all go to their end.
     """
 
@@ -159,6 +159,8 @@ class Comparison:
             raise UsageError("a comparison needs a scorer, a method and a seed")
         check_labels([*self.entries])
         common = by_key(plain(self.common))
+        # Whatever the number is, what is trained is the same but for the last bits.
+        threads = config_of({"threads": common.pop("threads", "auto")}).threads
         entries = {label: _plain(label, entry) for label, entry in self.entries.items()}
         firsts = [e.settings | first_of(e.space) | one for e in entries.values() for one in e.listed or [{}]]
         common = with_budget(common, firsts)
@@ -167,7 +169,8 @@ class Comparison:
                 entries[label] = _checked(entry, common, self.trials)
             except UsageError as error:
                 raise EntryError(label, str(error), error.key) from error
-        return replace(self, common=common, entries=entries)
+        threads = self.threads if threads == "auto" else threads
+        return replace(self, common=common, entries=entries, threads=threads)
 
     def configs(self, entry: Entry) -> Iterator[Config]:
         """The configurations of an entry with its first setting, and with each other one that it lists."""
