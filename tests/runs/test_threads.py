@@ -21,7 +21,7 @@ from mmrns.runs import threads as module
 from mmrns.runs.build import Parts, build_dataset
 from mmrns.runs.config import apply_settings, make_config
 from mmrns.runs.methods import method_names
-from mmrns.runs.threads import candidates, fastest, measure, time_threads, told
+from mmrns.runs.threads import candidates, fastest, measure, time_threads, told, use_threads
 from mmrns.runs.train import Interrupted
 from mmrns.runs.values import read_config
 from mmrns.samplers.uniform import Uniform
@@ -174,7 +174,7 @@ def test_it_is_not_measured_where_it_is_not_worth_it(
     if chosen.threads == "auto":
         assert measure(chosen, build_dataset(chosen)) == {}
     else:
-        assert mmrns.runs.train._use_threads(chosen, build_dataset(chosen), Parts(), None) == {}
+        assert use_threads(chosen, build_dataset(chosen), Parts()) == {}
         assert two.threads == 1
 
 

@@ -43,6 +43,25 @@ def threads_restored() -> Generator[None]:
         torch.set_num_threads(before)
 
 
+def use_threads(config: Config, dataset: Dataset, parts: Parts, recorded: int | None = None) -> dict[int, float]:
+    """Set torch's number of threads: the one that is configured, else the recorded one, else the fastest.
+
+    Args:
+        config: of the training.
+        dataset: its dataset.
+        parts: objects that are at hand.
+        recorded: of the run that goes on.
+
+    Returns:
+        Seconds of a step by number, where they were measured.
+    """
+    measured = {} if recorded or config.threads != "auto" else measure(config, dataset, parts)
+    chosen = fastest(measured) if measured else recorded if config.threads == "auto" else config.threads
+    if chosen:
+        torch.set_num_threads(chosen)
+    return measured
+
+
 def measure(config: Config, dataset: Dataset, parts: Parts | None = None) -> dict[int, float]:
     """Seconds of a step by number of threads: 1, 2, 4, ... up to torch's own number.
 

@@ -51,7 +51,7 @@ from mmrns.runs.methods import method_names
 from mmrns.runs.places import absolute, dataset_of_run
 from mmrns.runs.record import Record, Row, continued, provenance
 from mmrns.runs.run import Run, Split, rank_split
-from mmrns.runs.threads import fastest, measure, threads_restored, told
+from mmrns.runs.threads import threads_restored, told, use_threads
 from mmrns.runs.values import read_config, told_of
 from mmrns.samplers.base import Sampler
 from mmrns.training.callbacks import Callback, CallbackList
@@ -367,7 +367,7 @@ def _train(
     rows, interruption = _Rows(folder), Interruption()
     callback = CallbackList([interruption, *build_callbacks(config), *given, rows])
     since = time.perf_counter()
-    measured = _use_threads(config, dataset, parts, folder if resumed is not None else None)
+    measured = use_threads(config, dataset, parts, None if resumed is None else _recorded_threads(folder))
     started += time.perf_counter() - since
     trainer = build_trainer(config, dataset, parts)
     build_seconds = time.perf_counter() - started
@@ -487,24 +487,10 @@ def _train(
     return run
 
 
-def _use_threads(config: Config, dataset: Dataset, parts: Parts, resumed: Path | None) -> dict[int, float]:
-    """Set the number of threads: the one that is configured, else that of the run that goes on, else the fastest.
-
-    Returns:
-        Seconds of a step by number, where they were measured.
-    """
-    if config.threads != "auto":
-        torch.set_num_threads(config.threads)
-        return {}
-    path = None if resumed is None else resumed / "record.json"
-    recorded = read_json(path, Record, _ANEW).get("threads") if path is not None and path.exists() else None
-    if recorded is not None:
-        torch.set_num_threads(recorded)
-        return {}
-    measured = measure(config, dataset, parts)
-    if measured:
-        torch.set_num_threads(fastest(measured))
-    return measured
+def _recorded_threads(folder: Path | None) -> int | None:
+    """The number of threads of the run in a folder; None where no record tells it."""
+    path = None if folder is None else folder / "record.json"
+    return read_json(path, Record, _ANEW).get("threads") if path is not None and path.exists() else None
 
 
 def refuse_nothing_to_validate_on(dataset: Dataset, config: Config) -> None:
