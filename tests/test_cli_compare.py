@@ -53,7 +53,11 @@ def test_what_failed_is_said_and_in_the_table(
     assert "2 (1 " in rows["inbatch"]
     assert "0 of 1" in rows["bad"]
     assert "trials" in rows["method"]
-    assert "difference: of the test MRR" in told.out
+    best = tmp_path / "study" / "best.yaml"
+    assert f"best   mmrns train {best}" in told.out
+    assert best.read_text().startswith(("# 64: the best", "# inbatch: the best"))
+    # There is no self-adversarial to differ from.
+    assert "difference" not in told.out
 
 
 def test_by_validation_alone_and_with_nothing_that_worked(
@@ -61,13 +65,14 @@ def test_by_validation_alone_and_with_nothing_that_worked(
 ) -> None:
     compare(study(tmp_path, toy_folder, "uniform:", test="off"))
     told = capsys.readouterr().out
+    assert "difference" not in told
     assert "test MRR" not in told
     # One entry with no trial: neither column says anything.
     assert "trials" not in told
-    assert "difference: of the validation MRR" in told
     path = study(tmp_path, toy_folder, "uniform: {training.lr: 1e30}")
     with pytest.raises(MmrnsError, match="every training failed; the report says how"):
         compare(path, "--out", tmp_path / "other")
+    assert not (tmp_path / "other" / "best.yaml").exists()
     assert "uniform-seed-0 failed" in (tmp_path / "other" / "report.md").read_text()
 
 
@@ -76,3 +81,19 @@ def test_a_label_that_is_none_is_refused_before_anything_is_made(toy_folder: Pat
     with pytest.raises(UsageError, match=r"study\.yaml:8: d/s: the label holds '/'"):
         compare(path)
     assert not (tmp_path / "study").exists()
+
+
+def test_a_table_of_many_columns_fits_eighty(
+    toy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    path = study(tmp_path, toy_folder, "self-adversarial:", "chosen-of-two: [{method: uniform}, {method: sans}]")
+    path.write_text(path.read_text().replace("seeds: 1", "seeds: 2"))
+    compare(path)
+    told = capsys.readouterr().out
+    table, _, rest = told.partition("difference: of the test MRR from self-adversarial")
+    assert rest
+    assert max(map(len, table.splitlines())) <= 80
+    words = table.split()
+    assert {"self-adversarial", "chosen-of-two", "relation", "frequency", "Hits@10", "difference"} <= {*words}
+    assert any(word.startswith("±") for word in words)

@@ -44,7 +44,8 @@ def test_the_page_as_a_process(run: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
-    assert done.stderr == f"page in {page}\n"
+    # On a slow machine after lines of progress.
+    assert done.stderr.splitlines()[-1] == f"page in {page}"
     text = page.read_text(encoding="utf-8")
     assert text.count("<h2 ") == 3  # The two sides and the notes.
     assert text.count('<table class="negatives">') == 4

@@ -88,3 +88,59 @@ def test_notes_are_said_once(terminal: io.StringIO) -> None:
     assert terminal.getvalue() == "note: two.tsv has changed\nnote: one.tsv has changed\n"
     with pytest.warns(Note, match="changed"):
         note("it has changed")
+
+
+WORDS = st.lists(st.text(st.sampled_from("abc-é語"), min_size=1, max_size=12), max_size=4).map(" ".join)
+
+
+@given(st.integers(1, 5).flatmap(lambda n: st.lists(st.lists(WORDS, min_size=n, max_size=n), min_size=1, max_size=4)))
+def test_a_table_breaks_no_word_but_at_hyphens(given_rows: list[list[str]]) -> None:
+    rows = [{f"key {i}": value for i, value in enumerate(row)} for row in given_rows]
+    for width in (20, 40, 80):
+        written = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch:
+            one_by_one: list[object] = []
+            patch.setenv("COLUMNS", str(width))
+            patch.setattr(show, "out", type(show.out)(file=written, highlight=False, markup=False))
+            patch.setattr(show, "_print_one_by_one", one_by_one.append)
+            show.print_rows(rows)
+        text = written.getvalue()
+        assert all(show.Text(line).cell_len <= width for line in text.splitlines()), text
+        if one_by_one:
+            continue
+        whole = text.split()
+        for value in (value for row in rows for value in row.values()):
+            for word in value.split():
+                # Whole, or in whole pieces that end in hyphens.
+                pieces = [piece.plain for piece in show._pieces(show.Text(word))]
+                assert word in whole or all(any(p in found for found in whole) for p in pieces)
+                assert "".join(pieces) == word
+
+
+def test_a_table_that_is_too_wide_is_narrowed_and_then_written_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"method": "without-the-loss", "MRR": "47.43 ±0.34", "rank": 3}, {"method": "b", "MRR": "", "rank": 4}]
+
+    def printed(width: int) -> list[str]:
+        written = io.StringIO()
+        monkeypatch.setenv("COLUMNS", str(width))
+        monkeypatch.setattr(show, "out", type(show.out)(file=written, highlight=False, markup=False))
+        show.print_rows(rows)
+        return [line.rstrip() for line in written.getvalue().splitlines()]
+
+    wide = [
+        "method            MRR          rank",
+        "without-the-loss  47.43 ±0.34     3",
+        "b                                 4",
+    ]
+    assert printed(80) == printed(35) == wide
+    assert printed(30) == [
+        "method            MRR    rank",
+        "without-the-loss  47.43     3",
+        "                  ±0.34",
+        "b                           4",
+    ]
+    assert printed(28)[1:4] == ["without-  47.43     3", "the-loss  ±0.34", "b                   4"]
+    assert printed(12) == [
+        *("method  without-the-loss", "MRR     47.43 ±0.34", "rank    3", ""),
+        *("method  b", "rank    4"),
+    ]

@@ -405,6 +405,21 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+def write_changed(path: Path, text: str) -> bool:
+    """Write a text file where it is not there with that text already.
+
+    Returns:
+        Whether it was written.
+    """
+    try:
+        if path.read_bytes() == text.encode("utf-8"):
+            return False
+    except OSError:
+        pass
+    write_text(path, text)
+    return True
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file, as `json_text` gives it."""
     write_text(path, json_text(value))

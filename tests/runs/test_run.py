@@ -375,26 +375,26 @@ def test_resume_refuses_what_conflicts(run: mmrns.Run, tmp_path: Path) -> None:
 
 def test_another_number_of_threads_is_said_and_recorded(toy_folder: Path, tmp_path: Path) -> None:
     threads = torch.get_num_threads()
-    try:
-        for sitting, more in enumerate((0, 1, 1, 2)):
-            torch.set_num_threads(threads + more)
-            told = _Notes()
-            with pytest.raises(_Stop):
-                mmrns.train(
-                    None if sitting else _config(toy_folder),
-                    out=tmp_path / "run",
-                    resume=sitting > 0,
-                    callbacks=[told, _Abandon(16 + 2 * sitting)],
-                )
-            now, before = threads + more, threads + more - 1
-            said = f"The run goes on with threads {now} (before {before}), so it may differ in the last bits from "
-            said += "one in one go."
-            assert [note for note in told.notes if "threads" in note] == ([said] if sitting in (1, 3) else [])
-            record = json.loads((tmp_path / "run" / "record.json").read_text())
-            assert record["threads"] == now
-            assert [one["threads"] for one in record.get("earlier", [])] == [threads + i for i in range(more)]
-    finally:
-        torch.set_num_threads(threads)
+    for sitting, more in enumerate((0, 1, 1, 2)):
+        told = _Notes()
+        with pytest.raises(_Stop):
+            mmrns.train(
+                None if sitting else _config(toy_folder),
+                settings={"threads": threads + more},
+                out=tmp_path / "run",
+                resume=sitting > 0,
+                callbacks=[told, _Abandon(16 + 2 * sitting)],
+            )
+        now, before = threads + more, threads + more - 1
+        said = f"The run goes on with threads {now} (before {before}), so it may differ in the last bits from "
+        said += "one in one go."
+        assert [note for note in told.notes if "goes on" in note] == ([said] if sitting in (1, 3) else [])
+        assert told.notes[0] == f"Training on cpu with {now} thread{'s' if now > 1 else ''}."
+        record = json.loads((tmp_path / "run" / "record.json").read_text())
+        assert record["threads"] == now
+        assert [one["threads"] for one in record.get("earlier", [])] == [threads + i for i in range(more)]
+        # The process has as many as before.
+        assert torch.get_num_threads() == threads
 
 
 def test_resume_refuses_other_data_than_it_began_with(toy_folder: Path, tmp_path: Path) -> None:

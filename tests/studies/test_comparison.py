@@ -12,6 +12,7 @@ import pytest
 from mmrns.errors import DataError, UsageError
 from mmrns.nn.scorers import RotatE
 from mmrns.runs.values import dump_yaml, parse_yaml
+from mmrns.studies.budget import BUDGET
 from mmrns.studies.comparison import Comparison, Entry, check_labels
 
 COMMON = {"data.dataset": "countries", "model.scorer": "TransE", "training.steps": 5}
@@ -107,7 +108,7 @@ methods:
   mmrns: {sampler.pool_sampler: {name: nscaching, cache: 5}, training: {lr: 1e-2}}
 """
     found = Comparison.read(written(tmp_path, text))
-    assert found.common == {"training.lr": 1e-3, "training.steps": 7, "data.dataset": "countries"}
+    assert found.common == BUDGET | {"training.lr": 1e-3, "training.steps": 7, "data.dataset": "countries"}
     (entry,) = found.entries.values()
     assert entry.settings["sampler.pool_sampler"] == {"name": "nscaching", "cache": 5}
     (config,) = found.configs(entry)
@@ -124,7 +125,7 @@ def test_what_is_listed_twice_is_tried_once() -> None:
     (entry,) = found.entries.values()
     assert entry.space == {"training.lr": [1e-3, 1e-2], "objective.gamma": [1]}
     assert found.budget(entry) == 2
-    assert found.notes == ["uniform: there are 2 settings to try, fewer than 10 trials; each is tried once."]
+    assert found.notes[1:] == ["uniform: there are 2 settings to try, fewer than 10 trials; each is tried once."]
     listed = Entry({"method": "uniform"}, listed=[{"training.lr": 1e-3}, {"training.lr": "0.001"}, {"training.lr": 1}])
     (entry,) = Comparison(COMMON, {"a": listed}).checked().entries.values()
     assert entry.listed == [{"training.lr": 1e-3}, {"training.lr": 1}]
@@ -135,7 +136,7 @@ def test_what_is_listed_twice_is_tried_once() -> None:
     [
         ({"training.lr": 1e-3}, {}, {}),
         ({"training.lr": "1e-3", "training.steps": 5.0}, {}, {}),
-        ({"training.lr": 0.001, "training.patience": 5, "objective.subsampling": "yes"}, {}, {}),
+        ({"training.lr": 0.001, "training.patience": "0", "objective.subsampling": "yes"}, {}, {}),
         ({}, {"training.lr": np.float64(0.001)}, {}),
         ({"training": {"lr": 1e-3}, "model.scorer": "TransE"}, {}, {}),
     ],

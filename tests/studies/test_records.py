@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from mmrns.studies import compare as module
 from mmrns.studies.compare import compare
 from mmrns.studies.comparison import Comparison
 from mmrns.studies.records import Records, read_records
-from mmrns.studies.report import report, rows
+from mmrns.studies.report import report, rows, write_summary
 
 
 def record(name: str, **more: Any) -> dict[str, Any]:
@@ -104,9 +105,16 @@ def test_a_recorded_study_of_the_repository_trains_nothing(
     monkeypatch.setattr(module, "train_once", refuse)
     folder = tmp_path / study.stem
     shutil.copytree(study.with_suffix(""), folder, ignore=shutil.ignore_patterns("trained"))
-    before = {name: (folder / name).read_text(encoding="utf-8") for name in ("comparison.yaml", "records.jsonl")}
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
     comparison = Comparison.read(study)
     records = compare(comparison, folder)
-    assert {name: (folder / name).read_text(encoding="utf-8") for name in before} == before
     assert json.loads((folder / "results.json").read_text(encoding="utf-8")) == rows(records)
     assert (folder / "report.md").read_text(encoding="utf-8") == report(records, comparison)
+    # Nothing is written anew, nothing is linked that is not there, and what is missing is made.
+    plots = write_summary(records, folder, comparison)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    linked = re.findall(r"\]\(([^)]+)\)", before["report.md"].decode())
+    assert {*linked} == {plot.name for plot in plots} <= before.keys()
+    plots[0].unlink()
+    write_summary(records, folder, comparison)
+    assert plots[0].read_bytes().startswith(b"\x89PNG")

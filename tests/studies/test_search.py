@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmrns.errors import UsageError
-from mmrns.studies.search import Settings, Space, check, distinct, propose, size
+from mmrns.studies.search import Space, Trial, check, distinct, propose, size
 
 LISTS: Space = {"a": [1, 2], "b": [[1], [2], [3]]}
 RANGES: Space = {
@@ -18,36 +18,36 @@ RANGES: Space = {
 }
 
 
-def search(space: Space, n: int, seed: int = 0, worth: float = 1.0) -> list[tuple[Settings, float | None]]:
-    tried: list[tuple[Settings, float | None]] = []
+def search(space: Space, n: int, seed: int = 0, worth: float = 1.0) -> list[Trial]:
+    tried: list[Trial] = []
     while len(tried) < n:
         settings = propose(space, tried, seed, "label")
-        tried.append((settings, -worth * abs(settings.get("lr", 0.0) - 0.01)))
+        tried.append(Trial(settings, -worth * abs(settings.get("lr", 0.0) - 0.01)))
     return tried
 
 
 def test_a_space_of_lists_is_searched_without_repetition() -> None:
     assert size(LISTS) == 6
-    found = [settings for settings, _ in search(LISTS, 6)]
+    found = [settings for settings, *_ in search(LISTS, 6)]
     assert sorted((s["a"], s["b"]) for s in found) == [(a, [b]) for a in (1, 2) for b in (1, 2, 3)]
-    assert found != [settings for settings, _ in search(LISTS, 6, seed=1)]
+    assert found != [settings for settings, *_ in search(LISTS, 6, seed=1)]
 
 
 def test_ranges_are_kept_and_the_values_differ() -> None:
     assert size(RANGES) == float("inf")
     tried = search(RANGES, 12)
-    for settings, _ in tried:
+    for settings, *_ in tried:
         assert 1e-4 <= settings["lr"] <= 1e-1
         assert settings["k"] in range(3, 10)
         assert settings["a"] in ([1], [2])
-    assert len({settings["lr"] for settings, _ in tried}) == 12
+    assert len({settings["lr"] for settings, *_ in tried}) == 12
 
 
 @pytest.mark.parametrize("space", [LISTS, RANGES])
 def test_a_search_is_a_function_of_what_was_tried(space: Space) -> None:
     tried = search(space, 5)
     for i in range(5):
-        assert propose(space, tried[:i], 0, "label") == tried[i][0]
+        assert propose(space, tried[:i], 0, "label") == tried[i].settings
     assert propose(space, tried, 0, "label") == propose(space, list(tried), 0, "label")
 
 
@@ -67,7 +67,7 @@ def test_a_search_is_a_function_of_what_was_tried(space: Space) -> None:
 def test_a_search_of_all_settings_ends_and_repeats_none(values: Any, size_of: int) -> None:
     space = {"a": values, "b": ["x", "x", "y"]}
     assert size(space) == 2 * size_of
-    found = [settings for settings, _ in search(space, 2 * size_of)]
+    found = [settings for settings, *_ in search(space, 2 * size_of)]
     assert len(distinct(found)) == 2 * size_of
     with pytest.raises(UsageError, match=f"all {2 * size_of} settings of the space have been tried"):
         search(space, 2 * size_of + 1)
@@ -75,13 +75,13 @@ def test_a_search_of_all_settings_ends_and_repeats_none(values: Any, size_of: in
 
 @given(st.lists(st.none() | st.booleans() | st.integers(0, 3) | st.sampled_from([0.0, 1.0, 2.5, "a"]), min_size=1))
 def test_distinct_values_are_found_by_their_place(values: list[Any]) -> None:
-    found = [settings["a"] for settings, _ in search({"a": values}, int(size({"a": values})))]
+    found = [settings["a"] for settings, *_ in search({"a": values}, int(size({"a": values})))]
     assert sorted(map(repr, distinct(found))) == sorted(map(repr, distinct(values)))
 
 
 def test_what_was_tried_of_another_space_does_not_count() -> None:
-    assert propose({"a": [1]}, [({"a": 2}, 0.1), ({}, 0.2)], 0) == {"a": 1}
-    found = propose({"a": {"low": 0, "high": 1}}, [({"a": 5.0}, 0.1), ({"a": "x"}, 0.1)], 0)
+    assert propose({"a": [1]}, [Trial({"a": 2}, 0.1), Trial({}, 0.2)], 0) == {"a": 1}
+    found = propose({"a": {"low": 0, "high": 1}}, [Trial({"a": 5.0}, 0.1), Trial({"a": "x"}, 0.1)], 0)
     assert 0 <= found["a"] <= 1
 
 
@@ -90,15 +90,15 @@ def test_a_search_keeps_away_from_where_trainings_fail() -> None:
     space: Space = {"x": {"low": 0.0, "high": 1.0}}
 
     def failed(told: bool) -> int:
-        tried: list[tuple[Settings, float | None]] = []
+        tried: list[Trial] = []
         while len(tried) < 40:
-            x = propose(space, [trial for trial in tried if told or trial[1] is not None], 0, len(tried))["x"]
-            tried.append(({"x": x}, x if x <= 0.5 else None))
-        return sum(value is None for _, value in tried[10:])
+            x = propose(space, [trial for trial in tried if told or trial.mrr is not None], 0, len(tried))["x"]
+            tried.append(Trial({"x": x}, x if x <= 0.5 else None))
+        return sum(value is None for _, value, _ in tried[10:])
 
     assert 1.5 * failed(told=True) < failed(told=False)
     # All that was tried has failed: there is nothing to learn yet, and the search goes on.
-    assert 0 <= propose(space, [({"x": 0.1 * i}, None) for i in range(11)], 0)["x"] <= 1
+    assert 0 <= propose(space, [Trial({"x": 0.1 * i}, None) for i in range(11)], 0)["x"] <= 1
 
 
 @pytest.mark.parametrize("values", [[], 3, {"log": True}, "1e-4", None])

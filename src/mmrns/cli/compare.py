@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from mmrns.cli.app import app
-from mmrns.cli.show import Text, bar, out, print_rows, say
+from mmrns.cli.show import Text, bar, err, out, print_rows, say
 from mmrns.errors import MmrnsError, UsageError
 
 SHOWN = ("method", "valid MRR", "test MRR", "Hits@1", "Hits@10", "difference", "seeds", "trials", "seconds")
 """Columns of the table on the terminal, where entries differ in them; the report has all."""
+
+
+class Rule(StrEnum):
+    """By what trials are ended early."""
+
+    median = "median"
+    halving = "halving"
 
 
 @app.command(epilog="Example: mmrns compare --dataset countries --scorers TransE --methods self-adversarial,sans,mmrns")
@@ -30,6 +38,10 @@ def compare(
     trials: Annotated[
         int | None, typer.Option(min=0, help="Trials of each on validation, to choose its settings [default: 0].")
     ] = None,
+    prune: Annotated[
+        Rule | None,
+        typer.Option(help="End trials early that promise little, by this rule of Optuna's [default: none]."),
+    ] = None,
     space: Annotated[
         Path | None, typer.Option(help="YAML file of what trials may try: key to a list of values or a range.")
     ] = None,
@@ -43,15 +55,17 @@ def compare(
     ] = None,
 ) -> None:
     """Train scorers with methods on one footing, several seeds each; a table, a report, plots. Resumable."""
-    from mmrns.files import locked
+    from mmrns.files import locked, write_changed
     from mmrns.runs.config import apply_settings
     from mmrns.runs.values import read_config
     from mmrns.studies.compare import compare
     from mmrns.studies.comparison import Comparison
-    from mmrns.studies.report import REFERENCE, ranked_split, table, trials_of, worked, write_summary
+    from mmrns.studies.recipe import FILE as RECIPE
+    from mmrns.studies.recipe import recipe
+    from mmrns.studies.report import REFERENCE, ranked_split, table, trials_of, write_summary
 
     if study is not None:
-        given = (dataset, scorers, methods, seeds, trials, space, settings)
+        given = (dataset, scorers, methods, seeds, trials, prune, space, settings)
         if any(value is not None for value in given):
             raise UsageError("give either STUDY.yaml or --dataset, --scorers, --methods and the like")
         comparison = Comparison.read(study)
@@ -67,6 +81,7 @@ def compare(
             trials=trials or 0,
             space=None if space is None else read_config(space),
             settings=apply_settings({}, settings or []),
+            prune=None if prune is None else prune.value,
         )
         folder = folder or Path("runs") / f"compare-{Path(dataset).resolve().name}"
 
@@ -77,17 +92,24 @@ def compare(
             def done(record: Mapping[str, Any]) -> None:
                 advance(1)
 
-            records = compare(comparison, folder, jobs=jobs, done=done, note=say)
+            records = compare(comparison, folder, jobs=jobs, progress=not err.is_terminal, done=done, note=say)
         plots = write_summary(records, folder, comparison)
+        best = recipe(records, comparison, folder)
+        if best is not None:
+            write_changed(folder / RECIPE, best)
     cells = table(records, trials_of(comparison))
-    # Room is short: what is the same for all says nothing.
+    # Room is short: what is the same for all, or nobody has, says nothing.
     alike = [key for key in ("seeds", "trials") if len({row[key] for row in cells if row[key]}) == 1]
-    print_rows([{key: row[key] for key in SHOWN if key in row and key not in alike} for row in cells])
-    split = {"test": "test", "valid": "validation"}[ranked_split(records)]
-    out.print(f"difference: of the {split} MRR from {REFERENCE}, paired by seed, with its 95 % interval")
+    compared = any(row["difference"] for row in cells)
+    shown = [key for key in SHOWN if key in cells[0] and key not in alike and (compared or key != "difference")]
+    print_rows([{key: row[key].replace("± ", "±") for key in shown} for row in cells])
+    if compared:
+        split = {"test": "test", "valid": "validation"}[ranked_split(records)]
+        out.print(f"difference: of the {split} MRR from {REFERENCE}, by seed, with 95 % interval")
     out.print(Text(f"report {folder / 'report.md'}\nplots  {', '.join(map(str, plots))}"), soft_wrap=True)
-    if not worked(records):
+    if best is None:
         raise MmrnsError(f"{folder}: every training failed; the report says how")
+    out.print(Text(f"best   mmrns train {folder / RECIPE}"), soft_wrap=True)
 
 
 def _names(listed: str) -> list[str]:

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text as RichText
 
 from mmrns.errors import MmrnsError, Note
+from mmrns.pace import Pace, duration
 
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """What a terminal may obey instead of showing it: control characters but tabs and line feeds, what turns the direction
@@ -102,16 +103,80 @@ def print_json(value: Any) -> None:
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
-    """A table whose columns are the keys of the first row."""
+    """A table whose columns are the keys of the first row; where that is too wide, cells have several lines.
+
+    Words are broken at hyphens only. Where that does not suffice, each row is lines of a key and a value.
+    """
     if not rows:
         out.print("nothing")
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for key, value in rows[0].items():
-        table.add_column(key, justify="left" if isinstance(value, str) else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+    cells = [[Text(key) for key in rows[0]], *([_cell(value) for value in row.values()] for row in rows)]
+    room = out.width - _GAP * (len(rows[0]) - 1)
+    columns = [*zip(*cells, strict=True)]
+    widths = [max(cell.cell_len for cell in column) for column in columns]
+    for parts in (_words, _pieces):
+        least = [max(part.cell_len for cell in column for part in parts(cell)) for column in columns]
+        if sum(least) <= room:
+            break
+    else:
+        _print_one_by_one(cells)
+        return
+    widths = _narrowed(widths, least, room)
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    folded = [[_folded(cell, width) for cell, width in zip(row, widths, strict=True)] for row in cells]
+    for key, value in zip(folded[0], rows[0].values(), strict=True):
+        table.add_column(key, justify="left" if isinstance(value, str) else "right", no_wrap=True)
+    for row in folded[1:]:
+        table.add_row(*row)
     out.print(table)
+
+
+_GAP = 2
+"""Blanks between columns."""
+
+
+def _words(cell: Text) -> list[Text]:
+    return [Text(word) for word in cell.plain.split(" ")]
+
+
+def _pieces(cell: Text) -> list[Text]:
+    """What is left of words that are broken behind the hyphens within them."""
+    return [Text(piece) for word in _words(cell) for piece in re.split(r"(?<=[^\W\d]-)(?=\w)", word.plain)]
+
+
+def _narrowed(widths: Sequence[int], least: Sequence[int], room: int) -> list[int]:
+    """Widths of columns that together have so much room: the widest are narrowed first, down to the least of each."""
+    found = [*widths]
+    while sum(found) > room:
+        found[max((i for i in range(len(found)) if found[i] > least[i]), key=found.__getitem__)] -= 1
+    return found
+
+
+def _folded(cell: Text, width: int) -> Text:
+    """A text in lines of so much width, broken between words, within those alone that are wider."""
+    lines: list[str] = []
+    for word in _words(cell):
+        parts = [word] if word.cell_len <= width else _pieces(word)
+        for n, part in enumerate(parts):
+            longer = f"{lines[-1]}{'' if n else ' '}{part.plain}" if lines else part.plain
+            if lines and Text(longer).cell_len <= width:
+                lines[-1] = longer
+            else:
+                lines.append(part.plain)
+    return Text("\n".join(lines))
+
+
+def _print_one_by_one(cells: Sequence[Sequence[Text]]) -> None:
+    keys = cells[0]
+    longest = max(key.cell_len for key in keys)
+    for n, row in enumerate(cells[1:]):
+        if n:
+            out.print()
+        for key, value in zip(keys, row, strict=True):
+            if value.plain:
+                line = Text(f"{key.plain}{' ' * (longest - key.cell_len + _GAP)}{value.plain}")
+                line.stylize("bold", 0, len(key.plain))
+                out.print(line, soft_wrap=True)
 
 
 def _cell(value: Any) -> Text:
@@ -156,14 +221,19 @@ def with_intervals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @contextmanager
 def bar(label: str, total: int) -> Generator[Callable[[int], None]]:
-    """A progress bar on the terminal, silent elsewhere; yields what is told of the units done."""
+    """A progress bar on the terminal, a line a minute elsewhere; yields what is told of the units done."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task(label, total=total)
+        task, pace, done = progress.add_task(label, total=total), Pace(), 0
 
         def advance(n: int) -> None:
+            nonlocal done
+            done += n
             progress.advance(task, n)
+            if 0 < done < total and pace.due() and not err.is_terminal:
+                left = duration(pace.elapsed / done * (total - done))
+                say(f"{label}: {done:,} of {total:,}, about {left} left")
 
         yield advance

@@ -12,7 +12,7 @@ import typer
 
 from mmrns.cli.app import app
 from mmrns.cli.options import Device
-from mmrns.cli.show import Text, err, out, print_metrics
+from mmrns.cli.show import Text, err, out, print_metrics, say
 
 if TYPE_CHECKING:
     from mmrns.training.callbacks import Callback, Training
@@ -55,7 +55,7 @@ def train(
         with told_of(config, values):
             written = folder or make_config(values).default_folder
     with _training_progress() as progress:
-        run = train_run(values, out=written, resume=resume, callbacks=[progress])
+        run = train_run(values, out=written, resume=resume, callbacks=progress, progress=False)
     results = run.results
     if "test" in results:
         print_metrics(results["test"], results["baseline"])
@@ -68,10 +68,12 @@ def train(
 
 
 @contextmanager
-def _training_progress() -> Generator[Callback]:
+def _training_progress() -> Generator[list[Callback]]:
+    """A bar on a terminal, lines elsewhere."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from mmrns.training.callbacks import Callback
+    from mmrns.training.lines import ProgressLines
 
     columns = (
         TextColumn("{task.description}"),
@@ -111,4 +113,4 @@ def _training_progress() -> Generator[Callback]:
             def on_note(self, message: str) -> None:
                 bar.console.print(Text(message), soft_wrap=True)
 
-        yield ProgressBar()
+        yield [ProgressBar()] if err.is_terminal else [ProgressBar(), ProgressLines(say)]

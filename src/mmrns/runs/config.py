@@ -164,6 +164,11 @@ class Config(_Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="where to compute; auto is the first of cuda, mps and cpu that is there"
     )
+    threads: PositiveInt | Literal["auto"] = Field(
+        "auto",
+        description="of the CPU; auto times a few steps with 1, 2, 4, ... up to torch's own number before the run "
+        "begins, and takes the fastest; a run that goes on takes the recorded number",
+    )
 
     @property
     def recipe(self) -> Method:
@@ -429,14 +434,31 @@ def validated(schema: type[_Schema], values: Mapping[str, Any], prefix: str, bes
         if read is not None:
             return validated(schema, read, prefix, beside)
         first = error.errors()[0]
-        key = prefix + ".".join(str(part) for part in first["loc"])
+        place = _place(values, first["loc"])
+        key = prefix + ".".join(place)
         if first["type"] == "extra_forbidden":
             known = _known_keys(schema, prefix, beside)
             hint = nearest(key, known, limit=2) or f"; known: {', '.join(known)}"
             raise UsageError(f"unknown configuration key {key!r}{hint}", key) from error
         hint = "; write it in quotes" if first["type"] == "string_type" and isinstance(first["input"], int) else ""
-        raise UsageError(f"{key}: {first['msg'].lower()} (got {shortened(first['input'])}){hint}", key) from error
+        # Of a value that may be of several kinds, each says what it should be.
+        reasons = [fault["msg"].lower() for fault in error.errors() if _place(values, fault["loc"]) == place]
+        raise UsageError(f"{key}: {', or '.join(reasons)} (got {shortened(first['input'])}){hint}", key) from error
     _refuse_truth_as_number(found, values, prefix)
+    return found
+
+
+def _place(values: Any, loc: tuple[int | str, ...]) -> list[str]:
+    """Where a value is that was refused, without the kind that it was held against where it may be of several."""
+    found: list[str] = []
+    for part in loc:
+        found.append(str(part))
+        if isinstance(values, Mapping):
+            values = values.get(part)
+        elif isinstance(values, list) and isinstance(part, int):
+            values = values[part]
+        if not isinstance(values, Mapping | list):
+            break
     return found
 
 

@@ -24,7 +24,7 @@ RUN_FILES = (
 """What a finished run is made of, beside checkpoints and plots."""
 SUMS = "SHA256SUMS"
 """The digests of those, one a line, as `sha256sum` writes them."""
-PLACES = ("device", *PATHS)
+PLACES = ("device", "threads", *PATHS)
 """What says where a run is and not what it is: that may be another one after a move."""
 REMEDY = "restore it, or remove results.json and have `mmrns train --resume` write the rest anew from its checkpoint"
 """What to do about a file that is not what the run wrote."""

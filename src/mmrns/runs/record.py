@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 import torch
-from pydantic import BaseModel, ConfigDict, FiniteFloat
+from pydantic import BaseModel, ConfigDict, FiniteFloat, PositiveInt
 
 from mmrns.data.datasets import Dataset
 from mmrns.runs.config import Config
@@ -71,6 +71,7 @@ class Record(Kept):
     """`record.json`."""
 
     dataset: Fingerprint
+    threads: PositiveInt = 1
 
 
 class GradientNorms(Kept):

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,13 @@ from mmrns.runs.methods import method_names
 from mmrns.runs.places import absolute, dataset_of_run
 from mmrns.runs.record import Record, Row, continued, provenance
 from mmrns.runs.run import Run, Split, rank_split
+from mmrns.runs.threads import threads_restored, told, use_threads
 from mmrns.runs.values import read_config, told_of
 from mmrns.samplers.base import Sampler
 from mmrns.training.callbacks import Callback, CallbackList
 from mmrns.training.checkpoint import Checkpoint, save_checkpoint
 from mmrns.training.interruption import Interruption
+from mmrns.training.lines import HeldLines
 from mmrns.training.progress import Progress
 from mmrns.training.trainer import Trainer
 
@@ -95,6 +98,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     out: str | Path | None = None,
     resume: bool = False,
+    progress: bool = True,
 ) -> Run:
     """Train a model and its sampler and return the finished run.
 
@@ -123,6 +127,7 @@ def train(
         out: a folder to write the run to. None keeps it in memory; `Run.save` writes it later.
         resume: continue the run in `out` with its own configuration; anything given here must agree with it, but for
             the learning rates.
+        progress: say on standard error how far it is, after five seconds and then every minute.
 
     Raises:
         UsageError, DataError: see `make_config` and `load_dataset`; also when `out` holds a run and `resume` is not
@@ -160,6 +165,7 @@ def train(
         values = apply_settings(values, {"data.dataset": named.pop("data.dataset")})
     values = apply_settings(values, {key: value for key, value in named.items() if value is not None})
     values = apply_settings(values, settings)
+    callbacks = [*callbacks, HeldLines()] if progress else callbacks
     folder = None if out is None else Path(out)
     own = [name for name in ("scorer", "embedder", "sampler", "objective") if getattr(parts, name) is not None]
     if folder is not None and own:
@@ -175,10 +181,10 @@ def train(
             chosen = with_absolute_paths(make_config(values))
     if folder is None:
         assert chosen is not None
-        with freed_memory_kept():
+        with freed_memory_kept(), threads_restored():
             return _train(chosen, None, parts, callbacks)
     _refuse_misuse(folder, resume)
-    with locked(folder, "checkpoint", "plots"), freed_memory_kept():
+    with locked(folder, "checkpoint", "plots"), freed_memory_kept(), threads_restored():
         _refuse_misuse(folder, resume)  # It may have become a run since.
         try:
             return _train(chosen or _config_of(folder, values), folder, parts, callbacks, values if resume else None)
@@ -361,15 +367,23 @@ def _train(
     dataset.refuse_unfit()
     rows, interruption = _Rows(folder), Interruption()
     callback = CallbackList([interruption, *build_callbacks(config), *given, rows])
-    _say_what_matters(dataset, config.data.drop_modality, callback)
+    since = time.perf_counter()
+    measured = use_threads(config, dataset, parts, None if resumed is None else _recorded_threads(folder))
+    started += time.perf_counter() - since
     trainer = build_trainer(config, dataset, parts)
     build_seconds = time.perf_counter() - started
-    if told := what_is_read(config, dataset, trainer):
-        callback.on_note(told)
+    device = torch.cuda.get_device_name(trainer.device) if trainer.device.type == "cuda" else trainer.device.type
+    callback.on_note(told(device, torch.get_num_threads(), measured, config.training.steps))
+    if trainer.device.type == "cpu" and find_spec("numba") is None:
+        callback.on_note("Without Numba a step takes up to twice as long; pip install 'mmrns[fast]'.")
+    _say_what_matters(dataset, config.data.drop_modality, callback)
+    if line := what_is_read(config, dataset, trainer):
+        callback.on_note(line)
     for line in trainer.sampler.notes(trainer.batches.at(0)):
         callback.on_note(line)
     plan = build_plan(config)
     record = provenance(config, dataset, trainer.device)
+    record |= {"step_seconds": {str(n): round(s, 6) for n, s in measured.items()}} if measured else {}
     checkpoints = _Memory() if folder is None else _Folder(folder)
     found = checkpoints.resume() if resumed is not None else None
     progress, extra = (found.progress, found.extra) if found else (Progress(), dict[str, Any]())
@@ -474,6 +488,12 @@ def _train(
     if folder is not None:
         run.save(folder)
     return run
+
+
+def _recorded_threads(folder: Path | None) -> int | None:
+    """The number of threads of the run in a folder; None where no record tells it."""
+    path = None if folder is None else folder / "record.json"
+    return read_json(path, Record, _ANEW).get("threads") if path is not None and path.exists() else None
 
 
 def refuse_nothing_to_validate_on(dataset: Dataset, config: Config) -> None:
@@ -623,7 +643,7 @@ def _config_of(folder: Path, values: Mapping[str, Any], *, finished: bool = Fals
         if found == flat:
             raise
     # Where it is trained, and where a dataset is that has moved, is not what is trained; both are checked later.
-    elsewhere = {"device": True, "data.dataset": lost}
+    elsewhere = {"device": True, "threads": True, "data.dataset": lost}
     changed = [key for key in flat | found if flat.get(key) != found.get(key)]
     moved = {key: found[key] for key in changed if elsewhere.get(key) or (key in RATES and not finished)}
     changed = [key for key in changed if key not in moved]

@@ -14,20 +14,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from mmrns.data.datasets import Dataset
 from mmrns.errors import DataError, Diverged, MmrnsError, UsageError
-from mmrns.files import locked, refuse_unwritable, write_text
+from mmrns.files import locked, read_json_lines, refuse_unwritable, write_text
 from mmrns.runs.build import build_dataset, build_device, build_model, build_sampler
 from mmrns.runs.config import Config, flatten, shortened, validated
+from mmrns.runs.record import Row
+from mmrns.runs.threads import fastest, measure, threads_restored
+from mmrns.runs.threads import told as told_threads
 from mmrns.runs.train import Interrupted, refuse_nothing_to_validate_on, train
 from mmrns.runs.values import dump_yaml, read_config
 from mmrns.studies.comparison import Comparison, Entry, EntryError, config_of, first_of
+from mmrns.studies.journal import FILE as JOURNAL
+from mmrns.studies.journal import Prune, Reports, Search, drop_cut_line, refuse_without_optuna
 from mmrns.studies.records import Records
-from mmrns.studies.search import Settings, propose
+from mmrns.studies.search import Settings, Trial, is_range, propose
 from mmrns.studies.workers import Workers, callbacks
 from mmrns.training.interruption import Interruption
+from mmrns.training.lines import ProgressLines
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,8 @@ class Training:
         given: all settings, by dotted key.
         trial: it chooses settings: its run folder is not kept.
         folder: of the comparison.
+        search: what a trial is of, where there is a journal of it.
+        progress: say on standard error how far it is.
     """
 
     label: str
@@ -49,6 +57,8 @@ class Training:
     given: Settings
     trial: bool
     folder: Path
+    search: Search | None = None
+    progress: bool = False
 
     @property
     def run(self) -> Path:
@@ -61,6 +71,7 @@ def compare(
     folder: str | Path,
     *,
     jobs: int = 1,
+    progress: bool = True,
     done: Callable[[Mapping[str, Any]], None] = lambda record: None,
     note: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
@@ -71,13 +82,14 @@ def compare(
 
     A training that comes to numbers that are not finite, or that has too little memory, is recorded as `failed`, with
     the reason, and the others go on: a search takes it for worse than every other. Where all trials of an entry have
-    failed, so have its seeds. The test split is left out where the settings say so or where it is empty; then records
-    have the metrics of validation.
+    failed, so have its seeds. A trial that a rule ends early (`prune`) is recorded as `pruned`, and is not chosen. The
+    test split is left out where the settings say so or where it is empty; then records have the metrics of validation.
 
     Args:
         comparison: what to compare.
         folder: of the results; made where it is missing.
         jobs: trainings at a time, each in a process of its own. Only this process writes records.
+        progress: say on standard error how far each training is, after five seconds and then every minute.
         done: called with each record, also with those that were there.
         note: told what is worth knowing, such as a training that failed or a record that was cut off.
 
@@ -90,12 +102,13 @@ def compare(
     refuse_unwritable(folder, folder=True)
     with locked(folder):
         _claim(folder, comparison)
-        book = _Book(Records(folder, note), done, note)
+        drop_cut_line(folder)
+        book = _Book(Records(folder, note), done, note, progress)
         for line in comparison.notes:
             note(line)
         names = [f"{label}-seed-{seed}" for label in comparison.entries for seed in range(comparison.seeds)]
         if any(book.records.get(name) is None for name in names):
-            comparison = _looked_through(comparison, note)
+            comparison = _with_threads(_looked_through(comparison, note), folder, jobs, note)
         return _train(comparison, folder, jobs, book)
 
 
@@ -113,19 +126,13 @@ def _train(comparison: Comparison, folder: Path, jobs: int, book: _Book) -> list
 
 def _here(comparison: Comparison, folder: Path, book: _Book) -> list[dict[str, Any]]:
     """Train one after the other."""
-    before = torch.get_num_threads()
-    if comparison.threads is not None:
-        torch.set_num_threads(comparison.threads)
-    try:
-        entries = [_entry(comparison, label, folder, book, train_once) for label in comparison.entries]
-    finally:
-        torch.set_num_threads(before)
+    entries = [_entry(comparison, label, folder, book, train_once) for label in comparison.entries]
     return [record for entry in entries for record in entry]
 
 
 def _elsewhere(comparison: Comparison, folder: Path, book: _Book, jobs: int) -> list[dict[str, Any]]:
     """Train in other processes, several at a time."""
-    threads = comparison.threads or max(1, torch.get_num_threads() // jobs)
+    threads = comparison.threads or _share(jobs)
     # A thread an entry, since its trials depend on those before; the trainings are in the processes.
     with (
         ThreadPoolExecutor(len(comparison.entries)) as waiting,
@@ -141,16 +148,26 @@ def _elsewhere(comparison: Comparison, folder: Path, book: _Book, jobs: int) -> 
 
 
 class _Book:
-    """The records, for the threads of several entries; `done` is told of each, `note` of those that failed."""
+    """The records, for the threads of several entries; `done` is told of each, `note` of those that failed.
 
-    def __init__(self, records: Records, done: Callable[[Mapping[str, Any]], None], note: Callable[[str], None]):
-        self.records, self._done, self._note, self.lock = records, done, note, threading.Lock()
+    With `progress` each training says how far it is.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        done: Callable[[Mapping[str, Any]], None],
+        note: Callable[[str], None],
+        progress: bool,
+    ):
+        self.records, self._done, self._note, self.progress = records, done, note, progress
+        self.lock = threading.Lock()
 
     def of(self, training: Training, run: Callable[[Training], dict[str, Any]]) -> dict[str, Any]:
         """The record of a training, which is run where there is none."""
         found = self.records.get(training.name)
         if found is None:
-            found = run(training)
+            found = run(replace(training, progress=self.progress))
             with self.lock:
                 self.records.add(found)
             if "failed" in found:
@@ -179,33 +196,55 @@ def _entry(
     entry = comparison.entries[label]
 
     def training(name: str, settings: Settings, **more: Any) -> Training:
-        given = comparison.common | entry.settings | settings | more
+        own = {} if comparison.threads is None else {"threads": comparison.threads}
+        given = own | comparison.given(entry, settings) | more
         return Training(label, f"{label}-{name}", settings, given, name.startswith("trial"), folder)
 
-    tried: list[tuple[Settings, float | None]] = []
-    for i in range(comparison.budget(entry)):
-        before = book.records.get(f"{label}-trial-{i}")
-        if before is not None:
-            settings = before["settings"]
-        elif entry.listed:
-            settings = entry.listed[i]
-        else:
-            settings = propose(entry.space, tried, 0, label)
-        trial = training(f"trial-{i}", settings, **{"seed": 0, "evaluation.test": False})
-        tried.append((settings, book.of(trial, run)["valid_mrr"]))
-    worked = [(settings, mrr) for settings, mrr in tried if mrr is not None]
+    tried = _tried(comparison, label, folder, book, run, training)
+    ended = [(trial.settings, trial.mrr) for trial in tried if trial.mrr is not None and trial.pruned is None]
+    cut = [(trial.settings, trial.mrr) for trial in tried if trial.mrr is not None and trial.pruned is not None]
     only = entry.listed[0] if entry.listed else first_of(entry.space)
-    chosen = max(worked, key=lambda trial: trial[1])[0] if worked else only
+    chosen = max(ended or cut, key=lambda trial: trial[1])[0] if ended or cut else only
     seeds = [training(f"seed-{seed}", chosen, seed=seed) for seed in range(comparison.seeds)]
-    if worked or not tried:
-        failed = {"failed_trials": len(tried) - len(worked)} if len(worked) < len(tried) else {}
-        return [book.of(seed, run) | failed for seed in seeds]
+    if ended or cut or not tried:
+        counts = {"failed_trials": len(tried) - len(ended) - len(cut), "pruned_trials": len(cut)}
+        return [book.of(seed, run) | {key: count for key, count in counts.items() if count} for seed in seeds]
     reason = f"all {len(tried)} trials failed"
     book.note(f"{label}: {reason}; there are no settings to train with.")
     lost = [_failed(replace(seed, settings={}), reason) | {"failed_trials": len(tried)} for seed in seeds]
     for record in lost:
         book.done(record)
     return lost
+
+
+def _tried(
+    comparison: Comparison,
+    label: str,
+    folder: Path,
+    book: _Book,
+    run: Callable[[Training], dict[str, Any]],
+    training: Callable[..., Training],
+) -> list[Trial]:
+    """Try settings of an entry, one after the other."""
+    entry = comparison.entries[label]
+    names = [f"{label}-trial-{i}" for i in range(comparison.budget(entry))]
+    search = comparison.search(label, folder)
+    if not (folder / JOURNAL).exists() and all(book.records.get(name) is not None for name in names):
+        search = None  # All has been tried, and whoever looks at it changes nothing.
+    tried: list[Trial] = []
+    for i, name in enumerate(names):
+        before = book.records.get(name)
+        settings = before["settings"] if before is not None else search.running(name) if search is not None else None
+        if settings is None:
+            settings = entry.listed[i] if entry.listed else propose(entry.space, tried, 0, label)
+        if search is not None and before is None:
+            search.begin(name, settings)
+        trial = training(f"trial-{i}", settings, **{"seed": 0, "evaluation.test": False})
+        record = book.of(replace(trial, search=search), run)
+        if search is not None:
+            search.settle(record)
+        tried.append(Trial(settings, record["valid_mrr"], record.get("pruned")))
+    return tried
 
 
 def train_once(training: Training) -> dict[str, Any]:
@@ -215,8 +254,15 @@ def train_once(training: Training) -> dict[str, Any]:
         UsageError, DataError: as `train` does.
     """
     unfinished = (training.run / "config.yaml").exists()
+    reports = None if training.search is None else Reports(training.search.trial(training.name))
+    told = [*callbacks(), *([] if reports is None else [reports])]
+    told += [ProgressLines(name=training.name)] if training.progress else []
     try:
-        run = train(out=training.run, settings=training.given, resume=unfinished, callbacks=callbacks())
+        run = train(out=training.run, settings=training.given, resume=unfinished, callbacks=told, progress=False)
+    except Interrupted:
+        if reports is None or reports.pruned is None:
+            raise
+        return _pruned(training, reports.pruned)
     except Diverged as error:
         # The cause leaves out how a run by itself would go on.
         return _failed(training, str(error.__cause__ if isinstance(error.__cause__, Diverged) else error))
@@ -239,10 +285,10 @@ def train_once(training: Training) -> dict[str, Any]:
         "seconds": results["seconds"],
         "commit": run.record["code"]["commit"],
     }
-    if training.trial:
-        return record
     validations = run.history.drop_nulls("valid_mrr")
     curve = [list(row) for row in validations.select("step", "seconds", "valid_mrr").rows()]
+    if training.trial:
+        return record | {"curve": curve}
     if "test" in results:
         return record | {"test": results["test"]["both"], "baseline": results["baseline"], "curve": curve}
     return record | {"valid": results["valid"]["both"], "curve": curve}
@@ -250,6 +296,18 @@ def train_once(training: Training) -> dict[str, Any]:
 
 def _failed(training: Training, reason: str) -> dict[str, Any]:
     """The record of a training that came to nothing."""
+    return _about(training) | {"valid_mrr": None, "failed": reason}
+
+
+def _pruned(training: Training, step: int) -> dict[str, Any]:
+    """The record of a trial that was ended after a step, with its best validation until there."""
+    rows = read_json_lines(training.run / "metrics.jsonl", Row)
+    curve = [[row["step"], row["seconds"], row["valid_mrr"]] for row in rows if "valid_mrr" in row]
+    return _about(training) | {"valid_mrr": max(mrr for _, _, mrr in curve), "pruned": step, "curve": curve}
+
+
+def _about(training: Training) -> dict[str, Any]:
+    """What the record of a training without a run holds of it."""
     config = config_of(training.given)
     return {
         "name": training.name,
@@ -258,8 +316,6 @@ def _failed(training: Training, reason: str) -> dict[str, Any]:
         "sampler": config.method,
         "settings": training.settings,
         "seed": config.seed,
-        "valid_mrr": None,
-        "failed": reason,
     }
 
 
@@ -284,6 +340,10 @@ def _looked_through(comparison: Comparison, note: Callable[[str], None]) -> Comp
     Raises:
         UsageError, DataError: a dataset, a modality, a device or an option that is not fit.
     """
+    if comparison.prune is not None:
+        refuse_without_optuna(f"prune: {comparison.prune}")
+    if any(is_range(values) for entry in comparison.entries.values() for values in entry.space.values()):
+        refuse_without_optuna("a search over ranges")
     datasets: dict[str, Dataset] = {}
     built: set[str] = set()
     untested = False
@@ -309,6 +369,35 @@ def _looked_through(comparison: Comparison, note: Callable[[str], None]) -> Comp
     return replace(comparison, common=comparison.common | {"evaluation.test": False})
 
 
+def _share(jobs: int) -> int:
+    """The threads of each of so many trainings at a time."""
+    return max(1, torch.get_num_threads() // jobs)
+
+
+def _with_threads(comparison: Comparison, folder: Path, jobs: int, note: Callable[[str], None]) -> Comparison:
+    """The comparison with a number of threads for all trainings, so that their seconds compare.
+
+    It is the one that is said, else that of before, else the fastest for the first configuration, which is written into
+    `comparison.yaml`; where there is nothing to choose, each training takes what torch has.
+    """
+    if comparison.threads is not None:
+        return comparison
+    path = folder / "comparison.yaml"
+    claim = read_config(path)
+    if claim.get("threads") is None:
+        config = next(comparison.configs(next(iter(comparison.entries.values()))))
+        with threads_restored():
+            torch.set_num_threads(_share(jobs))
+            seconds = measure(config, build_dataset(config))
+        if not seconds:
+            return comparison
+        note(told_threads("cpu", fastest(seconds), seconds, config.training.steps))
+        entries = claim.pop("entries")
+        claim |= {"threads": fastest(seconds), "entries": entries}
+        write_text(path, dump_yaml(claim))
+    return replace(comparison, threads=claim["threads"])
+
+
 def _kind(config: Config) -> list[tuple[str, Any]]:
     """A configuration without its numbers, which the schema has checked and which make no other kind."""
     values = flatten(config.model_dump(include={"method", "model", "sampler", "objective"}))
@@ -330,6 +419,8 @@ class _Claim(BaseModel):
 
     common: dict[str, Any]
     trials: int
+    prune: Prune | None = None
+    threads: PositiveInt | None = None
     entries: dict[str, _ClaimedEntry] = Field(default_factory=dict)
 
 
@@ -337,7 +428,8 @@ def _claim(folder: Path, comparison: Comparison) -> None:
     """Say whose the folder is; refuse one that is another comparison's."""
     path = folder / "comparison.yaml"
     # What may change from one call to the next: further seeds, further entries. What is there stays as it is written.
-    claim: dict[str, Any] = {"common": comparison.common, "trials": comparison.trials, "entries": {}}
+    claim: dict[str, Any] = {"common": comparison.common, "trials": comparison.trials}
+    claim |= ({} if comparison.prune is None else {"prune": comparison.prune}) | {"entries": {}}
     if path.exists():
         claim = read_config(path)
         try:
@@ -345,7 +437,7 @@ def _claim(folder: Path, comparison: Comparison) -> None:
         except UsageError as error:
             raise DataError(path, f"is no comparison ({error})", "choose another --out") from error
         entries = {label: Entry(**dict(entry)) for label, entry in before.entries.items()}
-        changed = Comparison(before.common, entries, before.trials).difference(comparison)
+        changed = Comparison(before.common, entries, before.trials, prune=before.prune).difference(comparison)
         if changed is not None:
             raise DataError(path, f"was begun with another {changed!r}", "choose another --out")
     new = {label: asdict(entry) for label, entry in comparison.entries.items() if label not in claim["entries"]}

@@ -18,10 +18,9 @@ from mmrns.runs.methods import method_names, method_of
 from mmrns.runs.train import with_absolute_paths
 from mmrns.runs.values import find, plain, read_config
 from mmrns.samplers.base import Sampler
+from mmrns.studies.budget import budget_told, budgets_of, laid_over, with_budget
+from mmrns.studies.journal import Prune, Search
 from mmrns.studies.search import Settings, Space, check, is_range, range_of, size
-
-BUDGET: Settings = {"training.steps": 1000, "training.evaluate_every": 100, "training.patience": 0}
-"""Of every training of a comparison, unless it says otherwise."""
 
 DEFAULT_SPACE: dict[str, Any] = {
     "training.lr": {"low": 3e-4, "high": 1e-2, "log": True},
@@ -53,11 +52,13 @@ class Comparison:
     """A comparison, whole: what a folder of results belongs to.
 
     Attributes:
-        common: settings of every training, by dotted key.
+        common: settings of every training, by dotted key; what is left out of `mmrns.studies.budget.BUDGET` is added,
+            and K is for those that draw K negatives.
         entries: what is compared, by label.
         trials: trainings with seed 0 among which each entry's settings are chosen, by validation MRR.
         seeds: trainings of the chosen settings, with seeds 0, 1, ...
-        threads: of each training; None = as torch would.
+        threads: of each training; None = those that are fastest, the same for all.
+        prune: the rule by which trials are ended early; None = all go to their end.
     """
 
     common: Settings
@@ -65,6 +66,7 @@ class Comparison:
     trials: int = 0
     seeds: int = 3
     threads: int | None = None
+    prune: Prune | None = None
 
     @classmethod
     def of(
@@ -78,13 +80,14 @@ class Comparison:
         space: Mapping[str, Any] | None = None,
         settings: Mapping[str, Any] | None = None,
         threads: int | None = None,
+        prune: Prune | None = None,
     ) -> Comparison:
         """Every scorer with every method.
 
         Args:
             dataset: its name or folder.
             scorers, methods: names, `package.module:Class`, or classes.
-            seeds, trials, threads: see the class.
+            seeds, trials, threads, prune: see the class.
             space: what a search may try, by dotted key; a key that is a method's name or `SCORER-METHOD` holds what it
                 may try beside or instead.
             settings: of every training, by dotted key.
@@ -105,12 +108,13 @@ class Comparison:
             )
             for label, (scorer, method) in labels.items()
         }
-        common = BUDGET | {"data.dataset": str(dataset)} | by_key(plain(settings or {}))
-        return cls(common, entries, trials, seeds, threads).checked()
+        common = {"data.dataset": str(dataset)} | by_key(plain(settings or {}))
+        return cls(common, entries, trials, seeds, threads, prune).checked()
 
     @classmethod
     def read(cls, path: Path) -> Comparison:
-        """From a YAML file with `common`, `methods`, and optionally `space`, `trials`, `seeds` and `threads`.
+        """From a YAML file with `common`, `methods`, and optionally `space`, `trials`, `seeds`, `threads` and
+        `prune`.
 
         Under `methods` each label has a mapping by dotted key, of which single values are settings and lists and ranges
         are what its search may try beside `space`; or it has a list of settings to try. The label is the name of the
@@ -125,7 +129,9 @@ class Comparison:
         if strange or not values.get("methods"):
             what = f"unknown key {sorted(strange)[0]!r}" if strange else "holds no `methods`"
             line = _line(path, sorted(strange))
-            raise DataError(path, what, "give common, methods, and optionally space, trials, seeds, threads", line)
+            raise DataError(
+                path, what, "give common, methods, and optionally space, trials, prune, seeds, threads", line
+            )
         try:
             study = validated(_Study, {key: value for key, value in values.items() if value is not None}, "")
             common = by_key(study.common)
@@ -134,7 +140,7 @@ class Comparison:
                 if _short(label) in entries:
                     raise DataError(path, "names something twice", "give labels of their own, with `method`")
                 entries[_short(label)] = _with_method(_entry(label, given, study.space), label, common)
-            return cls(common, entries, study.trials, study.seeds, study.threads).checked()
+            return cls(common, entries, study.trials, study.seeds, study.threads, study.prune).checked()
         except UsageError as error:
             label, key = getattr(error, "label", None), error.key
             places = [key] if label is None else [f"methods.{label}.{key}", f"space.{key}", f"common.{key}"]
@@ -153,27 +159,50 @@ class Comparison:
             raise UsageError("a comparison needs a scorer, a method and a seed")
         check_labels([*self.entries])
         common = by_key(plain(self.common))
-        entries: dict[str, Entry] = {}
-        for label, entry in self.entries.items():
+        # Whatever the number is, what is trained is the same but for the last bits.
+        threads = config_of({"threads": common.pop("threads", "auto")}).threads
+        entries = {label: _plain(label, entry) for label, entry in self.entries.items()}
+        firsts = [e.settings | first_of(e.space) | one for e in entries.values() for one in e.listed or [{}]]
+        common = with_budget(common, firsts)
+        for label, entry in entries.items():
             try:
                 entries[label] = _checked(entry, common, self.trials)
             except UsageError as error:
                 raise EntryError(label, str(error), error.key) from error
-        return replace(self, common=common, entries=entries)
+        threads = self.threads if threads == "auto" else threads
+        return replace(self, common=common, entries=entries, threads=threads)
 
     def configs(self, entry: Entry) -> Iterator[Config]:
         """The configurations of an entry with its first setting, and with each other one that it lists."""
-        settings, first = self.common | entry.settings, first_of(entry.space)
+        first = first_of(entry.space)
         for given in entry.listed or [first]:
-            yield config_of(settings | given)
+            yield config_of(self.given(entry, given))
         for key, values in entry.space.items():
             for value in values[1:] if isinstance(values, list) else []:
-                yield config_of(settings | first | {key: value})
+                yield config_of(self.given(entry, first | {key: value}))
+
+    def given(self, entry: Entry, settings: Settings) -> Settings:
+        """All settings of a training of an entry, by dotted key."""
+        return laid_over(self.common, entry.settings | settings)
 
     def budget(self, entry: Entry) -> int:
         """Trials of an entry: all of a space that holds fewer, none where there is nothing to choose."""
         found = len(entry.listed) if entry.listed else int(min(self.trials, size(entry.space)))
         return found if found > 1 or size(entry.space) > 1 else 0
+
+    def search(self, label: str, folder: Path) -> Search | None:
+        """The search of an entry in the journal of a folder; None where there is no need of one.
+
+        A journal is kept where trials are ended early, and of ranges; whatever else is tried is known beforehand.
+        """
+        entry = self.entries[label]
+        if self.prune is None and not any(is_range(values) for values in entry.space.values()):
+            return None
+        space: dict[str, Any] = dict(entry.space)
+        for key, value in ((key, value) for given in entry.listed for key, value in given.items()):
+            space.setdefault(key, []).append(value)
+        every = next(self.configs(entry)).training.evaluate_every
+        return Search(folder, label, space, every, self.prune, self.budget(entry))
 
     @property
     def trainings(self) -> int:
@@ -182,26 +211,32 @@ class Comparison:
 
     @property
     def notes(self) -> list[str]:
-        """What is worth knowing before it is trained: entries that have fewer settings than there are trials."""
-        return [
+        """What is worth knowing before it is trained: what trainings may take, and which entries have few settings."""
+        return [self.budget_told] + [
             f"{label}: there are {self.budget(entry)} settings to try, fewer than {self.trials} trials; each is tried "
             "once."
             for label, entry in self.entries.items()
             if not entry.listed and 1 < size(entry.space) < self.trials
         ]
 
+    @property
+    def budget_told(self) -> str:
+        """What each training may take, in a sentence."""
+        return budget_told({label: budgets_of(self.configs(entry)) for label, entry in self.entries.items()})
+
     def difference(self, other: Comparison) -> str | None:
         """What another comparison has otherwise, apart from further seeds and entries; None where it has not.
 
         Compared are the configurations that they stand for, not how they are written.
         """
-        if self.trials != other.trials:
-            return "trials"
+        for key in ("trials", "prune"):
+            if getattr(self, key) != getattr(other, key):
+                return key
         for label, entry in self.entries.items():
-            if not _same(entry, entry.settings | self.common, entry, entry.settings | other.common):
+            if not _same(self, entry, replace(self, common=other.common), entry):
                 return "common"
             there = other.entries.get(label)
-            if there and not _same(entry, self.common | entry.settings, there, other.common | there.settings):
+            if there and not _same(self, entry, other, there):
                 return label
         return None
 
@@ -228,65 +263,74 @@ def by_key(values: Mapping[str, Any]) -> Settings:
     return found
 
 
+def _plain(label: str, entry: Entry) -> Entry:
+    """An entry in plain values."""
+    try:
+        space = plain(entry.space)
+        check(space)
+        return Entry(by_key(plain(entry.settings)), space, [by_key(plain(given)) for given in entry.listed])
+    except UsageError as error:
+        raise EntryError(label, str(error), error.key) from error
+
+
 def _checked(entry: Entry, common: Settings, trials: int) -> Entry:
-    """An entry in plain values, without what is listed twice.
+    """An entry without what is listed twice.
 
     Raises:
         UsageError: a key or a value that does not fit, of anything that may be tried.
     """
-    settings, space = by_key(plain(entry.settings)), plain(entry.space)
-    listed = [by_key(plain(given)) for given in entry.listed]
-    check(space)
+    settings, space, listed = entry.settings, dict(entry.space), entry.listed
     for key, reason in _RESERVED.items():
         # Read for all alike: the test split may be left out in common.
         if any(key in given for given in (settings, space, *listed, common if key == "seed" else {})):
             raise UsageError(f"{key}: {reason}", key)
     if not trials and size(space) > 1:
         raise UsageError("a space needs trials to search it")
-    whole = common | settings
     first = first_of(space)
+
+    def config(given: Settings) -> Config:
+        return config_of(laid_over(common, settings | given))
+
     for key, values in space.items():
         if isinstance(values, list):
-            by_config = {_dumped(whole | first | {key: value}): value for value in reversed(values)}
+            by_config = {config(first | {key: value}).model_dump_json(): value for value in reversed(values)}
             space[key] = [*by_config.values()][::-1]
             continue
         between = range_of(key, values)
         for end in between.ends:
-            config_of(whole | first | {key: end})
+            config(first | {key: end})
         if not between.whole and between.low < between.high:
             try:
                 # A fraction, unlike what the ends may be.
-                config_of(whole | first | {key: between.low + (between.high - between.low) / 2**0.5})
+                config(first | {key: between.low + (between.high - between.low) / 2**0.5})
             except UsageError as error:
                 raise UsageError(f"{error}; for whole numbers the range has int: true", key) from error
-    each = {_dumped(whole | given): given for given in reversed(listed or [first])}
+    each = {config(given).model_dump_json(): given for given in reversed(listed or [first])}
     return Entry(settings, space, [*each.values()][::-1] if listed else ())
 
 
-def _dumped(settings: Settings) -> str:
-    return config_of(settings).model_dump_json()
-
-
-def _same(entry: Entry, settings: Settings, other: Entry, others: Settings) -> bool:
-    """Whether two entries stand for the same trainings."""
-    if (entry, settings) == (other, others):
+def _same(one: Comparison, entry: Entry, two: Comparison, other: Entry) -> bool:
+    """Whether two entries of two comparisons stand for the same trainings."""
+    if (entry, one.common) == (other, two.common):
         return True
     try:
-        return _means(entry, settings) == _means(other, others)
+        return _means(one, entry) == _means(two, other)
     except UsageError:
         return False
 
 
-def _means(entry: Entry, settings: Settings) -> Any:
+def _means(comparison: Comparison, entry: Entry) -> Any:
     """What an entry stands for: its configurations, and what its search may try."""
     first = first_of(entry.space)
+
+    def dumped(given: Settings) -> str:
+        return config_of(comparison.given(entry, given)).model_dump_json()
+
     tried = {
-        key: [_dumped(settings | first | {key: value}) for value in values]
-        if isinstance(values, list)
-        else range_of(key, values)
+        key: [dumped(first | {key: value}) for value in values] if isinstance(values, list) else range_of(key, values)
         for key, values in entry.space.items()
     }
-    return [_dumped(settings | given) for given in entry.listed or [first]], tried
+    return [dumped(given) for given in entry.listed or [first]], tried
 
 
 class _Study(BaseModel):
@@ -300,6 +344,7 @@ class _Study(BaseModel):
     trials: NonNegativeInt = 0
     seeds: PositiveInt = 3
     threads: PositiveInt | None = None
+    prune: Prune | None = None
 
 
 _RESERVED = {

@@ -53,6 +53,14 @@ class _Failed(_Training):
     failed: str
 
 
+class _Pruned(_Training):
+    """What the record of a trial that was ended early holds: after how many steps, and its validations until there."""
+
+    valid_mrr: FiniteFloat
+    pruned: int
+    curve: list[_Point]
+
+
 class _Record(_Training):
     """What the record of another holds; where test was not read, the metrics of validation instead."""
 
@@ -123,8 +131,9 @@ def _by_name(path: Path, whole: bytes) -> dict[str, dict[str, Any]]:
     for number, line in enumerate(whole.removesuffix(b"\n").split(b"\n") if whole else [], 1):
         try:
             record = json.loads(line)
-            failed = isinstance(record, dict) and "failed" in record
-            reason = misfit(record, _Failed if failed else _Record)
+            kinds = {"failed": _Failed, "pruned": _Pruned}
+            kind = next((kinds[key] for key in kinds if isinstance(record, dict) and key in record), _Record)
+            reason = misfit(record, kind)
         except (ValueError, RecursionError) as error:
             record, reason = {}, str(error)
         if reason is not None:

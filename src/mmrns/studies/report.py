@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from mmrns.files import write_json, write_text
+from mmrns.files import json_text, write_changed
 from mmrns.studies.comparison import Comparison
 from mmrns.studies.plots import Drawn, draw_mrr, draw_time, seeds_in_words
 
@@ -111,14 +111,16 @@ def table(records: Sequence[Record], trials: Mapping[str, int] | None = None) ->
     found: list[dict[str, str]] = []
     for label, runs in groups.items():
         reference, good = reference_of(label, groups), worked(runs)
-        failed = max((run.get("failed_trials", 0) for run in runs), default=0)
+        ends = ("failed", "pruned")
+        other = {end: max((run.get(f"{end}_trials", 0) for run in runs), default=0) for end in ends}
+        counts = ", ".join(f"{count} {end}" for end, count in other.items() if count)
         row = {"method": label, "valid MRR": spread([run["valid_mrr"] for run in good])}
         for key, title in titles.items():
             row[title] = spread([_metrics(run, split)[key] for run in good if key in _metrics(run, split)])
         row["difference"] = "" if reference is None else paired(good, worked(groups[reference]), split)
         row["seeds"] = f"{len(good)}" if len(good) == len(runs) else f"{len(good)} of {len(runs)}"
         if trials is not None:
-            row["trials"] = f"{trials.get(label, 0)}" + (f" ({failed} failed)" if failed else "")
+            row["trials"] = f"{trials.get(label, 0)}" + (f" ({counts})" if counts else "")
         row["seconds"] = f"{mean(sum(run['seconds'].values()) for run in good):.0f}" if good else ""
         found.append(row)
     baseline = next((record["baseline"] for record in records if record.get("baseline")), None)
@@ -159,12 +161,18 @@ def spread(values: Sequence[float]) -> str:
 def write_summary(records: Sequence[Record], folder: Path, comparison: Comparison) -> list[Path]:
     """`results.json`, `report.md`, and the pictures of a comparison (`draw`).
 
+    What is there and says the same is left alone: whoever looks at a recorded study changes none of its files. Plots
+    are drawn where the results are others, or where they are missing.
+
     Returns:
         The PNG files of the pictures.
     """
-    write_json(folder / "results.json", rows(records))
-    write_text(folder / "report.md", report(records, comparison))
-    return draw(records, folder, comparison)
+    changed = write_changed(folder / "results.json", json_text(rows(records)))
+    write_changed(folder / "report.md", report(records, comparison))
+    plots = [folder / "mrr.png", *([folder / "time.png"] if _timed(records) else [])]
+    if changed or not all(path.with_suffix(suffix).exists() for path in plots for suffix in (".png", ".svg")):
+        draw(records, folder, comparison)
+    return plots
 
 
 def trials_of(comparison: Comparison) -> dict[str, int]:
@@ -185,7 +193,7 @@ def report(records: Sequence[Record], comparison: Comparison) -> str:
         f"the seeds{' that did not fail' if failed else ''}. The difference is that of the {name} MRR from "
         f"`{REFERENCE}` with the same scorer, paired by seed, with its 95 % interval (Student's t). "
         + ("" if split == "test" else "The test split was not read: all metrics are of validation. ")
-        + f"{_chosen(trials)} Seconds are of a whole training: {_counted(records)}.",
+        + f"{_chosen(trials)} {_escaped(comparison.budget_told)} Seconds are of a whole training: {_counted(records)}.",
         "",
         "| " + " | ".join(cells[0]) + " |",
         "|" + "---|" * len(cells[0]),
@@ -199,7 +207,7 @@ def report(records: Sequence[Record], comparison: Comparison) -> str:
         "",
         "| method | settings |",
         "|---|---|",
-        *(f"| {_escaped(label)} | {_settings(runs[0]['settings'])} |" for label, runs in groups.items()),
+        *(f"| {_escaped(label)} | {_settings(_own(label, runs, comparison))} |" for label, runs in groups.items()),
     ]
     return "\n".join(lines) + "\n"
 
@@ -226,6 +234,14 @@ def _counted(records: Sequence[Record]) -> str:
 
 def _timed(records: Sequence[Record]) -> bool:
     return any(record.get("curve") for record in records)
+
+
+def _own(label: str, runs: Sequence[Record], comparison: Comparison) -> Mapping[str, Any]:
+    """The settings of an entry that are not those of every training: its own, and those that were chosen."""
+    entry = comparison.entries.get(label)
+    own = {} if entry is None else {key: value for key, value in entry.settings.items() if key != "model.scorer"}
+    # A method that the label tells is not told again.
+    return {key: value for key, value in own.items() if value != label} | runs[0]["settings"]
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
@@ -266,25 +282,24 @@ def _curve(record: Record) -> list[tuple[float, float]]:
     return [(before + seconds, 100 * mrr) for _, seconds, mrr in record["curve"]]
 
 
-def draw(records: Sequence[Record], folder: Path, comparison: Comparison) -> list[Path]:
-    """Draw `mrr.png` and, where the records have curves, `time.png`, with an SVG beside each.
-
-    Returns:
-        The PNG files.
-    """
+def draw(records: Sequence[Record], folder: Path, comparison: Comparison) -> None:
+    """Draw `mrr.png` and, where the records have curves, `time.png`, with an SVG beside each."""
     entries, split = _entries(records), ranked_split(records)
     scorers = [*dict.fromkeys(record["scorer"] for record in records)]
     seeds = seeds_in_words([record["seed"] for record in records])
     about = f"{_dataset(comparison)}, {', '.join(scorers)}, {seeds}"
-    plots = [folder / "mrr.png"]
     reference = REFERENCE if len(scorers) == 1 else f"{REFERENCE} with the same scorer"
-    draw_mrr(entries, plots[0], split={"test": "test", "valid": "validation"}[split], about=about, reference=reference)
+    draw_mrr(
+        entries,
+        folder / "mrr.png",
+        split={"test": "test", "valid": "validation"}[split],
+        about=about,
+        reference=reference,
+    )
     if _timed(records):
         timed = [run for run in records if run.get("curve")]
         built = "building, " if all("build" in run["seconds"] for run in timed) else ""
-        plots.append(folder / "time.png")
-        draw_time(entries, plots[1], about=about, counted=f"{built}pretraining and training")
-    return plots
+        draw_time(entries, folder / "time.png", about=about, counted=f"{built}pretraining and training")
 
 
 def _dataset(comparison: Comparison) -> str:

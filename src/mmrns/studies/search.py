@@ -7,7 +7,7 @@ import json
 import math
 import random
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -23,8 +23,20 @@ Settings = dict[str, Any]
 Space = Mapping[str, Any]
 """By dotted key, what may be tried: a list of values, or a range `{low: .., high: .., log: true, int: true}`."""
 
-Tried = Sequence[tuple[Settings, float | None]]
-"""Settings and their validation MRR, in order; None = the training failed."""
+
+class Trial(NamedTuple):
+    """What was tried.
+
+    Attributes:
+        settings: the settings.
+        mrr: their validation MRR; None = the training failed.
+        pruned: the step at which the training was ended early; None = it was not.
+    """
+
+    settings: Settings
+    mrr: float | None
+    pruned: int | None = None
+
 
 _ASKED = 100
 """How often the estimator may propose what was tried already, where a space has so few settings that it does."""
@@ -110,19 +122,20 @@ def _key(value: Any) -> str:
     return json.dumps(number(value), sort_keys=True, default=repr)
 
 
-def propose(space: Space, tried: Tried, seed: int, *purpose: int | str) -> Settings:
+def propose(space: Space, tried: Sequence[Trial], seed: int, *purpose: int | str) -> Settings:
     """The next settings to try: of a space of lists, other ones than before, at random; of one with a range, by the
     tree-structured Parzen estimator (Bergstra et al., "Algorithms for Hyper-Parameter Optimization", 2011; its first
     ten are random), for which the extra `hpo` (Optuna) is needed.
 
-    The estimator splits what was tried into better and worse and models both. A training that failed has no value; it
-    is told as pruned, which counts among the worse, behind all that have one, so that no value is made up.
+    The estimator splits what was tried into better and worse and models both. A training that was ended early counts
+    among the worse, by how far it came. One that failed has no value; it is told as ended before its first validation,
+    behind all others, so that no value is made up.
 
     A function of its arguments, so that a search that was interrupted goes on as if it had not been.
 
     Args:
         space: what may be tried.
-        tried: settings and their validation MRR, in order.
+        tried: what was tried, in order.
         seed, purpose: of the random stream.
 
     Raises:
@@ -131,7 +144,7 @@ def propose(space: Space, tried: Tried, seed: int, *purpose: int | str) -> Setti
     number = stream_seed(seed, *purpose, len(tried))
     lists = {key: distinct(values) for key, values in space.items() if isinstance(values, list)}
     ranges = {key: range_of(key, values) for key, values in space.items() if key not in lists}
-    before = {_key(settings) for settings, _ in tried if _within(settings, space, lists, ranges)}
+    before = {_key(trial.settings) for trial in tried if _within(trial.settings, space, lists, ranges)}
     if len(before) >= size(space):
         raise UsageError(f"all {len(before)} settings of the space have been tried")
     stream = random.Random(number)
@@ -149,23 +162,32 @@ def propose(space: Space, tried: Tried, seed: int, *purpose: int | str) -> Setti
 
 
 def _estimated(
-    space: Space, lists: Mapping[str, list[Any]], ranges: Mapping[str, Range], tried: Tried, number: int
+    space: Space, lists: Mapping[str, list[Any]], ranges: Mapping[str, Range], tried: Sequence[Trial], number: int
 ) -> Any:
     """What the estimator proposes, again and again."""
     try:
         import optuna
+        from optuna.distributions import CategoricalDistribution
         from optuna.trial import TrialState, create_trial
     except ImportError as error:
         raise UsageError("a search over ranges needs Optuna; pip install 'mmrns[hpo]', or list the values") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    distributions = {key: _distribution(lists[key] if key in lists else ranges[key]) for key in space}
+    # Places in the lists, since what is listed may be lists itself.
+    distributions = {
+        key: CategoricalDistribution(range(len(lists[key]))) if key in lists else distribution_of(ranges[key])
+        for key in space
+    }
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=number % 2**32))
-    for settings, value in tried:
+    for settings, mrr, pruned in tried:
         if not _within(settings, space, lists, ranges):
             continue
+        told: dict[str, Any] = {"state": TrialState.COMPLETE, "value": mrr}
+        if pruned is not None and mrr is not None:
+            told = {"state": TrialState.PRUNED, "value": mrr, "intermediate_values": {pruned: mrr}}
+        elif mrr is None:
+            told = {"state": TrialState.PRUNED}
         params = {key: _place(lists[key], settings[key]) if key in lists else settings[key] for key in space}
-        state = TrialState.PRUNED if value is None else TrialState.COMPLETE
-        study.add_trial(create_trial(params=params, distributions=distributions, value=value, state=state))
+        study.add_trial(create_trial(params=params, distributions=distributions, **told))
     while True:
         asked = study.ask(distributions).params
         yield {key: lists[key][asked[key]] if key in lists else asked[key] for key in space}
@@ -218,12 +240,10 @@ def range_of(key: str, values: Any) -> Range:
         raise UsageError(f"{where}: {reason}; {values!r} is no space", key) from error
 
 
-def _distribution(values: list[Any] | Range) -> BaseDistribution:
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+def distribution_of(values: Range) -> BaseDistribution:
+    """A range as Optuna has it."""
+    from optuna.distributions import FloatDistribution, IntDistribution
 
-    if isinstance(values, list):
-        # Places in the list, since what is listed may be lists itself.
-        return CategoricalDistribution(range(len(values)))
     if values.whole:
         return IntDistribution(int(values.low), int(values.high), log=values.log)
     return FloatDistribution(values.low, values.high, log=values.log)
