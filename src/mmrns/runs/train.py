@@ -30,7 +30,7 @@ from mmrns.files import (
     write_text,
 )
 from mmrns.memory import freed_memory_kept
-from mmrns.nn.embedders import Embedder
+from mmrns.nn.embedders import Embedder, FusedEmbedder
 from mmrns.nn.losses import Loss
 from mmrns.nn.scorers import Scorer
 from mmrns.registry import Registry
@@ -363,6 +363,7 @@ def _train(
     _say_what_matters(dataset, config.data.drop_modality, callback)
     trainer = build_trainer(config, dataset, parts)
     build_seconds = time.perf_counter() - started
+    _say_unseen(trainer, dataset, callback)
     for line in trainer.sampler.notes(trainer.batches.at(0)):
         callback.on_note(line)
     plan = build_plan(config)
@@ -563,6 +564,28 @@ def _say_what_matters(dataset: Dataset, dropped: float, callback: Callback) -> N
         if dropped:
             message += f"; others were left out by data.drop_modality={dropped:g}"
         callback.on_note(message + ".")
+
+
+def _say_unseen(trainer: Trainer, dataset: Dataset, callback: Callback) -> None:
+    """Say how many entities without a triple in train are ranked, and what the model can know of them."""
+    graph, embedder = dataset.graph, trainer.model.entity
+    ranked = torch.zeros_like(graph.seen_entities)
+    ranked[torch.cat([graph.valid, graph.test])[:, [0, 2]].flatten()] = True
+    unseen, known = ranked & ~graph.seen_entities, trainer.known_by_features
+    told = "of the entities of valid and test have no triple in train"
+    if n := int((unseen & ~known).sum()):
+        features = ",".join(dataset.features)
+        remedy = f"model.modalities=[{features}] reads features" if features else "`mmrns encode` makes features"
+        callback.on_note(
+            f"{n:,} {told} and no feature that the model reads: they are ranked by vectors that nothing has trained; "
+            f"{remedy}."
+        )
+    n = int((unseen & known).sum())
+    if n and isinstance(embedder, FusedEmbedder) and not embedder.structure_dropout:
+        callback.on_note(
+            f"{n:,} {told}, and the model reads their features; model.structure_dropout=0.2 trains it for such "
+            "entities."
+        )
 
 
 def _config_of(folder: Path, values: Mapping[str, Any], *, finished: bool = False) -> Config:
