@@ -80,7 +80,7 @@ def among(ids: Tensor, share: float, seed: int, *purpose: int | str) -> Tensor:
     for shift, factor in zip((30, 27), _MIX[1:], strict=True):
         mixed = (mixed ^ ((mixed >> shift) & (2 ** (64 - shift) - 1))) * factor
     # 31 bits are read from within, where the last shift of the hash would put the upper ones.
-    return ((mixed ^ ((mixed >> 31) & (2**33 - 1))) & (2**31 - 1)) < share * 2**31
+    return ((mixed ^ ((mixed >> 31) & (2**33 - 1))) & (2**31 - 1)) < round(share * 2**31)
 
 
 _MIX = (-0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)

@@ -96,8 +96,8 @@ class Trainer:
         """
         if self.counted is None:
             return negatives
-        # It lies there already, unless somebody has moved the model.
-        counts = self.counted.to(lookup.relation.device)
+        # Once, if somebody has moved the model since.
+        self.counted = counts = self.counted.to(lookup.relation.device)
         if isinstance(negatives, OwnNegatives | PoolNegatives):
             counts = counts[negatives.ids]
         mask = counts.expand(len(lookup.batch), -1) if negatives.mask is None else negatives.mask & counts
