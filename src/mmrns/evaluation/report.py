@@ -217,7 +217,11 @@ def shortcomings(found: Mapping[str, Any]) -> list[str]:
         found: a `report`.
     """
     rows = [row for row in found.get("cold_start", []) if row["queries"] >= TOO_FEW and row["unseen"] != "relation"]
-    where = {"target": "as the {side} asked for", "anchor": "where the {side} is asked for", "both": "both, {side}"}
+    where = {
+        "target": "as the {side} asked for",
+        "anchor": "where the {side} is asked for",
+        "both": "as both, where the {side} is asked for",
+    }
 
     def told(key: str, than: str, below: Callable[[Any], bool]) -> str:
         parts: list[str] = []
