@@ -323,4 +323,4 @@ def test_shortcomings_are_told_in_a_line_each(mrr: float, amri: float, lines: li
     found = shortcomings({"cold_start": [row, few, other]})
     assert found == [f"On entities without train triples the model {line}" for line in lines]
     both = shortcomings({"cold_start": [row | {"mrr": 0.1}, row | {"unseen": "target", "side": "head", "mrr": 0.01}]})
-    assert "0.10 against 0.57 where the tail is asked for; 0.01 against 0.57 as the head asked for." in both[0]
+    assert "0.1 against 0.57 where the tail is asked for; 0.01 against 0.57 as the head asked for." in both[0]

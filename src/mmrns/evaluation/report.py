@@ -227,11 +227,11 @@ def shortcomings(found: Mapping[str, Any]) -> list[str]:
         parts: list[str] = []
         for row in filter(below, rows):
             place = where[row["unseen"]].format(side=row["side"])
-            parts.append(f"{row[key]:.2f}{than.format(**row)} {place}")
+            parts.append(f"{row[key]:.2g}{than.format(**row)} {place}")
         return "; ".join(parts)
 
     lines: list[str] = []
-    if below := told("mrr", " against {frequency_mrr:.2f}", lambda row: row["mrr"] < row["frequency_mrr"]):
+    if below := told("mrr", " against {frequency_mrr:.2g}", lambda row: row["mrr"] < row["frequency_mrr"]):
         lines.append(f"On entities without train triples the model ranks below relation frequency: MRR {below}.")
     if worse := told("amri", "", lambda row: row["amri"] < 0):
         lines.append(f"On entities without train triples the model ranks worse than chance: AMRI {worse}.")
