@@ -91,6 +91,8 @@ def values(schema: dict[str, Any]) -> str:
     if "exclusiveMinimum" in schema:
         above = schema["exclusiveMinimum"]
         bounds = " from 1" if schema["type"] == "integer" and above == 0 else f" above {above:g}"
+    if "exclusiveMaximum" in schema:
+        return f"{kind}{bounds} to below {schema['exclusiveMaximum']:g}"
     return kind + bounds + (f" to {schema['maximum']:g}" if "maximum" in schema else "")
 
 

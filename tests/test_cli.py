@@ -49,6 +49,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "relation frequency" in done.stdout
     assert "runs/toy-TransE-mmrns-s0/plots/curves.png" in done.stdout
     assert "image: 35 of 40 entities matched" in done.stderr
+    assert (
+        "1 of the entities of valid and test have no triple in train and no feature that the model reads" in done.stderr
+    )
+    assert "model.modalities=[image,text] reads features" in done.stderr
     return folder / "runs" / "toy-TransE-mmrns-s0"
 
 
@@ -62,6 +66,14 @@ def test_evaluate(run: Path) -> None:
     rows = json.loads(mmrns("evaluate", run, "--by", "relation", "--json").stdout)
     assert sum(row["queries"] for row in rows) == found["queries"]
     assert "category" in mmrns("evaluate", run, "--by", "category").stdout
+    # The toy graph has one triple whose head train lacks.
+    rows = json.loads(mmrns("evaluate", run, "--by", "unseen", "--json").stdout)
+    kept = [row for row in rows if row["unseen"] != "nothing"]
+    assert kept == found["cold_start"]
+    assert [(row["unseen"], row["side"], row["queries"]) for row in kept] == [
+        ("anchor", "tail", 1),
+        ("target", "head", 1),
+    ]
 
 
 def test_evaluate_with_intervals_and_candidates(run: Path, tmp_path: Path) -> None:
@@ -72,7 +84,7 @@ def test_evaluate_with_intervals_and_candidates(run: Path, tmp_path: Path) -> No
     table = mmrns("evaluate", run, *options).stdout
     assert f"{low:.4f}" in table
     assert f"{high:.4f}" in table
-    assert table.count("  95% from ") == table.count("  95% to ") == 4
+    assert table.count("  95% from ") == table.count("  95% to ") == 5
     assert f"{found['outside']} true answers are not among the candidates" in table
     by = mmrns("evaluate", run, "--by", "side", *options).stdout
     assert by.count("  95% from ") == by.count("  95% to ") == 2

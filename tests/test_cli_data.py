@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mmrns.cli import app
+from mmrns.data.datasets import load_dataset
 from mmrns.data.folders import EMBEDDED
 from mmrns.errors import MmrnsError, UsageError
 
@@ -86,6 +87,18 @@ def test_split(toy_folder: Path, tmp_path: Path) -> None:
         "1 rows of valid dropped: in train",
         "5 rows of train moved to valid: to fill valid",
     ]
+
+
+def test_split_with_new_entities(toy_folder: Path, tmp_path: Path) -> None:
+    told = inside("split", toy_folder, tmp_path / "new", "--new-entities", "6", "--valid=10", "--test=10")
+    new = load_dataset(tmp_path / "new").graph
+    counts = [int((~new.seen_entities)[rows[:, [0, 2]].flatten().unique()].sum()) for rows in (new.valid, new.test)]
+    assert int((~new.seen_entities).sum()) == 6
+    assert told.splitlines()[1] == f"train lacks {counts[0]} entities of valid and {counts[1]} of test"
+    record = json.loads((tmp_path / "new" / "dataset.json").read_text())
+    assert record["split"]["new_entities"] == {"asked": 6, "valid": counts[0], "test": counts[1]}
+    with pytest.raises(UsageError, match=r"--new-entities 1\.5: give a number of entities, such as 500, or a share"):
+        inside("split", toy_folder, tmp_path / "other", "--new-entities=1.5")
 
 
 @pytest.mark.parametrize("amount", ["-1", "1.0", "1.5", "nan", "many", ".", "inf", "-0.1"])

@@ -19,7 +19,7 @@ from mmrns.nn.embedders import Embedder
 from mmrns.nn.losses import Loss
 from mmrns.nn.scorers import Scorer
 from mmrns.registry import Named, Registry, register
-from mmrns.rng import BITS, below, generator, numpy_generator, random_bits, seeded, stream_seed
+from mmrns.rng import BITS, among, below, generator, numpy_generator, random_bits, seeded, stream_seed
 from mmrns.samplers.base import Sampler
 from mmrns.samplers.uniform import Uniform
 from mmrns.training.callbacks import Callback
@@ -242,3 +242,20 @@ def test_errors_and_notes_are_one_line(text: str) -> None:
     with pytest.warns(Note) as said:
         note(f"x{text}")
     assert len(str(said[0].message).splitlines()) == 1
+
+
+def test_among_is_a_random_share_that_each_id_knows_by_itself() -> None:
+    ids = torch.arange(20_000)
+    for share in (0.0, 0.1, 0.5, 1.0):
+        found = among(ids, share, 3, "x", 7)
+        assert float(found.float().mean()) == pytest.approx(share, abs=4.5 * (share * (1 - share) / 20_000) ** 0.5)
+        assert torch.equal(among(ids.flip(0).reshape(10, -1), share, 3, "x", 7), found.flip(0).reshape(10, -1))
+    # Two purposes agree no more often than chance has it, and runs of ids are as random as others.
+    a, b = among(ids, 0.5, 3, "x", 7), among(ids, 0.5, 3, "x", 8)
+    for same in (a == b, a[1:] == a[:-1], among(ids, 0.5, 4, "x", 7) == a):
+        assert float(same.float().mean()) == pytest.approx(0.5, abs=4.5 * 0.5 / 20_000**0.5)
+    # A smaller share is part of a larger one.
+    assert (among(ids, 0.3, 3, "x", 7) <= a).all()
+    counts = torch.stack([among(torch.arange(50), 0.2, 3, "x", step) for step in range(2000)]).sum(0)
+    # 50 binomial counts; the 99.99 % quantile of chi-squared with 50 degrees of freedom is 94.
+    assert float(((counts - 400) ** 2 / (400 * 0.8)).sum()) < 94

@@ -65,6 +65,28 @@ def below(bits: Tensor, n: Tensor | int) -> Tensor:
     return (high * n + (low * n >> 27)) >> 26
 
 
+def among(ids: Tensor, share: float, seed: int, *purpose: int | str) -> Tensor:
+    """Whether each id belongs to a random share of all ids: the same answer for an id wherever it is asked about.
+
+    A hash of the id (splitmix64) is compared with the share, so that the cost is that of the ids asked about, however
+    many there are.
+
+    Args:
+        ids: 64-bit integers.
+        share: from 0 to 1.
+        seed, purpose: as of `generator`; another purpose is another, independent choice.
+    """
+    mixed = (ids + stream_seed(seed, *purpose)) * _MIX[0]
+    for shift, factor in zip((30, 27), _MIX[1:], strict=True):
+        mixed = (mixed ^ ((mixed >> shift) & (2 ** (64 - shift) - 1))) * factor
+    # 31 bits are read from within, where the last shift of the hash would put the upper ones.
+    return ((mixed ^ ((mixed >> 31) & (2**33 - 1))) & (2**31 - 1)) < round(share * 2**31)
+
+
+_MIX = (-0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)
+"""The increment and the two factors of splitmix64 (Steele et al., 2014), as signed numbers."""
+
+
 @contextmanager
 def seeded(seed: int, *purpose: int | str) -> Generator[None]:
     """Inside, torch's global generator on the CPU is a stream of its own; afterwards it is as it was.

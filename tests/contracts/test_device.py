@@ -88,7 +88,7 @@ def test_a_step_with_any_sampler(toy: Dataset, monkeypatch: pytest.MonkeyPatch, 
 def test_a_step_with_any_scorer(
     toy: Dataset, monkeypatch: pytest.MonkeyPatch, name: str, modalities: list[str]
 ) -> None:
-    model = {"scorer": name, "dim": 6, "modalities": modalities}
+    model = {"scorer": name, "dim": 6, "modalities": modalities} | ({"structure_dropout": 0.3} if modalities else {})
     assert _waits(toy, monkeypatch, {"model": model, "sampler": {"name": "mmrns"}}) == []
 
 

@@ -97,6 +97,23 @@ def test_training_moves_every_parameter_and_lowers_the_loss(toy: Dataset, name: 
 
 
 @EVERY
+def test_what_a_step_leaves_out_is_back_after_it(toy: Dataset, name: str) -> None:
+    embedder, ids = model_of(toy, name).entity, torch.arange(40)
+    before = embedder(ids)
+    for step in (0, 7):
+        embedder.begin(step)
+        within, again = embedder(ids), embedder(ids)
+        # Of a step all looks at an entity are the same.
+        assert torch.equal(within.present, again.present)
+        assert torch.equal(embedder.all().present, within.present)
+        assert within.present.any(-1).all()
+        embedder.constrain()
+        after = embedder(ids)
+        assert torch.equal(after.present, before.present)
+        torch.testing.assert_close(after.vectors, before.vectors)
+
+
+@EVERY
 def test_the_structural_vectors_are_those_that_regularizers_see(toy: Dataset, name: str) -> None:
     model = model_of(toy, name)
     lookup = model.lookup(Batch.of(toy.graph.train[:5], torch.arange(5) > 2))

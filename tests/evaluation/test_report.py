@@ -11,6 +11,8 @@ import torch
 from mmrns.data.datasets import Dataset
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.data.vocabulary import Vocabulary
+from mmrns.evaluation.candidates import Candidates
+from mmrns.evaluation.frequency import RelationFrequency
 from mmrns.evaluation.ranking import Ranks, rank
 from mmrns.evaluation.report import (
     adjusted_mean_rank_index,
@@ -20,6 +22,7 @@ from mmrns.evaluation.report import (
     policies,
     relation_categories,
     report,
+    shortcomings,
 )
 from mmrns.types import Batch
 
@@ -122,12 +125,18 @@ def test_report() -> None:
     # Entity 3 is in no train triple, so that the second triple of either side does not count.
     assert found["seen"]["optimistic"]["mr"] == pytest.approx((1 + 3 + 4 + 2) / 4)
     assert found["seen"]["realistic"]["mr"] == pytest.approx((1 + 3.5 + 4 + 2.5) / 4)
-    assert set(found) == {"both", "head", "tail", "seen", "queries", "ties", "outside"}
+    assert found["unseen"]["optimistic"]["mr"] == pytest.approx((2 + 1) / 2)
+    assert [(row["unseen"], row["side"], row["queries"]) for row in found["cold_start"]] == [
+        ("target", "tail", 1),
+        ("anchor", "head", 1),
+    ]
+    assert set(found) == {"both", "head", "tail", "seen", "unseen", "cold_start", "queries", "ties", "outside"}
 
 
 def test_report_of_nothing() -> None:
     found = report(ranks_of([]), graph_of([(0, 0, 1)], 2, 1))
-    assert found == {"both": {}, "head": {}, "tail": {}, "seen": {}, "queries": 0, "ties": 0, "outside": 0}
+    sides = {key: {} for key in ("both", "head", "tail", "seen", "unseen")}
+    assert found == {**sides, "cold_start": [], "queries": 0, "ties": 0, "outside": 0}
 
 
 def naive_intervals(ranks: Ranks, samples: int) -> dict[str, list[float]]:
@@ -187,10 +196,13 @@ def test_reports_hold_intervals_where_asked(toy: Dataset) -> None:
     graph = toy.graph
     ranks = rank(Random(40), graph.test, graph.known_index)
     plain, found = report(ranks, graph), report(ranks, graph, bootstrap=50)
-    for side in ("both", "head", "tail", "seen"):
+    for side in ("both", "head", "tail", "seen", "unseen"):
         interval = found[side]["realistic"].pop("interval")
         for name, (low, high) in interval.items():
             assert low <= found[side]["realistic"][name] <= high
+    for row in found["cold_start"]:
+        low, high = row.pop("interval")["mrr"]
+        assert low <= row["mrr"] <= high
     assert found == plain
     rows = breakdown(ranks, graph, "side", bootstrap=50)
     assert [row.pop("interval") for row in rows] == [
@@ -250,3 +262,65 @@ def test_breakdown_by_relation_and_side_worked_out_by_hand() -> None:
     by_side = breakdown(ranks, graph, "side")
     assert [(row["side"], row["queries"], row["mr"]) for row in by_side] == [("tail", 2, 1.5), ("head", 1, 5.0)]
     assert breakdown(ranks_of([]), graph, "side") == []
+
+
+def test_breakdown_by_what_is_unseen_worked_out_by_hand() -> None:
+    # Entities 3 and 4 have no triple in train, and neither has relation 1.
+    graph = graph_of([(0, 0, 1), (1, 0, 2), (0, 0, 2)], entities=5, relations=2)
+    triples = [[0, 0, 1], [3, 0, 1], [3, 0, 1], [3, 0, 4], [0, 1, 2], [3, 1, 2]]
+    ranks = ranks_of([1, 2, 4, 3, 1, 1], triples=triples, head=[False, True, False, False, False, True])
+    rows = breakdown(ranks, graph, "unseen")
+    assert [(row["unseen"], row["side"], row["mr"]) for row in rows] == [
+        ("nothing", "tail", 1.0),
+        ("anchor", "tail", 4.0),
+        ("both", "tail", 3.0),
+        ("relation", "tail", 1.0),
+        ("target", "head", 2.0),
+        ("relation", "head", 1.0),
+    ]
+    by = {(row["unseen"], row["side"]): row for row in rows}
+    # Heads of relation 0: twice 0, once 1, never 2; three triples by three entities make 1 for 3 and 4. That 0 is head
+    # of 1 is known, so that it is left out: 1 and 4 are level.
+    assert by["target", "head"]["frequency_mrr"] == pytest.approx(1 / 2)
+    # Of four candidates a random one has rank 2.5.
+    assert by["target", "head"]["frequency_amri"] == pytest.approx(1 - 1 / 1.5)
+    # Tails: 1 once, 2 twice, 3 and 4 as often as the mean; 1 is level with the two.
+    assert by["anchor", "tail"]["frequency_mrr"] == pytest.approx(1 / 3)
+    assert by["target", "head"]["amri"] == pytest.approx(1 - 1 / 9.5)
+    assert breakdown(ranks_of([]), graph, "unseen") == []
+
+
+def test_the_baseline_of_unseen_queries_ranks_among_the_same_candidates(toy: Dataset) -> None:
+    graph, among = toy.graph, Candidates.of_train(toy.graph)
+    unseen = graph.test[~graph.seen_triples(graph.test)]
+    expected = rank(RelationFrequency(graph), unseen, graph.known_index, candidates=among)
+    found = report(rank(Random(40), graph.test, graph.known_index, candidates=among), graph, candidates=among)
+    assert len(found["cold_start"]) == 2
+    for row in found["cold_start"]:
+        part = expected.where(expected.head == (row["side"] == "head"))
+        assert row["frequency_mrr"] == metrics(part.realistic)["mrr"]
+
+
+@pytest.mark.parametrize(
+    ("mrr", "amri", "lines"),
+    [
+        (0.6, 0.1, []),
+        (0.26, 0.1, ["ranks below relation frequency: MRR 0.26 against 0.57 where the tail is asked for."]),
+        (
+            0.26,
+            -0.94,
+            [
+                "ranks below relation frequency: MRR 0.26 against 0.57 where the tail is asked for.",
+                "ranks worse than chance: AMRI -0.94 where the tail is asked for.",
+            ],
+        ),
+        (0.6, -0.94, ["ranks worse than chance: AMRI -0.94 where the tail is asked for."]),
+    ],
+)
+def test_shortcomings_are_told_in_a_line_each(mrr: float, amri: float, lines: list[str]) -> None:
+    row = {"unseen": "anchor", "side": "tail", "queries": 30, "mrr": mrr, "amri": amri, "frequency_mrr": 0.57}
+    few, other = row | {"queries": 9, "mrr": 0.0, "amri": -1.0}, row | {"unseen": "relation", "mrr": 0.0}
+    found = shortcomings({"cold_start": [row, few, other]})
+    assert found == [f"On entities without train triples the model {line}" for line in lines]
+    both = shortcomings({"cold_start": [row | {"mrr": 0.1}, row | {"unseen": "target", "side": "head", "mrr": 0.01}]})
+    assert "0.1 against 0.57 where the tail is asked for; 0.01 against 0.57 as the head asked for." in both[0]

@@ -278,6 +278,8 @@ def test_a_repair_writes_what_moved(tmp_path: Path) -> None:
     [
         ({"repair": True, "test": 5}, UsageError, "--repair keeps test as it is"),
         ({"repair": True, "core": 2}, UsageError, "--repair keeps test as it is"),
+        ({"repair": True, "new_entities": 2}, UsageError, "--repair keeps test as it is"),
+        ({"new_entities": 40}, UsageError, "entities can be held back without leaving another"),
         (
             {"core": 1000},
             DataError,
@@ -364,3 +366,85 @@ def test_words_of_a_header_may_be_names(tmp_path: Path) -> None:
     record = split_dataset(tmp_path / "g.tsv", tmp_path / "out", valid=1, test=1)
     assert "notes" not in record["split"]
     assert "tail" in load_dataset(tmp_path / "out").graph.entities
+
+
+@given(triples, st.integers(1, 4), st.integers(0, 3), st.booleans())
+def test_new_entities_are_held_back_whole(rows: list[Triple], n: int, seed: int, leakage_free: bool) -> None:
+    source = frame(rows)
+    options = {"seed": seed, "leakage_free": leakage_free, "new_entities": n}
+    try:
+        splits = split_triples(source, valid=0, test=0, **options)
+    except UsageError as error:
+        assert "hold back fewer" in str(error)  # noqa: PT017
+        return
+    parts = [set(part.rows()) for part in splits.frames.values()]
+    assert set.union(*parts) == set(rows)
+    assert sum(len(part) for part in splits.frames.values()) == len(set(rows))
+    held = entities(source) - entities(splits.train)
+    if leakage_free:
+        # No one is lost but them, and each triple outside train has one.
+        assert len(held) == n
+        assert set(splits.train["relation"]) == set(source["relation"])
+    assert len(held) >= n
+    for part in (splits.valid, splits.test):
+        assert all({h, t} & held for h, _, t in part.iter_rows())
+    # What both have is in a triple of test with an entity of test: a triple has two.
+    both = entities(splits.valid) & entities(splits.test) & held
+    assert not any(h in both and t in both for h, _, t in splits.test.iter_rows() if h != t)
+
+
+def test_half_of_the_new_entities_are_for_test_and_rows_of_the_others_are_split_as_always() -> None:
+    source = big()
+    splits = split_triples(source, valid=10, test=0.05, new_entities=4)
+    held = entities(source) - entities(splits.train)
+    assert len(held) == 4
+    seen = [part.filter(~pl.col("head").is_in(held) & ~pl.col("tail").is_in(held)) for part in splits.frames.values()]
+    assert [len(part) for part in seen][1:] == [10, round(0.05 * sum(len(part) for part in seen))]
+    only_valid = held - entities(splits.test)
+    assert len(entities(splits.valid) & held) == 2 >= len(only_valid)
+    again, other = (split_triples(source, new_entities=4, seed=seed) for seed in (0, 1))
+    assert entities(source) - entities(again.train) == held
+    assert entities(source) - entities(other.train) != held
+
+
+def test_any_entity_may_be_new() -> None:
+    # A ring, of which each entity may go: its neighbours keep a triple.
+    source = frame([(f"e{i}", "r", f"e{(i + 1) % 10}") for i in range(10)])
+    counts = dict.fromkeys(sorted(entities(source)), 0)
+    for seed in range(400):
+        for name in entities(source) - entities(
+            split_triples(source, valid=0, test=0, new_entities=1, seed=seed).train
+        ):
+            counts[name] += 1
+    # 9 degrees of freedom: the 99.99 % quantile of chi-squared is 33.7.
+    assert sum((n - 40) ** 2 / 40 for n in counts.values()) < 33.7
+
+
+@pytest.mark.parametrize(
+    ("n", "message"),
+    [
+        (3, "only 1 of 3 entities can be held back without leaving another entity or a relation out of train, not 3"),
+        (1, None),
+    ],
+)
+def test_too_many_new_entities_are_refused(n: int, message: str | None) -> None:
+    source = frame([("a", "r", "b"), ("a", "r", "c"), ("c", "r", "b")])
+    if message is None:
+        assert len(split_triples(source, valid=0, test=0, new_entities=n).train) == 1
+        return
+    with pytest.raises(UsageError, match=message):
+        split_triples(source, valid=0, test=0, new_entities=n)
+    with pytest.raises(UsageError, match="without 3 of 3 entities nothing is left to train on; hold back fewer"):
+        split_triples(source, valid=0, test=0, new_entities=n, leakage_free=False)
+
+
+def test_a_folder_says_how_many_entities_are_new(tmp_path: Path) -> None:
+    record = split_dataset(EMBEDDED["countries"], tmp_path / "new", new_entities=0.1)
+    graph = load_dataset(tmp_path / "new").graph
+    counts = [
+        int((~graph.seen_entities)[rows[:, [0, 2]].flatten().unique()].sum()) for rows in (graph.valid, graph.test)
+    ]
+    assert record["split"]["new_entities"] == {"asked": 0.1, "valid": counts[0], "test": counts[1]}
+    assert int((~graph.seen_entities).sum()) == 84
+    assert graph.seen_relations.all()
+    assert "new_entities" not in split_dataset(EMBEDDED["countries"], tmp_path / "other")["split"]

@@ -267,3 +267,36 @@ def test_a_registered_class_has_a_name_in_the_command_line_too(toy: Dataset) -> 
         assert run.config.method == "next-door of test_front_door"
     finally:
         del mmrns.Sampler.registry._classes["next-door of test_front_door"]
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ({}, "no feature that the model reads: they are ranked by vectors that nothing has trained; model.modalities="),
+        ({"modalities": ["text"]}, "no feature that the model reads"),
+        (
+            {"modalities": ["image"]},
+            "and the model reads their features; model.structure_dropout=0.2 trains it for such",
+        ),
+        ({"modalities": ["image"], "structure_dropout": 0.2}, None),
+    ],
+)
+def test_what_can_be_known_of_new_entities_is_said_before_training(
+    toy: Dataset, model: dict[str, Any], told: str | None
+) -> None:
+    class Notes(mmrns.Callback):
+        def __init__(self) -> None:
+            self.lines: list[str] = []
+
+        def on_note(self, message: str) -> None:
+            self.lines.append(message)
+
+    # Entity 39 has a picture, no text, and no triple but one of test.
+    notes = Notes()
+    config = {"model": {"dim": 4, **model}, "training": {"hardness": False}, "device": "cpu"}
+    mmrns.train(config, dataset=toy, method="uniform", steps=1, callbacks=[notes])
+    found = [line for line in notes.lines if "have no triple in train" in line]
+    assert len(found) == (told is not None)
+    if told is not None:
+        assert found[0].startswith("1 of the entities of valid and test")
+        assert told in found[0]

@@ -93,7 +93,7 @@ def test_results_have_the_documented_keys(run: mmrns.Run) -> None:
     assert {"test", "valid", "selected_step", "seconds", "baseline_mrr"} <= set(results)
     assert {"pretrain", "train", "evaluate"} <= set(results["seconds"])
     test = results["test"]
-    assert set(test) == {"both", "head", "tail", "seen", "queries", "ties", "outside"}
+    assert set(test) == {"both", "head", "tail", "seen", "unseen", "cold_start", "queries", "ties", "outside"}
     assert set(test["both"]) == {"realistic", "optimistic", "pessimistic"}
     assert set(test["both"]["realistic"]) == {"mrr", "hits@1", "hits@3", "hits@10", "mr", "amri"}
     assert set(test["both"]["optimistic"]) == {"mrr", "hits@1", "hits@3", "hits@10", "mr"}

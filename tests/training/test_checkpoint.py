@@ -57,6 +57,25 @@ def test_resume_is_bit_equal(toy: Dataset, tmp_path: Path, name: str, training: 
         assert all(torch.equal(expected[k], found[k]) for k in expected)
 
 
+def test_resume_is_bit_equal_where_steps_leave_something_out(toy: Dataset, tmp_path: Path) -> None:
+    def trainer() -> Trainer:
+        model = {"dim": 6, "modalities": ["image", "text"], "structure_dropout": 0.3}
+        values = {"model": model, "method": "uniform", "training": {"batch_size": 50}, "device": "cpu"}
+        return build_trainer(make_config(values), toy)
+
+    whole, first, second = trainer(), trainer(), trainer()
+    for step in range(8):
+        whole.step(step)
+    for step in range(5):
+        first.step(step)
+    save_checkpoint(tmp_path / "last.safetensors", first, Progress(step=5), {})
+    Checkpoint.read(tmp_path / "last.safetensors").load(second)
+    for step in range(5, 8):
+        second.step(step)
+    expected, found = whole.model.state_dict(), second.model.state_dict()
+    assert all(torch.equal(expected[k], found[k]) for k in expected)
+
+
 def test_a_checkpoint_of_another_model_is_refused(toy: Dataset, tmp_path: Path) -> None:
     path = tmp_path / "last.safetensors"
     save_checkpoint(path, _trainer(toy, "uniform"), Progress(), {})

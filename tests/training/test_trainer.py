@@ -108,6 +108,37 @@ def test_the_step_is_the_step_of_the_design(toy: Dataset) -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5)
 
 
+UNSEEN = 39
+
+
+@pytest.mark.parametrize("sampler", ["uniform", "shared-pool", "1-vs-all", "domain-range"])
+def test_negatives_that_are_known_by_features_alone_do_not_count(toy: Dataset, sampler: str) -> None:
+    def drawn(**sections: dict[str, object]) -> tuple[Negatives, Batch, Trainer]:
+        options = {} if sampler == "1-vs-all" else {"negatives": 400}
+        values = {"method": sampler, "sampler": options, "training": {"batch_size": 64}, "device": "cpu", **sections}
+        trainer = build_trainer(make_config(values), toy)
+        found: list[Negatives] = []
+        trainer.step(0, lambda batch, negatives: found.append(negatives))
+        return found[0], trainer.batch(0), trainer
+
+    fused = {"model": {"dim": 8, "modalities": ["image", "text"]}}
+    negatives, batch, trainer = drawn(**fused)
+    unseen = negatives.entities(len(batch)) == UNSEEN
+    assert unseen.any()
+    assert not negatives.counts(len(batch))[unseen].any()
+    assert trainer.known_by_features.nonzero().flatten().tolist() == [UNSEEN]
+    # All others are as they were drawn.
+    counted, _, _ = drawn(**fused, objective={"unseen_negatives": True})
+    assert torch.equal(counted.entities(len(batch)), negatives.entities(len(batch)))
+    assert torch.equal(counted.counts(len(batch))[~unseen], negatives.counts(len(batch))[~unseen])
+    assert counted.counts(len(batch))[unseen].any()
+    # It counts where the model does not read any feature of it.
+    for model in ({"modalities": []}, {"modalities": ["text"]}):
+        negatives, batch, trainer = drawn(model={"dim": 8} | model)
+        assert not trainer.known_by_features.any()
+        assert negatives.counts(len(batch))[negatives.entities(len(batch)) == UNSEEN].any()
+
+
 def test_training_lowers_the_loss(toy: Dataset) -> None:
     trainer = _trainer(toy, training={"lr": 0.02})
     losses = [float(trainer.step(step)) for step in range(120)]

@@ -145,6 +145,15 @@ def data_split(
         int,
         typer.Option("--k-core", min=0, metavar="K", help="First drop entities of fewer than K triples, repeatedly."),
     ] = 0,
+    new_entities: Annotated[
+        str | None,
+        typer.Option(
+            "--new-entities",
+            metavar="N",
+            help="Entities to hold back from train with all their triples, half for valid and half for test: a count, "
+            "or a share below 1. --valid and --test are of the other triples.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Split a dataset anew, without leakage: triples of the same two entities stay together, train covers every name.
@@ -163,6 +172,7 @@ def data_split(
         leakage_free=not random,
         repair=repair,
         core=core,
+        new_entities=_amount("--new-entities", new_entities, "entities") or 0,
     )
     if as_json:
         print_json(found)
@@ -174,13 +184,15 @@ def data_split(
         out.print(f"{change['rows']:,} rows of {change['from']} {to}: {change['reason']}")
     counts = ", ".join(f"{count:,} {what}" for what, count in found["counts"].items())
     out.print(Text(f"{target}: {counts}"), soft_wrap=True)
+    if new := found["split"].get("new_entities"):
+        out.print(f"train lacks {new['valid']:,} entities of valid and {new['test']:,} of test")
     if not found["counts"]["valid"]:
         remedy = "--valid N fills it from train" if repair else "--valid N gives it so many rows"
         err.print(f"valid is empty, and a model is selected on it: {remedy}")
 
 
-def _amount(option: str, text: str | None) -> int | float | None:
-    """A count of rows, or a share below 1."""
+def _amount(option: str, text: str | None, of: str = "rows") -> int | float | None:
+    """A count, or a share below 1."""
     if text is None:
         return None
     try:
@@ -188,7 +200,7 @@ def _amount(option: str, text: str | None) -> int | float | None:
     except ValueError:
         amount = -1
     if not (0 <= amount < 1 or (isinstance(amount, int) and amount >= 0)):
-        raise UsageError(f"{option} {text}: give a number of rows, such as 500, or a share below 1, such as 0.1")
+        raise UsageError(f"{option} {text}: give a number of {of}, such as 500, or a share below 1, such as 0.1")
     return amount
 
 

@@ -37,6 +37,7 @@ class By(StrEnum):
     relation = "relation"
     category = "category"
     side = "side"
+    unseen = "unseen"
 
 
 class Known(StrEnum):

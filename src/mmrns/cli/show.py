@@ -188,15 +188,18 @@ def _cell(value: Any) -> Text:
 
 
 def print_metrics(split: dict[str, Any], baseline: dict[str, Any] | None = None) -> None:
-    """The metrics of a split, as in `results.json`."""
+    """The metrics of a split, as in `results.json`, and where it is of no use."""
+    from mmrns.evaluation.report import shortcomings
+
     names = ["mrr", "hits@1", "hits@3", "hits@10", "mr", "amri"]
 
     def row(label: str, policy: str, found: dict[str, Any]) -> dict[str, Any]:
         return {"ranking": label, "ties": policy} | {name: found.get(name) for name in [*names, "interval"]}
 
     rows = [row("model", policy, found) for policy, found in split["both"].items()]
-    for side in ("head", "tail", "seen"):
-        if split[side]:
+    for side in ("head", "tail", "seen", "unseen"):
+        # Results of earlier versions have no part of unseen triples.
+        if split.get(side):
             rows.append(row(f"model, {side}", "realistic", split[side]["realistic"]))
     if baseline:
         rows.append(row("relation frequency", "realistic", baseline["realistic"]))
@@ -204,6 +207,8 @@ def print_metrics(split: dict[str, Any], baseline: dict[str, Any] | None = None)
     out.print(f"{split['queries']:,} queries, {split['ties']:,} of them tied with another candidate")
     if split.get("outside"):
         out.print(f"{split['outside']:,} true answers are not among the candidates; they took part all the same")
+    for line in shortcomings(split):
+        out.print(line, soft_wrap=True)
 
 
 def with_intervals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

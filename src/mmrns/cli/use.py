@@ -31,25 +31,19 @@ def evaluate(
     device: RunDeviceOption = None,
 ) -> None:
     """Rank a split with a run's model and print the metrics."""
-    from mmrns.evaluation.report import breakdown, report
     from mmrns.runs.run import load_run
 
     opened = load_run(run, dataset=dataset, device=None if device is None else device.value)
     graph = opened.dataset.graph
     with bar("ranking", 2 * len(graph.test if split is Split.test else graph.valid)) as advance:
         ranks = opened.ranks(split.value, advance, candidates=candidates)
-    if by is not None:
-        rows = breakdown(ranks, graph, by.value, bootstrap)
-        if as_json:
-            print_json(rows)
-        else:
-            print_rows(with_intervals(rows))
-        return
-    found = report(ranks, graph, bootstrap)
+    found = opened.report(ranks, by=None if by is None else by.value, candidates=candidates, bootstrap=bootstrap)
     if as_json:
         print_json(found)
-    else:
+    elif isinstance(found, dict):
         print_metrics(found)
+    else:
+        print_rows(with_intervals(found))
 
 
 @app.command(epilog="Example: mmrns predict runs/countries-TransE-mmrns-s0 --head country/France --relation borders")

@@ -46,6 +46,7 @@ def split_triples(
     test: Amount | None = None,
     seed: int = 0,
     leakage_free: bool = True,
+    new_entities: Amount = 0,
 ) -> Splits:
     """Split the distinct triples.
 
@@ -56,21 +57,27 @@ def split_triples(
 
     Args:
         triples: columns head, relation, tail.
-        valid, test: how many rows, or which share; None is a tenth, and a row at least. Where neither is given and two
-            tenths cannot be held out, valid and test share what can.
+        valid, test: how many rows, or which share, of those without a new entity; None is a tenth, and a row at least.
+            Where neither is given and two tenths cannot be held out, valid and test share what can.
         seed: of the random order.
-        leakage_free: False draws rows uniformly instead.
+        leakage_free: False draws rows, and new entities, uniformly instead.
+        new_entities: how many entities, or which share of them, are held back from train with all their triples, to be
+            ranked without having been trained; see `hold_back`.
 
     Raises:
-        UsageError: that many rows cannot be held out.
+        UsageError: that many rows or entities cannot be held out.
     """
     triples = triples.unique(maintain_order=True)
-    usual = max(1, rows_of(TENTH, len(triples)))
-    counts = [usual if amount is None else rows_of(amount, len(triples)) for amount in (test, valid)]
+    label = hold_back(triples, new_entities, seed, leakage_free)
+    rest = label == 0
+    n = int(rest.sum())
+    usual = max(1, rows_of(TENTH, n))
+    counts = [usual if amount is None else rows_of(amount, n) for amount in (test, valid)]
     free = valid is None and test is None
-    label = hold_out(triples, counts, seed, "split", leakage_free, fewer=free)
+    held = hold_out(triples.filter(pl.Series(rest)), counts, seed, "split", leakage_free, fewer=free)
+    label[rest] = held
     train, valid_rows, test_rows = (triples.filter(pl.Series(label == i)) for i in (0, 2, 1))
-    return Splits(train, valid_rows, test_rows, free and len(valid_rows) + len(test_rows) < sum(counts))
+    return Splits(train, valid_rows, test_rows, free and int((held > 0).sum()) < sum(counts))
 
 
 def rows_of(amount: Amount, total: int) -> int:
@@ -115,16 +122,13 @@ def hold_out(
         label[order] = np.repeat([*range(1, len(counts) + 1), 0], [*counts, len(triples) - sum(counts)])
         return label
 
-    entity = pl.Enum(pl.concat([triples["head"], triples["tail"].alias("head")]).unique().sort())
-    relation = pl.Enum(triples["relation"].unique().sort())
-    kinds = dict(zip(COLUMNS, (entity, relation, entity), strict=True))
-    h, r, t = (triples[c].cast(kind).to_physical().cast(pl.Int64).to_numpy() for c, kind in kinds.items())
-    pair = np.minimum(h, t) * len(entity.categories) + np.maximum(h, t)
+    h, r, t, n_entities, n_relations = _coded(triples)
+    pair = np.minimum(h, t) * n_entities + np.maximum(h, t)
     unit, size = np.unique(pair, return_inverse=True, return_counts=True)[1:]
     order = random.permutation(len(size))
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
-    met = np.full((2, max(len(entity.categories), len(relation.categories))), len(size))
+    met = np.full((2, max(n_entities, n_relations)), len(size))
     for kind, code in ((0, h), (0, t), (1, r)):
         np.minimum.at(met[kind], code, place[unit])
     free = np.ones(len(size) + 1, np.bool_)
@@ -144,6 +148,73 @@ def hold_out(
         free[taken] = False
         chosen[taken] = i + 1
     return chosen[place[unit]]
+
+
+def hold_back(triples: pl.DataFrame, amount: Amount, seed: int, leakage_free: bool) -> npt.NDArray[np.int8]:
+    """Choose entities that train is not to know, and label each row: 1 for test, 2 for valid, 0 where it has none.
+
+    Entities come in random order; the first is for test, the next for valid, and so on. A triple that has one of test
+    goes there, whatever its other entity is, so that no new entity of test is met in validation but as the other end of
+    a triple that is not there either. Leakage-free, an entity is passed over if another entity or a relation would be
+    left without a triple in train.
+
+    Args:
+        triples: distinct, columns head, relation, tail.
+        amount: how many entities, or which share of all.
+        seed: of the order.
+        leakage_free: False passes over none.
+
+    Raises:
+        UsageError: so many entities cannot be held back.
+    """
+    label = np.zeros(len(triples), np.int8)
+    if not amount or triples.is_empty():
+        return label
+    h, r, t, n_entities, n_relations = _coded(triples)
+    wanted = rows_of(amount, n_entities)
+    end = np.concatenate([h, t[h != t]])
+    row = np.concatenate([np.arange(len(h)), np.flatnonzero(h != t)])
+    by_entity = np.argsort(end, kind="stable")
+    rows_of_entity = np.split(row[by_entity], np.bincount(end, minlength=n_entities).cumsum()[:-1])
+    left = np.bincount(end, minlength=n_entities), np.bincount(r, minlength=n_relations)
+    chosen = np.zeros(n_entities, np.int8)
+    n = 0
+    for entity in numpy_generator(seed, "new entities").permutation(n_entities):
+        if n == wanted:
+            break
+        rows = rows_of_entity[entity]
+        rows = rows[label[rows] == 0]
+        other = np.where(h[rows] == entity, t[rows], h[rows])
+        # A triple between an entity and itself takes nothing from another.
+        taken = [np.unique(code, return_counts=True) for code in (other[other != entity], r[rows])]
+        parts = list(zip(left, taken, strict=True))
+        if leakage_free and any((of[codes] <= counts).any() for of, (codes, counts) in parts):
+            continue
+        for of, (codes, counts) in parts:
+            of[codes] -= counts
+        chosen[entity] = 1 + n % 2
+        label[rows] = chosen[entity]
+        n += 1
+    if n < wanted:
+        raise UsageError(
+            f"only {n:,} of {n_entities:,} entities can be held back without leaving another entity or a relation out "
+            f"of train, not {wanted:,}; hold back fewer, or split at random"
+        )
+    if (label > 0).all():
+        raise UsageError(f"without {wanted:,} of {n_entities:,} entities nothing is left to train on; hold back fewer")
+    ends = np.stack([chosen[h], chosen[t]])
+    return np.where((ends == 1).any(0), 1, ends.max(0)).astype(np.int8)
+
+
+def _coded(
+    triples: pl.DataFrame,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], int, int]:
+    """The three columns as numbers, and how many entities and relations there are."""
+    entity = pl.Enum(pl.concat([triples["head"], triples["tail"].alias("head")]).unique().sort())
+    relation = pl.Enum(triples["relation"].unique().sort())
+    kinds = dict(zip(COLUMNS, (entity, relation, entity), strict=True))
+    h, r, t = (triples[c].cast(kind).to_physical().cast(pl.Int64).to_numpy() for c, kind in kinds.items())
+    return h, r, t, len(entity.categories), len(relation.categories)
 
 
 def _take(sizes: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -9,15 +10,24 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmrns.data.graph import KnowledgeGraph
-from mmrns.evaluation.ranking import Ranks
+from mmrns.evaluation.candidates import Candidates
+from mmrns.evaluation.frequency import RelationFrequency
+from mmrns.evaluation.ranking import Ranks, rank
 from mmrns.rng import generator
 
 Metrics = dict[str, float]
+By = Literal["relation", "category", "side", "unseen"]
+"""How a report is broken down."""
 CUTOFFS = (1, 3, 10)
 DRAWS = 2**22
 """Resampled triples held at a time by the bootstrap."""
 CATEGORIES = ("1-1", "1-n", "n-1", "n-n", "unseen")
 """Of relations; the last one is of those that train lacks, of which nobody knows."""
+UNSEEN = ("nothing", "target", "anchor", "both", "relation")
+"""What of a query train lacks: neither entity, the one that is asked for, the one that is given, both; or whatever the
+entities are, the relation."""
+TOO_FEW = 10
+"""Fewer queries than this are not judged."""
 
 
 def metrics(ranks: Float[Tensor, " n"] | Int[Tensor, " n"]) -> Metrics:
@@ -97,20 +107,27 @@ def _realistic(ranks: Ranks, bootstrap: int, **more: float) -> dict[str, Any]:
     return {**found, "interval": intervals(ranks, bootstrap)} if bootstrap else found
 
 
-def report(ranks: Ranks, graph: KnowledgeGraph, bootstrap: int = 0) -> dict[str, Any]:
+def report(
+    ranks: Ranks, graph: KnowledgeGraph, bootstrap: int = 0, candidates: Candidates | None = None
+) -> dict[str, Any]:
     """The object that `results.json` holds for a split.
 
     Args:
         ranks: of the split.
-        graph: `seen` are the triples whose head, relation and tail all occur in its train.
+        graph: `seen` are the triples whose head, relation and tail all occur in its train, `unseen` the others; these
+            are under `cold_start` as `breakdown` by `unseen` has them.
         bootstrap: samples for the `interval` of each realistic metric; 0 = none.
+        candidates: what was ranked among.
     """
     seen = graph.seen_triples(ranks.triples)
+    cold = breakdown(ranks.where(~seen), graph, "unseen", bootstrap, candidates)
     return {
         "both": policies(ranks, bootstrap),
         "head": policies(ranks.where(ranks.head), bootstrap),
         "tail": policies(ranks.where(~ranks.head), bootstrap),
         "seen": policies(ranks.where(seen), bootstrap),
+        "unseen": policies(ranks.where(~seen), bootstrap),
+        "cold_start": cold,
         "queries": len(ranks),
         "ties": int((ranks.pessimistic > ranks.optimistic).sum()),
         "outside": int(ranks.outside.sum()),
@@ -132,10 +149,27 @@ def _categories(graph: KnowledgeGraph) -> Int[Tensor, " R"]:
 
 
 def breakdown(
-    ranks: Ranks, graph: KnowledgeGraph, by: Literal["relation", "category", "side"], bootstrap: int = 0
+    ranks: Ranks,
+    graph: KnowledgeGraph,
+    by: By,
+    bootstrap: int = 0,
+    candidates: Candidates | None = None,
 ) -> list[dict[str, Any]]:
-    """Realistic metrics of each relation, relation category or side, most queries first; see `report`."""
+    """Realistic metrics of each part of the queries, most queries first; see `report`.
+
+    By `unseen` the parts are what of a query train lacks (`UNSEEN`), each side for itself, and rows say more: `side`,
+    `amri`, and of relation frequency `frequency_mrr` and `frequency_amri`.
+
+    Args:
+        ranks: of the queries.
+        graph: theirs.
+        by: relation, relation category, side, or what train lacks.
+        bootstrap: samples for the `interval` of each metric; 0 = none.
+        candidates: what was ranked among, for relation frequency.
+    """
     relation = ranks.triples[:, 1]
+    if by == "unseen":
+        return _by_unseen(ranks, graph, bootstrap, candidates)
     if by == "relation":
         group, names = relation, graph.relations
     elif by == "category":
@@ -146,3 +180,59 @@ def breakdown(
     # By name where they have as many queries.
     rows = [{by: name, "queries": len(part)} | _realistic(part, bootstrap) for name, part in sorted(found.items())]
     return sorted(rows, key=lambda row: -row["queries"])
+
+
+def _by_unseen(
+    ranks: Ranks, graph: KnowledgeGraph, bootstrap: int, candidates: Candidates | None
+) -> list[dict[str, Any]]:
+    group = _unseen(ranks, graph)
+    rows: list[dict[str, Any]] = []
+    for head, side in enumerate(("tail", "head")):
+        for place, name in enumerate(UNSEEN):
+            part = ranks.where((ranks.head == bool(head)) & (group == place))
+            if not len(part):
+                continue
+            usual = rank(RelationFrequency(graph), part.triples, graph.known_index, candidates=candidates)
+            usual = usual.where(usual.head == bool(head))
+            row: dict[str, Any] = {"unseen": name, "side": side, "queries": len(part)}
+            row |= _realistic(part, bootstrap, amri=adjusted_mean_rank_index(part))
+            row["frequency_mrr"] = metrics(usual.realistic)["mrr"]
+            row["frequency_amri"] = adjusted_mean_rank_index(usual)
+            rows.append(row)
+    return sorted(rows, key=lambda row: -row["queries"])
+
+
+def _unseen(ranks: Ranks, graph: KnowledgeGraph) -> Int[Tensor, " n"]:
+    """What of each query train lacks, as a place in `UNSEEN`."""
+    h, r, t = ranks.triples.unbind(1)
+    head, tail = ~graph.seen_entities[h], ~graph.seen_entities[t]
+    target, anchor = torch.where(ranks.head, head, tail), torch.where(ranks.head, tail, head)
+    return torch.where(graph.seen_relations[r], target.long() + 2 * anchor.long(), len(UNSEEN) - 1)
+
+
+def shortcomings(found: Mapping[str, Any]) -> list[str]:
+    """Where a model is of no use to entities without a triple in train, in at most two lines.
+
+    Args:
+        found: a `report`.
+    """
+    rows = [row for row in found.get("cold_start", []) if row["queries"] >= TOO_FEW and row["unseen"] != "relation"]
+    where = {
+        "target": "as the {side} asked for",
+        "anchor": "where the {side} is asked for",
+        "both": "as both, where the {side} is asked for",
+    }
+
+    def told(key: str, than: str, below: Callable[[Any], bool]) -> str:
+        parts: list[str] = []
+        for row in filter(below, rows):
+            place = where[row["unseen"]].format(side=row["side"])
+            parts.append(f"{row[key]:.2g}{than.format(**row)} {place}")
+        return "; ".join(parts)
+
+    lines: list[str] = []
+    if below := told("mrr", " against {frequency_mrr:.2g}", lambda row: row["mrr"] < row["frequency_mrr"]):
+        lines.append(f"On entities without train triples the model ranks below relation frequency: MRR {below}.")
+    if worse := told("amri", "", lambda row: row["amri"] < 0):
+        lines.append(f"On entities without train triples the model ranks worse than chance: AMRI {worse}.")
+    return lines

@@ -209,6 +209,10 @@ class Model(nn.Module):
         relation = lookup.relation[:, view * width : (view + 1) * width]
         return lookup.anchor.by_view[view], relation, lookup.target.by_view[view]
 
+    def begin(self, step: int) -> None:
+        """What precedes a step of the training: what the embedder leaves out in it."""
+        self.entity.begin(step)
+
     def constrain(self) -> None:
         """What follows an optimizer step: the embedder's projections."""
         self.entity.constrain()

@@ -104,6 +104,7 @@ def split_dataset(
     leakage_free: bool = True,
     repair: bool = False,
     core: int = 0,
+    new_entities: Amount = 0,
 ) -> dict[str, Any]:
     """Write a dataset folder with other splits and the same features, names and pictures.
 
@@ -113,11 +114,12 @@ def split_dataset(
     Args:
         source: a dataset folder, split or with one file of triples (`triples.tsv`), or a file of triples.
         target: the folder to write; it must not exist.
-        valid, test: how many rows, or which share of all; by default a tenth each, or as much as can be held out where
-            that is less. With `repair` valid is filled up to `valid` rows, if it is given.
+        valid, test: how many rows, or which share, of those without a new entity; by default a tenth each, or as much
+            as can be held out where that is less. With `repair` valid is filled up to `valid` rows, if it is given.
         seed, leakage_free: see `split_triples`.
         repair: keep the splits but make them disjoint; see `repair_splits`.
         core: first keep only what `k_core` keeps; 0 = everything.
+        new_entities: how many entities, or which share of them, train is not to know; see `hold_back`.
 
     Returns:
         What `dataset.json` says; `notes` under `split` are what the user should know of the source, such as a header
@@ -131,8 +133,10 @@ def split_dataset(
     frames, notes = _read(source)
     moved = None
     if repair:
-        if test is not None or core:
-            raise UsageError("--repair keeps test as it is and drops no entity: leave --test and --k-core out")
+        if test is not None or core or new_entities:
+            raise UsageError(
+                "--repair keeps test as it is and takes no entity away: leave --test, --k-core and --new-entities out"
+            )
         if list(frames) != list(SPLITS):
             raise UsageError(f"{source} has no train, valid and test to repair; leave --repair out to split it")
         before = Splits(frames["train"], frames["valid"], frames["test"])
@@ -143,7 +147,9 @@ def split_dataset(
         if triples.is_empty():
             why = f"nothing is left of it in which every entity has {core:,} triples" if core else "holds no triple"
             raise DataError(source, why, "lower --k-core" if core else "put triples there")
-        splits = split_triples(triples, valid=valid, test=test, seed=seed, leakage_free=leakage_free)
+        splits = split_triples(
+            triples, valid=valid, test=test, seed=seed, leakage_free=leakage_free, new_entities=new_entities
+        )
         if valid is None and test is None and splits.fewer:
             held = f"valid has {len(splits.valid):,} rows and test {len(splits.test):,}"
             why = "more cannot be held out without leaving an entity or a relation out of train"
@@ -154,6 +160,8 @@ def split_dataset(
     entities = pl.concat([every["head"], every["tail"].alias("head")]).unique()
     method: dict[str, Any] = {"method": "repair" if repair else "leakage-free" if leakage_free else "random"}
     method |= {"seed": seed, "valid": valid, "test": test, "k_core": core, "leakage_free": leakage_free}
+    if new_entities:
+        method["new_entities"] = {"asked": new_entities, **_new_entities(splits)}
     if notes:
         method["notes"] = notes
     if moved is not None:
@@ -180,6 +188,12 @@ def split_dataset(
         text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
         (folder / "dataset.json").write_text(text, encoding="utf-8")
     return record
+
+
+def _new_entities(splits: Splits) -> dict[str, int]:
+    """How many entities of valid and of test train lacks."""
+    names = {split: {*frame["head"], *frame["tail"]} for split, frame in splits.frames.items()}
+    return {split: len(names[split] - names["train"]) for split in ("valid", "test")}
 
 
 def _files(source: Path) -> dict[str, Path]:

@@ -90,6 +90,11 @@ class ObjectiveConfig(_Section):
     alpha: NonNegativeFloat | None = Field(
         None, description="inverse temperature of self-adversarial weights; 0 = mean"
     )
+    unseen_negatives: bool = Field(
+        False,
+        description="count entities as negatives that no train triple has and the model knows by their features alone; "
+        "of these features it then learns that they are false",
+    )
     subsampling: bool = Field(True, description="weigh triples by the inverse root of their frequency")
     l2: NonNegativeFloat = Field(0.0, description="weight of the L2 penalty on the batch's vectors")
     l3: NonNegativeFloat = Field(0.0, description="weight of the L3 penalty on the batch's vectors")

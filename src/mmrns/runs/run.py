@@ -24,7 +24,7 @@ from mmrns.data.vocabulary import Vocabulary
 from mmrns.errors import DataError, UsageError, note
 from mmrns.evaluation.candidates import Candidates
 from mmrns.evaluation.ranking import Ranks, ScoresAll, rank, refuse_not_finite
-from mmrns.evaluation.report import breakdown, report
+from mmrns.evaluation.report import By, breakdown, report
 from mmrns.files import (
     json_text,
     locked,
@@ -61,7 +61,6 @@ from mmrns.training.checkpoint import weights_misfit
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-By = Literal["relation", "category", "side"]
 Split = Literal["valid", "test"]
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -367,18 +366,25 @@ class Run:
 
         Args:
             split: what to rank.
-            by: break the realistic metrics down by `relation`, by `category` (1-1, 1-n, n-1, n-n) or by `side`: a frame
-                with one row each, most queries first.
+            by: break the realistic metrics down by `relation`, by `category` (1-1, 1-n, n-1, n-n), by `side`, or by
+                what of a query is `unseen` in train: a frame with one row each, most queries first; see `breakdown`.
             candidates: rank only among the relation's domain or range in train (`"train"`), or among the entities that
                 a file lists for it, in rows relation TAB side (head or tail) TAB entity. None ranks among every entity.
                 A side without candidates is unrestricted. A true answer that is not among them takes part all the same,
                 and is counted under `outside`.
             bootstrap: samples for the confidence intervals under `interval`, beside the realistic metrics; 0 = none.
         """
-        ranks, graph = self.ranks(split, candidates=candidates), self.dataset.graph
-        if by is None:
-            return report(ranks, graph, bootstrap)
-        return pl.DataFrame([flatten(row) for row in breakdown(ranks, graph, by, bootstrap)], infer_schema_length=None)
+        found = self.report(self.ranks(split, candidates=candidates), by=by, candidates=candidates, bootstrap=bootstrap)
+        if isinstance(found, dict):
+            return found
+        return pl.DataFrame([flatten(row) for row in found], infer_schema_length=None)
+
+    def report(
+        self, ranks: Ranks, *, by: By | None = None, candidates: Path | str | None = None, bootstrap: int = 0
+    ) -> dict[str, Any] | list[dict[str, Any]]:
+        """What `evaluate` returns, of ranks that are at hand; broken down as a list of rows."""
+        graph, among = self.dataset.graph, self._candidates(candidates)
+        return report(ranks, graph, bootstrap, among) if by is None else breakdown(ranks, graph, by, bootstrap, among)
 
     def _candidates(self, source: Path | str | None) -> Candidates | None:
         if source is None:

@@ -6,7 +6,6 @@ import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from mmrns.files import (
     write_text,
 )
 from mmrns.memory import freed_memory_kept
-from mmrns.nn.embedders import STRUCTURE, Embedder
+from mmrns.nn.embedders import Embedder
 from mmrns.nn.losses import Loss
 from mmrns.nn.scorers import Scorer
 from mmrns.registry import Registry
@@ -44,15 +43,15 @@ from mmrns.runs.config import (
     make_config,
     options_of,
     shortened,
-    takes,
     with_paths,
 )
 from mmrns.runs.digests import PLACES, RUN_FILES
 from mmrns.runs.methods import method_names
+from mmrns.runs.notes import said_before
 from mmrns.runs.places import absolute, dataset_of_run
 from mmrns.runs.record import Record, Row, continued, provenance
 from mmrns.runs.run import Run, Split, rank_split
-from mmrns.runs.threads import threads_restored, told, use_threads
+from mmrns.runs.threads import threads_restored, use_threads
 from mmrns.runs.values import read_config, told_of
 from mmrns.samplers.base import Sampler
 from mmrns.training.callbacks import Callback, CallbackList
@@ -372,14 +371,7 @@ def _train(
     started += time.perf_counter() - since
     trainer = build_trainer(config, dataset, parts)
     build_seconds = time.perf_counter() - started
-    device = torch.cuda.get_device_name(trainer.device) if trainer.device.type == "cuda" else trainer.device.type
-    callback.on_note(told(device, torch.get_num_threads(), measured, config.training.steps))
-    if trainer.device.type == "cpu" and find_spec("numba") is None:
-        callback.on_note("Without Numba a step takes up to twice as long; pip install 'mmrns[fast]'.")
-    _say_what_matters(dataset, config.data.drop_modality, callback)
-    if line := what_is_read(config, dataset, trainer):
-        callback.on_note(line)
-    for line in trainer.sampler.notes(trainer.batches.at(0)):
+    for line in said_before(config, dataset, trainer, measured):
         callback.on_note(line)
     plan = build_plan(config)
     record = provenance(config, dataset, trainer.device)
@@ -566,53 +558,6 @@ def _refuse_other_data(folder: Path, dataset: Dataset, began: dict[str, str], sh
     told = read_json(path, Record, _ANEW)["dataset"]["sha256"] if path.exists() else began
     if told != began:
         raise DataError(path, "is not what the run wrote", _ANEW)
-
-
-def _say_what_matters(dataset: Dataset, dropped: float, callback: Callback) -> None:
-    graph = dataset.graph
-    for line in dataset.notes:
-        callback.on_note(f"{line}.")
-    leaked = int(graph.leaked_valid().sum())
-    if leaked:
-        callback.on_note(
-            f"{leaked:,} of {len(graph.valid):,} validation rows are also rows of train or test, so that validation "
-            "rewards memorising; --set data.drop_leaked_valid=true validates on the others, and `mmrns data split "
-            "--repair` makes a clean split."
-        )
-    for name, modality in dataset.features.items():
-        message = f"{name}: {modality.covered:,} of {len(graph.entities):,} entities matched"
-        if modality.unmatched:
-            message += f"; {len(modality.unmatched):,} names match none, first: {modality.unmatched[0]!r}"
-        if dropped:
-            message += f"; others were left out by data.drop_modality={dropped:g}"
-        callback.on_note(message + ".")
-
-
-def what_is_read(config: Config, dataset: Dataset, trainer: Trainer) -> str | None:
-    """One line on the modalities that the sampler compares and the scores read, and how to have the others read.
-
-    None where the dataset has none, and nothing would read them.
-    """
-    there, sampler = list(dataset.features), config.recipe.sampler
-    compares = takes(Sampler.registry.get(sampler), "modalities")
-    if not there:
-        return f"The dataset has no features: the sampler {sampler} compares structure alone." if compares else None
-    drawn = list(trainer.sampler.reads)
-    scored = [view for view in trainer.model.views if view != STRUCTURE]
-    verb, nothing = ("compares", "structure alone") if drawn or compares else ("reads", "no modality")
-    by_sampler = f"The sampler {sampler} {verb} {_enumerated(drawn) or nothing}"
-    by_scores = f"the scores read {_enumerated([STRUCTURE, *scored]) if scored else 'structure alone'}"
-    line = f"{by_sampler}; {by_scores}."
-    if not scored:
-        line += f" --set model.modalities=[{','.join(there)}] has entities scored by these too."
-    if not drawn and not compares:
-        line += " --method mmrns draws by them."
-    return line
-
-
-def _enumerated(names: Sequence[str]) -> str:
-    """`a, b and c`."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _config_of(folder: Path, values: Mapping[str, Any], *, finished: bool = False) -> Config:

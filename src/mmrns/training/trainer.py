@@ -11,11 +11,12 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from mmrns.errors import Diverged, UsageError
+from mmrns.nn.embedders import STRUCTURE
 from mmrns.nn.lookup import Lookup
 from mmrns.nn.losses import Loss
 from mmrns.nn.model import Model
@@ -25,7 +26,7 @@ from mmrns.training.batches import Batches
 from mmrns.training.callbacks import Callback, Training
 from mmrns.training.optimizer import Optimizer
 from mmrns.training.progress import Plan, Progress
-from mmrns.types import AllNegatives, Batch, Negatives, Views
+from mmrns.types import AllNegatives, Batch, Negatives, OwnNegatives, PoolNegatives, Views
 
 _REALS = 8
 """Reals that a loss and its gradient hold for each score, the score among them."""
@@ -90,10 +91,16 @@ class Trainer:
         autocast: draw and score with matrix products of bfloat16; scores are float32 all the same.
         memory_mb: bound on what the comparison of a batch with every entity holds, in MiB; beyond it the rows are taken
             in parts, of one at least, each compared again in the backward pass.
+        unseen_negatives: count entities as negatives that no train triple has and the model knows by their features
+            alone.
 
     Raises:
         UsageError: the loss takes no importance weights, and the sampler gives its negatives unequal ones; or the loss
             needs every entity, and the sampler gives some.
+
+    Attributes:
+        known_by_features: Bool[E], True for entities that no train triple has and that the model knows by other views
+            than their structure.
     """
 
     def __init__(
@@ -108,13 +115,39 @@ class Trainer:
         *,
         autocast: bool = False,
         memory_mb: float | int = math.inf,
+        unseen_negatives: bool = False,
     ):
         self.model, self.sampler = model, sampler
         self.objective, self.regularizer = objective, regularizer
         self.optimizer, self.batches, self.device, self.autocast = optimizer, batches, device, autocast
         self.memory_mb = memory_mb
+        self.known_by_features = self._known_by_features()
+        left_out = not unseen_negatives and bool(self.known_by_features.any())
+        self.counted = ~self.known_by_features.to(device) if left_out else None
         sampler.foresee(batches.at)
         self._refuse_unfit()
+
+    @torch.no_grad()
+    def _known_by_features(self) -> Bool[Tensor, " E"]:
+        found = ~self.batches.graph.seen_entities
+        views = [view for view, name in enumerate(self.model.views) if name != STRUCTURE]
+        for ids in found.nonzero().squeeze(1).split(4096):
+            found[ids] = self.model.entities(ids.to(self.device)).present[:, views].any(1).cpu()
+        return found
+
+    def _counted(self, lookup: Lookup, negatives: Negatives) -> Negatives:
+        """Negatives of which those do not count that the model knows by their features alone.
+
+        Without a triple in train they are never true there: that is all the model would learn of their features.
+        """
+        if self.counted is None:
+            return negatives
+        # Once, if somebody has moved the model since.
+        self.counted = counts = self.counted.to(lookup.relation.device)
+        if isinstance(negatives, OwnNegatives | PoolNegatives):
+            counts = counts[negatives.ids]
+        mask = counts.expand(len(lookup.batch), -1) if negatives.mask is None else negatives.mask & counts
+        return replace(negatives, mask=mask)
 
     def _refuse_unfit(self) -> None:
         loss = Loss.registry.name_of(type(self.objective))
@@ -168,6 +201,7 @@ class Trainer:
         """
         model = self.model
         batch = self.batch(step)
+        model.begin(step)
         with self.precision():
             lookup = model.lookup(batch)  # the batch's own vectors, once
             compared, negatives, rows = self.compared(lookup, step)  # with x- ~ q_phi( . | anchor, r, step)
@@ -192,6 +226,7 @@ class Trainer:
         """
         model, sampler = self.model, self.sampler
         negatives = sampler.draw(lookup, model, step)  # x- ~ q_phi( . | anchor, r, step)
+        negatives = self._counted(lookup, negatives)
         if views is not None and isinstance(negatives, AllNegatives):
             negatives = replace(negatives, views=views)
         s_pos = model.score(lookup)  # f_theta(h, r, t)

@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+import mmrns
 from mmrns.data.datasets import Dataset
 from mmrns.data.features import Features, Modality
+from mmrns.errors import UsageError
+from mmrns.evaluation.report import shortcomings
 from mmrns.nn.embedders import AttentionPool, FusedEmbedder
 from mmrns.nn.model import Model
 from mmrns.nn.scorers import Scorer
@@ -106,6 +109,127 @@ def test_an_unseen_entity_is_scored_from_its_features_alone(toy: Dataset) -> Non
     after = model.score_all(batch)
     assert torch.equal(after[:, common], before[:, common])
     assert not torch.equal(after, before)
+
+
+def test_structure_dropout_estimates_the_structural_vectors_of_other_entities_in_each_step(toy: Dataset) -> None:
+    model = model_of(toy, structure_dropout=0.4)
+    embedder, ids = model.entity, torch.arange(40)
+    assert isinstance(embedder, FusedEmbedder)
+    # The estimate by hand, of image and text: the second half of what each pool gives, its mean over what there is.
+    halves, has = [], []
+    for modality, pool in zip(embedder.modalities.values(), embedder.pools, strict=True):
+        values, mask = modality.gather(ids)
+        halves.append(pool(values.double(), mask).detach())
+        has.append(mask.any(1))
+    there = torch.stack(has, 1)
+    assert there.sum(1).unique().tolist() == [0, 1, 2]
+    totals = torch.stack([half[:, DIM:] for half in halves], 1).masked_fill(~there[..., None], 0).sum(1)
+    estimate = totals / there.sum(1, keepdim=True).clamp(min=1)
+    estimated = torch.zeros(40)
+    for step in range(300):
+        model.begin(step)
+        found = embedder(ids)
+        torch.testing.assert_close(embedder(ids[3:8]).vectors, found.vectors[3:8])
+        with torch.no_grad():
+            assert torch.equal(embedder.all().vectors, found.vectors)
+        own = (found.vectors[:, 0] == embedder.structure.weight).all(1)
+        torch.testing.assert_close(found.vectors[~own, 0], estimate[~own])
+        torch.testing.assert_close(found.vectors[:, 1:], torch.stack([half[:, :DIM] for half in halves], 1))
+        assert torch.equal(found.present, torch.cat([torch.ones(40, 1, dtype=torch.bool), there], 1))
+        estimated += ~own
+        model.constrain()
+        # After the step it is nobody but who was never in train.
+        assert ((embedder(ids).vectors[:, 0] != embedder.structure.weight).any(1) == (ids == UNSEEN)).all()
+    assert (estimated[LACKS_BOTH], estimated[UNSEEN]) == (0, 300)
+    others = estimated[there.any(1) & (ids != UNSEEN)]
+    assert len(others) == 38
+    assert (others - 120).abs().max() < 4.5 * (300 * 0.4 * 0.6) ** 0.5
+
+
+def test_what_is_estimated_follows_the_seed_of_the_run(toy: Dataset) -> None:
+    def estimated(seed: int) -> Tensor:
+        embedder = build_model(make_config(config_of(structure_dropout=0.4) | {"seed": seed}), toy).entity
+        assert isinstance(embedder, FusedEmbedder)
+        embedder.begin(5)
+        return (embedder(torch.arange(40)).vectors[:, 0] != embedder.structure.weight).any(1)
+
+    assert torch.equal(estimated(0), estimated(0))
+    assert not torch.equal(estimated(0), estimated(1))
+
+
+def test_no_score_of_an_unseen_entity_depends_on_its_structural_vector(toy: Dataset) -> None:
+    model = model_of(toy, structure_dropout=0.4)
+    batch = Batch.of(torch.tensor([[UNSEEN, 1, 0], [0, 1, UNSEEN]]), torch.tensor([False, False]))
+    before = model.score_all(batch).detach().clone()
+    embedder = model.entity
+    assert isinstance(embedder, FusedEmbedder)
+    with torch.no_grad():
+        embedder.structure.weight[UNSEEN] += 10
+    # Not even against what it has no modality in common with.
+    assert torch.equal(model.score_all(batch), before)
+    with torch.no_grad():
+        embedder.structure.weight[0] += 10
+    assert not torch.equal(model.score_all(batch), before)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_a_share_that_is_none_is_refused(share: float) -> None:
+    with pytest.raises(UsageError, match=r"model\.structure_dropout"):
+        make_config(config_of(structure_dropout=share))
+
+
+def groups() -> Dataset:
+    """Films of three genres, told by their posters; ten of sixty have no triple in train. Genres have no picture."""
+    g = torch.Generator().manual_seed(0)
+    genre = torch.arange(60) % 3
+    posters = torch.eye(3)[genre] + 0.1 * torch.randn(60, 3, generator=g)
+    films = {f"film{i:02d}": posters[i : i + 1].numpy() for i in range(60)}
+    triples = [(f"film{i:02d}", "genre", f"genre{genre[i]}") for i in range(60)]
+    people = [(f"p{i:02d}", "knows", f"p{(i + step) % 40:02d}") for i in range(40) for step in (1, 2)]
+    portraits = {f"p{i:02d}": torch.randn(1, 3, generator=g).numpy() for i in range(0, 40, 2)}
+    train = [*triples[:50], *people[4:]]
+    return Dataset.from_triples(
+        train, valid=people[:4], test=triples[50:], features={"image": films | portraits}, name="films"
+    )
+
+
+def test_unseen_entities_are_ranked_well_above_chance_by_a_feature_that_tells() -> None:
+    dataset = groups()
+    amri = {}
+    for name, settings in {
+        "structure": {"model.modalities": []},
+        "estimated": {"model.modalities": ["image"], "model.structure_dropout": 0.2},
+        "not pushed away": {"model.modalities": ["image"], "model.structure_dropout": 0},
+        "pushed away": {
+            "model.modalities": ["image"],
+            "model.structure_dropout": 0,
+            "objective.unseen_negatives": True,
+        },
+    }.items():
+        common = {"training.lr": 0.02, "training.batch_size": 64, "objective.gamma": 3.0, "training.hardness": False}
+        run = mmrns.train(
+            dataset=dataset,
+            scorer="TransE",
+            method="self-adversarial",
+            dim=16,
+            steps=200,
+            device="cpu",
+            settings={**common, **settings},
+        )
+        rows = {(row["unseen"], row["side"]): row for row in run.results["test"]["cold_start"]}
+        assert set(rows) == {("target", "head"), ("anchor", "tail")}
+        amri[name] = rows["target", "head"]["amri"]
+        below = shortcomings(run.results["test"])
+        if name == "estimated":
+            # The genre of a film that nobody has seen is read off its poster.
+            assert rows["anchor", "tail"]["mrr"] > 0.9
+            assert below == []
+        else:
+            frequency = rows["anchor", "tail"]["frequency_mrr"]
+            assert f" against {frequency:.2g} where the tail is asked for" in below[0]
+    assert amri["estimated"] > 0.9
+    assert amri["structure"] < 0
+    assert amri["pushed away"] < 0 < amri["not pushed away"]
 
 
 def test_a_missing_modality_is_as_good_as_removed(toy: Dataset) -> None:

@@ -82,5 +82,11 @@ class Embedder(Named, nn.Module, ABC):
         """
         return 0.0
 
+    def begin(self, step: int) -> None:
+        """What precedes a step of the training and lasts until `constrain`, such as a choice of what is left out in it.
+
+        By default nothing.
+        """
+
     def constrain(self) -> None:
         """What follows an optimizer step, such as a projection. By default nothing."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int
+from pydantic import Field
 from torch import Tensor, nn
 
 from mmrns.data.features import Features
@@ -13,6 +15,7 @@ from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.embedders.base import STRUCTURE, Embedder
 from mmrns.nn.embedders.table import Table
 from mmrns.nn.numerics import masked
+from mmrns.rng import among
 from mmrns.types import Views
 
 
@@ -44,14 +47,23 @@ class AttentionPool(nn.Module):
 class FusedEmbedder(Embedder, name="fused"):
     """The view `structure`, and one view for each modality, pooled from its tokens (`AttentionPool`).
 
-    An entity that no train triple mentions lacks the structural view, whose vector is nothing but its initial value,
-    unless it has no other view.
+    The structural vector of an entity that no train triple mentions is nothing but its initial value. With
+    `structure_dropout` it is estimated from the modalities that the entity has instead,
+
+        s(e) = mean_m [ W'_m LN(pooled tokens of m) + b'_m ]
+
+    and a share of the other entities, chosen anew in each step, goes by the same estimate, which is trained so (Volkovs
+    et al., "DropoutNet: Addressing Cold Start in Recommender Systems", 2017). Without `structure_dropout` such an
+    entity lacks the structural view, so that it is compared by the modalities that both entities have; where they have
+    none in common, by its initial value, which says nothing. An entity without any modality has its own structural
+    vector always.
 
     Args:
         graph: whose entities they are.
         features: where the modalities are.
         width, init_range, sparse: see `Table`.
         modalities: names of the modalities, in the order of the views; all of them by default.
+        structure_dropout: the share of the entities whose structural vectors are estimated in a step; 0 = no estimate.
     """
 
     seen: Tensor
@@ -65,14 +77,19 @@ class FusedEmbedder(Embedder, name="fused"):
         init_range: float,
         sparse: bool = False,
         modalities: Sequence[str] | None = None,
+        structure_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
     ):
         super().__init__(len(graph.entities))
         names = list(features) if modalities is None else list(modalities)
         self.modalities = {name: features[name] for name in names}
         self.views = (STRUCTURE, *names)
         self.structure = Table(len(graph.entities), width, init_range, sparse=sparse)
-        self.pools = nn.ModuleList(AttentionPool(m.width, width, init_range) for m in self.modalities.values())
+        # Of the vector of a modality, and of the estimate of the structural one.
+        pooled = width * (2 if structure_dropout else 1)
+        self.pools = nn.ModuleList(AttentionPool(m.width, pooled, init_range) for m in self.modalities.values())
         self.register_buffer("seen", graph.seen_entities, persistent=False)
+        self.structure_dropout, self.seed = structure_dropout, torch.initial_seed()
+        self._step: int | None = None
         self._all: tuple[list[int], Views] | None = None
 
     def forward(self, ids: Int[Tensor, "*n"]) -> Views:
@@ -92,22 +109,38 @@ class FusedEmbedder(Embedder, name="fused"):
         ids = torch.arange(self.n_entities, device=self.structure.weight.device)
         if torch.is_grad_enabled():
             return self._views(ids)
-        state = [number for p in self.parameters() for number in (p.data_ptr(), p._version)]
+        state = [
+            -1 if self._step is None else self._step,
+            *(number for p in self.parameters() for number in (p.data_ptr(), p._version)),
+        ]
         if self._all is None or self._all[0] != state:
             # In parts, so that the tokens of all entities are never in memory at once.
             self._all = state, Views.concatenate([self._views(part) for part in ids.split(4096)])
         return self._all[1]
 
+    def begin(self, step: int) -> None:
+        """From here to `constrain` a share of the entities, chosen by the step, goes by estimates."""
+        self._step = step
+
     def constrain(self) -> None:
         """Let go of what `all` keeps: some optimizers change parameters without a trace."""
-        self._all = None
+        self._all = self._step = None
 
     def _views(self, ids: Int[Tensor, " n"]) -> Views:
-        vectors, there = [self.structure(ids)], [self.seen[ids]]
-        for modality, pool in zip(self.modalities.values(), self.pools, strict=True):
-            values, mask = modality.gather(ids)
-            vectors.append(pool(values.to(self.structure.weight.dtype), mask))
-            there.append(mask.any(1))
-        present = torch.stack(there, dim=1)
-        present[:, 0] |= ~present.any(1)
-        return Views(torch.stack(vectors, dim=1), present)
+        structure, known = self.structure(ids), self.seen[ids]
+        found = [
+            (pool(values.to(structure.dtype), mask), mask.any(1))
+            for pool, (values, mask) in zip(self.pools, (m.gather(ids) for m in self.modalities.values()), strict=True)
+        ]
+        there = torch.stack([known, *(has for _, has in found)], dim=1)
+        if self.structure_dropout:
+            if self._step is not None:
+                known = known & ~among(ids, self.structure_dropout, self.seed, "structure dropout", self._step)
+            width, n = structure.shape[1], there[:, 1:].sum(1)
+            estimates = sum(has[:, None] * pooled[:, width:] for pooled, has in found)
+            estimated = ~known & (n > 0)
+            structure = torch.where(estimated[:, None], estimates / n.clamp(min=1)[:, None], structure)
+            found = [(pooled[:, :width], has) for pooled, has in found]
+            there[:, 0] |= estimated
+        there[:, 0] |= ~there.any(1)
+        return Views(torch.stack([structure, *(pooled for pooled, _ in found)], dim=1), there)
