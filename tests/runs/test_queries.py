@@ -23,6 +23,7 @@ from mmrns.errors import DataError, Diverged, Note, UsageError
 from mmrns.files import FRAME_WRITERS
 
 COLUMNS = ["head", "relation", "tail", "score", "rank", "known", "seen", "asked", "query"]
+COLUMNS += ["head_name", "relation_name", "tail_name"]
 SETTINGS: dict[str, Any] = {
     "model.dim": 8,
     "training.steps": 20,
@@ -278,10 +279,13 @@ def test_the_table_prints_what_was_asked(run: mmrns.Run, terminal: io.StringIO, 
     path.write_text("?\tknows\te01\ne02\tknows\t?\ne03\t?\te05\n")
     _predict(run, queries=path, top=1)
     lines = terminal.getvalue().splitlines()
-    assert [line for line in lines if "?" in line] == ["?  knows  e01", "e02  knows  ?", "e03  ?  e05"]
-    assert [line.split()[:2] for line in lines if line.startswith("rank")] == [["rank", "entity"]] * 2 + [
-        ["rank", "relation"]
+    assert [line for line in lines if "?" in line] == [
+        "?  knows (has met)  e01 (Entity 1)",
+        "e02 (Entity 2)  knows (has met)  ?",
+        "e03 (Entity 3)  ?  e05 (Entity 5)",
     ]
+    headers = [line.split()[:3] for line in lines if line.startswith("rank")]
+    assert headers == [["rank", "entity", "name"]] * 2 + [["rank", "relation", "name"]]
     assert not any("seen" in line for line in lines)
 
 

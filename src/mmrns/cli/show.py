@@ -9,14 +9,19 @@ import sys
 import warnings
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text as RichText
 
-from mmrns.errors import MmrnsError, Note
+from mmrns.errors import MmrnsError, Note, UsageError
+from mmrns.files import FRAME_WRITERS, refuse_unwritable, write_frame
+
+if TYPE_CHECKING:
+    import polars as pl
 
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """What a terminal may obey instead of showing it: control characters but tabs and line feeds, what turns the direction
@@ -107,7 +112,8 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
         out.print("nothing")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for key, value in rows[0].items():
+    for key in rows[0]:
+        value = next((row[key] for row in rows if row[key] is not None), None)
         table.add_column(key, justify="left" if isinstance(value, str) else "right", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
@@ -152,6 +158,37 @@ def with_intervals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 ends = {name: ends[i] for name, ends in interval.items()}
                 found.append({**dict.fromkeys(row), next(iter(row)): end, **ends})
     return found
+
+
+def refuse_table(file: Path | None) -> None:
+    """Find out before long work whether a table can be written; see `write_table`.
+
+    Raises:
+        UsageError: another ending, or it cannot.
+    """
+    if file is None:
+        return
+    if file.suffix not in FRAME_WRITERS:
+        raise UsageError(f"--out {file}: write one of {', '.join(FRAME_WRITERS)}")
+    refuse_unwritable(file)
+
+
+def write_table(frame: pl.DataFrame, file: Path) -> None:
+    """Write a table in the format that the file's ending says.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    try:
+        write_frame(frame, file)
+    except OSError as error:
+        raise UsageError(f"--out {file}: {error.strerror or error}") from error
+
+
+def without_empty(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
+    """Rows without a key of which none has a value."""
+    empty = all(row.get(key) is None for row in rows)
+    return [{k: value for k, value in row.items() if k != key} for row in rows] if empty else rows
 
 
 @contextmanager

@@ -8,10 +8,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmrns.cli.app import app
-from mmrns.cli.options import By, CandidatesOption, Known, RunDatasetOption, RunDeviceOption, Split
-from mmrns.cli.show import Text, bar, out, print_json, print_metrics, print_rows, say, with_intervals
+from mmrns.cli.options import By, CandidatesOption, Known, RunDatasetOption, RunDeviceOption, Split, TableOption
+from mmrns.cli.show import (
+    Text,
+    bar,
+    out,
+    print_json,
+    print_metrics,
+    print_rows,
+    refuse_table,
+    say,
+    with_intervals,
+    without_empty,
+    write_table,
+)
 from mmrns.errors import UsageError
-from mmrns.files import FRAME_WRITERS, refuse_unwritable, spreadsheet_safe, write_frame
+from mmrns.files import spreadsheet_safe
 
 if TYPE_CHECKING:
     import polars as pl
@@ -31,7 +43,7 @@ def evaluate(
     device: RunDeviceOption = None,
 ) -> None:
     """Rank a split with a run's model and print the metrics."""
-    from mmrns.evaluation.report import breakdown, report
+    from mmrns.evaluation.report import report
     from mmrns.runs.run import load_run
 
     opened = load_run(run, dataset=dataset, device=None if device is None else device.value)
@@ -39,11 +51,11 @@ def evaluate(
     with bar("ranking", 2 * len(graph.test if split is Split.test else graph.valid)) as advance:
         ranks = opened.ranks(split.value, advance, candidates=candidates)
     if by is not None:
-        rows = breakdown(ranks, graph, by.value, bootstrap)
+        rows = opened.breakdown(ranks, by.value, bootstrap)
         if as_json:
             print_json(rows)
         else:
-            print_rows(with_intervals(rows))
+            print_rows(with_intervals(without_empty(rows, "name")))
         return
     found = report(ranks, graph, bootstrap)
     if as_json:
@@ -69,7 +81,7 @@ def predict(
         Known, typer.Option(help="Known triples: flag them, drop them, or keep them unmarked.")
     ] = Known.flag,
     candidates: CandidatesOption = None,
-    file: Annotated[Path | None, typer.Option("--out", help="Write .csv, .parquet or .json.")] = None,
+    file: TableOption = None,
     safe_csv: Annotated[
         bool, typer.Option("--safe-csv", help="In CSV, an apostrophe before names that a spreadsheet would compute.")
     ] = False,
@@ -85,20 +97,14 @@ def predict(
     for option, name in (("--head", head), ("--relation", relation), ("--tail", tail)):
         if name is not None and not name.strip():
             raise UsageError(f"{option} is empty; leave it out to ask for it")
-    if file is not None and file.suffix not in FRAME_WRITERS:
-        raise UsageError(f"--out {file}: write one of {', '.join(FRAME_WRITERS)}")
     if safe_csv and (file is None or file.suffix != ".csv"):
         raise UsageError("--safe-csv is of a table: give --out FILE.csv")
-    if file is not None:
-        refuse_unwritable(file)
+    refuse_table(file)
     opened = load_run(run, dataset=dataset, device=None if device is None else device.value)
     asked = opened.queries([(head, relation, tail)] if queries is None else queries)
     frame = opened.answers(asked, top=top, known=known.value, candidates=candidates)
     if file is not None:
-        try:
-            write_frame(spreadsheet_safe(frame) if safe_csv else frame, file)
-        except OSError as error:
-            raise UsageError(f"--out {file}: {error.strerror or error}") from error
+        write_table(spreadsheet_safe(frame) if safe_csv else frame, file)
         say(f"{len(frame):,} predictions in {file}")
     if as_json:
         print_json(frame.to_dicts())
@@ -108,16 +114,27 @@ def predict(
 
 def _print_answers(queries: pl.DataFrame, frame: pl.DataFrame) -> None:
     parts = frame.partition_by("query", as_dict=True)
-    for number, (head, relation, tail) in enumerate(queries.iter_rows(), start=1):
-        out.print(Text("  ".join(name or "?" for name in (head, relation, tail)), "bold"), soft_wrap=True)
+    for number, query in enumerate(queries.iter_rows(named=True), start=1):
+        named = [(query[part], query[f"{part}_name"]) for part in ("head", "relation", "tail")]
+        out.print(Text("  ".join(_called(*names) for names in named), "bold"), soft_wrap=True)
         part = parts.get((number,), frame.clear())
-        asked = "head" if head is None else "relation" if relation is None else "tail"
+        asked = next(part for part in ("head", "relation", "tail") if query[part] is None)
+        names = part[f"{asked}_name"]
         shown = {
             "rank": part["rank"],
             "relation" if asked == "relation" else "entity": part[asked],
+            # Names that say no more than the ids are not told.
+            **({} if (names.is_null() | (names == part[asked])).all() else {"name": names}),
             "score": part["score"],
             "known": part["known"],
             # Where all is as it should be there is nothing to tell.
             **({} if part["seen"].all() else {"seen": part["seen"]}),
         }
         print_rows([dict(zip(shown, row, strict=True)) for row in zip(*shown.values(), strict=True)])
+
+
+def _called(name: str | None, label: str | None) -> str:
+    """A part of a query as it is printed: its id, and its readable name where that says more."""
+    if name is None:
+        return "?"
+    return name if label in (None, name) else f"{name} ({label})"
