@@ -9,7 +9,7 @@ import typer
 
 from mmrns.cli.app import app
 from mmrns.cli.options import CandidatesOption, Known, RunDatasetOption, RunDeviceOption, Side, TableOption
-from mmrns.cli.show import Text, bar, out, print_json, print_rows, refuse_table, say, without_empty, write_table
+from mmrns.cli.show import Text, bar, called, out, print_json, print_rows, refuse_table, say, without_empty, write_table
 from mmrns.errors import UsageError
 from mmrns.files import refuse_taken
 
@@ -112,6 +112,6 @@ def neighbours(
     if as_json:
         print_json(frame.to_dicts())
     elif file is None:
-        out.print(Text(f"most like {entity} by {by}", "bold"))
+        out.print(Text(f"most like {called(*opened.entity(entity))} by {by}", "bold"), soft_wrap=True)
         shown = frame.drop("similarity") if by in frame.columns else frame
         print_rows(without_empty(shown.to_dicts(), "name"))

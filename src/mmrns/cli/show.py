@@ -185,6 +185,13 @@ def write_table(frame: pl.DataFrame, file: Path) -> None:
         raise UsageError(f"--out {file}: {error.strerror or error}") from error
 
 
+def called(name: str | None, label: str | None) -> str:
+    """An entity or relation as it is printed: its id, and its readable name where that says more; `?` for None."""
+    if name is None:
+        return "?"
+    return name if label in (None, name) else f"{name} ({label})"
+
+
 def without_empty(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
     """Rows without a key of which none has a value."""
     empty = all(row.get(key) is None for row in rows)

@@ -12,6 +12,7 @@ from mmrns.cli.options import By, CandidatesOption, Known, RunDatasetOption, Run
 from mmrns.cli.show import (
     Text,
     bar,
+    called,
     out,
     print_json,
     print_metrics,
@@ -116,7 +117,7 @@ def _print_answers(queries: pl.DataFrame, frame: pl.DataFrame) -> None:
     parts = frame.partition_by("query", as_dict=True)
     for number, query in enumerate(queries.iter_rows(named=True), start=1):
         named = [(query[part], query[f"{part}_name"]) for part in ("head", "relation", "tail")]
-        out.print(Text("  ".join(_called(*names) for names in named), "bold"), soft_wrap=True)
+        out.print(Text("  ".join(called(*names) for names in named), "bold"), soft_wrap=True)
         part = parts.get((number,), frame.clear())
         asked = next(part for part in ("head", "relation", "tail") if query[part] is None)
         names = part[f"{asked}_name"]
@@ -131,10 +132,3 @@ def _print_answers(queries: pl.DataFrame, frame: pl.DataFrame) -> None:
             **({} if part["seen"].all() else {"seen": part["seen"]}),
         }
         print_rows([dict(zip(shown, row, strict=True)) for row in zip(*shown.values(), strict=True)])
-
-
-def _called(name: str | None, label: str | None) -> str:
-    """A part of a query as it is printed: its id, and its readable name where that says more."""
-    if name is None:
-        return "?"
-    return name if label in (None, name) else f"{name} ({label})"

@@ -206,6 +206,11 @@ class Run(StoredRun):
         asked = self.queries([(head, relation, tail)] if queries is None else queries)
         return self.answers(asked, top=top, known=known, candidates=candidates)
 
+    def entity(self, name: str) -> tuple[str, str | None]:
+        """The id of an entity that is asked about by any of its names, and its readable name where there is one."""
+        place = self._entities.id(name)
+        return self._entities.known[place], self._entities.labels[place]
+
     def queries(self, given: Any) -> Queries:
         """Queries as `predict` takes them, in ids."""
         if isinstance(given, str | Path):
