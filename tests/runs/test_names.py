@@ -51,7 +51,7 @@ def test_names_of_the_other_kind_are_offered_with_their_kind() -> None:
         entities: {
             "knows": "unknown entity 'knows'; did you mean the relation 'knows'?",
             "Has Met": "unknown entity 'Has Met'; did you mean the relation 'has met'?",
-            "Alise": "unknown entity 'Alise'; did you mean 'Alice'?",
+            "Alize": "unknown entity 'Alize'; did you mean 'Alice'?",
             "zzz": "unknown entity 'zzz'",
         },
         relations: {"bob": "unknown relation 'bob'; did you mean the entity 'Bob'? known: knows, likes"},
