@@ -99,6 +99,7 @@ def test_vectors_and_predictions(place: Path, tmp_path: Path) -> None:
         (["--predictions", "x.json"], 2, "x.json: name it x.parquet or x.nt"),
         (["--queries", "q.tsv", "--bundle", "b"], 2, "--queries are answered in a file: give --predictions FILE"),
         (["--bundle", "kg"], 1, "kg: exists already; choose another name or remove it"),
+        (["--bundle", "."], 1, "exists already; choose another name or remove it"),
     ],
 )
 def test_wrong_exports_are_one_line(place: Path, arguments: list[str], code: int, message: str) -> None:

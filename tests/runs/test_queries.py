@@ -21,6 +21,7 @@ from mmrns.cli.options import By, Known
 from mmrns.cli.use import evaluate, predict
 from mmrns.errors import DataError, Diverged, Note, UsageError
 from mmrns.files import FRAME_WRITERS
+from mmrns.runs.queries import largest
 
 COLUMNS = ["head", "relation", "tail", "score", "rank", "known", "seen", "asked", "query"]
 COLUMNS += ["head_name", "relation_name", "tail_name"]
@@ -368,3 +369,16 @@ def test_relations_that_train_lacks_have_a_category_of_their_own(
         patch.setattr("mmrns.runs.run.load_run", lambda *_, **__: reopened)
         evaluate(tmp_path / "run", by=By.category, as_json=True)
     assert {row["category"] for row in json.loads(capsys.readouterr().out)} == {"1-1", "unseen"}
+
+
+@given(
+    rows=st.lists(st.lists(st.sampled_from([-float("inf"), -1.0, 0.0, 2.0]), min_size=5, max_size=5), min_size=1),
+    top=st.integers(1, 7),
+)
+def test_the_largest_of_equal_scores_are_those_of_the_lowest_ids(rows: list[list[float]], top: int) -> None:
+    scores = torch.tensor(rows)
+    place, value = largest(scores, top)
+    expected = torch.argsort(scores, dim=1, descending=True, stable=True)[:, :top]
+    listed = value > -torch.inf
+    assert torch.equal(value, scores.gather(1, expected))
+    assert torch.equal(place[listed], expected[listed])

@@ -114,13 +114,15 @@ def run_data(
     strange = dataset.graph.relations.names
     strange = strange.filter((relations.find(strange) < 0).numpy())
     vocabulary = entities.extended(known)
-    strangers = {"entities": (unknown, _why(config, where)), "relations": (strange, _WHY.format(where))}
+    why = _why(config, where) if grows else f"was added to {where} after the training, and no sampler knows it"
+    strangers = {"entities": (unknown, why), "relations": (strange, _WHY.format(where))}
     found = dataset.within(vocabulary, relations)
     left_out = {split: len(getattr(dataset.graph, split)) - len(getattr(found.graph, split)) for split in SPLITS}
     if len(known):
         note(f"{where} has {_count(known, 'entities')} since the training, which the model knows by features")
     for kind, (names, _) in strangers.items():
-        if len(names):
+        # Where they need not be left out this was said before.
+        if len(names) and grows:
             note(f"{where} has {_count(names, kind)} since the training, which the model has no vector for; left out")
     found = build_dataset(config, found, device)
     trained = found.graph if kept is None else kept.graph.within(vocabulary, relations)

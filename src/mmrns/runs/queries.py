@@ -218,7 +218,7 @@ def answers(
                 scores = _of_entities(model, graph, triples, part == 0, among, device, memory_mb)
             if known == "drop":
                 _drop_known(scores, graph, triples)
-            answer, score = _largest(scores, top)
+            answer, score = largest(scores, top)
             mine = ((place >= first) & (place < first + len(triples))).nonzero().squeeze(1)
             best.append(_Best.of(rows[mine], answer[place[mine] - first], score[place[mine] - first]))
     found = _Best.together(best)
@@ -273,7 +273,7 @@ class _Best:
         return _Best(*(column[order] for column in every))
 
 
-def _largest(scores: Float[Tensor, "B C"], top: int) -> tuple[Int[Tensor, "B k"], Float[Tensor, "B k"]]:
+def largest(scores: Float[Tensor, "B C"], top: int) -> tuple[Int[Tensor, "B k"], Float[Tensor, "B k"]]:
     """The places and values of the `top` largest of each row; of equal ones the lower place is first."""
     n = scores.shape[1]
     top = min(top, n)
