@@ -24,6 +24,7 @@ SMALL = [
 
 
 KEYS = {"head", "relation", "tail", "score", "rank", "known", "seen", "asked", "query"}
+KEYS |= {"head_name", "relation_name", "tail_name"}
 
 
 def mmrns(*arguments: str | Path, code: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -106,8 +107,8 @@ def test_predict(run: Path, tmp_path: Path) -> None:
         file = tmp_path / f"out{suffix}"
         mmrns("predict", run, *query, "--out", file)
         assert read(file)["tail"].to_list() == [row["tail"] for row in rows]
-    assert "e04  likes  ?" in mmrns("predict", run, *query).stdout
-    assert "?  likes  e04" in mmrns("predict", run, "--relation", "likes", "--tail", "e04").stdout
+    assert "e04 (Entity 4)  likes  ?" in mmrns("predict", run, *query).stdout
+    assert "?  likes  e04 (Entity 4)" in mmrns("predict", run, "--relation", "likes", "--tail", "e04").stdout
     queries = tmp_path / "queries.tsv"
     queries.write_text("e04\tlikes\t?\n?\tpart_of\te01\n")
     both = json.loads(mmrns("predict", run, "--queries", queries, "--top", "3", "--json").stdout)
@@ -197,7 +198,7 @@ def test_a_stopped_run_resumes_to_the_same_bytes(toy_folder: Path, tmp_path: Pat
 
 
 def test_help_has_an_example() -> None:
-    for command in (["train"], ["evaluate"], ["predict"], ["data", "describe"]):
+    for command in (["train"], ["evaluate"], ["predict"], ["export"], ["neighbours"], ["data", "describe"]):
         assert f"Example: mmrns {' '.join(command)}" in mmrns(*command, "--help").stdout
 
 

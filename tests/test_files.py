@@ -247,3 +247,14 @@ def test_json_lines_that_cannot_be_opened_are_named(tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").symlink_to("m.jsonl")
     with pytest.raises(DataError, match=r"m\.jsonl: cannot be written"):
         JsonLines(tmp_path / "m.jsonl")
+
+
+def test_a_new_folder_may_be_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with new_folder(Path()) as made:
+        (made / "x").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["here", "x"]
+    for taken in (Path("..") / "here", Path("/")):
+        with pytest.raises(DataError, match="exists already; choose another name or remove it"), new_folder(taken):
+            pass

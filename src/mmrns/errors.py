@@ -90,9 +90,22 @@ def nearest(name: str, known: Iterable[str], limit: int = 1) -> str:
     >>> nearest("transe", ["TransE", "RotatE"])
     "; did you mean 'TransE'?"
     """
+    close = close_names(name, known, limit)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def close_names(name: str, known: Iterable[str], limit: int = 1, cutoff: float = 0.6) -> list[str]:
+    """The known names that are most like a name, in whatever case: at most `limit`, the closest first.
+
+    Args:
+        name: what was given.
+        known: what there is.
+        limit: how many at most.
+        cutoff: how much is the same at least, from 0 to 1 (`difflib.SequenceMatcher.ratio`).
+    """
     originals = {candidate.casefold(): candidate for candidate in known}
-    close = difflib.get_close_matches(name.casefold(), originals, n=limit, cutoff=0.6)
-    return f"; did you mean {' or '.join(repr(originals[c]) for c in close)}?" if close else ""
+    close = difflib.get_close_matches(name.casefold(), originals, n=limit, cutoff=cutoff)
+    return [originals[candidate] for candidate in close]
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:

@@ -91,6 +91,19 @@ def _holds_nothing(folder: Path) -> bool:
     return all(path.name == LOCK for path in folder.iterdir())
 
 
+def _named(folder: Path) -> Path:
+    """A folder by its name, which `.` and `..` have in its parent only.
+
+    Raises:
+        DataError: it has none, being the root of all.
+    """
+    if folder.name in ("", ".."):
+        folder = Path(os.path.abspath(folder))
+        if not folder.name:
+            raise DataError(folder, "exists already", "choose another name or remove it")
+    return folder
+
+
 def _lock_beside(target: Path) -> Path:
     """The lock of a folder that is being made."""
     return target.with_name(f".{target.name}.lock")
@@ -344,6 +357,7 @@ def refuse_taken(target: Path) -> None:
     Raises:
         DataError: it exists and is not empty, another process is making it, or it cannot be made.
     """
+    target = _named(target)
     lock = _lock_beside(target)
     if os.path.lexists(lock):
         with _exclusive(lock, target):
@@ -379,6 +393,7 @@ def new_folder(target: Path) -> Generator[Path]:
             written.
     """
     refuse_taken(target)
+    target = _named(target)
     make_folder(target.parent)
     with _exclusive(_lock_beside(target), target):
         refuse_taken(target)  # It may have been made since.

@@ -65,6 +65,7 @@ PLACEHOLDERS = {
     "SRC": "countries",
     "DST": "my-copy",
     "NEW": "my-split",
+    "BUNDLE": "my-bundle",
     "MODEL": "classical",
     "FILE": "queries.tsv",
     "FILE.html": "page.html",

@@ -94,32 +94,44 @@ def test_a_dataset_that_has_moved_is_found_or_given(place: Path, by: str, monkey
     assert run.evaluate()["queries"] == 50
 
 
-def test_without_its_dataset_a_run_says_what_to_do(place: Path) -> None:
-    expected = _query(mmrns.load_run(place / "runs" / "one"))
+def test_without_its_dataset_a_run_answers_from_its_own_folder(place: Path) -> None:
+    def used(run: mmrns.Run) -> list[Any]:
+        asked = {"known": "drop"}, {"candidates": "train"}, {"known": "keep"}
+        frames = [_query(run), *(run.predict("e04", "likes", **more) for more in asked)]
+        scored = run.score([("e04", "likes", "Entity 5")])
+        inspected = run.inspect("e04", "likes", "e05", steps=2)
+        told = {key: inspected[key] for key in inspected if key != "descriptions"}
+        return [[frame.to_dicts() for frame in frames], scored.to_dicts(), run.evaluate(), told]
+
+    expected = used(mmrns.load_run(place / "runs" / "one"))
     shutil.rmtree(place / "data")
+    assert used(mmrns.load_run(place / "runs" / "one")) == expected
+    # A run of before there was such a copy says what it lacks.
+    shutil.rmtree(place / "runs" / "one" / "dataset")
+    sums = place / "runs" / "one" / "SHA256SUMS"
+    sums.write_text("".join(f"{line}\n" for line in sums.read_text().splitlines() if "dataset/" not in line))
     run = mmrns.load_run(place / "runs" / "one")
-    for use in (run.evaluate, lambda: run.inspect("e04", "likes", "e05"), lambda: run.dataset):
+    for use in (run.evaluate, lambda: _query(run), lambda: run.dataset):
         with pytest.raises(DataError, match="its dataset 'kg' is not found; say where it is by --dataset NAME"):
             use()
-    # Its own folder knows the names and the weights.
-    with pytest.warns(Note, match="known answers are not marked"):
-        found = _query(run)
-    assert found["tail"].to_list() == expected["tail"].to_list()
-    assert found["score"].to_list() == expected["score"].to_list()
-    assert found["known"].to_list() == [None] * 5
-    assert len(run.predict("e04", "likes", known="keep")) == 10
-    for more in ({"known": "drop"}, {"candidates": "train"}):
-        with pytest.raises(DataError, match="its dataset 'kg' is not found"):
-            run.predict("e04", "likes", **more)
-    assert len(run.score([("e04", "likes", "e05")])) == 1
-    assert len(run.embeddings()) == 40
 
 
 def test_a_model_that_reads_features_needs_them(place: Path) -> None:
     _train(place / "data" / "kg", place / "runs" / "fused", modalities=["text"])
+    _train(place / "data" / "kg", place / "runs" / "mmrns", method="mmrns")
     shutil.rmtree(place / "data")
-    with pytest.raises(DataError, match="its dataset 'kg' is not found"):
-        _query(mmrns.load_run(place / "runs" / "fused"))
+    run = mmrns.load_run(place / "runs" / "fused")
+    message = r"its dataset 'kg' is not found, which alone has the features '{}' .* `mmrns export RUN --bundle FOLDER`"
+    with pytest.raises(DataError, match=message.format("text")):
+        _query(run)
+    # Of the other only the sampler reads features.
+    run = mmrns.load_run(place / "runs" / "mmrns")
+    assert len(_query(run)) == 5
+    with pytest.raises(DataError, match=message.format("image")):
+        run.inspect("e04", "likes", "e05")
+    with pytest.raises(DataError, match=message.format("text")):
+        run.neighbours("e04", by="text")
+    assert "text" not in run.neighbours("e04").columns
 
 
 def test_an_old_run_names_an_absolute_path(place: Path) -> None:
@@ -220,27 +232,47 @@ def test_large_features_are_read_in_spots(place: Path, monkeypatch: pytest.Monke
         assert (spot_sha256_of(big) != before) is seen
 
 
-def test_other_names_are_refused(place: Path) -> None:
+def test_names_that_are_gone_are_refused_and_new_ones_left_out(place: Path) -> None:
     kg = place / "data" / "kg"
-    kg.joinpath("test.tsv").write_text(kg.joinpath("test.tsv").read_text().replace("likes", "adores"))
+    test = kg.joinpath("test.tsv").read_text()
+    kg.joinpath("test.tsv").write_text(test.replace("likes", "adores"))
     with pytest.warns(Note, match=r"test\.tsv has changed"):
         run = mmrns.load_run(place / "runs" / "one")
-    with pytest.raises(DataError, match=r"relations\.txt: is not the relations of .*kg \(1 new, first 'adores'\)"):
+    with pytest.warns(Note, match=r"kg has 1 more relation \('adores'\) since the training, .*; left out"):
+        assert len(_query(run)) == 5
+    with pytest.raises(DataError, match=r"test\.tsv: \d+ triples name what the model has no vector for; train again"):
+        run.evaluate()
+    assert run.evaluate("valid")["queries"] == 50
+    with pytest.raises(UsageError, match=r"^relation 'adores' was added to .*kg after the training, and the"):
+        run.predict("e04", "adores")
+    for split in ("train", "valid", "test"):
+        path = kg / f"{split}.tsv"
+        path.write_text(path.read_text().replace("likes", "adores"))
+    with pytest.warns(Note, match="has changed"):
+        run = mmrns.load_run(place / "runs" / "one")
+    with pytest.raises(
+        DataError,
+        match=r"relations\.txt: is not the relations of .*kg \(1 gone, first 'likes'; 1 new, first 'adores'\)",
+    ):
         _query(run)
 
 
 def test_a_dataset_of_python_is_compared(tmp_path: Path) -> None:
     triples = [("a", "r", "b"), ("b", "r", "c"), ("c", "r", "a"), ("a", "s", "c")]
-    made = mmrns.Dataset.from_triples(triples, valid=[("b", "s", "a")], features={"age": {"a": [0.1], "b": [0.2]}})
-    _train(made, tmp_path / "run")
+    made = mmrns.Dataset.from_triples(
+        triples, valid=[("b", "s", "a")], features={"age": {"a": [0.1], "b": [0.2]}}, names={"a": "An\tA"}
+    )
+    run = _train(made, tmp_path / "run")
     same = mmrns.load_run(tmp_path / "run", dataset=made)
     assert same.evaluate("valid")["queries"] == 2
     other = mmrns.Dataset.from_triples(triples, valid=[("b", "s", "c")], features={"age": {"a": [0.1], "b": [0.3]}})
     with pytest.warns(Note, match="features/age has changed, valid has changed"):
         mmrns.load_run(tmp_path / "run", dataset=other)
-    # The names alone predict.
-    with pytest.warns(Note, match="known answers are not marked"):
-        assert len(mmrns.load_run(tmp_path / "run").predict("a", "r")) == 2
+    # Its own folder knows the rest.
+    alone = mmrns.load_run(tmp_path / "run")
+    assert alone.predict("a", "r").drop("head_name").equals(run.predict("a", "r").drop("head_name"))
+    assert alone.predict("an a", "r")["head_name"].to_list() == ["An A", "An A"]
+    assert alone.evaluate("valid") == run.evaluate("valid")
 
 
 def test_names_are_compared_as_they_are(tmp_path: Path) -> None:

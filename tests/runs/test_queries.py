@@ -21,8 +21,10 @@ from mmrns.cli.options import By, Known
 from mmrns.cli.use import evaluate, predict
 from mmrns.errors import DataError, Diverged, Note, UsageError
 from mmrns.files import FRAME_WRITERS
+from mmrns.runs.queries import largest
 
 COLUMNS = ["head", "relation", "tail", "score", "rank", "known", "seen", "asked", "query"]
+COLUMNS += ["head_name", "relation_name", "tail_name"]
 SETTINGS: dict[str, Any] = {
     "model.dim": 8,
     "training.steps": 20,
@@ -278,10 +280,13 @@ def test_the_table_prints_what_was_asked(run: mmrns.Run, terminal: io.StringIO, 
     path.write_text("?\tknows\te01\ne02\tknows\t?\ne03\t?\te05\n")
     _predict(run, queries=path, top=1)
     lines = terminal.getvalue().splitlines()
-    assert [line for line in lines if "?" in line] == ["?  knows  e01", "e02  knows  ?", "e03  ?  e05"]
-    assert [line.split()[:2] for line in lines if line.startswith("rank")] == [["rank", "entity"]] * 2 + [
-        ["rank", "relation"]
+    assert [line for line in lines if "?" in line] == [
+        "?  knows (has met)  e01 (Entity 1)",
+        "e02 (Entity 2)  knows (has met)  ?",
+        "e03 (Entity 3)  ?  e05 (Entity 5)",
     ]
+    headers = [line.split()[:3] for line in lines if line.startswith("rank")]
+    assert headers == [["rank", "entity", "name"]] * 2 + [["rank", "relation", "name"]]
     assert not any("seen" in line for line in lines)
 
 
@@ -364,3 +369,16 @@ def test_relations_that_train_lacks_have_a_category_of_their_own(
         patch.setattr("mmrns.runs.run.load_run", lambda *_, **__: reopened)
         evaluate(tmp_path / "run", by=By.category, as_json=True)
     assert {row["category"] for row in json.loads(capsys.readouterr().out)} == {"1-1", "unseen"}
+
+
+@given(
+    rows=st.lists(st.lists(st.sampled_from([-float("inf"), -1.0, 0.0, 2.0]), min_size=5, max_size=5), min_size=1),
+    top=st.integers(1, 7),
+)
+def test_the_largest_of_equal_scores_are_those_of_the_lowest_ids(rows: list[list[float]], top: int) -> None:
+    scores = torch.tensor(rows)
+    place, value = largest(scores, top)
+    expected = torch.argsort(scores, dim=1, descending=True, stable=True)[:, :top]
+    listed = value > -torch.inf
+    assert torch.equal(value, scores.gather(1, expected))
+    assert torch.equal(place[listed], expected[listed])

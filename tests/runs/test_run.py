@@ -73,6 +73,9 @@ def test_the_folder_holds_what_it_should(run: mmrns.Run) -> None:
         "plots/curves.svg",
         "plots/hardness.png",
         "plots/hardness.svg",
+        *(f"dataset/{split}.parquet" for split in ("train", "valid", "test")),
+        "dataset/entities.tsv",
+        "dataset/relations.tsv",
     }
     assert all(plot.read_bytes().startswith(b"\x89PNG") for plot in (run.folder / "plots").glob("*.png"))
     assert all("<svg" in plot.read_text(encoding="utf-8") for plot in (run.folder / "plots").glob("*.svg"))
@@ -191,7 +194,8 @@ def test_intervals_are_given_where_asked(run: mmrns.Run) -> None:
 def test_predictions_agree_with_scores_and_known_triples(run: mmrns.Run) -> None:
     graph = run.dataset.graph
     frame = run.predict("e04", "likes", top=40)
-    assert frame.columns == ["head", "relation", "tail", "score", "rank", "known", "seen", "asked", "query"]
+    keys = ["head", "relation", "tail", "score", "rank", "known", "seen", "asked", "query"]
+    assert frame.columns == [*keys, "head_name", "relation_name", "tail_name"]
     # All 40 entities but e04 itself: nothing likes itself in this graph, while each hub is part of itself.
     assert frame["rank"].to_list() == list(range(1, 40))
     assert "e04" not in frame["tail"]
@@ -449,8 +453,11 @@ def test_a_changed_dataset_is_noticed(toy_folder: Path, tmp_path: Path) -> None:
         file.write("new\tlikes\te00\n")
     with pytest.warns(Note, match=r"test\.tsv has changed"):
         again = mmrns.load_run(run.folder)
-    with pytest.raises(DataError, match=r"entities\.txt: is not the entities of .* \(1 new, first 'new'\)"):
+    with pytest.warns(Note, match=r"toy has 1 more entity \('new'\) since the training"):
+        assert len(again.predict("e04", "likes", top=99)) == 39
+    with pytest.raises(DataError, match=r"test\.tsv: 1 triple names what the model has no vector for; train again"):
         again.evaluate()
+    assert again.evaluate("valid") == run.evaluate("valid")
 
 
 def test_nothing_to_validate_on_is_an_error(toy_folder: Path, tmp_path: Path) -> None:

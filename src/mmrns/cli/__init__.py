@@ -17,6 +17,7 @@ from mmrns.errors import MmrnsError
 # isort: off
 from mmrns.cli import train
 from mmrns.cli import use
+from mmrns.cli import export
 from mmrns.cli import compare
 from mmrns.cli import inspect
 from mmrns.cli import data
@@ -24,7 +25,7 @@ from mmrns.cli import convert
 from mmrns.cli import encode
 # isort: on
 
-__all__ = ["app", "compare", "convert", "data", "encode", "inspect", "main", "train", "use"]
+__all__ = ["app", "compare", "convert", "data", "encode", "export", "inspect", "main", "train", "use"]
 
 
 def main() -> NoReturn:

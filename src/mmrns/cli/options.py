@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -56,6 +57,8 @@ CandidatesOption = Annotated[
         help="Only entities that fill that side of the relation in train, or in a file: relation TAB side TAB entity.",
     ),
 ]
+
+TableOption = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write .csv, .parquet or .json.")]
 
 RunDatasetOption = Annotated[
     str | None,

@@ -9,15 +9,20 @@ import sys
 import warnings
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text as RichText
 
-from mmrns.errors import MmrnsError, Note
+from mmrns.errors import MmrnsError, Note, UsageError
+from mmrns.files import FRAME_WRITERS, refuse_unwritable, write_frame
 from mmrns.pace import Pace, duration
+
+if TYPE_CHECKING:
+    import polars as pl
 
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """What a terminal may obey instead of showing it: control characters but tabs and line feeds, what turns the direction
@@ -124,7 +129,8 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
     widths = _narrowed(widths, least, room)
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
     folded = [[_folded(cell, width) for cell, width in zip(row, widths, strict=True)] for row in cells]
-    for key, value in zip(folded[0], rows[0].values(), strict=True):
+    for key, name in zip(folded[0], rows[0], strict=True):
+        value = next((row[name] for row in rows if row[name] is not None), None)
         table.add_column(key, justify="left" if isinstance(value, str) else "right", no_wrap=True)
     for row in folded[1:]:
         table.add_row(*row)
@@ -222,6 +228,44 @@ def with_intervals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 ends = {name: ends[i] for name, ends in interval.items()}
                 found.append({**dict.fromkeys(row), next(iter(row)): end, **ends})
     return found
+
+
+def refuse_table(file: Path | None) -> None:
+    """Find out before long work whether a table can be written; see `write_table`.
+
+    Raises:
+        UsageError: another ending, or it cannot.
+    """
+    if file is None:
+        return
+    if file.suffix not in FRAME_WRITERS:
+        raise UsageError(f"--out {file}: write one of {', '.join(FRAME_WRITERS)}")
+    refuse_unwritable(file)
+
+
+def write_table(frame: pl.DataFrame, file: Path) -> None:
+    """Write a table in the format that the file's ending says.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    try:
+        write_frame(frame, file)
+    except OSError as error:
+        raise UsageError(f"--out {file}: {error.strerror or error}") from error
+
+
+def called(name: str | None, label: str | None) -> str:
+    """An entity or relation as it is printed: its id, and its readable name where that says more; `?` for None."""
+    if name is None:
+        return "?"
+    return name if label in (None, name) else f"{name} ({label})"
+
+
+def without_empty(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
+    """Rows without a key of which none has a value."""
+    empty = all(row.get(key) is None for row in rows)
+    return [{k: value for k, value in row.items() if k != key} for row in rows] if empty else rows
 
 
 @contextmanager

@@ -8,10 +8,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmrns.cli.app import app
-from mmrns.cli.options import By, CandidatesOption, Known, RunDatasetOption, RunDeviceOption, Split
-from mmrns.cli.show import Text, bar, out, print_json, print_metrics, print_rows, say, with_intervals
+from mmrns.cli.options import By, CandidatesOption, Known, RunDatasetOption, RunDeviceOption, Split, TableOption
+from mmrns.cli.show import (
+    Text,
+    bar,
+    called,
+    out,
+    print_json,
+    print_metrics,
+    print_rows,
+    refuse_table,
+    say,
+    with_intervals,
+    without_empty,
+    write_table,
+)
 from mmrns.errors import UsageError
-from mmrns.files import FRAME_WRITERS, refuse_unwritable, spreadsheet_safe, write_frame
+from mmrns.files import spreadsheet_safe
 
 if TYPE_CHECKING:
     import polars as pl
@@ -43,7 +56,7 @@ def evaluate(
     elif isinstance(found, dict):
         print_metrics(found)
     else:
-        print_rows(with_intervals(found))
+        print_rows(with_intervals(without_empty(found, "name")))
 
 
 @app.command(epilog="Example: mmrns predict runs/countries-TransE-mmrns-s0 --head country/France --relation borders")
@@ -63,7 +76,7 @@ def predict(
         Known, typer.Option(help="Known triples: flag them, drop them, or keep them unmarked.")
     ] = Known.flag,
     candidates: CandidatesOption = None,
-    file: Annotated[Path | None, typer.Option("--out", help="Write .csv, .parquet or .json.")] = None,
+    file: TableOption = None,
     safe_csv: Annotated[
         bool, typer.Option("--safe-csv", help="In CSV, an apostrophe before names that a spreadsheet would compute.")
     ] = False,
@@ -79,20 +92,14 @@ def predict(
     for option, name in (("--head", head), ("--relation", relation), ("--tail", tail)):
         if name is not None and not name.strip():
             raise UsageError(f"{option} is empty; leave it out to ask for it")
-    if file is not None and file.suffix not in FRAME_WRITERS:
-        raise UsageError(f"--out {file}: write one of {', '.join(FRAME_WRITERS)}")
     if safe_csv and (file is None or file.suffix != ".csv"):
         raise UsageError("--safe-csv is of a table: give --out FILE.csv")
-    if file is not None:
-        refuse_unwritable(file)
+    refuse_table(file)
     opened = load_run(run, dataset=dataset, device=None if device is None else device.value)
     asked = opened.queries([(head, relation, tail)] if queries is None else queries)
     frame = opened.answers(asked, top=top, known=known.value, candidates=candidates)
     if file is not None:
-        try:
-            write_frame(spreadsheet_safe(frame) if safe_csv else frame, file)
-        except OSError as error:
-            raise UsageError(f"--out {file}: {error.strerror or error}") from error
+        write_table(spreadsheet_safe(frame) if safe_csv else frame, file)
         say(f"{len(frame):,} predictions in {file}")
     if as_json:
         print_json(frame.to_dicts())
@@ -102,13 +109,17 @@ def predict(
 
 def _print_answers(queries: pl.DataFrame, frame: pl.DataFrame) -> None:
     parts = frame.partition_by("query", as_dict=True)
-    for number, (head, relation, tail) in enumerate(queries.iter_rows(), start=1):
-        out.print(Text("  ".join(name or "?" for name in (head, relation, tail)), "bold"), soft_wrap=True)
+    for number, query in enumerate(queries.iter_rows(named=True), start=1):
+        named = [(query[part], query[f"{part}_name"]) for part in ("head", "relation", "tail")]
+        out.print(Text("  ".join(called(*names) for names in named), "bold"), soft_wrap=True)
         part = parts.get((number,), frame.clear())
-        asked = "head" if head is None else "relation" if relation is None else "tail"
+        asked = next(part for part in ("head", "relation", "tail") if query[part] is None)
+        names = part[f"{asked}_name"]
         shown = {
             "rank": part["rank"],
             "relation" if asked == "relation" else "entity": part[asked],
+            # Names that say no more than the ids are not told.
+            **({} if (names.is_null() | (names == part[asked])).all() else {"name": names}),
             "score": part["score"],
             "known": part["known"],
             # Where all is as it should be there is nothing to tell.

@@ -19,6 +19,7 @@ from mmrns.data.graph import KnowledgeGraph
 from mmrns.data.names import find_header, lookalikes, quoted_columns
 from mmrns.data.splitting import Amount, split_triples
 from mmrns.data.tables import read_header_table
+from mmrns.data.vocabulary import Vocabulary
 from mmrns.errors import DataError, UsageError
 from mmrns.files import sha256_of, spot_sha256_of
 
@@ -143,6 +144,14 @@ class Dataset:
     def without_leaked_valid(self) -> Dataset:
         """The same dataset without the validation rows that are also in train or test."""
         return replace(self, graph=self.graph.without_leaked_valid())
+
+    def within(self, entities: Vocabulary, relations: Vocabulary) -> Dataset:
+        """The same dataset in the ids of other vocabularies; a triple with a name that they lack is left out."""
+        graph = self.graph
+        if graph.entities.names.equals(entities.names) and graph.relations.names.equals(relations.names):
+            return self
+        features = self.features.within(graph.entities, entities)
+        return replace(self, graph=graph.within(entities, relations), features=features)
 
     def refuse_unfit(self) -> None:
         """Read all features once, as training should before it starts: one NaN spoils all that it touches.

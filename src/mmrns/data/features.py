@@ -101,6 +101,11 @@ class Modality:
         row[gone.to(row.device)] = -1
         return replace(self, row=row)
 
+    def within(self, own: Vocabulary, other: Vocabulary) -> Modality:
+        """The same modality for the entities of another vocabulary; `own` is the one whose ids `row` has."""
+        ids = own.find(other.names).to(self.row.device)
+        return replace(self, row=torch.where(ids >= 0, self.row[ids.clamp(min=0)], -1))
+
     def gather(
         self, ids: Int[Tensor, " n"], *, fill: bool = True
     ) -> tuple[Float[Tensor, "n L D"], Bool[Tensor, "n L"]]:
@@ -252,6 +257,10 @@ class Features(Mapping[str, Modality]):
     def on(self, device: torch.device, limit_mb: int) -> Features:
         """The modalities for use on a device: those whose values take at most `limit_mb` MiB are moved there."""
         return Features({name: m.to(device) if m.values.nbytes <= limit_mb * 2**20 else m for name, m in self.items()})
+
+    def within(self, own: Vocabulary, other: Vocabulary) -> Features:
+        """The modalities for the entities of another vocabulary; see `Modality.within`."""
+        return Features({name: modality.within(own, other) for name, modality in self.items()})
 
     def gather(self, modality: str, ids: Int[Tensor, " n"]) -> tuple[Float[Tensor, "n L D"], Bool[Tensor, "n L"]]:
         """Values and mask of just these entities in one modality."""

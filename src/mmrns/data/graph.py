@@ -52,6 +52,17 @@ class KnowledgeGraph:
     def _index(self, triples: Int[Tensor, "n 3"]) -> TripleIndex:
         return TripleIndex(triples, len(self.entities), len(self.relations))
 
+    def within(self, entities: Vocabulary, relations: Vocabulary) -> KnowledgeGraph:
+        """The same triples in the ids of other vocabularies; a triple with a name that they lack is left out."""
+        entity, relation = entities.find(self.entities.names), relations.find(self.relations.names)
+
+        def translated(triples: Int[Tensor, "n 3"]) -> Int[Tensor, "m 3"]:
+            h, r, t = triples.unbind(1)
+            found = torch.stack([entity[h], relation[r], entity[t]], dim=1)
+            return found[(found >= 0).all(1)]
+
+        return KnowledgeGraph(entities, relations, *map(translated, (self.train, self.valid, self.test)))
+
     @cached_property
     def train_index(self) -> TripleIndex:
         """The triples of train: the only index that samplers, masks and contrastive terms may read."""

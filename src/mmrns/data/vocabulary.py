@@ -14,7 +14,7 @@ from mmrns.errors import UsageError, nearest
 
 
 class Vocabulary(Sequence[str]):
-    """Names and their ids. An id is the place of its name among all names in code-point order.
+    """Names and their ids. An id is the place of its name among all names in code-point order (but see `extended`).
 
     >>> v = Vocabulary(["b", "a", "b"])
     >>> list(v), v.id("b")
@@ -25,6 +25,20 @@ class Vocabulary(Sequence[str]):
         # Polars sorts strings by their UTF-8 bytes, which is the order of code points.
         self._names = pl.Series("name", names, dtype=pl.String).unique().sort()
         self._categories = pl.Enum(self._names)
+
+    def extended(self, names: pl.Series) -> Vocabulary:
+        """The same names with the same ids, and behind them those of `names` that are new, in code-point order.
+
+        >>> list(Vocabulary(["b", "d"]).extended(pl.Series(["d", "c", "a"])))
+        ['b', 'd', 'a', 'c']
+        """
+        new = Vocabulary(names.filter((self.find(names) < 0).numpy()))
+        if not len(new):
+            return self
+        made = Vocabulary.__new__(Vocabulary)
+        made._names = pl.concat([self._names, new._names])
+        made._categories = pl.Enum(made._names)
+        return made
 
     def __len__(self) -> int:
         return len(self._names)

@@ -87,6 +87,10 @@ class Scorer(Named, nn.Module, ABC):
         """Reals that a comparison with a pool holds for each pair on a device, beside the score."""
         return comparisons.pair_width(self.entity_width, device) if self.comparison == "modulus" else 0
 
+    def points(self, entities: Float[Tensor, "*n width"]) -> Float[Tensor, "*n other_width"]:
+        """Entity vectors as points of which a cosine makes sense; by default as they are."""
+        return entities
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}(d={self.dim})"
 
@@ -221,17 +225,17 @@ class pRotatE(Scorer, name="pRotatE"):  # the paper's name for it
         self.modulus = nn.Parameter(torch.tensor(0.5 * init_range))
 
     def query(self, anchor: Queries, relation: Queries, head: bool) -> Float[Tensor, "B query_width"]:
-        return self._on_circle(anchor - relation if head else anchor + relation)
+        return self.points(anchor - relation if head else anchor + relation)
 
     def compare(self, query: Float[Tensor, "B query_width"], candidates: Candidates) -> Scores:
         # 2 |sin((x - y) / 2)| is the chord between phases x and y: sines are taken of vectors, not of all pairs.
-        return -self.modulus * comparisons.compare("modulus", query, self._on_circle(candidates))
+        return -self.modulus * comparisons.compare("modulus", query, self.points(candidates))
 
     def pair_width(self, device: torch.device | str) -> int:
         return comparisons.pair_width(2 * self.dim, device)
 
-    def _on_circle(self, vectors: Float[Tensor, "*n width"]) -> Float[Tensor, "*n twice_width"]:
-        phase = vectors * (math.pi / self.init_range)
+    def points(self, entities: Float[Tensor, "*n width"]) -> Float[Tensor, "*n twice_width"]:
+        phase = entities * (math.pi / self.init_range)
         return torch.cat([torch.cos(phase), torch.sin(phase)], dim=-1)
 
 

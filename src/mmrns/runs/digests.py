@@ -6,11 +6,16 @@ import hashlib
 import json
 from pathlib import Path
 
+from mmrns.data.writing import GRAPH_FILES
 from mmrns.errors import DataError
 from mmrns.files import sha256_of, write_text
 from mmrns.runs.config import PATHS, flatten
 from mmrns.runs.values import read_config
 
+KEPT = "dataset"
+"""The folder in a run's that holds the triples and names of its training: a dataset; in a bundle also features."""
+KEPT_FILES = tuple(f"{KEPT}/{name}" for name in GRAPH_FILES)
+"""The files of the run in it."""
 RUN_FILES = (
     "config.yaml",
     "record.json",
@@ -19,6 +24,7 @@ RUN_FILES = (
     "sampler.safetensors",
     "entities.txt",
     "relations.txt",
+    *KEPT_FILES,
     "results.json",
 )
 """What a finished run is made of, beside checkpoints and plots."""
@@ -47,13 +53,9 @@ def verify(folder: Path, *names: str) -> None:
     Raises:
         DataError: a file is missing or not what the run wrote.
     """
-    path = folder / SUMS
-    if not path.exists():
+    sums = _sums(folder)
+    if sums is None:
         return
-    try:
-        sums = {name: digest for digest, name in (line.split("  ") for line in path.read_text().splitlines())}
-    except (OSError, ValueError) as error:
-        raise DataError(path, "is no list of SHA-256 digests", REMEDY) from error
     for name in names:
         remedy = "restore it" if name == "config.yaml" else REMEDY
         try:
@@ -63,6 +65,22 @@ def verify(folder: Path, *names: str) -> None:
         if found != sums.get(name):
             message = f"is not the file that the run wrote, by its SHA-256 in {SUMS}"
             raise DataError(folder / name, message, remedy)
+
+
+def keeps(folder: Path) -> bool:
+    """Whether a run folder holds the triples and names of its training, or should; those of before do not."""
+    return (folder / KEPT_FILES[0]).exists() or KEPT_FILES[0] in (_sums(folder) or {})
+
+
+def _sums(folder: Path) -> dict[str, str] | None:
+    """The digests that the run wrote, by file; None where there are none."""
+    path = folder / SUMS
+    if not path.exists():
+        return None
+    try:
+        return {name: digest for digest, name in (line.split("  ") for line in path.read_text().splitlines())}
+    except (OSError, ValueError) as error:
+        raise DataError(path, "is no list of SHA-256 digests", REMEDY) from error
 
 
 def _digest(path: Path) -> str:

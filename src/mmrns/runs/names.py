@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import polars as pl
@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mmrns.data.vocabulary import Vocabulary
-from mmrns.errors import UsageError, nearest, note
+from mmrns.errors import UsageError, close_names, note
 
 FEW = 20
 """So many names are listed where none of them was meant."""
@@ -20,24 +20,63 @@ FEW = 20
 class Names:
     """The names of the entities, or of the relations, of a dataset.
 
-    An id is taken before a readable name; where both are there, that is said.
+    An id is taken before a readable name; where both are there, that is said. What is neither is taken with letters of
+    another case, where only one of them is called so.
 
     Args:
         kind: `entity` or `relation`.
         known: the ids' names.
         labels: readable names by id's name.
+        strangers: names of the dataset that the model has no vector for, and why not, in words.
+
+    Attributes:
+        other: the names of the other kind, which are offered where they are close.
     """
 
-    def __init__(self, kind: str, known: Vocabulary, labels: Mapping[str, str]):
-        self.kind, self.known, self.labels = kind, known, labels
+    def __init__(
+        self,
+        kind: str,
+        known: Vocabulary,
+        labels: Mapping[str, str],
+        strangers: tuple[pl.Series, str] | None = None,
+    ):
+        self.kind, self.known = kind, known
+        self._all_labels = labels
+        self._strangers, self._why = strangers or (pl.Series(dtype=pl.String), "")
+        self.other: Names | None = None
+
+    @cached_property
+    def labels(self) -> pl.Series:
+        """The readable name of each id, null where there is none."""
+        return pl.Series("name", [self._all_labels.get(name) for name in self.known], dtype=pl.String)
 
     @cached_property
     def _labelled(self) -> dict[str, list[str]]:
         """Who has each readable name."""
         found: dict[str, list[str]] = {}
-        for name, label in self.labels.items():
-            found.setdefault(label, []).append(name)
+        for name, label in zip(self.known, self.labels, strict=True):
+            if label is not None:
+                found.setdefault(label, []).append(name)
         return found
+
+    @cached_property
+    def _folded(self) -> dict[str, list[str]]:
+        """Who has each name of either sort, in whatever case."""
+        found: dict[str, dict[str, None]] = {}
+        for name, label in zip(self.known, self.labels, strict=True):
+            for called in (name, label):
+                if called is not None:
+                    found.setdefault(called.casefold(), {})[name] = None
+        return {called: list(names) for called, names in found.items()}
+
+    @cached_property
+    def _twofold(self) -> dict[str, str]:
+        """Names of ids that are also readable names of others, and one of those."""
+        labels = list(self._labelled)
+        ids = self.known.find(pl.Series(labels, dtype=pl.String))
+        also = (label for label, i in zip(labels, ids.tolist(), strict=True) if i >= 0)
+        others = {label: [name for name in self._labelled[label] if name != label] for label in also}
+        return {label: names[0] for label, names in others.items() if names}
 
     def id(self, name: str) -> int:
         """The id that a name stands for.
@@ -60,29 +99,42 @@ class Names:
         ids = self.known.find(names)
         strange = pl.Series((ids < 0).numpy()) & names.is_not_null()
         if strange.any():
-            meant = {
-                name: self.known.id(only[0]) if len(only := self._labelled.get(name, [])) == 1 else -1
-                for name in names.filter(strange).unique()
-            }
+            meant = {name: self._meant(name) for name in names.filter(strange).unique()}
             ids[torch.from_numpy(strange.to_numpy())] = torch.tensor([meant[name] for name in names.filter(strange)])
-        if len(self.labels):
-            self._say_twofold(names, ids)
+        if self._twofold:
+            for name in names.unique(maintain_order=True):
+                if name in self._twofold:
+                    note(f"{name!r} is taken for the id; {self._twofold[name]!r} has it as its name")
         return ids
 
-    def _say_twofold(self, names: pl.Series, ids: Int[Tensor, " n"]) -> None:
-        """Say which names of ids are also readable names of others."""
-        for name in names.filter(names.is_in(list(self._labelled))).unique(maintain_order=True):
-            others = [other for other in self._labelled[name] if other != name]
-            if name in self.known and others:
-                note(f"{name!r} is taken for the id; {others[0]!r} has it as its name")
+    def _owners(self, name: str) -> Sequence[str]:
+        """Who is called so: by a readable name, or else by any name in another case."""
+        return self._labelled.get(name) or self._folded.get(name.casefold(), [])
+
+    def _meant(self, name: str) -> int:
+        """The id of what no id is called; -1 where that is none, or several."""
+        if name in self._strangers:
+            return -1
+        owners = self._owners(name)
+        return self.known.id(owners[0]) if len(owners) == 1 else -1
 
     def mistake(self, name: str) -> str:
         """What is wrong with a name that stands for nothing, or for several."""
-        named = self._labelled.get(name, [])
-        if named:
+        if name in self._strangers:
+            return f"{self.kind} {name!r} {self._why}"
+        owners = self._owners(name)
+        if owners:
             several = "entities" if self.kind == "entity" else "relations"
-            return f"{name!r} names {len(named)} {several}: {', '.join(named[:5])}; give the id"
-        hint = nearest(name, [*self.known, *self.labels.values()], limit=3)
+            return f"{name!r} names {len(owners)} {several}: {', '.join(owners[:5])}; give the id"
+        called = next((stranger for stranger in self._strangers if self._all_labels.get(stranger) == name), None)
+        if called is not None:
+            return f"{self.kind} {called!r} {self._why}"
+        close = [repr(other) for other in close_names(name, [*self.known, *self._labelled], limit=3)]
+        if self.other is not None:
+            # Only what is nearly the same, since names of the other kind are rarely meant.
+            others = [*self.other.known, *self.other._labelled]
+            close += [f"the {self.other.kind} {other!r}" for other in close_names(name, others, cutoff=0.85)]
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
         if len(self.known) <= FEW and self.kind == "relation":
             hint = f"{hint or ';'} known: {', '.join(self.known)}"
         return f"unknown {self.kind} {name!r}{hint}"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmrns.data.arrays import triples_frame
@@ -39,6 +39,7 @@ SCHEMA = {
     "seen": pl.Boolean,
     "asked": pl.String,
     "query": pl.Int64,
+    **{f"{part}_name": pl.String for part in COLUMNS},
 }
 
 
@@ -60,10 +61,21 @@ class Queries:
         """Which part is asked for: 0 the head, 1 the relation, 2 the tail."""
         return (self.triples < 0).int().argmax(1)
 
-    def frame(self, graph: KnowledgeGraph) -> pl.DataFrame:
-        """The names of the parts, null for what is asked for."""
-        columns = zip(COLUMNS, self.triples.unbind(1), strict=True)
-        return pl.DataFrame([_names(graph, part, ids).alias(part) for part, ids in columns])
+    def frame(self, entities: Names, relations: Names) -> pl.DataFrame:
+        """The names of the parts, and their readable names, as in `SCHEMA`; null for what is asked for."""
+        # A place that is null gathers null.
+        places = [pl.Series(ids.numpy()).replace(-1, None) for ids in self.triples.unbind(1)]
+        parts = list(zip(COLUMNS, (entities, relations, entities), places, strict=True))
+        named = {part: kind.known.names.gather(place) for part, kind, place in parts}
+        return pl.DataFrame(named | {f"{part}_name": kind.labels.gather(place) for part, kind, place in parts})
+
+
+def every_query(graph: KnowledgeGraph, head: bool) -> Queries:
+    """Every entity and relation that some triple of the graph has together, asked for the head, or for the tail."""
+    triples = torch.cat([graph.train, graph.valid, graph.test])
+    triples[:, 0 if head else 2] = -1
+    # By relation: so they are answered in the fewest comparisons.
+    return Queries(torch.unique(triples[:, [1, 0, 2]], dim=0)[:, [1, 0, 2]])
 
 
 def queries_of(triples: Any, entities: Names, relations: Names) -> Queries:
@@ -159,71 +171,75 @@ def _parsed(frame: pl.DataFrame, entities: Names, relations: Names) -> tuple[Que
     return Queries(ids), mistakes
 
 
-def _names(graph: KnowledgeGraph, part: str, ids: Int[Tensor, " n"]) -> pl.Series:
-    names = (graph.relations if part == "relation" else graph.entities).names
-    return names.gather(pl.Series(torch.where(ids < 0, 0, ids).numpy())).set(pl.Series((ids < 0).numpy()), None)
-
-
 def answers(
     model: Model,
     graph: KnowledgeGraph,
     queries: Queries,
+    entities: Names,
+    relations: Names,
     *,
+    trained: KnowledgeGraph,
     top: int,
     known: Known,
     among: Candidates | None,
     device: torch.device,
     memory_mb: float | int,
-    triples_known: bool,
 ) -> pl.DataFrame:
     """The best answers of each query, in the order of the queries; see `Run.predict`.
 
     Args:
         model: scores.
-        graph: whose ids the queries are.
+        graph: whose ids the queries are, and whose triples are known.
         queries: the queries.
+        entities, relations: what they are called.
+        trained: what occurs in its train is seen.
         top: answers a query.
         known: what becomes of triples of the graph.
         among: the entities that may answer; None = every one.
         device: where the model is.
         memory_mb: bound on what the model holds beside the scores, in MiB.
-        triples_known: whether the graph has its triples, not only the names.
 
     Raises:
         Diverged: a score is not finite.
     """
-    best: list[_Best] = []
+    best = [_Best.none()]
     for part in range(3):
         rows = (queries.asked == part).nonzero().squeeze(1)
+        # Each distinct query is answered once. Sorted by relation, so that a chunk holds few of them.
+        distinct, place = torch.unique(queries.triples[rows][:, [1, 0, 2]], dim=0, return_inverse=True)
         count = len(graph.relations) if part == 1 else len(graph.entities)
         # A relation's score takes a row of a batch.
-        for chunk in rows.split(max(1, SCORES // ((32 if part == 1 else 4) * count))):
-            triples = queries.triples[chunk]
+        size = max(1, SCORES // ((32 if part == 1 else 4) * count))
+        for first in range(0, len(distinct), size):
+            triples = distinct[first : first + size, [1, 0, 2]]
             if part == 1:
-                scores, listed, true = _relations(model, graph, triples, among, device)
+                scores = _of_relations(model, graph, triples, among, device)
             else:
-                scores, listed, true = _entities(model, graph, triples, part == 0, among, device, memory_mb)
-            refuse_not_finite(scores)
-            best.append(_best(chunk, scores, listed & ~true if known == "drop" else listed, true, top))
-    query = torch.cat([found.query for found in best])
-    answer, score = torch.cat([found.answer for found in best]), torch.cat([found.score for found in best])
-    rank, true = torch.cat([found.rank for found in best]), torch.cat([found.true for found in best])
-    order = torch.argsort(query, stable=True)
-    query, answer, score, rank, true = (column[order] for column in (query, answer, score, rank, true))
-    triples = queries.triples[query]
-    triples = torch.where(triples < 0, answer[:, None], triples)
-    seen = graph.seen_triples(triples)
-    asked = pl.Series(queries.asked[query].numpy())
-    nothing = pl.Series([None], dtype=pl.Boolean).new_from_index(0, len(query))
+                scores = _of_entities(model, graph, triples, part == 0, among, device, memory_mb)
+            if known == "drop":
+                _drop_known(scores, graph, triples)
+            answer, score = largest(scores, top)
+            mine = ((place >= first) & (place < first + len(triples))).nonzero().squeeze(1)
+            best.append(_Best.of(rows[mine], answer[place[mine] - first], score[place[mine] - first]))
+    found = _Best.together(best)
+    triples = queries.triples[found.query]
+    triples = torch.where(triples < 0, found.answer[:, None], triples)
+    # What is true has been dropped, or is looked up where it was found.
+    true = torch.zeros(len(triples), dtype=torch.bool) if known == "drop" else graph.known_index.contains(*triples.T)
+    places = [pl.Series(column.numpy()) for column in triples.unbind(1)]
+    kinds = (entities, relations, entities)
+    parts = list(zip(COLUMNS, kinds, places, strict=True))
+    nothing = pl.Series([None], dtype=pl.Boolean).new_from_index(0, len(triples))
     return pl.DataFrame(
         {
-            **{part: _names(graph, part, triples[:, i]) for i, part in enumerate(COLUMNS)},
-            "score": score.double().numpy(),
-            "rank": rank.numpy(),
-            "known": nothing if known == "keep" or not triples_known else true.numpy(),
-            "seen": seen.numpy() if triples_known else nothing,
-            "asked": pl.Series(COLUMNS).gather(asked),
-            "query": query.numpy() + 1,
+            **{part: kind.known.names.gather(place) for part, kind, place in parts},
+            "score": found.score.double().numpy(),
+            "rank": found.rank.numpy(),
+            "known": nothing if known == "keep" else true.numpy(),
+            "seen": trained.seen_triples(triples).numpy(),
+            "asked": pl.Series(COLUMNS).gather(pl.Series(queries.asked[found.query].numpy())),
+            "query": found.query.numpy() + 1,
+            **{f"{part}_name": kind.labels.gather(place) for part, kind, place in parts},
         },
         schema=SCHEMA,
     )
@@ -231,31 +247,60 @@ def answers(
 
 @dataclass(frozen=True)
 class _Best:
-    """The answers of some queries, flat: whose, which, its score and rank, and whether it is true."""
+    """The answers of some queries, flat: whose, which, its score and rank."""
 
     query: Int[Tensor, " n"]
     answer: Int[Tensor, " n"]
     score: Float[Tensor, " n"]
     rank: Int[Tensor, " n"]
-    true: Bool[Tensor, " n"]
+
+    @classmethod
+    def none(cls) -> _Best:
+        empty = torch.empty(0, dtype=torch.int64)
+        return cls(empty, empty, torch.empty(0), empty)
+
+    @classmethod
+    def of(cls, queries: Int[Tensor, " B"], answer: Int[Tensor, "B k"], score: Float[Tensor, "B k"]) -> _Best:
+        """From the best of each query, whose score is -inf where there is none any more."""
+        row, place = (score > -torch.inf).nonzero().unbind(1)
+        return cls(queries[row], answer[row, place], score[row, place], place + 1)
+
+    @staticmethod
+    def together(parts: Sequence[_Best]) -> _Best:
+        """All of them, in the order of the queries."""
+        every = [torch.cat([getattr(part, field.name) for part in parts]) for field in fields(_Best)]
+        order = torch.argsort(every[0], stable=True)
+        return _Best(*(column[order] for column in every))
 
 
-def _best(
-    queries: Int[Tensor, " B"],
-    scores: Float[Tensor, "B C"],
-    listed: Bool[Tensor, "B C"],
-    true: Bool[Tensor, "B C"],
-    top: int,
-) -> _Best:
-    """The best of what is listed for each row; of equal scores the lower id is first."""
-    scores = scores.masked_fill(~listed, -torch.inf)
-    order = torch.argsort(scores, dim=1, descending=True, stable=True)[:, :top]
-    row, place = (torch.arange(order.shape[1]) < listed.sum(1, keepdim=True)).nonzero().unbind(1)
-    answer = order[row, place]
-    return _Best(queries[row], answer, scores[row, answer], place + 1, true[row, answer])
+def largest(scores: Float[Tensor, "B C"], top: int) -> tuple[Int[Tensor, "B k"], Float[Tensor, "B k"]]:
+    """The places and values of the `top` largest of each row; of equal ones the lower place is first."""
+    n = scores.shape[1]
+    top = min(top, n)
+    # One more shows whether the last one has equals that were left out.
+    value, place = (found.cpu() for found in scores.topk(min(top + 1, n), dim=1))
+    tied = (value[:, top - 1] == value[:, -1]) & (value[:, -1] > -torch.inf) if n > top else value[:, :0].any(1)
+    # Equal ones come in any order.
+    place, order = place.sort(dim=1)
+    value, order = value.gather(1, order).sort(dim=1, descending=True, stable=True)
+    place = place.gather(1, order)
+    rows = tied.nonzero().squeeze(1)
+    if len(rows):
+        own = scores[rows.to(scores.device)].cpu()
+        place[rows, :top] = torch.argsort(own, dim=1, descending=True, stable=True)[:, :top]
+        value[rows, :top] = own.gather(1, place[rows, :top])
+    return place[:, :top], value[:, :top]
 
 
-def _entities(
+def _batch(triples: Int[Tensor, "B 3"]) -> Batch:
+    """Queries for entities, all for the head or all for the tail, as a batch; the part asked for is any entity."""
+    head = triples[:, 0] < 0
+    anchor = torch.where(head, triples[:, 2], triples[:, 0])
+    # One side only, so that the rows keep their order.
+    return Batch.of(torch.stack([anchor, triples[:, 1], anchor], dim=1), head)
+
+
+def _of_entities(
     model: Model,
     graph: KnowledgeGraph,
     triples: Int[Tensor, "B 3"],
@@ -263,32 +308,43 @@ def _entities(
     among: Candidates | None,
     device: torch.device,
     memory_mb: float | int,
-) -> tuple[Float[Tensor, "B E"], Bool[Tensor, "B E"], Bool[Tensor, "B E"]]:
-    """The scores of every entity, whether it may be listed, and whether it is true."""
-    anchor, r = triples[:, 2 if head else 0], triples[:, 1]
-    # One side only, so that the rows keep their order.
-    batch = Batch.of(torch.stack([anchor, r, anchor], dim=1), torch.full((len(r),), head))
-    scores = model.score_all(batch.to(device), memory_mb).cpu()
-    listed = torch.ones_like(scores, dtype=torch.bool)
-    listed[torch.arange(len(r)), anchor] = graph.reflexive_relations[r]
+) -> Float[Tensor, "B E"]:
+    """The scores of every entity, -inf where it may not be listed."""
+    batch = _batch(triples)
+    scores = model.score_all(batch.to(device), memory_mb)
+    refuse_not_finite(scores)
+    rows = (~graph.reflexive_relations[batch.r]).nonzero().squeeze(1)
+    scores[rows.to(device), batch.anchor[rows].to(device)] = -torch.inf
     if among is not None:
-        listed &= among.mask(batch.relations, head)[batch.relation_index]
-    return scores, listed, graph.known_index.batch_mask(batch)
+        mask = among.mask(batch.relations, head)
+        scores.masked_fill_(~mask.to(device)[batch.relation_index.to(device)], -torch.inf)
+    return scores
 
 
-def _relations(
+def _drop_known(scores: Float[Tensor, "B C"], graph: KnowledgeGraph, triples: Int[Tensor, "B 3"]) -> None:
+    """Take what is true already from the scores of what is asked for."""
+    if (triples[:, 1] < 0).any():
+        h, t = triples[:, 0, None].expand(scores.shape), triples[:, 2, None].expand(scores.shape)
+        true = graph.known_index.contains(h, torch.arange(scores.shape[1]).expand(scores.shape), t)
+        scores.masked_fill_(true.to(scores.device), -torch.inf)
+        return
+    row, entity = graph.known_index.batch_targets(_batch(triples))
+    scores[row.to(scores.device), entity.to(scores.device)] = -torch.inf
+
+
+def _of_relations(
     model: Model, graph: KnowledgeGraph, triples: Int[Tensor, "B 3"], among: Candidates | None, device: torch.device
-) -> tuple[Float[Tensor, "B R"], Bool[Tensor, "B R"], Bool[Tensor, "B R"]]:
-    """The scores of every relation, whether it may be listed, and whether it is true."""
+) -> Float[Tensor, "B R"]:
+    """The scores of every relation, -inf where it may not be listed."""
     every = torch.arange(len(graph.relations))
     shape = len(triples), len(every)
     h, t = triples[:, 0, None].expand(shape), triples[:, 2, None].expand(shape)
     r = every.expand(shape)
     scores = score_triples(model, torch.stack([h, r, t], dim=2).view(-1, 3), device).view(shape)
-    listed = (
-        torch.ones_like(scores, dtype=torch.bool) if among is None else among.may(h, r, True) & among.may(t, r, False)
-    )
-    return scores, listed, graph.known_index.contains(h, r, t)
+    refuse_not_finite(scores)
+    if among is not None:
+        scores.masked_fill_(~(among.may(h, r, True) & among.may(t, r, False)), -torch.inf)
+    return scores
 
 
 @torch.no_grad()

@@ -2,70 +2,39 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import Any, Literal, overload
 
 import polars as pl
 import torch
 from jaxtyping import Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmrns.data.arrays import triples_frame
-from mmrns.data.datasets import Dataset, changes
-from mmrns.data.features import Features
-from mmrns.data.folders import dataset_folders, find_dataset
-from mmrns.data.graph import KnowledgeGraph
-from mmrns.data.tables import read_bytes, split_lines
-from mmrns.data.vocabulary import Vocabulary
+from mmrns.data.datasets import Dataset
 from mmrns.errors import DataError, UsageError, note
 from mmrns.evaluation.candidates import Candidates
 from mmrns.evaluation.ranking import Ranks, ScoresAll, rank, refuse_not_finite
 from mmrns.evaluation.report import By, breakdown, report
-from mmrns.files import (
-    json_text,
-    locked,
-    read_json,
-    read_json_lines,
-    read_tensors,
-    write_json,
-    write_tensors,
-    write_text,
-)
 from mmrns.inspection import draws
-from mmrns.nn.embedders import STRUCTURE, Embedder, TableEmbedder
-from mmrns.nn.model import Model
-from mmrns.runs.build import (
-    build_batches,
-    build_dataset,
-    build_device,
-    build_model,
-    build_sampler,
-    usable_device,
-)
-from mmrns.runs.config import Config, dump_config, flatten, make_config, with_paths
-from mmrns.runs.digests import REMEDY, SUMS, verify, write_sums
-from mmrns.runs.figures import save_figure
+from mmrns.nn.embedders import STRUCTURE
+from mmrns.nn.kernels.comparisons import comparing
+from mmrns.runs.build import build_batches, build_sampler
+from mmrns.runs.config import Config, flatten
+from mmrns.runs.exports import ROWS, features_read, write_bundle, write_predictions, write_vectors
 from mmrns.runs.names import Names
-from mmrns.runs.places import dataset_of_run
-from mmrns.runs.plots import About, plot_curves, plot_hardness
-from mmrns.runs.queries import Known, Queries, answers, queries_of, read_queries, score_triples
-from mmrns.runs.record import Record, Results, Row, listing
-from mmrns.runs.values import read_config, told_of
+from mmrns.runs.queries import Known, Queries, answers, every_query, queries_of, read_queries, score_triples
+from mmrns.runs.stored import StoredRun
+from mmrns.runs.vectors import neighbours, vectors_frame
 from mmrns.samplers.base import Sampler
-from mmrns.training.checkpoint import weights_misfit
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Split = Literal["valid", "test"]
-_Module = TypeVar("_Module", bound=nn.Module)
 
 
-class Run:
+class Run(StoredRun):
     """A finished run: its configuration, results and model, ready to score, rank and predict.
 
     `mmrns.train` and `mmrns.load_run` make one.
@@ -76,223 +45,6 @@ class Run:
         record: where the run came from, as `record.json` holds it.
         folder: where it is kept; None for a run that is in memory only.
     """
-
-    def __init__(
-        self,
-        config: Config,
-        results: dict[str, Any],
-        record: dict[str, Any],
-        *,
-        rows: Sequence[Mapping[str, Any]] = (),
-        folder: Path | None = None,
-        dataset: Dataset | None = None,
-        model: Model | None = None,
-        sampler: Sampler | None = None,
-        device: str | None = None,
-        lost: bool = False,
-    ):
-        self.config, self.results, self.record, self.folder = config, results, record, folder
-        self._rows = [*rows]
-        self._dataset, self._model, self._sampler, self._device = dataset, model, sampler, device
-        # Whether the dataset was looked for and is nowhere.
-        self._lost = lost
-
-    @classmethod
-    def load(cls, folder: str | Path, *, dataset: Dataset | str | Path | None = None, device: str | None = None) -> Run:
-        """Open a finished run folder.
-
-        A `Note` says what is not as it was in the training: the device where that is not available, the place of the
-        dataset, and every file of it that has changed.
-
-        Args:
-            folder: the run folder.
-            dataset: the dataset, its name or its folder. By default it is looked for where it was, then by its name
-                among the datasets that a name finds, in the working directory and in the folders above the run. Without
-                it a run whose model reads no features still predicts and scores.
-            device: where to put the model, instead of where it was trained.
-
-        Raises:
-            DataError: the folder holds no finished run.
-            UsageError: there is no such dataset or device.
-        """
-        path = Path(folder)
-        if not (path / "results.json").exists():
-            remedy = "continue it with `mmrns train --resume`" if (path / "config.yaml").exists() else "train one"
-            raise DataError(path, "holds no finished run", remedy)
-        values = read_config(path / "config.yaml")
-        with told_of(path / "config.yaml", values):
-            config = make_config(values)
-        results = read_json(path / "results.json", Results, REMEDY)
-        record = read_json(path / "record.json", Record, REMEDY)
-        rows = read_json_lines(path / "metrics.jsonl", Row)
-        if not (path / SUMS).exists():
-            note(f"{path} has no {SUMS}: whether its files are what the run wrote is not known")
-        verify(path, "config.yaml", "record.json", "results.json", "metrics.jsonl")
-        device = usable_device(config.device) if device is None else str(build_device(device))
-        now: Dataset | Path | None = None
-        if isinstance(dataset, Dataset):
-            now = dataset = build_dataset(config, dataset, build_device(device))
-        elif dataset is not None:
-            now = find_dataset(dataset)
-        elif config.data.dataset is not None:
-            now = dataset_of_run(config.data.dataset, record["dataset"]["name"], path)
-        if isinstance(now, Path):
-            # A name stays a name.
-            named = config.data.dataset if dataset is None else str(dataset)
-            place = named if named in dataset_folders() else str(now.resolve())
-            config = with_paths(config, lambda key, value: place if key == "data.dataset" else value)
-        changed = [] if now is None else changes(record["dataset"], now)
-        if changed:
-            where = now.folder or now.name if isinstance(now, Dataset) else now
-            note(f"{where} is not as it was when {path} was trained: {', '.join(changed)}")
-        found = dataset if isinstance(dataset, Dataset) else None
-        return cls(config, results, record, rows=rows, folder=path, dataset=found, device=device, lost=now is None)
-
-    def save(self, folder: str | Path) -> None:
-        """Write the run to a folder that `load_run` opens.
-
-        Raises:
-            DataError: the folder holds another run, another process writes to it, or it cannot be written.
-        """
-        path = Path(folder)
-        with locked(path, "plots"):
-            if self.folder != path and (path / "config.yaml").exists():
-                raise DataError(path, "holds a run already", "choose another folder")
-            self._write(path)
-
-    def _write(self, path: Path) -> None:
-        graph = self.dataset.graph
-        write_text(path / "config.yaml", dump_config(self.config, path))
-        for name, part in (("model", self.model), ("sampler", self.sampler)):
-            write_tensors(path / f"{name}.safetensors", part.state_dict())
-        write_text(path / "entities.txt", listing(graph.entities.names))
-        write_text(path / "relations.txt", listing(graph.relations.names))
-        if self.folder != path:
-            write_text(path / "metrics.jsonl", "".join(f"{json.dumps(row)}\n" for row in self._rows))
-        save_figure(self.plot(), path / "plots" / "curves.png")
-        if any("hardness" in row for row in self._rows):
-            save_figure(plot_hardness(self._rows, self._about), path / "plots" / "hardness.png")
-        write_json(path / "record.json", self.record)
-        results = json_text(self.results)
-        write_sums(path, hashlib.sha256(results.encode()).hexdigest())
-        write_text(path / "results.json", results)
-
-    def __repr__(self) -> str:
-        metrics = {
-            split: self.results[split]["both"]["realistic"]["mrr"]
-            for split in ("valid", "test")
-            if self.results.get(split, {}).get("both")
-        }
-        scores = ", ".join(f"{split} MRR {mrr:.4f}" for split, mrr in metrics.items())
-        return f"Run({self.title}, seed {self.config.seed}: {scores})"
-
-    @property
-    def title(self) -> str:
-        """Scorer, method and dataset, in a few words."""
-        name = self.record["dataset"]["name"]
-        return f"{self.config.model.scorer}, {self.config.method}, {name}"
-
-    @property
-    def history(self) -> pl.DataFrame:
-        """What was recorded during the training: `step`, `seconds`, `loss`, `model_loss`, `sampler_loss`, `valid_mrr`,
-        and `hardness.` columns.
-
-        A row holds what was recorded at its step, null what was not.
-        """
-        rows = [flatten(row) for row in self._rows]
-        keys = dict.fromkeys(key for row in rows for key in row)
-        return pl.DataFrame(
-            [{key: row.get(key) for key in keys} for row in rows], infer_schema_length=None, strict=False
-        )
-
-    def plot(self) -> Figure:
-        """The validation MRR and the training loss against the steps, as a matplotlib figure."""
-        return plot_curves(self._rows, self._about, self.results["selected_step"])
-
-    @property
-    def _about(self) -> About:
-        name = self.record["dataset"]["name"]
-        return About(name, self.config.model.scorer, self.config.method, self.config.seed)
-
-    @cached_property
-    def dataset(self) -> Dataset:
-        """The dataset of the run.
-
-        Raises:
-            DataError: it is nowhere, or its names are no longer those that the model was trained with.
-            UsageError: it was made in Python.
-        """
-        if self._lost and self.config.data.dataset is not None:
-            what = f"its dataset {self.record['dataset']['name']!r} is not found"
-            remedy = "say where it is by --dataset NAME or FOLDER (in Python dataset=), or put it under $MMRNS_DATA"
-            raise DataError(self.folder or "", what, remedy)
-        dataset = self._dataset or build_dataset(self.config, device=self.device)
-        for kind, names in self._trained_names.items():
-            now = getattr(dataset.graph, kind).names
-            if not now.equals(names):
-                assert self.folder is not None
-                where = dataset.folder or dataset.name
-                message = f"is not the {kind} of {where} ({_difference(names, now)})"
-                raise DataError(self.folder / f"{kind}.txt", message, "restore the dataset or train again")
-        return dataset
-
-    @cached_property
-    def _trained_names(self) -> dict[str, pl.Series]:
-        """The entities and the relations that the model was trained with, in id order, where it is from a folder."""
-        if self.folder is None or self._model is not None:
-            return {}
-        paths = {kind: self.folder / f"{kind}.txt" for kind in ("entities", "relations")}
-        # As `listing` wrote them: split at line feeds, and at nothing else that names may hold.
-        found = {kind: split_lines(_text(path)) for kind, path in paths.items() if path.exists()}
-        verify(self.folder, *(path.name for path in paths.values()))
-        return found
-
-    @cached_property
-    def _names(self) -> Dataset:
-        """The dataset; where it is not found what the run's own folder knows of it: the names, and no triple.
-
-        Raises:
-            DataError, UsageError: it is not found, and the model needs more than the names.
-        """
-        table = Embedder.registry.get(self.config.model.embedder or "table") is TableEmbedder
-        if not (self._lost and table and len(self._trained_names) == 2):
-            return self.dataset
-        none = torch.empty(0, 3, dtype=torch.int64)
-        vocabularies = {kind: Vocabulary(names) for kind, names in self._trained_names.items()}
-        graph = KnowledgeGraph(**vocabularies, train=none, valid=none, test=none)
-        return Dataset(self.record["dataset"]["name"], None, graph, Features())
-
-    @cached_property
-    def model(self) -> Model:
-        """The selected model."""
-        return self._model or self._loaded(build_model(self.config, self._names), "model.safetensors")
-
-    @cached_property
-    def sampler(self) -> Sampler:
-        """The sampler of the selected step."""
-        return self._sampler or self._loaded(
-            build_sampler(self.config, self.dataset, self.model), "sampler.safetensors"
-        )
-
-    def _loaded(self, module: _Module, file: str) -> _Module:
-        assert self.folder is not None
-        path = self.folder / file
-        verify(self.folder, file)
-        if module.state_dict():
-            tensors, _ = read_tensors(path)
-            if reason := weights_misfit(module, tensors):
-                message = f"does not fit the run's configuration, or the features of its dataset ({reason})"
-                raise DataError(path, message, "restore them, or train again")
-            module.load_state_dict(tensors)
-            for name, values in module.state_dict().items():
-                if not torch.isfinite(values).all():
-                    raise DataError(path, f"holds what is not finite in {name!r}", "restore the file, or train again")
-        return module.to(self.device).eval()
-
-    @cached_property
-    def device(self) -> torch.device:
-        """Where the model is put."""
-        return build_device(self._device or usable_device(self.config.device))
 
     def score(self, triples: Any) -> pl.DataFrame:
         """The model's scores of triples, true or not; larger is more plausible, and comparable within the run only.
@@ -323,22 +75,32 @@ class Run:
             arrays for each view of the model (`structure`, and the modalities that it scores by), null where an entity
             lacks the view. Of relations `relation`, `name` and `vector`; with reciprocal relations also `inverse`.
         """
-        graph, model = self._names.graph, self.model
-        if of == "relations":
-            vectors = model.relations(torch.arange(len(model.relation.weight), device=self.device)).cpu()
-            columns = dict(zip(("vector", "inverse"), vectors.split(len(graph.relations)), strict=False))
-            names, labels = graph.relations.names, self._names.relation_labels
-            arrays = {name: _arrays(name, part, None) for name, part in columns.items()}
-            kind = "relation"
-        elif of == "entities":
-            views = model.entity.all()
-            vectors, present = views.vectors.cpu(), views.present.cpu()
-            arrays = {name: _arrays(name, vectors[:, v], present[:, v]) for v, name in enumerate(model.views)}
-            names, labels, kind = graph.entities.names, self._names.labels, "entity"
-        else:
+        if of not in ("entities", "relations"):
             raise UsageError(f"embeddings of={of!r}: ask for entities or relations")
-        named = pl.Series("name", [labels.get(name) for name in names], dtype=pl.String)
-        return pl.DataFrame([names.alias(kind), named, *arrays.values()])
+        names = self._entities if of == "entities" else self._relations
+        return vectors_frame(self.model, names, self.device)
+
+    @torch.no_grad()
+    def neighbours(self, entity: str, *, by: str = STRUCTURE, top: int = 10) -> pl.DataFrame:
+        """The entities that are most similar to one, by what the model has learned or by a modality.
+
+        Similarity is the cosine of two vectors: by `structure` of the model's own (of phases, as pRotatE has them, of
+        the points on the circle), by a modality of the means of the entities' tokens, as the dataset has them, which
+        need not be one that the model reads.
+
+        Args:
+            entity: its id, or its name.
+            by: `structure`, or the name of a modality.
+            top: entities to list.
+
+        Returns:
+            Columns `rank`, `entity`, `name` (null where there is none), `similarity` (from -1 to 1); and `structure`
+            and each modality, the similarity by that, null where one of the two has none. The most similar first.
+
+        Raises:
+            UsageError: an unknown entity or modality, or the entity has none of it.
+        """
+        return neighbours(self.model, self.dataset, self._entities, self._entities.id(entity), by, top, self.device)
 
     def ranks(
         self,
@@ -349,6 +111,11 @@ class Run:
     ) -> Ranks:
         """Filtered ranks of both sides of a split; `candidates` as of `evaluate`."""
         among = self._candidates(candidates)
+        if left_out := self._data.left_out.get(split):
+            where = self.dataset.files.get(split, split)
+            what = "1 triple names" if left_out == 1 else f"{left_out:,} triples name"
+            what += " what the model has no vector for"
+            raise DataError(where, what, "train again to evaluate on such, or take them out")
         return rank_split(self.model, self.dataset, split, self.config, self.device, progress, among)
 
     @overload
@@ -368,6 +135,7 @@ class Run:
             split: what to rank.
             by: break the realistic metrics down by `relation`, by `category` (1-1, 1-n, n-1, n-n), by `side`, or by
                 what of a query is `unseen` in train: a frame with one row each, most queries first; see `breakdown`.
+                Relations have their readable `name` beside them.
             candidates: rank only among the relation's domain or range in train (`"train"`), or among the entities that
                 a file lists for it, in rows relation TAB side (head or tail) TAB entity. None ranks among every entity.
                 A side without candidates is unrestricted. A true answer that is not among them takes part all the same,
@@ -377,14 +145,22 @@ class Run:
         found = self.report(self.ranks(split, candidates=candidates), by=by, candidates=candidates, bootstrap=bootstrap)
         if isinstance(found, dict):
             return found
-        return pl.DataFrame([flatten(row) for row in found], infer_schema_length=None)
+        schema = {"name": pl.String} if by == "relation" else None
+        rows = [flatten(row) for row in found]
+        return pl.DataFrame(rows, schema_overrides=schema, infer_schema_length=None)
 
     def report(
         self, ranks: Ranks, *, by: By | None = None, candidates: Path | str | None = None, bootstrap: int = 0
     ) -> dict[str, Any] | list[dict[str, Any]]:
         """What `evaluate` returns, of ranks that are at hand; broken down as a list of rows."""
         graph, among = self.dataset.graph, self._candidates(candidates)
-        return report(ranks, graph, bootstrap, among) if by is None else breakdown(ranks, graph, by, bootstrap, among)
+        if by is None:
+            return report(ranks, graph, bootstrap, among)
+        rows = breakdown(ranks, graph, by, bootstrap, among)
+        if by != "relation":
+            return rows
+        labels = self.dataset.relation_labels
+        return [{by: row[by], "name": labels.get(row[by])} | row for row in rows]
 
     def _candidates(self, source: Path | str | None) -> Candidates | None:
         if source is None:
@@ -410,7 +186,8 @@ class Run:
 
         Args:
             head, relation, tail: names; exactly one is left out, and is asked for. An entity or a relation may be given
-                by its id or, where that is unique, by its name in `entities.tsv` or `relations.tsv`.
+                by its id or, where that is unique, by its name in `entities.tsv` or `relations.tsv`; also in another
+                case, where no other is called so.
             queries: instead, a file of rows head TAB relation TAB tail, `?` or nothing for what is asked for (`-`: the
                 standard input); or such triples as a list, an array or a frame.
             top: answers per query.
@@ -420,8 +197,9 @@ class Run:
 
         Returns:
             Columns head, relation, tail, score, rank (among what may be listed), known; `seen`, whether head, relation
-            and tail all occur in train; `asked`, the part that was asked for; `query`, whose answer it is, counted from
-            1. Query by query, the best first.
+            and tail all occur in the training's triples; `asked`, the part that was asked for; `query`, whose answer it
+            is, counted from 1; `head_name`, `relation_name`, `tail_name`, null where there is no readable name. Query
+            by query, the best first.
 
         Raises:
             UsageError: unknown names (close ones are offered), or not exactly one part asked for; of a file a DataError
@@ -433,43 +211,48 @@ class Run:
         asked = self.queries([(head, relation, tail)] if queries is None else queries)
         return self.answers(asked, top=top, known=known, candidates=candidates)
 
+    def entity(self, name: str) -> tuple[str, str | None]:
+        """The id of an entity that is asked about by any of its names, and its readable name where there is one."""
+        place = self._entities.id(name)
+        return self._entities.known[place], self._entities.labels[place]
+
     def queries(self, given: Any) -> Queries:
         """Queries as `predict` takes them, in ids."""
         if isinstance(given, str | Path):
             return read_queries(Path(given), self._entities, self._relations)
         return queries_of(given, self._entities, self._relations)
 
+    def every_query(self, side: draws.Side = "tail") -> Queries:
+        """For every entity and relation that some triple has together, what else belongs there, on one side."""
+        return every_query(self.dataset.graph, side == "head")
+
     def named(self, queries: Queries) -> pl.DataFrame:
-        """Queries in names: head, relation and tail, null for what is asked for."""
-        return queries.frame(self._names.graph)
+        """Queries in names: head, relation, tail, head_name, relation_name, tail_name; null for what is asked for."""
+        return queries.frame(*self._names)
 
     @torch.no_grad()
     def answers(
         self, queries: Queries, *, top: int = 10, known: Known = "flag", candidates: Path | str | None = None
     ) -> pl.DataFrame:
         """What `predict` returns, for queries in ids. A `Note` tells what the training knew nothing of."""
-        if self._lost and (known == "drop" or candidates is not None):
-            self.dataset  # noqa: B018 - it says what is missing.
-        graph = self._names.graph
-        if self._lost and known == "flag":
-            note(f"{self.folder}: without its dataset known answers are not marked; --dataset says where it is")
-        if not self._lost:
+        with comparing(len(queries) * len(self.dataset.graph.entities) * self.model.spec.entity_width):
             self._say_unseen(queries)
-        return answers(
-            self.model,
-            graph,
-            queries,
-            top=top,
-            known=known,
-            among=self._candidates(candidates),
-            device=self.device,
-            memory_mb=self.config.evaluation.memory_mb,
-            triples_known=not self._lost,
-        )
+            return answers(
+                self.model,
+                self.dataset.graph,
+                queries,
+                *self._names,
+                trained=self._data.trained,
+                top=top,
+                known=known,
+                among=self._candidates(candidates),
+                device=self.device,
+                memory_mb=self.config.evaluation.memory_mb,
+            )
 
     def _say_unseen(self, queries: Queries) -> None:
         """Say which names of queries train lacks, unless the model knows the entity by a modality."""
-        graph, triples = self._names.graph, queries.triples
+        graph, triples = self._data.trained, queries.triples
         entities = triples[:, [0, 2]].flatten().unique()
         entities = entities[(entities >= 0) & ~graph.seen_entities[entities]]
         by_features = [view != STRUCTURE for view in self.model.views]
@@ -485,6 +268,89 @@ class Run:
                     f" and {len(unseen) - 1:,} more" if len(unseen) > 1 else ""
                 )
                 note(f"train lacks the {first}: such vectors were never trained, and their answers mean little")
+
+    def export_embeddings(
+        self,
+        path: str | Path,
+        of: Literal["entities", "relations"] = "entities",
+        *,
+        view: str | None = None,
+    ) -> list[Path]:
+        """Write the model's vectors with their names, in the format that the file's ending says.
+
+        - `.parquet`: the frame of `embeddings`.
+        - `.tsv`: a vector a line, tabs between the numbers, and `NAME_metadata.tsv` with a header line and the id and
+          the name of each: what TensorBoard's projector loads. What lacks the view is left out.
+        - `.safetensors`: the layout of a dataset's features, so that a model can read them: `values` float32
+          [n V width], the views in the order of the metadata's `views`, and `mask` bool [n V], whether the entity has
+          the view; beside it `NAME.entities`, an id a line. Of relations the views are `vector` and, where there are
+          reciprocal ones, `inverse`, and the list is `NAME.relations`.
+
+        A scorer's own page says what a vector's numbers are; of complex ones the d real parts come first.
+
+        Args:
+            path: where; files that are there are replaced.
+            of: whose vectors.
+            view: write this view only.
+
+        Returns:
+            The files that were written.
+
+        Raises:
+            UsageError: another ending, no such view, or several views for a `.tsv`.
+        """
+        about = {"encoder": self.title, "seed": str(self.config.seed), "step": str(self.results["selected_step"])}
+        return write_vectors(self.embeddings(of), Path(path), view, about)
+
+    def export_predictions(
+        self,
+        path: str | Path,
+        queries: Any,
+        *,
+        top: int = 10,
+        known: Known = "drop",
+        candidates: Path | str | None = None,
+        progress: Callable[[int], None] = lambda n: None,
+    ) -> int:
+        """Write the answers of many queries as they come: the memory that it takes does not depend on their number.
+
+        Args:
+            path: `.parquet`, the frame of `predict`; or `.nt`, N-Triples, a statement for each answer. Names that are
+                IRIs or blank nodes are written as such, others percent-encoded after `urn:mmrns:`.
+            queries: see `predict`, or what `every_query` or `queries` gave.
+            top, known, candidates: see `predict`.
+            progress: told of the queries done.
+
+        Returns:
+            How many predictions were written.
+        """
+        asked = queries if isinstance(queries, Queries) else self.queries(queries)
+
+        def parts() -> Iterator[pl.DataFrame]:
+            size = max(1, ROWS // top)
+            for first in range(0, len(asked), size):
+                part = Queries(asked.triples[first : first + size])
+                frame = self.answers(part, top=top, known=known, candidates=candidates)
+                yield frame.with_columns(pl.col("query") + first)
+                progress(len(part))
+
+        return write_predictions(parts(), Path(path), self.dataset.graph)
+
+    def export_bundle(self, folder: str | Path) -> None:
+        """Write the run with all that its use takes to a new folder, which `load_run` opens on any machine.
+
+        It is a run folder without checkpoints whose `dataset/` holds, beside the triples and names that every run
+        folder has there, the descriptions and those features that the model or its sampler reads. Pictures stay behind.
+
+        Raises:
+            UsageError: the run is in memory only.
+            DataError: the folder holds something already or cannot be written; features that are needed are not found.
+        """
+        if self.folder is None:
+            raise UsageError("the run is in memory only; save it first: run.save(folder)")
+        dataset = replace(self.dataset, graph=self._data.trained)
+        names = features_read(self.config, dataset)
+        write_bundle(self.folder, Path(folder), self.config, self.record, dataset, names)
 
     def inspect(
         self,
@@ -520,6 +386,19 @@ class Run:
         Raises:
             UsageError: unknown names (close ones are offered), or `against` finds no triple.
         """
+        if self._data.added:
+            # The sampler knows the entities of its training only.
+            return self._as_trained.inspect(
+                head,
+                relation,
+                tail,
+                against=against,
+                side=side,
+                samplers=samplers,
+                steps=steps,
+                top=top,
+                progress=progress,
+            )
         graph = self.dataset.graph
         triple = self._entities.id(head), self._relations.id(relation), self._entities.id(tail)
         others = [draws.against(self.dataset, triple, self._relations.id(other)) for other in against]
@@ -557,20 +436,42 @@ class Run:
             **draws.about(self.dataset, queries),
         }
 
+    @cached_property
+    def _as_trained(self) -> Run:
+        """The same run with the entities of its training only."""
+        return Run(
+            self.config,
+            self.results,
+            self.record,
+            folder=self.folder,
+            dataset=self._dataset,
+            device=str(self.device),
+            found=self._found,
+            grows=False,
+        )
+
     def _untrained(self, method: str) -> draws.Drawing:
         config = self.config.with_method(method)
         sampler = build_sampler(config, self.dataset, self.model).to(self.device).eval()
         return draws.Drawing(method, sampler, build_batches(config, self.dataset), _trained(sampler, False))
 
     @cached_property
-    def _entities(self) -> Names:
-        """What entities may be called."""
-        return Names("entity", self._names.graph.entities, self._names.labels)
+    def _names(self) -> tuple[Names, Names]:
+        """What entities and what relations may be called."""
+        dataset, strangers = self.dataset, self._data.strangers
+        graph = dataset.graph
+        entities = Names("entity", graph.entities, dataset.labels, strangers.get("entities"))
+        relations = Names("relation", graph.relations, dataset.relation_labels, strangers.get("relations"))
+        entities.other, relations.other = relations, entities
+        return entities, relations
 
-    @cached_property
+    @property
+    def _entities(self) -> Names:
+        return self._names[0]
+
+    @property
     def _relations(self) -> Names:
-        """What relations may be called."""
-        return Names("relation", self._names.graph.relations, self._names.relation_labels)
+        return self._names[1]
 
 
 def _trained(sampler: Sampler, yes: bool) -> bool | None:
@@ -581,29 +482,6 @@ def _trained(sampler: Sampler, yes: bool) -> bool | None:
 def load_run(folder: str | Path, *, dataset: Dataset | str | Path | None = None, device: str | None = None) -> Run:
     """Open a finished run folder; see `Run.load`."""
     return Run.load(folder, dataset=dataset, device=device)
-
-
-def _difference(trained: pl.Series, now: pl.Series) -> str:
-    """The first name that is only in one of two lists; each is in the order of code points."""
-    gone, new = trained.filter(~trained.is_in(now.implode())), now.filter(~now.is_in(trained.implode()))
-    words = [f"{len(part):,} {what}, first {part[0]!r}" for part, what in ((gone, "gone"), (new, "new")) if len(part)]
-    return "; ".join(words) or "in another order"
-
-
-def _text(path: Path) -> str:
-    try:
-        return read_bytes(path).decode()
-    except UnicodeDecodeError as error:
-        raise DataError(path, "is not valid UTF-8", "restore it, or train again") from error
-
-
-def _arrays(name: str, vectors: Tensor, present: Tensor | None) -> pl.Series:
-    """A column of arrays, null where they are not present."""
-    found = pl.Series(name, vectors.numpy())
-    if present is None or present.all():
-        return found
-    there = pl.Series("present", present.numpy())
-    return pl.select(pl.when(there).then(found).alias(name))[name]
 
 
 def rank_split(

@@ -131,4 +131,4 @@ def test_numba_that_does_not_load_is_as_good_as_none(monkeypatch: pytest.MonkeyP
     # Importing it raises ImportError.
     monkeypatch.setitem(sys.modules, "mmrns.nn.kernels.compiled", None)
     with pytest.warns(Note, match="Numba cannot be loaded"):
-        assert comparisons.fused.__wrapped__() is False
+        assert comparisons._loaded.__wrapped__() is False

@@ -151,3 +151,17 @@ def test_rows_of_a_table_are_as_good_as_gathered(
         torch.testing.assert_close(a, b)
     # Row 8 is named nowhere.
     assert (found[2][8] == 0).all()
+
+
+def test_for_few_pairs_the_kernels_are_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "mmrns.nn.kernels.compiled", raising=False)
+    monkeypatch.setattr(comparisons, "_loaded", lambda: True)
+    with comparisons.comparing(comparisons.LOADING - 1):
+        assert not comparisons.fused()
+        with comparisons.comparing(comparisons.LOADING):
+            assert comparisons.fused()
+        assert not comparisons.fused()
+    assert comparisons.fused()
+    monkeypatch.setitem(sys.modules, "mmrns.nn.kernels.compiled", object())
+    with comparisons.comparing(1):
+        assert comparisons.fused()

@@ -6,6 +6,10 @@ in registers, so that it moves nothing but its operands. Both give the same numb
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -53,13 +57,38 @@ def pair_width(width: int, device: torch.device | str) -> int:
     return 0 if torch.device(device).type == "cpu" and fused() else 2 * width
 
 
-@cache
+LOADING = 2**28
+"""So many pairs of reals torch compares in the time, most of a second, that loading the fused kernels takes."""
+
+_COMPILED = "mmrns.nn.kernels.compiled"
+_few: ContextVar[bool] = ContextVar("few", default=False)
+
+
+@contextmanager
+def comparing(pairs: int) -> Generator[None]:
+    """Within it so many pairs of reals are compared in all: for few of them the fused kernels are not loaded.
+
+    Kernels that are loaded are used. Not for training, whose numbers must not depend on it.
+    """
+    token = _few.set(pairs < LOADING)
+    try:
+        yield
+    finally:
+        _few.reset(token)
+
+
 def fused() -> bool:
+    """Whether the fused kernels are used: where they are installed, and loading them pays (`comparing`)."""
+    return False if _few.get() and _COMPILED not in sys.modules else _loaded()
+
+
+@cache
+def _loaded() -> bool:
     """Whether the fused kernels are installed; a Numba that does not load is as good as none, which a note says."""
     if find_spec("numba") is None:
         return False
     try:
-        import_module("mmrns.nn.kernels.compiled")
+        import_module(_COMPILED)
     except Exception as error:  # A Numba that does not fit NumPy or its LLVM may raise anything.
         reason = str(error).partition("\n")[0] or type(error).__name__
         message = f"Numba cannot be loaded ({reason}), so that comparisons run in torch, several times slower"
@@ -86,7 +115,7 @@ def _in_torch(kind: Kind, query: Tensor, candidates: Tensor) -> Tensor:
 
 
 def fusible(*operands: Tensor) -> bool:
-    """Whether the fused kernels are installed and take these: on the CPU, all of one type with 32 or 64 bits."""
+    """Whether the fused kernels are used and take these: on the CPU, all of one type with 32 or 64 bits."""
     first = operands[0].dtype
     return (
         first in (torch.float32, torch.float64)

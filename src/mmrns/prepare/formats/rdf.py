@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import quote
 
 import polars as pl
 
+from mmrns.data.terms import Terms
 from mmrns.errors import DataError
 from mmrns.prepare.formats.base import Layout
 from mmrns.prepare.formats.contents import (
@@ -22,10 +21,7 @@ from mmrns.prepare.formats.contents import (
 )
 from mmrns.prepare.formats.literals import DESCRIPTIONS, IMAGES, NAMES, TEXT, XSD, is_picture, take_literals
 from mmrns.prepare.formats.statements import (
-    BASE,
     FORMATS,
-    MARK,
-    NAME,
     Statements,
     decoded,
     keep_apart,
@@ -33,13 +29,6 @@ from mmrns.prepare.formats.statements import (
     read_statements,
     suffix_format,
 )
-
-_CHAR = r"(?:[A-Za-z0-9\-._~:@!$&'()*+,;=]|%[0-9A-Fa-f]{2}|[\x{A0}-\x{D7FF}\x{F900}-\x{FDCF}\x{FDF0}-\x{FFEF}])"
-_IRI = (
-    rf"^[A-Za-z][A-Za-z0-9+.\-]*:(?://[A-Za-z0-9.\-]+(?::[0-9]{{1,5}})?(?:/{_CHAR}*)*|/?{_CHAR}+(?:/{_CHAR}*)*)"
-    rf"(?:\?(?:{_CHAR}|[/?])*)?(?:#(?:{_CHAR}|[/?])*)?$"
-)
-_BLANK = r"^_:[A-Za-z0-9_](?:[A-Za-z0-9_\-.]*[A-Za-z0-9_\-])?$"
 
 
 class Rdf(Layout, name="rdf"):
@@ -153,11 +142,11 @@ class NTriples(Rdf, name="ntriples"):
             for column in ("entity", "attribute", "relation")
             if column in table.columns
         ]
-        terms = _Terms(pl.concat([names, *(column.alias("entity") for column in more)]).unique().sort())
+        terms = Terms(pl.concat([names, *(column.alias("entity") for column in more)]).unique().sort())
         mark = pl.DataFrame({"line": terms.mark()}, schema={"line": pl.String})
         for split, frame in contents.splits.items():
-            line = pl.format("{} {} {} .", terms.resource("head"), terms.property("relation"), terms.resource("tail"))
-            write_lines(pl.concat([mark, frame.select(line.alias("line"))]), folder / f"{split}.nt", header=False)
+            lines = frame.select(terms.statement().alias("line"))
+            write_lines(pl.concat([mark, lines]), folder / f"{split}.nt", header=False)
         statements: list[pl.DataFrame] = []
 
         def say(table: pl.DataFrame | None, subject: str, predicate: pl.Expr, column: str, type_: str = "") -> None:
@@ -184,40 +173,6 @@ class NTriples(Rdf, name="ntriples"):
         lines = [frame for frame in statements if len(frame)]
         if lines:
             write_lines(pl.concat([mark, *lines]), folder / "entities.nt", header=False)
-
-
-class _Terms:
-    """Names as N-Triples terms: found once for each name, then looked up."""
-
-    def __init__(self, names: pl.Series):
-        iri = names.str.contains(_IRI) & ~names.str.starts_with(NAME) & ~names.str.starts_with(BASE)
-        blank = names.str.contains(_BLANK)
-        self._blank = names.filter(blank)
-        coded = pl.Series([f"<{NAME}{quote(name, safe='')}>" for name in names.filter(~iri)], dtype=pl.String)
-        as_iri = pl.Series("term", [""] * len(names), dtype=pl.String)
-        as_iri = as_iri.scatter((~iri).arg_true(), coded)
-        self._names, self._codes = names, pl.Enum(names)
-        self._property = names.to_frame("n").select(
-            pl.when(iri).then(pl.format("<{}>", "n")).otherwise(as_iri).alias("term")
-        )["term"]
-        self._resource = names.to_frame("n").select(pl.when(blank).then("n").otherwise(self._property).alias("term"))[
-            "term"
-        ]
-
-    def mark(self) -> list[str]:
-        """The first line of each file; none if no name is a blank node's."""
-        if self._blank.is_empty():
-            return []
-        return [MARK.decode() + hashlib.blake2b("\n".join(self._names).encode(), digest_size=8).hexdigest()]
-
-    def resource(self, column: str) -> pl.Expr:
-        return self._look_up(column, self._resource)
-
-    def property(self, column: str) -> pl.Expr:
-        return self._look_up(column, self._property)
-
-    def _look_up(self, column: str, terms: pl.Series) -> pl.Expr:
-        return pl.lit(terms).gather(pl.col(column).cast(self._codes).to_physical())
 
 
 def _escaped(column: str) -> pl.Expr:

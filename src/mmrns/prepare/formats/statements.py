@@ -15,19 +15,11 @@ from urllib.parse import quote, unquote
 
 import polars as pl
 
+from mmrns.data.terms import BASE, MARK, NAME
 from mmrns.errors import DataError, UsageError
 from mmrns.prepare.formats.contents import TEXT_SUFFIXES, TRIPLE
 
 FORMATS = {".nt": "nt", ".ttl": "ttl", ".rdf": "rdf", ".owl": "rdf", ".xml": "rdf", ".nq": "nq", ".trig": "trig"}
-
-BASE = "file:///"
-"""What relative IRIs are resolved against; taken off again."""
-
-NAME = "urn:mmrns:"
-"""Before a name that is no IRI, percent-encoded."""
-
-MARK = b"# mmrns graph "
-"""Begins the first line of the files that `--to ntriples` writes of a graph with blank nodes; then what graph it is."""
 
 _LINES = ("nt", "nq")
 """Notations of one statement a line."""
