@@ -139,8 +139,11 @@ def test_a_frame_in_memory_becomes_a_run_and_the_run_a_folder(tmp_path: Path) ->
     )
     run = mmrns.train(QUICK, dataset=data, sampler="mmrns", dim=6, steps=10, out=tmp_path / "run")
     assert run.config.data.dataset is None
-    with pytest.raises(UsageError, match=r"made in Python; hand it over: load_run\(folder, dataset=\.\.\.\)"):
-        mmrns.load_run(tmp_path / "run").evaluate()
+    # Its folder keeps all but the features, which here the sampler reads.
+    alone = mmrns.load_run(tmp_path / "run")
+    assert alone.evaluate() == run.results["test"]
+    with pytest.raises(DataError, match=r"alone has the features 'size' that are read here; .*\(in Python dataset=\)"):
+        alone.inspect("p1", "knows", "p2")
     again = mmrns.load_run(tmp_path / "run", dataset=data)
     assert again.evaluate() == run.results["test"]
     in_memory = mmrns.train(QUICK, dataset=data, sampler="mmrns", dim=6, steps=10)
@@ -200,7 +203,7 @@ def test_history_and_plot(run: mmrns.Run) -> None:
 @pytest.mark.parametrize("by", ["relation", "category", "side"])
 def test_metrics_by_part_are_a_frame(run: mmrns.Run, by: Any) -> None:
     frame = run.evaluate(by=by)
-    assert frame.columns[:3] == [by, "queries", "mrr"]
+    assert frame.columns[: 3 + (by == "relation")] == [by, *(["name"] * (by == "relation")), "queries", "mrr"]
     assert frame["queries"].sum() == run.results["test"]["queries"]
     mean = (frame["mrr"] * frame["queries"]).sum() / frame["queries"].sum()
     assert mean == pytest.approx(run.results["test"]["both"]["realistic"]["mrr"])
