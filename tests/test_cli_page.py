@@ -289,3 +289,21 @@ def test_the_words_of_text_tokens_are_listed_with_their_numbers(flags: tuple[mmr
     text = page(found, run.dataset.folder)
     assert '<ol class="tokens"><li value="1">Germany</li><li value="2">Federal Republic of Germany</li>' in text
     assert '<th scope="row" title="Federal Republic of Germany">' in text
+
+
+def test_several_modalities_that_guide_one_together_are_named() -> None:
+    names = ["ann", "bob", "cem", "dan"]
+    rng = np.random.default_rng(0)
+    features = {name: (names, rng.normal(size=(4, tokens, 3))) for name, tokens in (("a", 1), ("b", 2), ("c", 3))}
+    triples = [("ann", "knows", "bob"), ("bob", "knows", "cem"), ("cem", "knows", "dan"), ("dan", "likes", "ann")]
+    dataset = mmrns.Dataset.from_triples(triples, valid=[("ann", "knows", "cem")], features=features)
+    settings = {"sampler.attention": True, "training.batch_size": 4}
+    run = mmrns.train(dataset=dataset, method="mmrns", dim=4, steps=2, settings=settings)
+    found = run.inspect("ann", "knows", "bob", side="head", steps=2)
+    attention = found["queries"][0]["samplers"][0]["attention"]
+    assert attention is not None
+    assert {one["reads"]: one["guide"] for one in attention["maps"]} == {"a": "b + c", "b": "a + c", "c": "a + b"}
+    assert attention["tokens"]["b + c"]["labels"] == ["b 1", "b 2", "c 1", "c 2", "c 3"]
+    html = page(found, None)
+    assert "a + c" in html
+    assert "c 3" in html

@@ -82,7 +82,10 @@ class HeatMap(TypedDict):
 
 
 class Attention(TypedDict):
-    """The attention over an `entity` under the relation of its query: `tokens` and `maps` by modality."""
+    """The attention over an `entity` under the relation of its query: `maps` and `tokens` by modality.
+
+    Where several modalities guide one together, their tokens are there as well under the name of that `guide`.
+    """
 
     entity: str
     tokens: dict[str, TokenList]
@@ -413,8 +416,23 @@ def _pmi(similarities: Mapping[str, float | None], weights: Mapping[str, float])
 
 def _attention(dataset: Dataset, evidence: Evidence, row: int, target: int) -> Attention:
     entity = dataset.graph.entities[target]
-    tokens = {one.reads: _tokens(dataset, one.reads, entity, one.read_mask[row]) for one in evidence.maps}
-    return {"entity": entity, "tokens": tokens, "maps": [_heat_map(one, row) for one in evidence.maps]}
+    own = {one.reads: _tokens(dataset, one.reads, entity, one.read_mask[row]) for one in evidence.maps}
+    together = {
+        one.guide: _joined({name: tokens for name, tokens in own.items() if name != one.reads})
+        for one in evidence.maps
+        if one.guide not in own
+    }
+    return {"entity": entity, "tokens": own | together, "maps": [_heat_map(one, row) for one in evidence.maps]}
+
+
+def _joined(parts: Mapping[str, TokenList]) -> TokenList:
+    """The tokens of modalities that guide together, one modality after the other."""
+    labels: list[str] = []
+    for name, part in parts.items():
+        numbered = [f"{name} {i + 1}" for i, there in enumerate(part["present"]) if there]
+        labels += part["labels"] or numbered
+    present = [there for part in parts.values() for there in part["present"]]
+    return {"present": present, "labels": labels, "grid": None, "grids": []}
 
 
 def _heat_map(one: AttentionMap, row: int) -> HeatMap:
