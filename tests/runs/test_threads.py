@@ -240,6 +240,6 @@ def test_numba_is_offered_where_it_is_missing(toy_folder: Path, monkeypatch: pyt
     mmrns.train(config(toy_folder), callbacks=[told_of], progress=False)
     offered = "Without Numba a step takes up to twice as long; pip install 'mmrns[fast]'."
     assert offered not in told_of.notes
-    monkeypatch.setattr(mmrns.runs.train, "find_spec", lambda name: None)
+    monkeypatch.setattr("mmrns.runs.notes.find_spec", lambda name: None)
     mmrns.train(config(toy_folder), callbacks=[told_of], progress=False)
     assert told_of.notes.count(offered) == 1

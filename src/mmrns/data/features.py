@@ -232,6 +232,11 @@ class Features(Mapping[str, Modality]):
     def __init__(self, modalities: Mapping[str, Modality] | None = None):
         self._modalities = dict(modalities or {})
 
+    @property
+    def at_hand(self) -> Mapping[str, Modality]:
+        """Those that can be read: all, but where a run has been parted from its dataset."""
+        return self._modalities
+
     @classmethod
     def open(cls, folder: Path, entities: Vocabulary) -> Features:
         """Map every `NAME.safetensors` of a folder; where there is no folder there are no features."""

@@ -293,7 +293,7 @@ def _encoded_pictures(dataset: Dataset, entities: Iterable[str]) -> dict[str, st
     ids = {entity: dataset.graph.entities.id(entity) for entity in entities}
     return {
         entity: one.picture
-        for modality in dataset.features.values()
+        for modality in dataset.features.at_hand.values()
         for entity, i in ids.items()
         for one in reversed(modality.made_of(i))
         if not isinstance(one, str) and one.picture is not None

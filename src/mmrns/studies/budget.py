@@ -68,7 +68,7 @@ def budgets_of(configs: Iterable[Config]) -> dict[str, set[int | None]]:
 
 
 def budget_told(budgets: Mapping[str, Mapping[str, Collection[int | None]]]) -> str:
-    """What trainings may take, in a sentence that tells whose budgets differ.
+    """What trainings may take, in a sentence that tells whose budgets differ; nothing where there are none.
 
     >>> budget = {"training.steps": {1000}, "training.batch_size": {512}, "sampler.negatives": {64}}
     >>> budget_told({"uniform": budget, "sans": budget})
@@ -76,6 +76,8 @@ def budget_told(budgets: Mapping[str, Mapping[str, Collection[int | None]]]) -> 
     >>> budget_told({"uniform": budget, "sans": budget, "k-vs-all": budget | {"sampler.negatives": {None}}})
     'Each training: 1,000 steps, 512 triples a step, 64 (k-vs-all: all) negatives a triple.'
     """
+    if not budgets:
+        return ""
     parts: list[str] = []
     for key, unit in _PARTS:
         by_value: dict[str, list[str]] = {}

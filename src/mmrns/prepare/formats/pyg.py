@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -29,7 +30,10 @@ def to_pyg(dataset: Dataset, modalities: Sequence[str] | None = None) -> Any:
         UsageError: PyTorch Geometric is not installed, or there is no such modality.
     """
     try:
-        found: Any = import_module("torch_geometric.data")
+        with warnings.catch_warnings():
+            # It compiles functions in a way that torch has deprecated.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            found: Any = import_module("torch_geometric.data")
     except ImportError as error:
         raise UsageError("this needs PyTorch Geometric: pip install 'mmrns[pyg]'") from error
     graph, data = dataset.graph, found.HeteroData()
