@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import warnings
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from mmrns.cli import show
+from mmrns.cli import main, show
 from mmrns.errors import MmrnsError, Note, note
 
 HOSTILE = "\x1b[31mred\x1b]0;title\x07\x9b2J\u202egnp\r\x7f"
@@ -144,3 +145,13 @@ def test_a_table_that_is_too_wide_is_narrowed_and_then_written_one_by_one(monkey
         *("method  without-the-loss", "MRR     47.43 ±0.34", "rank    3", ""),
         *("method  b", "rank    4"),
     ]
+
+
+def test_the_garbage_collector_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr("mmrns.cli.app", lambda *_, **__: seen.append(gc.get_threshold()[0]))
+    before = gc.get_threshold()
+    with pytest.raises(SystemExit):
+        main()
+    assert gc.get_threshold() == before
+    assert seen[0] > before[0]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import signal
 import sys
 import traceback
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from mmrns.cli.app import app
@@ -38,7 +42,7 @@ def main() -> NoReturn:
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _end)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _little_garbage():
             show_notes()
             app(arguments, standalone_mode=True)
     except MmrnsError as error:
@@ -60,6 +64,22 @@ def main() -> NoReturn:
         say(f"mmrns: {place}{os.strerror(error.errno)}; --debug shows where")
         sys.exit(1)
     sys.exit(0)
+
+
+@contextmanager
+def _little_garbage() -> Generator[None]:
+    """Inside, and when the program ends, garbage is looked for less often.
+
+    What importing torch makes stays, and to look for garbage among it takes a third of a second of a short command.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(50_000, *before[1:])
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def _end(number: int, frame: object) -> NoReturn:
