@@ -3,8 +3,10 @@
 DB15K-resplit     DB15K's train and valid without what is in test, 4,000 random rows of it as valid; test as published.
                   (Of the 9,904 published valid rows all but 80 are in train or test.)
 FB15k-237-fifth   a random fifth of FB15k-237's train, 4,000 random rows each of valid and test.
+FB15k-237-film    the triples of FB15k-237 about films (`/film/film/...`), split without leakage, a tenth each for valid
+                  and test: few relations, and closed vocabularies such as genres, countries and kinds of work.
 
-Both are read from `$MMRNS_DATA`; features and descriptions are linked, not copied.
+All are read from `$MMRNS_DATA`; features and descriptions are linked, not copied.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from pathlib import Path
 
 import polars as pl
 
-from mmrns.data.folders import dataset_folders
+from mmrns.data.folders import dataset_folders, read_entities
+from mmrns.data.splitting import split_triples
 from mmrns.data.tables import read_columns
 
 COLUMNS = ["head", "relation", "tail"]
@@ -22,7 +25,7 @@ HELD_OUT = 4_000
 
 
 def main() -> None:
-    """Write both."""
+    """Write them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     folder: Path = parser.parse_args().folder
@@ -39,18 +42,27 @@ def main() -> None:
     parts = [part.sample(HELD_OUT, shuffle=True, seed=0) for part in (valid, test)]
     write(folder / "FB15k-237-fifth", known["FB15k-237"], train.sample(fraction=0.2, shuffle=True, seed=0), *parts)
 
+    films = pl.concat([train, valid, test]).filter(pl.col("relation").str.starts_with("/film/film/"))
+    found = split_triples(films, valid=0.1, test=0.1)
+    write(folder / "FB15k-237-film", known["FB15k-237"], found.train, found.valid, found.test, "features")
+    own = pl.concat([films["head"], films["tail"].alias("head")]).unique()
+    table = read_entities(known["FB15k-237"])
+    assert table is not None
+    table = table.filter(pl.col("entity").is_in(own.to_list()))
+    table.write_csv(folder / "FB15k-237-film" / "entities.tsv", separator="\t", quote_style="never")
+
 
 def splits(source: Path) -> list[pl.DataFrame]:
     """Train, valid and test of a folder."""
     return [read_columns(source / f"{name}.tsv", COLUMNS) for name in ("train", "valid", "test")]
 
 
-def write(target: Path, source: Path, train: pl.DataFrame, valid: pl.DataFrame, test: pl.DataFrame) -> None:
-    """A dataset folder with other triples and the same features."""
+def write(target: Path, source: Path, train: pl.DataFrame, valid: pl.DataFrame, test: pl.DataFrame, *same: str) -> None:
+    """A dataset folder with other triples and the same features, and names if nothing else is said."""
     target.mkdir(parents=True, exist_ok=True)
     for name, frame in (("train", train), ("valid", valid), ("test", test)):
         frame.write_csv(target / f"{name}.tsv", separator="\t", include_header=False, quote_style="never")
-    for name in ("entities.tsv", "features"):
+    for name in same or ("entities.tsv", "features"):
         link = target / name
         if not link.exists():
             link.symlink_to((source / name).resolve())

@@ -1,0 +1,88 @@
+"""The validation MRR against time, where a study's own seconds are beside other work.
+
+    python experiments/equal_time.py measure STUDY.yaml
+    python experiments/equal_time.py draw STUDY.yaml --out FILE.png
+
+`measure` times a step of every method of a study, in turns: processor seconds of one thread, the median over rounds,
+written to `step-seconds.json` beside the records. `draw` draws the recorded validations against steps times these
+seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from mmrns.files import read_json, write_json
+from mmrns.runs.build import build_dataset, build_trainer
+from mmrns.studies.comparison import Comparison
+from mmrns.studies.plots import Drawn, draw_time, seeds_in_words
+from mmrns.studies.records import read_records
+
+_ROUNDS, _STEPS = 7, 20
+"""Steps are timed in rounds, a few of each method in turn; whole blocks of the samplers that hold their candidates."""
+_FILE = "step-seconds.json"
+
+
+def main() -> None:
+    """Measure, or draw."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("measure", "draw"))
+    parser.add_argument("study", type=Path, help="its YAML file")
+    parser.add_argument("--out", type=Path, help="the picture")
+    arguments = parser.parse_args()
+    folder = arguments.study.with_suffix("")
+    if arguments.what == "measure":
+        write_json(folder / _FILE, measure(Comparison.read(arguments.study)))
+    elif arguments.out is None:
+        parser.error("draw needs --out FILE.png")
+    else:
+        draw(Comparison.read(arguments.study), folder, arguments.out)
+
+
+def measure(comparison: Comparison) -> dict[str, float]:
+    """Processor seconds of a step of each entry."""
+    torch.set_num_threads(1)
+    configs = {label: next(iter(comparison.configs(entry))) for label, entry in comparison.entries.items()}
+    dataset = build_dataset(next(iter(configs.values())))
+    trainers = {label: build_trainer(config, dataset) for label, config in configs.items()}
+    taken: dict[str, list[float]] = {label: [] for label in trainers}
+    for trainer in trainers.values():
+        trainer.sampler.pretrain(trainer.batch)
+    for turn in range(_ROUNDS + 1):
+        for label, trainer in trainers.items():
+            started = time.process_time()
+            for step in range(turn * _STEPS, (turn + 1) * _STEPS):
+                trainer.step(step)
+            taken[label].append((time.process_time() - started) / _STEPS)
+    # In the first round everything is fetched.
+    found = {label: median(seconds[1:]) for label, seconds in taken.items()}
+    for label, seconds in found.items():
+        print(f"{label:<20} {1e3 * seconds:.1f} ms")
+    return found
+
+
+def draw(comparison: Comparison, folder: Path, path: Path) -> None:
+    """The curves of a study's records against steps times the measured seconds."""
+    step_seconds: dict[str, float] = read_json(folder / _FILE, dict[str, float], "measure first")
+    records: list[dict[str, Any]] = [
+        record for record in read_records(folder) if record.get("curve") and "test" in record
+    ]
+    entries: list[Drawn] = []
+    for label in comparison.entries:
+        runs = [record for record in records if record["label"] == label]
+        curves = [[(step_seconds[label] * step, 100 * mrr) for step, _, mrr in run["curve"]] for run in runs]
+        entries.append(Drawn(label, runs[0]["sampler"], [100 * run["valid_mrr"] for run in runs], curves=curves))
+    scorers = ", ".join(dict.fromkeys(record["scorer"] for record in records))
+    seeds = seeds_in_words(sorted({record["seed"] for record in records}))
+    about = f"{comparison.common['data.dataset']}, {scorers}, {seeds}"
+    draw_time(entries, path, about=about, counted="steps times the seconds of a step, one core")
+
+
+if __name__ == "__main__":
+    main()
