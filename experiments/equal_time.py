@@ -11,6 +11,7 @@ seconds.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 from statistics import median
@@ -18,7 +19,7 @@ from typing import Any
 
 import torch
 
-from mmrns.files import read_json, write_json
+from mmrns.files import write_json
 from mmrns.runs.build import build_dataset, build_trainer
 from mmrns.studies.comparison import Comparison
 from mmrns.studies.plots import Drawn, draw_time, seeds_in_words
@@ -69,7 +70,7 @@ def measure(comparison: Comparison) -> dict[str, float]:
 
 def draw(comparison: Comparison, folder: Path, path: Path) -> None:
     """The curves of a study's records against steps times the measured seconds."""
-    step_seconds: dict[str, float] = read_json(folder / _FILE, dict[str, float], "measure first")
+    step_seconds: dict[str, float] = json.loads((folder / _FILE).read_text(encoding="utf-8"))
     records: list[dict[str, Any]] = [
         record for record in read_records(folder) if record.get("curve") and "test" in record
     ]

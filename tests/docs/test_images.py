@@ -9,7 +9,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "docs" / "images"
 RECORDED = {
-    "time-DB15K.png": "experiments/DB15K/equal-time/time.png",
     "time-countries.png": "experiments/countries/equal-time/time.png",
     "mrr-countries.png": "experiments/countries/equal-time/mrr.png",
 }
