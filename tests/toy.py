@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -23,6 +24,15 @@ ENTITIES = [f"e{i:02d}" for i in range(40)]
 GROUPS = 4
 SHAPES = {"image": (5, 7), "text": (3, 8)}
 MISSING = {"image": [5, 11, 17, 23, 38], "text": [5, 6, 29, 39]}
+
+SHORT: dict[str, Any] = {
+    "model.dim": 8,
+    "training.steps": 20,
+    "training.evaluate_every": 10,
+    "training.batch_size": 64,
+    "sampler.negatives": 4,
+}
+"""Settings of a training that takes no time."""
 
 
 def triples(rng: np.random.Generator) -> list[tuple[str, str, str]]:

@@ -12,14 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import mmrns
 from mmrns.errors import DataError, Note, UsageError
-
-SETTINGS: dict[str, Any] = {
-    "model.dim": 8,
-    "training.steps": 20,
-    "training.evaluate_every": 10,
-    "training.batch_size": 64,
-    "sampler.negatives": 4,
-}
+from toy import SHORT
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +23,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("added")
     write_toy(folder / "kg")
     for name, modalities in (("structure", None), ("fused", ["text"])):
-        given: dict[str, Any] = {"modalities": modalities, "method": "mmrns", "device": "cpu", "settings": SETTINGS}
+        given: dict[str, Any] = {"modalities": modalities, "method": "mmrns", "device": "cpu", "settings": SHORT}
         mmrns.train(dataset=folder / "kg", out=folder / name, **given)
     return folder
 

@@ -11,14 +11,7 @@ import torch
 
 import mmrns
 from mmrns.errors import UsageError
-
-SETTINGS: dict[str, Any] = {
-    "model.dim": 8,
-    "training.steps": 20,
-    "training.evaluate_every": 10,
-    "training.batch_size": 64,
-    "sampler.negatives": 4,
-}
+from toy import SHORT
 
 
 @pytest.fixture(scope="module", params=["TransE", "RotatE", "pRotatE"])
@@ -26,7 +19,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     from toy import write_toy
 
     kg = write_toy(tmp_path_factory.mktemp("neighbours") / "kg")
-    return mmrns.train(dataset=kg, scorer=request.param, method="uniform", device="cpu", settings=SETTINGS)
+    return mmrns.train(dataset=kg, scorer=request.param, method="uniform", device="cpu", settings=SHORT)
 
 
 def _cosine(a: Any, b: Any) -> float:
@@ -83,7 +76,7 @@ def test_what_there_is_nothing_to_compare_of_is_said(run: mmrns.Run) -> None:
 
 
 def test_views_of_a_fused_model(toy_folder: Path) -> None:
-    run = mmrns.train(dataset=toy_folder, modalities=["text"], method="uniform", device="cpu", settings=SETTINGS)
+    run = mmrns.train(dataset=toy_folder, modalities=["text"], method="uniform", device="cpu", settings=SHORT)
     frame = run.neighbours("e04", top=99)
     assert len(frame) == 38
     vectors = {row["entity"]: row["structure"] for row in run.embeddings().to_dicts()}

@@ -22,20 +22,14 @@ from mmrns.cli.use import evaluate, predict
 from mmrns.errors import DataError, Diverged, Note, UsageError
 from mmrns.files import FRAME_WRITERS
 from mmrns.runs.queries import largest
+from toy import SHORT
 
 COLUMNS = ["head", "relation", "tail", "score", "rank", "known", "seen", "asked", "query"]
 COLUMNS += ["head_name", "relation_name", "tail_name"]
-SETTINGS: dict[str, Any] = {
-    "model.dim": 8,
-    "training.steps": 20,
-    "training.evaluate_every": 10,
-    "training.batch_size": 64,
-    "sampler.negatives": 4,
-}
 
 
 def _train(dataset: Any, out: Path | None = None, **more: Any) -> mmrns.Run:
-    return mmrns.train(dataset=dataset, method="uniform", device="cpu", settings=SETTINGS | more, out=out)
+    return mmrns.train(dataset=dataset, method="uniform", device="cpu", settings=SHORT | more, out=out)
 
 
 @pytest.fixture(scope="module")
