@@ -227,10 +227,10 @@ def _sampler(
         "pool": len(given["pool"]),
         "modalities": ["image", "text"],
         "width": step.width,
-        "gate_width": step.gate_width,
         "alpha": 0.5,
     }
     if step.published:
+        options["gate_width"] = step.gate_width
         sampler = RecordedPublished(graph, features, model.spec, loss_rate=100.0, **options)
         sampler.recorded_noise = noise
     else:

@@ -47,7 +47,7 @@ class DomainRange(CandidateSampler, name="domain-range"):
         negatives: PositiveInt = 64,
         pool: PositiveInt = 512,
         domain_range: NonNegativeInt = 1024,
-        hold: PositiveInt = 10,
+        hold: PositiveInt = 1,
         pool_sampler: Inner | None = None,
         alpha: float = 1.0,
     ):

@@ -32,7 +32,6 @@ def _build(toy: Dataset, features: Features | None = None, **options: object) ->
             "domain_range": 20,
             "discount": 0.25,
             "width": 8,
-            "gate_width": 9,
             "attention": True,
         } | options
         return model, Mmrns(toy.graph, chosen, model.spec, **settings)  # type: ignore[arg-type]
@@ -171,7 +170,7 @@ def expected_pmi(model: Model, sampler: Mmrns, batch: Batch, ids: Tensor, pool: 
     for b in range(len(batch)):
         r = batch.r[b]
         x, x_has = read(r, batch.target[b])
-        t = torch.nn.functional.softplus(information.scale(sampler.relations(model, r)))
+        w = torch.nn.functional.softplus(information.scale(sampler.relations(model, r)))
         of_pool = [read(r, e) for e in pool]
         row: list[float] = []
         for e in ids[b]:
@@ -181,7 +180,7 @@ def expected_pmi(model: Model, sampler: Mmrns, batch: Batch, ids: Tensor, pool: 
                 part = slice(m * a, (m + 1) * a)
                 have = [vector[part] for vector, there in of_pool if there[m]]
                 other = y[part] if has[m] else torch.stack(have).mean(0)
-                total += float(t[m] * (x[part] @ other)) * bool(x_has[m])
+                total += float((w[part] * x[part]) @ other) * bool(x_has[m])
             row.append(total)
         rows.append(row)
     return torch.tensor(rows)
@@ -346,7 +345,7 @@ def test_what_is_read_ahead_is_what_a_step_would_read(toy: Dataset) -> None:
         sampler.draw(model.lookup(batches.at(8)), model, 8)
         assert all(torch.equal(value, held[name]) for name, value in sampler.state_dict().items())
     sampler.draw(model.lookup(batches.at(8)), model, 8)
-    assert int(sampler.held_block) == 2
+    assert int(sampler.held_since) == 8
 
 
 def test_a_block_is_read_again_where_it_was_stored(toy: Dataset) -> None:

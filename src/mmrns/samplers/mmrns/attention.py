@@ -293,31 +293,27 @@ def _attention(affinity: Float[Tensor, "n L M"], read: Tokens) -> Float[Tensor, 
     return torch.softmax(masked(affinity, read.mask[..., None]), dim=1)
 
 
-class GatedSummary(nn.Module):
-    """z_m = sigmoid(W_m r + b_m) * ( S_m [I_1; ..; I_L] + c_m ): all tokens of a modality in one linear map, each place
-    with its own part of it, and of the result what the relation lets through.
+class Summary(nn.Module):
+    """z_m = S_m [I_1; ..; I_L] + c_m: all tokens of a modality in one linear map, each place with its own part of it.
 
     Args:
         tokens: L of each modality.
         widths: D of each modality.
-        relation_width: width of a relation vector.
         width: a, the width of z.
     """
 
-    def __init__(self, tokens: tuple[int, ...], widths: tuple[int, ...], relation_width: int, width: int):
+    def __init__(self, tokens: tuple[int, ...], widths: tuple[int, ...], width: int):
         super().__init__()
         self.map = nn.ModuleList(nn.Linear(n * w, width) for n, w in zip(tokens, widths, strict=True))
-        self.gate = nn.Linear(relation_width, len(tokens) * width)
 
-    def encode(self, tokens: Sequence[tuple[Float[Tensor, "n _ _"], Bool[Tensor, "n _"]]]) -> Float[Tensor, "n T a"]:
-        """What does not depend on the relation, of raw tokens and masks; absent tokens are 0, whatever they hold."""
-        dtype = self.gate.weight.dtype
-        flat = [values.to(dtype).masked_fill(~mask[..., None], 0.0).flatten(1) for values, mask in tokens]
-        return torch.stack([part(x) for part, x in zip(self.map, flat, strict=True)], dim=1)
-
-    def gates(self, relations: Float[Tensor, "*n relation_width"]) -> Float[Tensor, "*n T a"]:
-        """What each relation lets through, between 0 and 1."""
-        return torch.sigmoid(self.gate(relations)).unflatten(-1, (len(self.map), -1))
+    def forward(self, tokens: Sequence[tuple[Float[Tensor, "n _ _"], Bool[Tensor, "n _"]]]) -> Float[Tensor, "n T a"]:
+        """Of raw tokens and masks; absent tokens are 0, whatever they hold."""
+        parts: list[Tensor] = []
+        for part, (values, mask) in zip(self.map, tokens, strict=True):
+            known = values.masked_fill(~mask[..., None], 0.0).flatten(1)
+            assert isinstance(part, nn.Linear)
+            parts.append(part(known.to(part.weight.dtype)))
+        return torch.stack(parts, dim=1)
 
 
 class EntityGate(nn.Module):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar
 
 import torch
@@ -14,13 +13,16 @@ from torch import Tensor, nn
 from torch.nn.functional import grouped_mm, pad, softplus
 
 from mmrns.nn.model import ModelSpec
-from mmrns.samplers.mmrns.attention import EntityGate, GatedSummary, KnowledgeGuidedAttention, Tokens
+from mmrns.samplers.mmrns.attention import KnowledgeGuidedAttention, Summary, Tokens
 
 _SCALE = 10.0
-"""Inverse temperature of the cosines at first."""
+"""What every dimension of the unit vectors is weighed with at first: an inverse temperature of cosines."""
 
 _TINY = 1e-10
 """Added to norms."""
+
+_FEW = 32
+"""Lists up to which a row is multiplied with all of them, and the products with its own are chosen."""
 
 _ALIGNED = 8
 """Rows and columns of grouped products are multiples of 16 bytes, in every type."""
@@ -50,7 +52,7 @@ class Given:
 
 @dataclass(frozen=True)
 class Encoded:
-    """The same, as it is read: projected tokens and a summary of each modality, or the structural vectors.
+    """The same, as it is compared: summaries of length 1 or 0; with attention as they are, and projected tokens.
 
     Attributes:
         tokens: of each modality; none where there is no attention.
@@ -67,14 +69,14 @@ class Encoded:
         tokens = [Tokens(t.values.index_select(0, rows), t.mask.index_select(0, rows)) for t in self.tokens]
         return Encoded(tokens, self.vectors.index_select(0, rows), self.present.index_select(0, rows))
 
-    def split(self, n: int) -> tuple[Encoded, Encoded]:
-        """The first n entities, and the others."""
-
-        def part(rows: slice) -> Encoded:
-            tokens = [Tokens(t.values[rows], t.mask[rows]) for t in self.tokens]
-            return Encoded(tokens, self.vectors[rows], self.present[rows])
-
-        return part(slice(n)), part(slice(n, None))
+    def split(self, *sizes: int) -> list[Encoded]:
+        """The entities in parts of these sizes."""
+        tokens = [(t.values.split(sizes), t.mask.split(sizes)) for t in self.tokens]
+        vectors, present = self.vectors.split(sizes), self.present.split(sizes)
+        return [
+            Encoded([Tokens(values[i], mask[i]) for values, mask in tokens], vectors[i], present[i])
+            for i in range(len(sizes))
+        ]
 
     @staticmethod
     def concatenate(parts: Sequence[Encoded]) -> Encoded:
@@ -116,72 +118,82 @@ class Rows:
 class Information(nn.Module):
     """The pointwise mutual information of "x answers the query" and "e answers it too", as far as their modalities say.
 
-        pmi(r, x, e) = sum_m t_m(r) <y_m(r, x), y_m(r, e)> / stopgrad(||y_m(r, x)|| ||y_m(r, e)||)
+        pmi(r, x, e) = sum_m <w_m(r) * u_m(x), u_m(e)>
+        u_m = z_m / stopgrad ||z_m||        w_m(r) = softplus(W_m r + b_m)
 
-    y_m(r, e) represents e in modality m under the relation: what the `KnowledgeGuidedAttention` reads, and the
-    `GatedSummary` of the modality's tokens, which is learnt much sooner. Without any modality there is one term,
-    `structure`, of the entity's own vector through the `EntityGate`. t_m = softplus(W r + b) > 0. A term that x lacks
-    counts 0. It knows neither features nor model: what it reads is given (`Given`).
+    z_m(e) is the `Summary` of the entity's tokens in modality m. With the attention it is z_m(r, e): what the
+    `KnowledgeGuidedAttention` reads under the relation is added. Without any modality there is one term, `structure`,
+    of the entity's own vector. w_m(r) > 0 says how much each dimension counts under the relation. A term that x lacks
+    counts 0. It knows neither features nor model: what it compares is given (`Given`).
 
     Args:
         modalities: (L, D), tokens and their width, by name; none for the structure.
         spec: widths of the model's vectors.
-        width: a, width of the attention.
-        gate_width: hidden units of the entity gate.
-        attend: False leaves the attention out: y is the summary alone.
+        width: a, width of the summaries and of the attention.
+        attend: False leaves the attention out.
     """
 
-    def __init__(
-        self,
-        modalities: Mapping[str, tuple[int, int]],
-        spec: ModelSpec,
-        *,
-        width: int,
-        gate_width: int,
-        attend: bool,
-    ):
+    def __init__(self, modalities: Mapping[str, tuple[int, int]], spec: ModelSpec, *, width: int, attend: bool):
         super().__init__()
         self.attention: KnowledgeGuidedAttention | None = None
-        self.summary: GatedSummary | None = None
-        self.gate: EntityGate | None = None
+        self.summary: Summary | None = None
         self.terms = list(modalities) or ["structure"]
         if modalities:
             tokens, widths = zip(*modalities.values(), strict=True)
-            self.summary = GatedSummary(tokens, widths, spec.relation_width, width)
+            self.summary = Summary(tokens, widths, width)
             if attend:
                 self.attention = KnowledgeGuidedAttention(tokens, widths, spec.relation_width, width)
-        else:
-            self.gate = EntityGate(spec.entity_width, spec.relation_width, gate_width)
         for parameter in self.parameters():
             if parameter.ndim == 2:
                 nn.init.xavier_normal_(parameter)
         self.term_width = width if modalities else spec.entity_width
-        self.scale = nn.Linear(spec.relation_width, len(self.terms))
+        self.scale = nn.Linear(spec.relation_width, self.term_width * len(self.terms))
         nn.init.zeros_(self.scale.weight)
         nn.init.constant_(self.scale.bias, _SCALE)
 
     @property
     def width(self) -> int:
-        """W, the width of all terms."""
-        return -(-self.term_width * len(self.terms) // _ALIGNED) * _ALIGNED
+        """W, the width of all terms; with attention rounded up to what grouped products take."""
+        used = self.term_width * len(self.terms)
+        return used if self.attention is None else -(-used // _ALIGNED) * _ALIGNED
 
-    def scales(self, relations: Float[Tensor, "*n relation_width"]) -> Float[Tensor, "*n T"]:
-        """t, how much each term counts under each relation."""
-        return softplus(self.scale(relations))
+    def weights(self, relations: Float[Tensor, "*n relation_width"]) -> Float[Tensor, "*n W"]:
+        """w, how much each dimension counts under each relation."""
+        weights = softplus(self.scale(relations))
+        spare = self.width - weights.shape[-1]
+        return pad(weights, (0, spare)) if spare else weights
 
     def encode(self, given: Given) -> Encoded:
         """What does not depend on the relation."""
-        if self.gate is not None:
+        if self.summary is None:
             if given.structure is None:
-                raise ValueError("the entity gate reads the model's own vectors")
+                raise ValueError("without modalities the model's own vectors are compared")
             present = torch.ones(len(given.structure), 1, dtype=torch.bool, device=given.structure.device)
-            return Encoded([], given.structure[:, None], present)
-        assert self.summary is not None
-        tokens = (
-            [] if self.attention is None else [self.attention.encode(m, *raw) for m, raw in enumerate(given.tokens)]
-        )
+            return Encoded([], _of_length_1(given.structure[:, None], present), present)
         present = torch.stack([mask.any(1) for _, mask in given.tokens], dim=1)
-        return Encoded(tokens, self.summary.encode(given.tokens), present)
+        vectors = self.summary(given.tokens)
+        if self.attention is None:
+            return Encoded([], _of_length_1(vectors, present), present)
+        tokens = [self.attention.encode(m, *raw) for m, raw in enumerate(given.tokens)]
+        return Encoded(tokens, vectors, present)
+
+    def rows(self, weighed: Float[Tensor, "n W"], mean: Float[Tensor, "... W"]) -> Float[Tensor, "n WT"]:
+        """The side of the true entities: the product with `columns` is the pmi.
+
+        Args:
+            weighed: w(r) * u(x) of each.
+            mean: what a candidate that lacks a term takes, of each or of all.
+        """
+        return torch.cat([weighed, self.by_term(weighed * mean)], dim=1)
+
+    def columns(self, vectors: Float[Tensor, "*n W"], present: Bool[Tensor, "*n T"]) -> Float[Tensor, "*n WT"]:
+        """The side of the candidates: the vectors, and which terms are not there."""
+        return torch.cat([vectors, (~present).to(vectors.dtype)], dim=-1)
+
+    def mean(self, vectors: Float[Tensor, "*R n W"], present: Bool[Tensor, "n T"]) -> Float[Tensor, "*R W"]:
+        """Of each term over those that have it."""
+        counts = present.sum(0).clamp(min=1).repeat_interleave(self.term_width)
+        return vectors.sum(-2) / pad(counts, (0, self.width - len(counts)), value=1)
 
     def encode_all(self, ids: Int[Tensor, " n"], given: Callable[[Int[Tensor, " n"]], Given], *, limit: int) -> Encoded:
         """Some entities, as many at a time as may be held, without gradient."""
@@ -193,39 +205,101 @@ class Information(nn.Module):
         return Encoded.concatenate(_parts(encoded, min(n_rows, _ROWS) if ids.is_cpu else n_rows, ids))
 
     def read(self, relations: Float[Tensor, "n relation_width"], entities: Encoded) -> Float[Tensor, "n W"]:
-        """Each entity under its own relation, the terms side by side."""
-        if self.gate is not None:
-            return self._side_by_side([self.gate(relations, entities.vectors[:, 0])], entities.present)
-        assert self.summary is not None
-        ys = (entities.vectors * self.summary.gates(relations)).unbind(1)
-        if self.attention is not None:
-            ys = [a + b for a, b in zip(self.attention.paired(relations, entities.tokens), ys, strict=True)]
-        return self._side_by_side(ys, entities.present)
+        """The vectors u, each entity under its own relation."""
+        if self.attention is None:
+            return entities.vectors.flatten(1)
+        ys = self.attention.paired(relations, entities.tokens)
+        return self._side_by_side(
+            [y + v for y, v in zip(ys, entities.vectors.unbind(1), strict=True)], entities.present
+        )
 
-    def read_all(self, relations: Float[Tensor, "R relation_width"], entities: Encoded) -> Float[Tensor, "R n W"]:
-        """Each of n entities under each relation."""
+    def read_all(self, relations: Float[Tensor, "R relation_width"], entities: Encoded) -> Float[Tensor, "S n W"]:
+        """The vectors u of n entities under each relation; without attention, which makes them differ, just once."""
+        if self.attention is None:
+            return entities.vectors.flatten(1)[None]
         return self._side_by_side(self._reader(entities, len(relations))(relations), entities.present)
 
     def _reader(self, entities: Encoded, n_relations: int) -> Callable[[Tensor], list[Tensor]]:
-        """What reads n entities under relations, of which there will be so many: y of each term, [R n a]."""
-        if self.gate is not None:
-            gate, vectors = self.gate, entities.vectors[:, 0]
-            return lambda relations: [gate(relations[:, None], vectors)]
-        assert self.summary is not None
-        summary, vectors, outer = self.summary, entities.vectors.unbind(1), None
-        if self.attention is not None:
-            outer = partial(self.attention.outer, terms=self.attention.terms(entities.tokens, n_relations=n_relations))
+        """What reads n entities under relations, of which there will be so many: z of each term, [R n a]."""
+        assert self.attention is not None
+        attention, vectors = self.attention, entities.vectors.unbind(1)
+        terms = attention.terms(entities.tokens, n_relations=n_relations)
+        return lambda relations: [y + v for y, v in zip(attention.outer(relations, terms), vectors, strict=True)]
 
-        def read(relations: Tensor) -> list[Tensor]:
-            gates = summary.gates(relations).unbind(1)
-            pairs = [(v, gate[:, None]) for v, gate in zip(vectors, gates, strict=True)]
-            if outer is None:
-                return [v * gate for v, gate in pairs]
-            return [torch.addcmul(y, *pair) for y, pair in zip(outer(relations), pairs, strict=True)]
+    def pmi_of_few(
+        self,
+        relations: Float[Tensor, "k relation_width"],
+        which: Int[Tensor, " n"],
+        own: Encoded,
+        others: Encoded,
+        lists: Encoded,
+        pool: Encoded,
+    ) -> Float[Tensor, "n C"]:
+        """The pmi of n true entities, each under one of k relations, and C = c + m + 1 others, with gradients.
 
-        return read
+        Args:
+            relations: k relations.
+            which: of them is each row's.
+            own: the n true entities.
+            others: one entity of each row's own, the last column.
+            lists: m entities of each relation's own, k * m, the columns before it.
+            pool: c entities for all rows, the first columns.
+        """
+        n, k = len(which), len(relations)
+        of_row = relations.index_select(0, which)
+        both = Encoded.concatenate([own, others])
+        vectors = self.read(torch.cat([of_row, of_row]), both)
+        listed = self.read(relations.repeat_interleave(len(lists.present) // k, dim=0), lists)
+        pooled = self.read_all(relations, pool)
+        mean = self.mean(pooled, pool.present)
+        weighed = self.weights(of_row) * vectors[:n]
+        rows = self.rows(weighed, mean if len(mean) == 1 else mean.index_select(0, which))
+        present = pool.present.expand(len(pooled), -1, -1)
+        # Of each row and all that is read, as one product; then of what is read under its own relation.
+        found = (rows @ self.columns(pooled, present).flatten(0, 1).mT).unflatten(1, present.shape[:2])
+        found = found[:, 0] if len(pooled) == 1 else found[torch.arange(n, device=which.device), which]
+        in_lists = self.columns(listed, lists.present).unflatten(0, (k, -1)).index_select(0, which)
+        last = self.columns(vectors[n:], others.present)
+        return torch.cat([found, (in_lists @ rows[:, :, None])[:, :, 0], (rows * last).sum(1, keepdim=True)], dim=1)
 
     def pmi(
+        self,
+        relations: Float[Tensor, "R relation_width"],
+        place: Int[Tensor, " U"],
+        own: Encoded,
+        pool: Encoded,
+        typed: Encoded,
+        group: Int[Tensor, " U"],
+        n_typed: int,
+    ) -> Float[Tensor, "U C"]:
+        """The pmi of U true entities and their C = P + M candidates, where no relation decides what an entity is.
+
+        A candidate that lacks a term takes the mean of those of the pool that have it.
+
+        Args:
+            relations: distinct ones.
+            place: which of them is each row's.
+            own: the U true entities.
+            pool: P entities for all of them.
+            typed: G lists of M entities, one after the other.
+            group: which of the lists is each row's.
+            n_typed: M.
+        """
+        weighed = self.weights(relations).index_select(0, place) * own.vectors.flatten(1)
+        vectors = pool.vectors.flatten(1)
+        rows = self.rows(weighed, self.mean(vectors, pool.present))
+        found = rows @ self.columns(vectors, pool.present).T
+        if not n_typed:
+            return found
+        lists = self.columns(typed.vectors.flatten(1), typed.present).unflatten(0, (-1, n_typed))
+        if len(lists) > _FEW:
+            of_list = (lists.index_select(0, group) @ rows[:, :, None])[:, :, 0]
+        else:
+            products = (rows @ lists.flatten(0, 1).T).unflatten(1, (-1, n_typed))
+            of_list = products[torch.arange(len(group), device=group.device), group]
+        return torch.cat([found, of_list], dim=1)
+
+    def pmi_read(
         self,
         rows: Rows,
         pool: Int[Tensor, " P"],
@@ -234,7 +308,7 @@ class Information(nn.Module):
         *,
         limit: int,
     ) -> Float[Tensor, "U C"]:
-        """The pmi of each row's true entity and its C = P + M candidates, without gradient.
+        """The pmi of each row's true entity and its C = P + M candidates as the attention reads them, without gradient.
 
         A candidate that lacks a term takes the mean of those of the pool that have it, under the row's relation.
 
@@ -252,7 +326,7 @@ class Information(nn.Module):
 
         def under(place: Int[Tensor, " n"], target: Int[Tensor, " n"]) -> Float[Tensor, "n W"]:
             relations = rows.relations.index_select(0, place)
-            return self.weighed(relations, self.read(relations, encoded(target)))
+            return self.weights(relations) * self.read(relations, encoded(target))
 
         weighed = torch.cat(_parts(under, n_rows, rows.place, rows.target))
         n_typed = typed.shape[2]
@@ -337,19 +411,6 @@ class Information(nn.Module):
         side = rows.side[:, None, None].expand(-1, 1, n_typed)
         return products.unflatten(1, (n_sides, n_typed)).gather(1, side).squeeze(1)
 
-    def weighed(
-        self, relations: Float[Tensor, "n relation_width"], vectors: Float[Tensor, "n W"]
-    ) -> Float[Tensor, "n W"]:
-        """Representations with every term multiplied by its t: their product with others is the pmi."""
-        scales = self.scales(relations).repeat_interleave(self.term_width, dim=1)
-        return vectors * pad(scales, (0, self.width - scales.shape[1]))
-
-    def products(self, rows: Float[Tensor, "n W"], others: Float[Tensor, "m W"]) -> Float[Tensor, "n m T"]:
-        """Products of all pairs, by term."""
-        used, n_terms = self.term_width * len(self.terms), len(self.terms)
-        left, right = (x[:, :used].unflatten(1, (n_terms, -1)).transpose(0, 1) for x in (rows, others))
-        return (left @ right.mT).permute(1, 2, 0)
-
     def by_term(self, products: Float[Tensor, "*n W"]) -> Float[Tensor, "*n T"]:
         """Sums of each term's part of W."""
         return products[..., : self.term_width * len(self.terms)].unflatten(-1, (len(self.terms), -1)).sum(-1)
@@ -367,24 +428,29 @@ class Information(nn.Module):
         return 0 if self.attention is None else self.attention.reals_per_entity(n_relations)
 
     def _reals_per_pair(self, n_relations: int) -> int:
-        if self.gate is not None:
-            return 4 * (self.gate.hidden.out_features + self.gate.entity_width)
-        of_attention = 0 if self.attention is None else self.attention.reals_per_pair(n_relations)
-        return of_attention + 3 * self.width
+        return 3 * self.width + (0 if self.attention is None else self.attention.reals_per_pair(n_relations))
 
     def _side_by_side(
         self, ys: Sequence[Float[Tensor, "*n a"]], present: Bool[Tensor, "n T"], out: Tensor | None = None
     ) -> Float[Tensor, "*n W"]:
         """The terms, each of length 1 or, where it is not there, 0, one beside the other."""
-        # No gradient through the norms, as in the authors' code.
-        norms = [torch.linalg.vector_norm(y.detach(), dim=-1, keepdim=True) + _TINY for y in ys]
-        factors = [present[:, m, None] / norm for m, norm in enumerate(norms)]
+        factors = [present[:, m, None] / _lengths(y) for m, y in enumerate(ys)]
         if out is None:
             spare = self.width - self.term_width * len(ys)
             return pad(torch.cat([y * f for y, f in zip(ys, factors, strict=True)], dim=-1), (0, spare))
         for m, (y, factor) in enumerate(zip(ys, factors, strict=True)):
             torch.mul(y, factor, out=out[..., m * self.term_width : (m + 1) * self.term_width])
         return out
+
+
+def _lengths(vectors: Float[Tensor, "*n a"]) -> Float[Tensor, "*n 1"]:
+    # No gradient through the norms, as in the authors' code.
+    return torch.linalg.vector_norm(vectors.detach(), dim=-1, keepdim=True) + _TINY
+
+
+def _of_length_1(vectors: Float[Tensor, "n T a"], present: Bool[Tensor, "n T"]) -> Float[Tensor, "n T a"]:
+    """The vectors of length 1 or, where a term is not there, 0."""
+    return vectors * (present[..., None] / _lengths(vectors))
 
 
 def _grouped(

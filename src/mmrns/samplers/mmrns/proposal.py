@@ -115,7 +115,8 @@ class CandidateSampler(Sampler):
         pi(e) = P / E                                       outside of the relation's domain or range S
               = 1 - (1 - P / E) (1 - min(M, |S|) / |S|)     inside
 
-    Both samples are held for a block of steps, which changes nothing of pi. They are functions of (seed, block).
+    Both samples are held for a block of steps, of one unless something has to be read of them, which changes nothing of
+    pi. They are functions of (seed, block).
     Another sampler, the `pool_sampler`, may fill half of the pool; P / E is then what `mixed_pool` says, and a block is
     one step.
 

@@ -32,8 +32,11 @@ from mmrns.samplers.mmrns.proposal import Candidates, CandidateSampler, Trace
 from mmrns.samplers.pools import distinct
 from mmrns.types import Batch, Negatives, OwnNegatives
 
-_LAG = 10
-"""Blocks that read with what the first of them does: it changes slowly, and encoded entities are kept so long."""
+_LAG = 100
+"""Steps that compare with what the first of them does: it changes slowly, and encoded entities are kept so long."""
+
+_HOLD = 10
+"""Steps of a block with attention, which reads every candidate under every relation."""
 
 _KINDS, _TYPED = 16, 16
 """Pairs of a relation and a side that a lesson is about, and entities of the domain or range of each."""
@@ -116,13 +119,15 @@ class Mmrns(CandidateSampler, name="mmrns"):
 
     **The debiasing.** pmi(e) is the pointwise mutual information of "x answers the query" and "e answers it too",
 
-        pmi(e) = sum_m t_m(r) <y_m(r, x), y_m(r, e)> / stopgrad(||y_m(r, x)|| ||y_m(r, e)||)
+        pmi(e) = sum_m <w_m(r) * u_m(x), u_m(e)>        u_m(e) = z_m(e) / stopgrad ||z_m(e)||
 
-    where y_m(r, e) represents e in modality m under the relation (`GatedSummary`, and with `attention` the
-    `KnowledgeGuidedAttention` is added; without any modality the structural vector through `EntityGate`) and
-    t_m = softplus(W r + b) > 0. Candidates are held for a block of `hold` steps. At its start what all its batches will
-    compare is read at once, with the relations as they are then and what is learnt as it was at the start of every
-    tenth block.
+    where z_m(e) is a linear map of the tokens of e in modality m (`Summary`; without any modality it is the structural
+    vector) and w_m(r) = softplus(W_m r + b_m) > 0 says what counts under the relation (`Information`). So the pmi of a
+    batch is one product of two matrices. Maps and weights are those of the last step that is a multiple of 100.
+
+    With `attention` what the `KnowledgeGuidedAttention` reads under the relation is added to z_m. It reads every
+    candidate under every relation anew, so that the candidates are held for a block of `hold` steps, at whose start
+    what all its batches will compare is read at once.
 
     **The training.** In the first two of every `refresh` steps, one a side, these learn to tell another positive x' of
     a row's query from all entities (InfoNCE, over the rows that have one),
@@ -136,25 +141,25 @@ class Mmrns(CandidateSampler, name="mmrns"):
     **Missing modalities.** One that the true entity lacks adds nothing to its row. A candidate that lacks one takes the
     mean over the pool's entities that have it.
 
-    Cost of a draw: that of `domain-range`, B representations and a product of B x P x W, made for a block's steps at
-    once, with the representations of P entities under the R relations of those.
+    Cost of a draw: that of `domain-range` and a product of B x P x W. With attention also B representations, and those
+    of P entities under the R relations of a block's batches, once in a block.
 
     Args:
         graph, features, spec, seed: see `Sampler`.
-        negatives, pool, domain_range, hold: see `CandidateSampler`.
+        negatives, pool, domain_range: see `CandidateSampler`.
+        hold: steps of a block, which share their candidates; by default 1, and 10 with attention.
         pool_sampler: a sampler whose draws fill half of the pool.
         discount: how strongly likely positives are held back.
         refresh: what it reads with is trained in two of this many steps.
         rows: of the batch that it is trained with then, first of those whose query has another positive.
         columns: entities of the pool that it is trained with.
         modalities: names; by default all that the dataset has. With none, the structure alone is compared.
-        attention: read with the attention too, not with the gated summary alone.
-        guidance: let the relation guide what is read. False is an ablation: the same gates for every relation.
+        attention: read tokens with the attention too, do not compare their summaries alone.
+        guidance: let the relation weigh what is compared. False is an ablation: the same weights for every relation.
         contrastive: train it by the contrastive loss. False is an ablation.
         gradient: train it by the gradient of the draw. False is an ablation: plain sampling.
         corrected: divide importance weights out. False is an ablation: negatives weigh as they come.
-        width: a, width of what is read.
-        gate_width: hidden units of the entity gate.
+        width: a, width of what is compared in a modality.
         memory_mb: bound on what representations hold, in MiB; where a block takes more, each step has its own, some at
             a time.
         alpha: inverse temperature of the objective's self-adversarial weights.
@@ -163,7 +168,7 @@ class Mmrns(CandidateSampler, name="mmrns"):
     recipe = Recipe(alpha=2.0)
 
     held_relations: Tensor
-    held_block: Tensor
+    held_since: Tensor
 
     def __init__(
         self,
@@ -175,7 +180,7 @@ class Mmrns(CandidateSampler, name="mmrns"):
         negatives: PositiveInt = 64,
         pool: PositiveInt = 512,
         domain_range: NonNegativeInt = 1024,
-        hold: PositiveInt = 10,
+        hold: PositiveInt | None = None,
         pool_sampler: Inner | None = None,
         discount: PositiveFloat = 0.5,
         refresh: PositiveInt = 10,
@@ -188,10 +193,10 @@ class Mmrns(CandidateSampler, name="mmrns"):
         gradient: bool = True,
         corrected: bool = True,
         width: PositiveInt = 50,
-        gate_width: PositiveInt = 100,
         memory_mb: NonNegativeInt = 1024,
         alpha: float = 2.0,
     ):
+        hold = hold or (_HOLD if attention else 1)
         sizes = {"negatives": negatives, "pool": pool, "domain_range": domain_range, "hold": hold}
         super().__init__(graph, features, spec, seed=seed, **sizes)
         self.discount, self.refresh, self.alpha = discount, refresh, alpha
@@ -200,12 +205,13 @@ class Mmrns(CandidateSampler, name="mmrns"):
         names = sorted(features) if modalities is None else modalities
         self.modalities: dict[str, Modality] = {name: features[name] for name in names}
         shapes = {name: (m.tokens, m.width) for name, m in self.modalities.items()}
-        self.information = Information(shapes, spec, width=width, gate_width=gate_width, attend=attention)
-        # What a block reads with is stored, so that a run that goes on within a block reads as if it had not stopped.
+        self.information = Information(shapes, spec, width=width, attend=attention)
+        # What it compares with is stored, so that a run that goes on meanwhile compares as if it had not stopped.
         self.held_information = frozen(self.information)
-        self.register_buffer("held_relations", torch.zeros(self.n_relations, spec.relation_width))
-        self.register_buffer("held_block", torch.tensor(-1))
-        self._frozen = -1
+        self.register_buffer("held_since", torch.tensor(-1))
+        self._since = -1
+        if attention:
+            self.register_buffer("held_relations", torch.zeros(self.n_relations, spec.relation_width))
         self._block: Block | None = None
         self._encoded: Encoded | None = None
         self._batches: Callable[[int], Batch] | None = None
@@ -260,9 +266,9 @@ class Mmrns(CandidateSampler, name="mmrns"):
         self._batches = batches
 
     def _recall(self, incompatible: Any) -> None:
-        """After weights were loaded: which block those are of that it reads with."""
+        """After weights were loaded: since which step it compares with what it does."""
         self.forget()
-        self._frozen = int(self.held_block)
+        self._since = int(self.held_since)
 
     def relations(self, model: Model, ids: Int[Tensor, "*n"]) -> Float[Tensor, "*n relation_width"]:
         """What guides the attention: the vectors of relations, or zeros in the ablation `guidance`."""
@@ -287,35 +293,81 @@ class Mmrns(CandidateSampler, name="mmrns"):
             batch, candidates, model, step: as in `draw`.
             trains: the step trains the sampler, and may begin a block.
         """
-        block = self.block(step)
-        if self._reads_ahead and batch.step == step:
-            if trains and self._frozen != block:
-                self._freeze(block, model)
-            if self._frozen == block:
-                ahead = self._read_ahead(block, candidates, model)
+        if trains and batch.step == step:
+            self._hold_what_is_learnt(step, model)
+        information = self.information
+        if self.modalities and batch.step == step and self._since == self._start(step):
+            information = self.held_information
+        with without_autocast(candidates.pool.device):
+            if information.attention is None:
+                return self._compared(information, batch, candidates, model)
+            if information is self.held_information and self.holds and self._batches is not None:
+                ahead = self._read_ahead(self.block(step), candidates, model)
                 if ahead.pmi is not None:
                     return ahead.pmi.index_select(0, ahead.places[step])
-        order = torch.argsort(batch.relation_index, stable=True)
-        rows = Rows(
-            self.relations(model, batch.relations),
-            batch.relation_counts,
-            batch.relation_index.index_select(0, order),
-            batch.target.index_select(0, order),
-            batch.head.index_select(0, order).long(),
+            order = torch.argsort(batch.relation_index, stable=True)
+            rows = Rows(
+                self.relations(model, batch.relations),
+                batch.relation_counts,
+                batch.relation_index.index_select(0, order),
+                batch.target.index_select(0, order),
+                batch.head.index_select(0, order).long(),
+            )
+            typed = candidates.of_relations(batch.relations)
+            encoded = partial(self._encode, self.information, model)
+            found = self.information.pmi_read(rows, candidates.pool, typed, encoded, limit=self._limit)
+            return torch.empty_like(found).index_copy_(0, order, found)
+
+    def _compared(
+        self, information: Information, batch: Batch, candidates: Candidates, model: Model
+    ) -> Float[Tensor, "B C"]:
+        """The pmi, where no relation decides what an entity is."""
+        typed = candidates.typed.flatten()
+        ids = torch.cat([batch.target, candidates.pool, typed])
+        own, pool, listed = self._encoded_now(information, ids, model).split(
+            len(batch), len(candidates.pool), len(typed)
         )
-        typed = candidates.of_relations(batch.relations)
+        relations = self.relations(model, batch.relations)
+        of_lists = listed, candidates.group, candidates.typed.shape[1]
+        return information.pmi(relations, batch.relation_index, own, pool, *of_lists)
 
-        def encoded(ids: Int[Tensor, " n"]) -> Encoded:
-            return self.information.encode(self.given(model, ids))
+    def _encoded_now(self, information: Information, ids: Int[Tensor, " n"], model: Model) -> Encoded:
+        """Some entities, from the table of all of them where it is held and costs less than what it spares."""
+        if information is not self.held_information or self.n_entities > _LAG * len(ids):
+            return self._encode(information, model, ids)
+        table = self._table(model)
+        return self._encode(information, model, ids) if table is None else table.index_select(ids)
 
-        with without_autocast(order.device):
-            found = self.information.pmi(rows, candidates.pool, typed, encoded, limit=self._limit)
-        return torch.empty_like(found).index_copy_(0, order, found)
+    def _encode(self, information: Information, model: Model, ids: Int[Tensor, " n"]) -> Encoded:
+        return information.encode(self.given(model, ids))
 
-    @property
-    def _reads_ahead(self) -> bool:
-        """Whether the rows of a block's batches are read at its start: not what is compared by trained vectors."""
-        return bool(self.modalities) and self.holds and self._batches is not None
+    def _table(self, model: Model) -> Encoded | None:
+        """All entities, encoded by what is held; None where they would take more than half of `memory_mb`."""
+        information = self.held_information
+        if self._encoded is None and self.n_entities * information.reals_encoded <= self._limit // 2:
+            everyone = torch.arange(self.n_entities, device=self.held_since.device)
+            self._encoded = information.encode_all(everyone, partial(self.given, model), limit=self._limit // 2)
+        return self._encoded
+
+    def _start(self, step: int) -> int:
+        """The step since which it compares with what was learnt by then: the first of its block, or of every 100."""
+        length = self.hold if self.information.attention is not None else _LAG
+        return step // length * length
+
+    @torch.no_grad()
+    def _hold_what_is_learnt(self, step: int, model: Model) -> None:
+        start = self._start(step)
+        if not self.modalities or self._since == start:
+            return
+        if self._since < 0 or start // _LAG != self._since // _LAG:
+            self._encoded = None
+            for held, now in zip(self.held_information.buffers(), self.information.parameters(), strict=True):
+                held.copy_(now)
+        if self.information.attention is not None:
+            everyone = torch.arange(self.n_relations, device=self.held_relations.device)
+            self.held_relations.copy_(self.relations(model, everyone))
+        self.held_since.fill_(start)
+        self._since, self._block = start, None
 
     def _read_ahead(self, block: int, candidates: Candidates, model: Model) -> Block:
         """The pmi of all rows of a block."""
@@ -341,16 +393,9 @@ class Mmrns(CandidateSampler, name="mmrns"):
         rows = Rows(self.held_relations.index_select(0, relations), counts.tolist(), index, target, side)
         typed = candidates.of_relations(relations)
         information = self.held_information
-        with without_autocast(device):
-            if self._encoded is None and self.n_entities * information.reals_encoded <= self._limit // 2:
-                everyone = torch.arange(self.n_entities, device=device)
-                self._encoded = information.encode_all(everyone, partial(self.given, model), limit=self._limit // 2)
-            table = self._encoded
-
-            def encoded(ids: Int[Tensor, " n"]) -> Encoded:
-                return information.encode(self.given(model, ids)) if table is None else table.index_select(ids)
-
-            found = information.pmi(rows, candidates.pool, typed, encoded, limit=self._limit)
+        table = self._table(model)
+        encoded = partial(self._encode, information, model) if table is None else table.index_select
+        found = information.pmi_read(rows, candidates.pool, typed, encoded, limit=self._limit)
         places = dict(zip(steps, place.split([len(b) for b in batches]), strict=True))
         self._block = Block(block, found, places)
         return self._block
@@ -370,28 +415,12 @@ class Mmrns(CandidateSampler, name="mmrns"):
         group = kind.new_zeros(2 * n_relations).index_copy(0, kind, candidates.group).index_select(0, kinds)
         typed = candidates.typed.index_select(0, group).index_select(1, of_typed)
         relations = self.relations(model, batch.relations.index_select(0, kinds % n_relations))
-        of_row = relations.index_select(0, which)
-        own = torch.stack([batch.target.index_select(0, rows), positives.index_select(0, rows)], dim=1)
+        own = batch.target.index_select(0, rows), positives.index_select(0, rows)
         information = self.information
         with without_autocast(device):
-            ids = torch.cat([own.flatten(), typed.flatten(), candidates.pool.index_select(0, of_pool)])
-            encoded = information.encode(self.given(model, ids))
-            alone, shared = encoded.split(len(ids) - len(of_pool))
-            under = [of_row.repeat_interleave(2, dim=0), relations.repeat_interleave(typed.shape[1], dim=0)]
-            of_own, of_list = information.read(torch.cat(under), alone).split([own.numel(), typed.numel()])
-            of_own, of_list = of_own.unflatten(0, own.shape), of_list.unflatten(0, typed.shape)
-            weighed = information.weighed(of_row, of_own[:, 0])
-            # Of each row and all that is read, as one product; then of what is read under its own relation.
-            read = torch.cat([information.read_all(relations, shared), of_list], dim=1)
-            terms = information.products(weighed, read.flatten(0, 1)).unflatten(1, read.shape[:2])
-            terms = terms[torch.arange(len(rows), device=device), which]
-            terms = torch.cat([terms, information.by_term(of_own[:, 1] * weighed)[:, None]], dim=1)
-            has_own, has_list, has_pool = encoded.present.split([own.numel(), typed.numel(), len(of_pool)])
-            has_list = has_list.unflatten(0, typed.shape).index_select(0, which)
-            has_own = has_own.unflatten(0, own.shape)[:, 1:]
-            has = torch.cat([has_pool.expand(len(rows), -1, -1), has_list, has_own], dim=1)
-            mean = (terms * has).sum(1, keepdim=True) / has.sum(1, keepdim=True).clamp(min=1)
-            pmi = torch.where(has, terms, mean).sum(2)
+            parts = [*own, typed.flatten(), candidates.pool.index_select(0, of_pool)]
+            encoded = information.encode(self.given(model, torch.cat(parts))).split(*map(len, parts))
+            pmi = information.pmi_of_few(relations, which, *encoded)
         log_density = candidates.log_density.index_select(0, rows).index_select(1, columns) + share
         excluded = candidates.excluded.index_select(0, rows).index_select(1, columns)
         has_positive = has_positive.index_select(0, rows) & there
@@ -460,18 +489,6 @@ class Mmrns(CandidateSampler, name="mmrns"):
         zeros = straight_through_top_k(moved, drawn, scores.index_select(0, rows))
         return scores.new_zeros(positions.shape).index_copy(0, rows, zeros)
 
-    @torch.no_grad()
-    def _freeze(self, block: int, model: Model) -> None:
-        """Begin a block: what it reads with is as it is now."""
-        if block % _LAG == 0 or self._frozen < 0:
-            self._encoded = None
-            for held, now in zip(self.held_information.buffers(), self.information.parameters(), strict=True):
-                held.copy_(now)
-        everyone = torch.arange(self.n_relations, device=self.held_relations.device)
-        self.held_relations.copy_(self.relations(model, everyone))
-        self.held_block.fill_(block)
-        self._frozen, self._block = block, None
-
     @property
     def _limit(self) -> int:
         """`memory_mb` in reals."""
@@ -483,11 +500,15 @@ class Mmrns(CandidateSampler, name="mmrns"):
         information, names = self.information, self.information.terms
         relations = self.relations(model, batch.r)
         targets, others = (information.encode(self.given(model, x)) for x in (batch.target, ids))
-        vectors = information.read(relations, targets)[:, None]
-        cosines = information.by_term(information.read_all(relations, others) * vectors)
+        weights = information.weights(relations)
+        # The largest weight of a term, so that what it is multiplied by lies between -1 and 1.
+        width = information.term_width
+        scales = weights[:, : width * len(names)].unflatten(1, (len(names), width)).amax(2)
+        vectors = (weights * information.read(relations, targets))[:, None]
+        cosines = information.by_term(information.read_all(relations, others) * vectors) / scales[:, None]
         both = targets.present[:, None] & others.present
         cosines = torch.where(both, cosines, torch.nan)
-        scales = information.scales(relations) * targets.present
+        scales = scales * targets.present
         attention = information.attention
         maps = () if attention is None else attention.maps(relations, targets.tokens, names)
         return Evidence(
@@ -502,7 +523,7 @@ class Mmrns(CandidateSampler, name="mmrns"):
         return tuple(dict.fromkeys([*self.modalities, *super().reads]))
 
     def notes(self, batch: Batch) -> list[str]:
-        if not self._reads_ahead:
+        if self.information.attention is None or not self.holds or self._batches is None:
             return super().notes(batch)
         held = self.hold * len(batch) * (self.pool_size + self.typed) / 2**18
         said = f"What a block of {self.hold} steps reads holds up to {held:,.0f} MiB."
