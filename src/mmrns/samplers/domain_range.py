@@ -45,7 +45,7 @@ class DomainRange(CandidateSampler, name="domain-range"):
         *,
         seed: int = 0,
         negatives: PositiveInt = 64,
-        pool: PositiveInt = 512,
+        pool: PositiveInt = 1024,
         domain_range: NonNegativeInt = 1024,
         hold: PositiveInt = 1,
         pool_sampler: Inner | None = None,

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mmrns.samplers.mmrns.contrastive import contrastive, info_nce
+from mmrns.samplers.mmrns.contrastive import contrastive, density_ratio, info_nce
 
 
 def test_info_nce_by_hand() -> None:
@@ -17,6 +17,19 @@ def test_info_nce_by_hand() -> None:
     expected = -math.log(math.exp(1.5) / (math.exp(1.5) + others))
     assert float(info_nce(*given, torch.tensor([True, False]))) == pytest.approx(expected)
     assert float(info_nce(*given, torch.tensor([False, False]))) == 0
+
+
+def test_density_ratio_by_hand() -> None:
+    """e^pmi over its mean over all entities, which what is not left out stands for; finite whatever is learned."""
+    pmi = torch.tensor([[0.5, -1.0, 2.0], [1.0, 1.0, 1.0]])
+    density = torch.tensor([[0.5, 0.25, 1.0], [0.5, 0.5, 0.5]])
+    excluded = torch.tensor([[False, False, True], [False, False, False]])
+    mean = (math.exp(0.5) / 0.5 + math.exp(-1.0) / 0.25) / 6
+    found = density_ratio(pmi, density.log(), excluded, 6)
+    torch.testing.assert_close(found[0], (pmi[0].exp() / mean))
+    torch.testing.assert_close(found[1], torch.ones(3))
+    extreme = density_ratio(1e4 * pmi, density.log(), torch.tensor([[False, False, True], [True, True, True]]), 6)
+    assert extreme.log1p().isfinite().all()
 
 
 def test_contrastive_by_hand() -> None:

@@ -365,7 +365,7 @@ def test_a_block_is_read_again_where_it_was_stored(toy: Dataset) -> None:
 
 
 def test_without_the_discount_the_draw_is_that_of_domain_and_range(toy: Dataset) -> None:
-    model, sampler = _build(toy, discount=1e-12, alpha=1.0)
+    model, sampler = _build(toy, discount=1e-12, alpha=1.0, hold=1)
     plain = DomainRange(toy.graph, toy.features, model.spec, negatives=4, pool=30, domain_range=20)
     lookup = model.lookup(_batch(toy))
     for step in range(5):
@@ -392,7 +392,7 @@ def test_ablations_leave_one_part_out(toy: Dataset) -> None:
 
 @pytest.mark.parametrize("discount", [0.25, 2.0])
 def test_weights_take_out_the_draw_and_leave_the_debiasing(toy: Dataset, discount: float) -> None:
-    """log_weight = -(ln inclusion + ln pi + discount pmi), each from what the draw leaves behind."""
+    """log_weight = -(ln inclusion + ln pi + discount ln(1 + rho)), each from what the draw leaves behind."""
     model, sampler = _build(toy, discount=discount)
     with torch.no_grad():
         sampler.information.scale.bias.fill_(1.0)
@@ -401,18 +401,21 @@ def test_weights_take_out_the_draw_and_leave_the_debiasing(toy: Dataset, discoun
         drawn = sampler.draw(model.lookup(batch), model, step)
         trace: Trace = drawn.trace
         logits, pmi = trace.logits.detach(), trace.more.pmi.detach()
+        c = trace.candidates
+        mean = (pmi.exp() / c.log_density.exp() * ~c.excluded).sum(1, keepdim=True) / 40
+        softened = torch.log(1 + pmi.exp() / mean)
         perturbed = logits + sampler.noise(logits.shape, step, logits.device)
         inclusion = log_inclusion(logits, perturbed, trace.positions)
         density = trace.candidates.log_density.gather(1, trace.positions)
-        held_back = discount * pmi.gather(1, trace.positions)
+        held_back = discount * softened.gather(1, trace.positions)
         assert drawn.log_weight is not None
         assert drawn.mask is not None
         assert held_back.std() > 0.01
         expected = -(inclusion + density + held_back)
         torch.testing.assert_close(drawn.log_weight[drawn.mask], expected[drawn.mask])
-        # And the draw itself: q ~ exp(alpha s) / (pi exp(pmi)^discount).
+        # And the draw itself: q ~ exp(alpha s) / (pi (1 + rho)^discount).
         with torch.no_grad():
             scores = sampler.scores(model.lookup(batch), model, trace.candidates)
-        q = sampler.alpha * scores - trace.candidates.log_density - discount * pmi
+        q = sampler.alpha * scores - trace.candidates.log_density - discount * softened
         allowed = ~trace.candidates.excluded
         torch.testing.assert_close(logits[allowed], q[allowed])

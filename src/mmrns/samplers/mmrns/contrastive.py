@@ -1,4 +1,4 @@
-"""The contrastive losses of similarities: positives alike, others diverse."""
+"""The contrastive losses of similarities: positives alike, others diverse; and what they estimate."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mmrns.nn.numerics import masked
+
+_TINY = 1e-20
+"""Least sum of which a mean is taken."""
 
 
 def info_nce(
@@ -31,6 +34,25 @@ def info_nce(
     others = masked(pmi - log_density, ~excluded).logsumexp(1)
     rows = torch.logaddexp(others, positive) - positive
     return torch.where(has_positive, rows, 0.0).sum() / has_positive.sum().clamp(min=1)
+
+
+def density_ratio(
+    pmi: Float[Tensor, "B C"],
+    log_density: Float[Tensor, "B C"],
+    excluded: Bool[Tensor, "B C"],
+    n_entities: int,
+) -> Float[Tensor, "B C"]:
+    """`rho(e) = e^pmi(e) / mean over all entities of e^pmi`, the optimum of `info_nce` without its constant of the row.
+
+    Args:
+        pmi, log_density, excluded: as in `info_nce`; sums over the candidates that are not left out, each divided by
+            pi, estimate those over all entities.
+        n_entities: how many there are.
+    """
+    # Finite whatever the weights have learned, and where nothing is left to take the mean of.
+    found = (pmi - pmi.amax(1, keepdim=True)).exp_()
+    total = (found * torch.exp(-log_density)).masked_fill_(excluded, 0.0).sum(1, keepdim=True)
+    return found * (n_entities / total.clamp(min=_TINY))
 
 
 def contrastive(

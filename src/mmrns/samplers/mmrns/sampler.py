@@ -20,7 +20,7 @@ from mmrns.nn.numerics import without_autocast
 from mmrns.samplers.base import Inner, Recipe
 from mmrns.samplers.explanation import NO_ATTENTION, NO_MODALITY, Evidence
 from mmrns.samplers.gumbel import gumbel_noise, log_inclusion, straight_through_top_k
-from mmrns.samplers.mmrns.contrastive import info_nce
+from mmrns.samplers.mmrns.contrastive import density_ratio, info_nce
 from mmrns.samplers.mmrns.information import (
     Encoded,
     Given,
@@ -66,10 +66,12 @@ class Debiasing:
 
     Attributes:
         pmi: Float[B C], ln p(candidate answers too | the true entity, the relation) / p(candidate), up to a constant.
+        ratio: Float[B C], rho, that quotient itself: e^pmi over its mean over all entities.
         lesson: what the step trains the attention with; None where it does not.
     """
 
     pmi: Float[Tensor, "B C"]
+    ratio: Float[Tensor, "B C"]
     lesson: Lesson | None = None
 
 
@@ -110,14 +112,17 @@ class Mmrns(CandidateSampler, name="mmrns"):
     **The draw.** With pi(e) the probability that e is a candidate (`CandidateSampler`), x the row's true entity and
     s(e) the model's own score,
 
-        q(e) ~ exp(alpha s(e)) / ( pi(e) exp(pmi(e))^discount )
+        q(e) ~ exp(alpha s(e)) / ( pi(e) (1 + rho(e))^discount )
 
     K negatives are drawn without replacement, by one Gumbel noise and its top K (the Plackett-Luce distribution).
     Candidates that are true in train are left out. Importance weights take out how often a candidate comes to be drawn,
     but not the debiasing: the loss estimates the self-adversarial softmax over all entities, each divided by
-    exp(pmi)^discount.
+    (1 + rho)^discount.
 
-    **The debiasing.** pmi(e) is the pointwise mutual information of "x answers the query" and "e answers it too",
+    **The debiasing.** rho(e) is how many times as likely e is to answer the query, given that x does, as any entity is:
+    e^pmi(e) over its mean over all entities, which the candidates estimate. So an entity of which pictures and texts
+    say nothing keeps its weight, and the more they say for it the less of it is left. pmi(e) is the pointwise mutual
+    information of "x answers the query" and "e answers it too",
 
         pmi(e) = sum_m <w_m(r) * u_m(x), u_m(e)>        u_m(e) = z_m(e) / stopgrad ||z_m(e)||
 
@@ -165,7 +170,7 @@ class Mmrns(CandidateSampler, name="mmrns"):
         alpha: inverse temperature of the objective's self-adversarial weights.
     """
 
-    recipe = Recipe(alpha=2.0)
+    recipe = Recipe(alpha=1.5)
 
     held_relations: Tensor
     held_since: Tensor
@@ -178,11 +183,11 @@ class Mmrns(CandidateSampler, name="mmrns"):
         *,
         seed: int = 0,
         negatives: PositiveInt = 64,
-        pool: PositiveInt = 512,
+        pool: PositiveInt = 1024,
         domain_range: NonNegativeInt = 1024,
         hold: PositiveInt | None = None,
         pool_sampler: Inner | None = None,
-        discount: PositiveFloat = 0.5,
+        discount: PositiveFloat = 1.0,
         refresh: PositiveInt = 10,
         rows: PositiveInt = 64,
         columns: PositiveInt = 128,
@@ -194,7 +199,7 @@ class Mmrns(CandidateSampler, name="mmrns"):
         corrected: bool = True,
         width: PositiveInt = 50,
         memory_mb: NonNegativeInt = 1024,
-        alpha: float = 2.0,
+        alpha: float = 1.5,
     ):
         hold = hold or (_HOLD if attention else 1)
         sizes = {"negatives": negatives, "pool": pool, "domain_range": domain_range, "hold": hold}
@@ -229,8 +234,9 @@ class Mmrns(CandidateSampler, name="mmrns"):
         pmi = self.pmi(lookup.batch, candidates, model, step, trains=torch.is_grad_enabled())
         with torch.no_grad():
             scores = self.scores(lookup, model, candidates)
+            ratio = density_ratio(pmi, candidates.log_density, candidates.excluded, self.n_entities)
             # How often each is a candidate, and on purpose how likely it is a positive.
-            divisor = candidates.log_density + self.discount * pmi
+            divisor = torch.add(candidates.log_density, ratio.log1p(), alpha=self.discount)
             logits = (self.alpha * scores - divisor).masked_fill(candidates.excluded, -torch.inf)
             perturbed = logits + self.noise(logits.shape, step, logits.device)
             positions = perturbed.topk(self.negatives, dim=1).indices
@@ -239,8 +245,8 @@ class Mmrns(CandidateSampler, name="mmrns"):
                 log_weight = -(log_inclusion(logits, perturbed, positions) + divisor.gather(1, positions))
         through = None
         if lesson is not None and self.gradient:
-            through = self._through(lesson, perturbed, positions, scores)
-        trace = Trace(candidates, logits, positions, of_pool, Debiasing(pmi, lesson))
+            through = self._through(lesson, ratio, perturbed, positions, scores)
+        trace = Trace(candidates, logits, positions, of_pool, Debiasing(pmi, ratio, lesson))
         mask = ~candidates.excluded.gather(1, positions)
         return OwnNegatives(candidates.ids(positions), through=through, mask=mask, log_weight=log_weight, trace=trace)
 
@@ -476,6 +482,7 @@ class Mmrns(CandidateSampler, name="mmrns"):
     def _through(
         self,
         lesson: Lesson,
+        ratio: Float[Tensor, "B C"],
         perturbed: Float[Tensor, "B C"],
         positions: Int[Tensor, "B K"],
         scores: Float[Tensor, "B C"],
@@ -483,7 +490,10 @@ class Mmrns(CandidateSampler, name="mmrns"):
         """Zeros that give the pmi of the lesson the gradient of the draw, weighed as if all rows were there."""
         rows = lesson.rows
         weight = self.discount * len(perturbed) * lesson.there / lesson.there.sum()
-        change = weight[:, None] * (lesson.pmi.detach() - lesson.pmi)
+        # The slope of ln(1 + rho) in the pmi, the mean taken as it is.
+        ratio = ratio.index_select(0, rows).index_select(1, lesson.columns)
+        slope = weight[:, None] * ratio / (1 + ratio)
+        change = slope * (lesson.pmi.detach() - lesson.pmi)
         moved = perturbed.index_select(0, rows).index_add(1, lesson.columns, change.to(perturbed.dtype))
         drawn = positions.index_select(0, rows)
         zeros = straight_through_top_k(moved, drawn, scores.index_select(0, rows))
