@@ -1,1 +1,1 @@
-"""Looking into a model and a sampler: what is drawn for a triple and why, and the page that shows it."""
+"""Looking into a model and a sampler: what is drawn for a triple and why, its page; what speaks for an answer."""

@@ -99,7 +99,12 @@ class Model(nn.Module):
         """The vectors of a batch. Whatever scores the batch's rows takes them from here."""
         both = self.entities(torch.cat([batch.anchor, batch.target]))
         anchor, target = both.split(len(batch)) if len(batch) else (both, both)
-        relation = self.relations(self.relation_ids(batch))
+        return self.looked_up(batch, anchor, target, self.relations(self.relation_ids(batch)))
+
+    def looked_up(
+        self, batch: Batch, anchor: Views, target: Views, relation: Float[Tensor, "B relation_width"]
+    ) -> Lookup:
+        """The same of vectors that are at hand, such as those whose gradient is asked for."""
         return Lookup(batch, anchor, target, relation, self._query(batch, anchor, relation))
 
     def _query(self, batch: Batch, anchor: Views, relation: Float[Tensor, "B relation_width"]) -> Query:

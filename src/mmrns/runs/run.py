@@ -19,10 +19,11 @@ from mmrns.errors import DataError, UsageError, note
 from mmrns.evaluation.candidates import Candidates
 from mmrns.evaluation.ranking import Ranks, ScoresAll, rank, refuse_not_finite
 from mmrns.evaluation.report import By, breakdown, report
-from mmrns.inspection import draws
+from mmrns.inspection import draws, evidence
+from mmrns.inspection.rules import Rules
 from mmrns.nn.embedders import STRUCTURE
 from mmrns.nn.kernels.comparisons import comparing
-from mmrns.runs.build import build_batches, build_sampler
+from mmrns.runs.build import build_batches, build_objective, build_sampler
 from mmrns.runs.config import Config, flatten
 from mmrns.runs.exports import ROWS, features_read, write_bundle, write_predictions, write_vectors
 from mmrns.runs.names import Names
@@ -435,6 +436,63 @@ class Run(StoredRun):
             "queries": queries,
             **draws.about(self.dataset, queries),
         }
+
+    def explain(
+        self,
+        head: str | None,
+        relation: str,
+        tail: str | None,
+        *,
+        side: draws.Side | None = None,
+        top: int = 10,
+    ) -> evidence.Explanation:
+        """What speaks for a triple: the train triples that it may rest on, and what each view adds to its score.
+
+        Args:
+            head, relation, tail: the triple, true or not, named as in `predict`. Where the head or the tail is None the
+                best answer that the dataset does not hold yet is explained, the first of `predict(known="drop")`.
+            side: the end that is asked for: it decides what the triple is ranked against. By default the one that is
+                None, else the tail.
+            top: so many of each list; of `similar`, by each measure.
+
+        Returns:
+            Plain values, as `mmrns explain --json` prints them; the page of the class says what the keys are.
+
+        Raises:
+            UsageError: unknown names (close ones are offered), both ends are None, the side is not the one that is
+                None, or nothing is left to answer.
+            Diverged: a score is not finite.
+        """
+        asked: draws.Side | None = "head" if head is None else "tail" if tail is None else None
+        if side not in (None, "head", "tail"):
+            raise UsageError(f"side={side!r}: the end that is asked for is head or tail")
+        if asked is not None and side not in (None, asked):
+            raise UsageError(
+                f"the {asked} is left out, so that it is asked for; leave side={side} out, or give the {asked}"
+            )
+        if head is None or tail is None:
+            best = self.predict(head, relation, tail, top=1, known="drop")
+            if not len(best):
+                raise UsageError("every answer is in the dataset already; name the one to explain")
+            ends: tuple[str, str] = (best["head"][0], best["tail"][0])
+        else:
+            ends = head, tail
+        triple = self._entities.id(ends[0]), self._relations.id(relation), self._entities.id(ends[1])
+        return evidence.explain(
+            self.model,
+            self.dataset,
+            self._data.trained,
+            self._rules,
+            build_objective(self.config, self.model),
+            triple,
+            side or asked or "tail",
+            top=top,
+            device=self.device,
+        )
+
+    @cached_property
+    def _rules(self) -> Rules:
+        return Rules(self._data.trained)
 
     @cached_property
     def _as_trained(self) -> Run:

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import polars as pl
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
 from mmrns.data.datasets import Dataset
-from mmrns.data.features import Modality
 from mmrns.errors import UsageError, unknown
+from mmrns.inspection.similarity import Similarities
 from mmrns.nn.embedders import STRUCTURE
 from mmrns.nn.model import Model
 from mmrns.runs.names import Names
-
-CHUNK = 4096
-"""Entities whose tokens are in memory at a time."""
 
 
 def vectors_frame(model: Model, names: Names, device: torch.device) -> pl.DataFrame:
@@ -45,23 +40,12 @@ def neighbours(
     model: Model, dataset: Dataset, names: Names, entity: int, by: str, top: int, device: torch.device
 ) -> pl.DataFrame:
     """The entities that are most similar to one; see `Run.neighbours`."""
-    structure = [STRUCTURE] if STRUCTURE in model.views else []
-    if by not in (*structure, *dataset.features):
-        raise unknown("measure of similarity", by, [*structure, *dataset.features])
+    similarities = Similarities(model, dataset, device)
+    if by not in similarities.known:
+        raise unknown("measure of similarity", by, similarities.known)
     # What is not at hand is told where it is asked for.
-    measures = [*structure, *(name for name, _ in dataset.features.items())]
-
-    def similarity(measure: str, ids: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """Cosines with the entity, NaN where one of the two has nothing."""
-        own, there = _vectors(model, dataset, measure, torch.tensor([entity]), device)
-        found = [torch.empty(0)]
-        for part in ids.split(CHUNK):
-            vectors, present = _vectors(model, dataset, measure, part, device)
-            found.append(cosine_similarity(vectors, own).masked_fill(~(present & there), torch.nan))
-        return torch.cat(found)
-
-    every = torch.arange(len(names.known))
-    found = similarity(by, every)
+    measures = similarities.measures
+    found = similarities.to(entity, torch.arange(len(names.known)), by)
     if found.isnan().all():
         lacks = "vector that was trained: train has no triple of it" if by == STRUCTURE else f"feature {by!r}"
         others = ", ".join(measure for measure in measures if measure != by) or "nothing else"
@@ -69,7 +53,7 @@ def neighbours(
     found[entity] = torch.nan
     order = torch.argsort(found.nan_to_num(-torch.inf), descending=True, stable=True)[:top]
     order = order[~found[order].isnan()]
-    columns = {measure: found[order] if measure == by else similarity(measure, order) for measure in measures}
+    columns = {m: found[order] if m == by else similarities.to(entity, order, m) for m in measures}
     place = pl.Series(order.numpy())
     return pl.DataFrame(
         {
@@ -80,21 +64,3 @@ def neighbours(
             **{name: pl.Series(part.double().numpy()).fill_nan(None) for name, part in columns.items()},
         }
     )
-
-
-def _vectors(
-    model: Model, dataset: Dataset, measure: str, ids: Int[Tensor, " n"], device: torch.device
-) -> tuple[Float[Tensor, "n width"], Bool[Tensor, " n"]]:
-    """What entities are compared by, and which of them have it."""
-    if measure == STRUCTURE:
-        views = model.entities(ids.to(device))
-        view = model.views.index(STRUCTURE)
-        vectors, present = views.vectors[:, view], views.present[:, view].cpu()
-        return model.scorer.points(vectors).float().cpu(), present & dataset.graph.seen_entities[ids]
-    return _means(dataset.features[measure], ids)
-
-
-def _means(modality: Modality, ids: Int[Tensor, " n"]) -> tuple[Float[Tensor, "n width"], Bool[Tensor, " n"]]:
-    """The mean of each entity's tokens."""
-    values, mask = (part.cpu() for part in modality.gather(ids))
-    return values.sum(1) / mask.sum(1, keepdim=True).clamp(min=1), mask.any(1)
