@@ -47,8 +47,8 @@ class ScoredAnswers:
     def __len__(self) -> int:
         return len(self.query)
 
-    def where(self, rows: Bool[Tensor, " n"]) -> ScoredAnswers:
-        """Some of the answers; of a query that is taken, all should be."""
+    def where(self, rows: Bool[Tensor, " n"] | Int[Tensor, " m"]) -> ScoredAnswers:
+        """Some of the answers, by mask or by position; of a query that is taken, all should be."""
         return ScoredAnswers(*(getattr(self, f.name)[rows] for f in fields(self)))
 
     @staticmethod

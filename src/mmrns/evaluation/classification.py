@@ -84,7 +84,9 @@ def _best_cuts(
     below = torch.where(first, x, torch.cat([x[:1], x[:-1]]))
     possible = first | (x > below)
     all_false = torch.bincount(place[~y], minlength=len(start))
-    cuts = torch.cat([(below + x) / 2, torch.nextafter(x[end - 1], torch.tensor(torch.inf).double())])
+    # Above the largest by as little as single precision, which scores have, can tell.
+    above = torch.nextafter(x[end - 1].float(), torch.tensor(torch.inf)).double()
+    cuts = torch.cat([(below + x) / 2, above])
     right = torch.cat([torch.where(possible, right, -1), all_false])
     place = torch.cat([place, torch.arange(len(start))])
     best = torch.full((len(start),), -1).scatter_reduce_(0, place, right, "amax")

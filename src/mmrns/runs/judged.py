@@ -15,9 +15,9 @@ from torch import Tensor
 
 from mmrns.data.arrays import triples_frame
 from mmrns.data.index import TripleIndex
-from mmrns.errors import DataError, UsageError, note
+from mmrns.errors import DataError, UsageError, note, unknown
 from mmrns.evaluation.answers import ScoredAnswers, scored_answers
-from mmrns.evaluation.calibration import Method, cross_fitted, fit, measured, uncalibrated
+from mmrns.evaluation.calibration import METHODS, Method, cross_fitted, fit, measured, uncalibrated
 from mmrns.evaluation.classification import by_relation, classified, corruptions, fit_thresholds
 from mmrns.evaluation.ranking import refuse_not_finite
 from mmrns.files import locked
@@ -60,6 +60,8 @@ class JudgedRun(StoredRun):
             UsageError: no such method.
             DataError: validation has no triple that train lacks; the folder cannot be written.
         """
+        if method not in METHODS:
+            raise unknown("method of calibration", method, METHODS)
         answers = self._answers("valid", progress)
         if not len(answers):
             where = self.dataset.files.get("valid", "valid")
