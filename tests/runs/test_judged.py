@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -222,3 +223,14 @@ def test_a_file_that_is_not_fit(run: mmrns.Run, text: str, message: str, tmp_pat
         run.classify(tmp_path / "f.tsv")
     with pytest.raises(DataError, match=message):
         run.classify(_false(run, tmp_path / "fit.tsv"), valid_negatives=tmp_path / "f.tsv")
+
+
+def test_the_experiment_that_compares_ways_to_calibrate(run: mmrns.Run) -> None:
+    path = Path(__file__).parents[2] / "experiments" / "calibration.py"
+    found = runpy.run_path(str(path), run_name="experiment")["compared"](run)
+    assert {row["answers"] for row in found.values()} == {run.calibration()["answers"]}
+    assert found["share, isotonic"]["ece"] == pytest.approx(run.calibration()["ece"])
+    # Against random corruptions a listed answer seems far more probable than it is.
+    assert (
+        found["score, against corruptions"]["first"]["probability"] > found["share, isotonic"]["first"]["probability"]
+    )
