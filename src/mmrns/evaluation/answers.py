@@ -19,7 +19,7 @@ LISTED = 100
 DRAWN = 50
 """Of the others so many are drawn, and stand for all of them."""
 QUERIES = 20_000
-"""Queries at most: of so many a relation with 1 % of the triples has 200, and they take some 120 MiB."""
+"""Queries at most: of so many a relation with 1 % of the triples has 200, and they take some 100 MiB."""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ class First(Kept):
 class Bin(Kept):
     """Answers by their probability."""
 
+    start: FiniteFloat = Field(alias="from")
+    end: FiniteFloat = Field(alias="to")
     count: NonNegativeInt
     probability: FiniteFloat | None
     true: FiniteFloat | None

@@ -90,9 +90,9 @@ class JudgedRun(StoredRun):
             save_figure(self.plot_reliability(), folder / "plots" / "reliability.png")
 
     def _write(self, path: Path) -> None:
-        calibrated = self.calibrated
         super()._write(path)
-        if calibrated is not None:
+        # In its own folder it was written when it was made.
+        if self.folder != path:
             self._write_calibration(path)
 
     @cached_property
