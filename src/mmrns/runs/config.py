@@ -154,7 +154,7 @@ class EvaluationConfig(_Section):
     memory_mb: PositiveInt = Field(512, description="bound on the working memory of ranking, in MiB")
     test: bool = Field(True, description="read the test split at the end; false while hyper-parameters are chosen")
     calibrate: bool = Field(
-        False, description="calibrate at the end, as `mmrns calibrate` does: predictions then have probabilities"
+        False, description="calibrate at the end, as `mmrns calibrate RUN` does: predictions then have probabilities"
     )
 
 
