@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import polars as pl
 import torch
-from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt
 
 from mmrns.data.vocabulary import Vocabulary
 from mmrns.errors import DataError
@@ -55,7 +55,7 @@ class KeptCurve(Kept):
     """The temperature and the curve of a relation, or under None of all together."""
 
     relation: str | None
-    temperature: PositiveFloat
+    temperature: FiniteFloat = Field(gt=0)
     log_share: list[FiniteFloat] = Field(default_factory=list[float])
     probability: list[FiniteFloat] = Field(default_factory=list[float])
     slope: FiniteFloat = 0.0
