@@ -44,3 +44,19 @@ def toy_folder(tmp_path: Path) -> Path:
     from toy import write_toy
 
     return write_toy(tmp_path / "toy")
+
+
+@pytest.fixture(scope="session")
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run on the toy dataset that was calibrated at its end; not to be changed.
+
+    With reciprocal relations, so that the two sides of a triple have scores of their own.
+    """
+    import mmrns
+    from toy import SHORT, write_toy
+
+    folder = tmp_path_factory.mktemp("calibrated")
+    settings = SHORT | {"training.steps": 60, "threads": 1, "model.reciprocal": True, "evaluation.calibrate": True}
+    given = {"scorer": "TransE", "method": "uniform", "device": "cpu", "settings": settings, "progress": False}
+    mmrns.train(dataset=write_toy(folder / "kg"), out=folder / "run", **given)
+    return folder / "run"

@@ -438,7 +438,7 @@ def run() -> Path:
         device="cpu",
         settings=settings,
         out=folder / "run",
-    )
+    ).calibrate()
     return folder
 
 
@@ -466,6 +466,12 @@ def _queries(folder: Path) -> None:
     loaded().predict(queries=folder / "queries.tsv", top=2)
 
 
+def _labelled(folder: Path) -> None:
+    from mmrns.runs.labelled import read_labelled
+
+    read_labelled(folder / "labelled.tsv", loaded().dataset.graph, *loaded()._names)
+
+
 def _run(folder: Path) -> None:
     import mmrns
 
@@ -473,6 +479,7 @@ def _run(folder: Path) -> None:
     repr(found)
     _ = found.title, found.history
     found.score([TRIPLES[0]])
+    found.probability([TRIPLES[0]])
     _ = found.sampler
     found.evaluate("valid")
 
@@ -712,6 +719,7 @@ def make_targets() -> dict[str, Target]:
             output="records.jsonl",
         ),
         Target("queries", ({"queries.tsv": b"a\tlikes\t?\n?\tin\td\nb\tin\t?\n"},), _queries),
+        Target("labelled", ({"labelled.tsv": b"a\tlikes\ta\t-1\nb\tin\td\t1\n"},), _labelled),
     ]
     return {target.name: target for target in found}
 

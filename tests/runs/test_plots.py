@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmrns.runs.palette import style_of
-from mmrns.runs.plots import About, plot_curves, plot_hardness
+from mmrns.runs.plots import About, plot_curves, plot_hardness, plot_reliability
 
 ABOUT = About("us$^$kg", "TransE", "mmrns", 3)
 
@@ -89,3 +89,30 @@ def test_hardness_of_any_gradients(norms: list[float | None]) -> None:
     if any(norms):
         large = len([norm for norm in norms if norm]) > 1
         assert found["gradient norm of the model"].get_yscale() == ("log" if large else "linear")
+
+
+def test_reliability_is_drawn_of_the_bins_that_are_filled() -> None:
+    bins = [{"from": i / 10, "to": (i + 1) / 10, "count": 0, "probability": None, "true": None} for i in range(10)]
+    after = [bins[0] | {"count": 90, "probability": 0.02, "true": 0.03}, *bins[1:9]]
+    after += [bins[9] | {"count": 10, "probability": 0.95, "true": 0.9}]
+    before = [bins[0] | {"count": 100, "probability": 0.01, "true": 0.117}, *bins[1:]]
+    found = {
+        "method": "isotonic",
+        "queries": 1234,
+        "before": {"ece": 0.107, "bins": before},
+        "after": {"ece": 0.014, "bins": after},
+    }
+    figure = plot_reliability(found, ABOUT)
+    assert figure.texts[0].get_text() == "Reliability: mmrns on us$^$kg, TransE, seed 3"
+    assert "first 10 answers of 1,234 validation queries" in figure.texts[1].get_text()
+    above, below = panels(figure).values()
+    assert points(above, 1) == [(1, pytest.approx(11.7))]
+    assert points(above, 2) == [(2, 3), (95, 90)]
+    legend = above.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "true as often as it says",
+        "before: expected calibration error 10.7 %",
+        "isotonic: expected calibration error 1.4 %",
+    ]
+    assert [bar.get_height() for bar in below.patches] == [90, *[0] * 8, 10]  # pyright: ignore[reportAttributeAccessIssue]

@@ -21,6 +21,7 @@ from mmrns.errors import MmrnsError
 # isort: off
 from mmrns.cli import train
 from mmrns.cli import use
+from mmrns.cli import calibrate
 from mmrns.cli import export
 from mmrns.cli import compare
 from mmrns.cli import inspect
@@ -30,7 +31,7 @@ from mmrns.cli import convert
 from mmrns.cli import encode
 # isort: on
 
-__all__ = ["app", "compare", "convert", "data", "encode", "explain", "export", "inspect", "main", "train", "use"]
+__all__ = ["app", "calibrate", "compare", "convert", "data", "encode", "explain", "export", "inspect", "main", "train", "use"]
 
 
 def main() -> NoReturn:

@@ -255,6 +255,22 @@ def write_table(frame: pl.DataFrame, file: Path) -> None:
         raise UsageError(f"--out {file}: {error.strerror or error}") from error
 
 
+_ENDS = ((0, "from"), (1, "to"))
+
+
+def write_rows(rows: list[dict[str, Any]], file: Path) -> None:
+    """Write rows as a table, and say so; see `write_table`. The ends of an `interval` are columns of their own."""
+    import polars as pl
+
+    schema = {"name": pl.String} if rows and "name" in rows[0] else None
+    flat: list[dict[str, Any]] = []
+    for row in rows:
+        ends = {f"{key} {end}": pair[i] for key, pair in row.get("interval", {}).items() for i, end in _ENDS}
+        flat.append({key: value for key, value in row.items() if key != "interval"} | ends)
+    write_table(pl.DataFrame(flat, schema_overrides=schema, infer_schema_length=None), file)
+    say(f"{len(rows):,} rows in {file}")
+
+
 def called(name: str | None, label: str | None) -> str:
     """An entity or relation as it is printed: its id, and its readable name where that says more; `?` for None."""
     if name is None:

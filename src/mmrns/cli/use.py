@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mmrns.cli.app import app
+from mmrns.cli.calibrate import measured
 from mmrns.cli.options import By, CandidatesOption, Known, RunDatasetOption, RunDeviceOption, Split, TableOption
 from mmrns.cli.show import (
     Text,
@@ -21,6 +22,7 @@ from mmrns.cli.show import (
     say,
     with_intervals,
     without_empty,
+    write_rows,
     write_table,
 )
 from mmrns.errors import UsageError
@@ -39,24 +41,86 @@ def evaluate(
         int, typer.Option(min=0, metavar="SAMPLES", help="95% confidence intervals from this many samples; 0 = none.")
     ] = 0,
     candidates: CandidatesOption = None,
+    negatives: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Classify instead: false triples, head TAB relation TAB tail, against the true ones of the split; or "
+            "with a fourth column, 1 for true and -1 or 0 for false.",
+        ),
+    ] = None,
+    valid_negatives: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The same for validation, where thresholds come from [default: made]."),
+    ] = None,
+    calibration: Annotated[
+        bool, typer.Option("--calibration", help="Instead: how good the probabilities of a calibrated run are.")
+    ] = False,
+    file: TableOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     dataset: RunDatasetOption = None,
     device: RunDeviceOption = None,
 ) -> None:
-    """Rank a split with a run's model and print the metrics."""
+    """Rank a split with a run's model and print the metrics; or classify triples, or judge probabilities."""
     from mmrns.runs.run import load_run
 
+    ranks_only = {"--bootstrap": bootstrap, "--candidates": candidates, "--by": by}
+    if negatives is not None and by is By.relation:
+        ranks_only.pop("--by")
+    other = "--negatives" if negatives is not None else "--calibration" if calibration else None
+    if clashing := [name for name, value in ranks_only.items() if value and other]:
+        raise UsageError(f"{clashing[0]} is of ranks, not of {other}; leave one of them out")
+    if negatives is not None and calibration:
+        raise UsageError("--calibration and --negatives are two things to measure; leave one of them out")
+    if valid_negatives is not None and negatives is None:
+        raise UsageError("--valid-negatives are what thresholds come from: give --negatives FILE to classify")
+    if file is not None and negatives is None and by is None:
+        raise UsageError("--out is of a table: give --by, or --negatives")
+    refuse_table(file)
     opened = load_run(run, dataset=dataset, device=None if device is None else device.value)
+    if calibration:
+        judged = opened.calibration(split.value)
+        if as_json:
+            print_json(judged)
+        else:
+            print_rows([measured(split.value, judged)])
+        return
+    if negatives is not None:
+        _print_classified(
+            opened.classify(negatives, valid_negatives=valid_negatives, split=split.value), by, file, as_json
+        )
+        return
     graph = opened.dataset.graph
     with bar("ranking", 2 * len(graph.test if split is Split.test else graph.valid)) as advance:
         ranks = opened.ranks(split.value, advance, candidates=candidates)
     found = opened.report(ranks, by=None if by is None else by.value, candidates=candidates, bootstrap=bootstrap)
+    if file is not None and not isinstance(found, dict):
+        write_rows(found, file)
     if as_json:
         print_json(found)
     elif isinstance(found, dict):
         print_metrics(found)
-    else:
+    elif file is None:
         print_rows(with_intervals(without_empty(found, "name")))
+
+
+def _print_classified(found: dict[str, Any], by: By | None, file: Path | None, as_json: bool) -> None:
+    if file is not None:
+        write_rows(found["relations"], file)
+    if as_json:
+        print_json(found)
+        return
+    if file is None and by is By.relation:
+        print_rows(without_empty(found["relations"], "name"))
+        return
+    keys = "triples", "positives", "accuracy", "precision", "recall", "f1", "roc_auc", "average_precision"
+    parts = (found["split"] or "labelled", found), ("thresholds from valid", found["valid"])
+    print_rows([{"triples of": name, **{key: part[key] for key in keys}} for name, part in parts])
+    own = sum(row["own"] for row in found["relations"])
+    out.print(
+        f"{own} of {len(found['relations'])} relations have a threshold of their own, from "
+        + ("made negatives" if found["valid"]["made"] else "the negatives given")
+    )
 
 
 @app.command(epilog="Example: mmrns predict runs/countries-TransE-mmrns-s0 --head country/France --relation borders")
@@ -121,6 +185,7 @@ def _print_answers(queries: pl.DataFrame, frame: pl.DataFrame) -> None:
             # Names that say no more than the ids are not told.
             **({} if (names.is_null() | (names == part[asked])).all() else {"name": names}),
             "score": part["score"],
+            **({"probability": part["probability"]} if "probability" in part.columns else {}),
             "known": part["known"],
             # Where all is as it should be there is nothing to tell.
             **({} if part["seen"].all() else {"seen": part["seen"]}),

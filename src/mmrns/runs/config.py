@@ -153,6 +153,9 @@ class EvaluationConfig(_Section):
 
     memory_mb: PositiveInt = Field(512, description="bound on the working memory of ranking, in MiB")
     test: bool = Field(True, description="read the test split at the end; false while hyper-parameters are chosen")
+    calibrate: bool = Field(
+        False, description="calibrate at the end, as `mmrns calibrate RUN` does: predictions then have probabilities"
+    )
 
 
 class Config(_Section):

@@ -72,6 +72,11 @@ def keeps(folder: Path) -> bool:
     return (folder / KEPT_FILES[0]).exists() or KEPT_FILES[0] in (_sums(folder) or {})
 
 
+def model_digest(folder: Path) -> str | None:
+    """The SHA-256 of the model that a run wrote; None where it is not told."""
+    return (_sums(folder) or {}).get("model.safetensors")
+
+
 def _sums(folder: Path) -> dict[str, str] | None:
     """The digests that the run wrote, by file; None where there are none."""
     path = folder / SUMS

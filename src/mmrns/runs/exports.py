@@ -33,9 +33,10 @@ from mmrns.files import (
     write_text,
 )
 from mmrns.runs.build import build_model, build_sampler
+from mmrns.runs.calibrations import CALIBRATION
 from mmrns.runs.config import Config, dump_config, with_paths
 from mmrns.runs.digests import KEPT, KEPT_FILES, RUN_FILES, write_sums
-from mmrns.runs.queries import SCHEMA
+from mmrns.runs.queries import schema
 
 VECTORS = (".parquet", ".tsv", ".safetensors")
 """What files of vectors end with."""
@@ -110,13 +111,14 @@ def _filled(column: pl.Series) -> npt.NDArray[np.float32]:
     return found
 
 
-def write_predictions(answers: Iterable[pl.DataFrame], path: Path, graph: KnowledgeGraph) -> int:
+def write_predictions(answers: Iterable[pl.DataFrame], path: Path, graph: KnowledgeGraph, calibrated: bool) -> int:
     """Write predictions as they come, and tell how many they are.
 
     Args:
         answers: frames of predictions, in their order.
         path: a Parquet file; or N-Triples, of which each statement is a prediction.
         graph: whose names occur.
+        calibrated: whether they have probabilities.
     """
     suffix, rows = suffix_of(path, PREDICTIONS), 0
     if suffix == ".nt":
@@ -130,7 +132,7 @@ def write_predictions(answers: Iterable[pl.DataFrame], path: Path, graph: Knowle
         return rows
     # Parts first: what writes Parquet cannot be given one frame after the other.
     with replaced(path) as temporary, TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as parts:
-        answers = itertools.chain([pl.DataFrame(schema=SCHEMA)], answers)
+        answers = itertools.chain([pl.DataFrame(schema=schema(calibrated))], answers)
         for number, frame in enumerate(answers):
             frame.write_parquet(Path(parts) / f"{number:09d}.parquet")
             rows += len(frame)
@@ -185,6 +187,8 @@ def write_bundle(
     with new_folder(target) as made:
         place = made.resolve()
         copied = [name for name in RUN_FILES if name not in (*KEPT_FILES, "config.yaml", "record.json", "results.json")]
+        if (folder / CALIBRATION).exists():
+            copied.append(CALIBRATION)
         for name in copied:
             shutil.copyfile(folder / name, place / name)
         if (folder / "plots").is_dir():

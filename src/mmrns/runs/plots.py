@@ -1,4 +1,4 @@
-"""The pictures of a run: its course, and how hard its negatives are."""
+"""The pictures of a run: its course, how hard its negatives are, and how far its probabilities can be trusted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mmrns.runs.figures import SOFT, caption, grid, magnitudes, new_figure
+from mmrns.evaluation.calibration import LISTED
+from mmrns.runs.figures import INK, SOFT, caption, grid, magnitudes, new_figure
 from mmrns.runs.palette import style_of
 
 if TYPE_CHECKING:
@@ -133,6 +134,56 @@ def plot_hardness(rows: Sequence[Mapping[str, Any]], about: About) -> Figure:
         axes.set_visible(False)
     for i, axes in enumerate(panels[: len(shown)]):
         _steps(axes, named=i + columns >= len(shown))
+    return figure
+
+
+def plot_reliability(found: Mapping[str, Any], about: About) -> Figure:
+    """The share of answers that is true against their probability, before and after calibration; below, how many.
+
+    Args:
+        found: what `Run.calibrate` returns.
+        about: the run.
+    """
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+    after, before = found["after"], found["before"]
+    figure, (above, below) = new_figure(
+        f"Reliability: {about}",
+        f"first {LISTED} answers of {found['queries']:,} validation queries, by a calibration on the other half",
+        rows=2,
+        height=6.2,
+        width=9.0,
+        sharex=True,
+        height_ratios=[3, 1.2],
+    )
+    caption(above, "share that is true, %")
+    above.plot([0, 100], [0, 100], color=SOFT, linestyle=":", linewidth=1.2, label="true as often as it says")
+    colour = style_of(about.method).colour
+    lines = (("before", before, SOFT, "s", "--"), (found["method"], after, colour, "o", "-"))
+    for name, part, shade, mark, dash in lines:
+        filled = [row for row in part["bins"] if row["count"]]
+        points = [(100 * row["probability"], 100 * row["true"]) for row in filled]
+        label = f"{name}: expected calibration error {100 * part['ece']:.1f} %"
+        line: dict[str, Any] = {"linestyle": dash, "linewidth": 2, "markersize": 7, "markeredgecolor": "white"}
+        above.plot(*zip(*points, strict=True), color=shade, marker=mark, label=label, **line)
+    # Where a curve that rises leaves room.
+    above.legend(loc="lower right", frameon=True, edgecolor="white", framealpha=0.9, fontsize=12)
+    caption(below, "answers in each bin")
+    for row in after["bins"]:
+        middle, width = 50 * (row["from"] + row["to"]), 92 * (row["to"] - row["from"])
+        below.bar(middle, row["count"], width=width, color=colour, alpha=0.85)
+        place: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 11, "color": INK}
+        below.annotate(f"{row['count']:,}", (middle, max(row["count"], 1)), xytext=(0, 3), **place)
+    below.set_yscale("log")
+    below.set_ylim(1, 8 * max(row["count"] for row in after["bins"]))
+    below.yaxis.set_major_locator(LogLocator(numticks=5))
+    below.yaxis.set_minor_locator(NullLocator())
+    below.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    below.set_xlabel("probability, %")
+    below.set_xlim(-2, 102)
+    above.set_ylim(-2, 104)
+    for axes in (above, below):
+        grid(axes, "both" if axes is above else "y")
     return figure
 
 

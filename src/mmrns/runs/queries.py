@@ -18,10 +18,13 @@ from mmrns.data.folders import COLUMNS
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.data.tables import read_lines
 from mmrns.errors import DataError, UsageError, note
+from mmrns.evaluation.answers import drop_anchors, drop_known
+from mmrns.evaluation.calibration import Calibration
 from mmrns.evaluation.candidates import Candidates
 from mmrns.evaluation.ranking import SCORES, refuse_not_finite
 from mmrns.nn.model import Model
 from mmrns.runs.names import Names
+from mmrns.runs.probabilities import totals, totals_of
 from mmrns.types import Batch
 
 Known = Literal["flag", "drop", "keep"]
@@ -29,11 +32,12 @@ ASKED = "?"
 """What stands for the part that is asked for; an empty field does too."""
 SHOWN = 5
 """Mistakes of a file that are told at once."""
-SCHEMA = {
+_SCHEMA = {
     "head": pl.String,
     "relation": pl.String,
     "tail": pl.String,
     "score": pl.Float64,
+    "probability": pl.Float64,
     "rank": pl.Int64,
     "known": pl.Boolean,
     "seen": pl.Boolean,
@@ -41,6 +45,11 @@ SCHEMA = {
     "query": pl.Int64,
     **{f"{part}_name": pl.String for part in COLUMNS},
 }
+
+
+def schema(calibrated: bool) -> dict[str, Any]:
+    """The columns of predictions; `probability` is among them where there is a calibration."""
+    return {name: kind for name, kind in _SCHEMA.items() if calibrated or name != "probability"}
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,7 @@ class Queries:
         return (self.triples < 0).int().argmax(1)
 
     def frame(self, entities: Names, relations: Names) -> pl.DataFrame:
-        """The names of the parts, and their readable names, as in `SCHEMA`; null for what is asked for."""
+        """The names of the parts, and their readable names, as in predictions; null for what is asked for."""
         # A place that is null gathers null.
         places = [pl.Series(ids.numpy()).replace(-1, None) for ids in self.triples.unbind(1)]
         parts = list(zip(COLUMNS, (entities, relations, entities), places, strict=True))
@@ -182,6 +191,7 @@ def answers(
     top: int,
     known: Known,
     among: Candidates | None,
+    calibration: Calibration | None,
     device: torch.device,
     memory_mb: float | int,
 ) -> pl.DataFrame:
@@ -196,6 +206,7 @@ def answers(
         top: answers a query.
         known: what becomes of triples of the graph.
         among: the entities that may answer; None = every one.
+        calibration: what makes probabilities; None = there is no such column.
         device: where the model is.
         memory_mb: bound on what the model holds beside the scores, in MiB.
 
@@ -213,19 +224,27 @@ def answers(
         for first in range(0, len(distinct), size):
             triples = distinct[first : first + size, [1, 0, 2]]
             if part == 1:
-                scores = _of_relations(model, graph, triples, among, device)
+                scores, total = _of_relations(model, graph, triples, among, device), None
             else:
-                scores = _of_entities(model, graph, triples, part == 0, among, device, memory_mb)
+                scores, total = _of_entities(model, graph, triples, part == 0, among, calibration, device, memory_mb)
             if known == "drop":
                 _drop_known(scores, graph, triples)
             answer, score = largest(scores, top)
             mine = ((place >= first) & (place < first + len(triples))).nonzero().squeeze(1)
-            best.append(_Best.of(rows[mine], answer[place[mine] - first], score[place[mine] - first]))
+            mine_of = place[mine] - first
+            total = torch.full((len(triples),), torch.nan, dtype=torch.float64) if total is None else total
+            best.append(_Best.of(rows[mine], answer[mine_of], score[mine_of], total[mine_of]))
     found = _Best.together(best)
     triples = queries.triples[found.query]
     triples = torch.where(triples < 0, found.answer[:, None], triples)
     # What is true has been dropped, or is looked up where it was found.
     true = torch.zeros(len(triples), dtype=torch.bool) if known == "drop" else graph.known_index.contains(*triples.T)
+    probability = None
+    if calibration is not None:
+        # A relation that was asked for is judged by what else belongs behind the head.
+        total, bare = found.total.clone(), queries.asked[found.query] == 1
+        total[bare] = totals(model, graph, triples[bare], False, calibration, device, memory_mb)[1]
+        probability = calibration.probability(found.score, total, triples[:, 1])
     places = [pl.Series(column.numpy()) for column in triples.unbind(1)]
     kinds = (entities, relations, entities)
     parts = list(zip(COLUMNS, kinds, places, strict=True))
@@ -234,6 +253,7 @@ def answers(
         {
             **{part: kind.known.names.gather(place) for part, kind, place in parts},
             "score": found.score.double().numpy(),
+            **({} if probability is None else {"probability": probability.numpy()}),
             "rank": found.rank.numpy(),
             "known": nothing if known == "keep" else true.numpy(),
             "seen": trained.seen_triples(triples).numpy(),
@@ -241,29 +261,36 @@ def answers(
             "query": found.query.numpy() + 1,
             **{f"{part}_name": kind.labels.gather(place) for part, kind, place in parts},
         },
-        schema=SCHEMA,
+        schema=schema(calibration is not None),
     )
 
 
 @dataclass(frozen=True)
 class _Best:
-    """The answers of some queries, flat: whose, which, its score and rank."""
+    """The answers of some queries, flat: whose, which, its score and rank, and the total of its query."""
 
     query: Int[Tensor, " n"]
     answer: Int[Tensor, " n"]
     score: Float[Tensor, " n"]
     rank: Int[Tensor, " n"]
+    total: Float[Tensor, " n"]
 
     @classmethod
     def none(cls) -> _Best:
         empty = torch.empty(0, dtype=torch.int64)
-        return cls(empty, empty, torch.empty(0), empty)
+        return cls(empty, empty, torch.empty(0), empty, torch.empty(0, dtype=torch.float64))
 
     @classmethod
-    def of(cls, queries: Int[Tensor, " B"], answer: Int[Tensor, "B k"], score: Float[Tensor, "B k"]) -> _Best:
+    def of(
+        cls,
+        queries: Int[Tensor, " B"],
+        answer: Int[Tensor, "B k"],
+        score: Float[Tensor, "B k"],
+        total: Float[Tensor, " B"],
+    ) -> _Best:
         """From the best of each query, whose score is -inf where there is none any more."""
         row, place = (score > -torch.inf).nonzero().unbind(1)
-        return cls(queries[row], answer[row, place], score[row, place], place + 1)
+        return cls(queries[row], answer[row, place], score[row, place], place + 1, total[row])
 
     @staticmethod
     def together(parts: Sequence[_Best]) -> _Best:
@@ -306,19 +333,20 @@ def _of_entities(
     triples: Int[Tensor, "B 3"],
     head: bool,
     among: Candidates | None,
+    calibration: Calibration | None,
     device: torch.device,
     memory_mb: float | int,
-) -> Float[Tensor, "B E"]:
-    """The scores of every entity, -inf where it may not be listed."""
+) -> tuple[Float[Tensor, "B E"], Float[Tensor, " B"] | None]:
+    """The scores of every entity, -inf where it may not be listed; and the totals for a calibration."""
     batch = _batch(triples)
     scores = model.score_all(batch.to(device), memory_mb)
     refuse_not_finite(scores)
-    rows = (~graph.reflexive_relations[batch.r]).nonzero().squeeze(1)
-    scores[rows.to(device), batch.anchor[rows].to(device)] = -torch.inf
+    drop_anchors(scores, batch, graph.reflexive_relations)
+    total = None if calibration is None else totals_of(scores, batch, graph, calibration)
     if among is not None:
         mask = among.mask(batch.relations, head)
         scores.masked_fill_(~mask.to(device)[batch.relation_index.to(device)], -torch.inf)
-    return scores
+    return scores, total
 
 
 def _drop_known(scores: Float[Tensor, "B C"], graph: KnowledgeGraph, triples: Int[Tensor, "B 3"]) -> None:
@@ -328,8 +356,7 @@ def _drop_known(scores: Float[Tensor, "B C"], graph: KnowledgeGraph, triples: In
         true = graph.known_index.contains(h, torch.arange(scores.shape[1]).expand(scores.shape), t)
         scores.masked_fill_(true.to(scores.device), -torch.inf)
         return
-    row, entity = graph.known_index.batch_targets(_batch(triples))
-    scores[row.to(scores.device), entity.to(scores.device)] = -torch.inf
+    drop_known(scores, _batch(triples), graph.known_index)
 
 
 def _of_relations(

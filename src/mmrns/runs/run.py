@@ -17,7 +17,7 @@ from mmrns.data.arrays import triples_frame
 from mmrns.data.datasets import Dataset
 from mmrns.errors import DataError, UsageError, note
 from mmrns.evaluation.candidates import Candidates
-from mmrns.evaluation.ranking import Ranks, ScoresAll, rank, refuse_not_finite
+from mmrns.evaluation.ranking import Ranks, ScoresAll, rank
 from mmrns.evaluation.report import By, breakdown, report
 from mmrns.inspection import draws, evidence
 from mmrns.inspection.rules import Rules
@@ -26,16 +26,13 @@ from mmrns.nn.kernels.comparisons import comparing
 from mmrns.runs.build import build_batches, build_objective, build_sampler
 from mmrns.runs.config import Config, flatten
 from mmrns.runs.exports import ROWS, features_read, write_bundle, write_predictions, write_vectors
-from mmrns.runs.names import Names
-from mmrns.runs.queries import Known, Queries, answers, every_query, queries_of, read_queries, score_triples
-from mmrns.runs.stored import StoredRun
+from mmrns.runs.judged import JudgedRun, Split
+from mmrns.runs.queries import Known, Queries, answers, every_query, queries_of, read_queries
 from mmrns.runs.vectors import neighbours, vectors_frame
 from mmrns.samplers.base import Sampler
 
-Split = Literal["valid", "test"]
 
-
-class Run(StoredRun):
+class Run(JudgedRun):
     """A finished run: its configuration, results and model, ready to score, rank and predict.
 
     `mmrns.train` and `mmrns.load_run` make one.
@@ -61,10 +58,7 @@ class Run(StoredRun):
             Diverged: a score is not finite.
         """
         frame = triples_frame(triples)
-        parts = (self._entities, frame["head"]), (self._relations, frame["relation"]), (self._entities, frame["tail"])
-        ids = torch.stack([names.ids(column) for names, column in parts], dim=1)
-        scores = score_triples(self.model, ids, self.device)
-        refuse_not_finite(scores)
+        scores = self._scores(self._ids(frame))
         return frame.with_columns(pl.Series("score", scores.double().numpy(), dtype=pl.Float64))
 
     @torch.no_grad()
@@ -197,7 +191,8 @@ class Run(StoredRun):
             candidates: list no other entities; see `evaluate`. Of relations those for which both entities are listed.
 
         Returns:
-            Columns head, relation, tail, score, rank (among what may be listed), known; `seen`, whether head, relation
+            Columns head, relation, tail, score; `probability`, where the run has a calibration (`calibrate`); rank
+            (among what may be listed), known; `seen`, whether head, relation
             and tail all occur in the training's triples; `asked`, the part that was asked for; `query`, whose answer it
             is, counted from 1; `head_name`, `relation_name`, `tail_name`, null where there is no readable name. Query
             by query, the best first.
@@ -247,6 +242,7 @@ class Run(StoredRun):
                 top=top,
                 known=known,
                 among=self._candidates(candidates),
+                calibration=None if self.calibrated is None else self.calibrated.calibration,
                 device=self.device,
                 memory_mb=self.config.evaluation.memory_mb,
             )
@@ -335,7 +331,7 @@ class Run(StoredRun):
                 yield frame.with_columns(pl.col("query") + first)
                 progress(len(part))
 
-        return write_predictions(parts(), Path(path), self.dataset.graph)
+        return write_predictions(parts(), Path(path), self.dataset.graph, self.calibrated is not None)
 
     def export_bundle(self, folder: str | Path) -> None:
         """Write the run with all that its use takes to a new folder, which `load_run` opens on any machine.
@@ -512,24 +508,6 @@ class Run(StoredRun):
         config = self.config.with_method(method)
         sampler = build_sampler(config, self.dataset, self.model).to(self.device).eval()
         return draws.Drawing(method, sampler, build_batches(config, self.dataset), _trained(sampler, False))
-
-    @cached_property
-    def _names(self) -> tuple[Names, Names]:
-        """What entities and what relations may be called."""
-        dataset, strangers = self.dataset, self._data.strangers
-        graph = dataset.graph
-        entities = Names("entity", graph.entities, dataset.labels, strangers.get("entities"))
-        relations = Names("relation", graph.relations, dataset.relation_labels, strangers.get("relations"))
-        entities.other, relations.other = relations, entities
-        return entities, relations
-
-    @property
-    def _entities(self) -> Names:
-        return self._names[0]
-
-    @property
-    def _relations(self) -> Names:
-        return self._names[1]
 
 
 def _trained(sampler: Sampler, yes: bool) -> bool | None:

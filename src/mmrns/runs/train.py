@@ -479,6 +479,11 @@ def _train(
     )
     if folder is not None:
         run.save(folder)
+    if config.evaluation.calibrate:
+        try:
+            run.calibrate()
+        except MmrnsError as error:
+            callback.on_note(f"The run has no calibration: {error}.")  # It is finished all the same.
     return run
 
 
