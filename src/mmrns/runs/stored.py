@@ -166,9 +166,7 @@ class StoredRun:
         write_graph(self.dataset, path / KEPT)
         if self.folder != path:
             write_text(path / "metrics.jsonl", "".join(f"{json.dumps(row)}\n" for row in self._rows))
-        save_figure(self.plot(), path / "plots" / "curves.png")
-        if any("hardness" in row for row in self._rows):
-            save_figure(plot_hardness(self._rows, self._about), path / "plots" / "hardness.png")
+        self.draw(path / "plots")
         write_json(path / "record.json", self.record)
         results = json_text(self.results)
         write_sums(path, hashlib.sha256(results.encode()).hexdigest())
@@ -205,6 +203,15 @@ class StoredRun:
     def plot(self) -> Figure:
         """The validation MRR and the training loss against the steps, as a matplotlib figure."""
         return plot_curves(self._rows, self._about, self.results["selected_step"])
+
+    def draw(self, folder: Path) -> None:
+        """Write the pictures of the training to a folder, which is made where it is missing.
+
+        They are `curves.png` and, where it was measured, `hardness.png`, each with an SVG beside it.
+        """
+        save_figure(self.plot(), folder / "curves.png")
+        if any("hardness" in row for row in self._rows):
+            save_figure(plot_hardness(self._rows, self._about), folder / "hardness.png")
 
     @property
     def _about(self) -> About:
