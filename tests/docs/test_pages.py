@@ -67,6 +67,7 @@ PLACEHOLDERS = {
     "DST": "my-copy",
     "NEW": "my-split",
     "BUNDLE": "my-bundle",
+    "NEWDIR": "my-repository",
     "MODEL": "classical",
     "FILE": "queries.tsv",
     "FILE.html": "page.html",

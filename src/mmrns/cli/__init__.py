@@ -22,6 +22,7 @@ from mmrns.errors import MmrnsError
 from mmrns.cli import train
 from mmrns.cli import use
 from mmrns.cli import export
+from mmrns.cli import push
 from mmrns.cli import compare
 from mmrns.cli import inspect
 from mmrns.cli import data
@@ -29,7 +30,7 @@ from mmrns.cli import convert
 from mmrns.cli import encode
 # isort: on
 
-__all__ = ["app", "compare", "convert", "data", "encode", "export", "inspect", "main", "train", "use"]
+__all__ = ["app", "compare", "convert", "data", "encode", "export", "inspect", "main", "push", "train", "use"]
 
 
 def main() -> NoReturn:

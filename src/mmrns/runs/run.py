@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, overload
 
 import polars as pl
@@ -19,12 +20,15 @@ from mmrns.errors import DataError, UsageError, note
 from mmrns.evaluation.candidates import Candidates
 from mmrns.evaluation.ranking import Ranks, ScoresAll, rank, refuse_not_finite
 from mmrns.evaluation.report import By, breakdown, report
+from mmrns.files import write_text
 from mmrns.inspection import draws
 from mmrns.nn.embedders import STRUCTURE
 from mmrns.nn.kernels.comparisons import comparing
 from mmrns.runs.build import build_batches, build_sampler
+from mmrns.runs.card import model_card
 from mmrns.runs.config import Config, flatten
-from mmrns.runs.exports import ROWS, features_read, write_bundle, write_predictions, write_vectors
+from mmrns.runs.exports import ROWS, copy_licences, features_read, write_bundle, write_predictions, write_vectors
+from mmrns.runs.hub import check_name, located, upload
 from mmrns.runs.names import Names
 from mmrns.runs.queries import Known, Queries, answers, every_query, queries_of, read_queries, score_triples
 from mmrns.runs.stored import StoredRun
@@ -336,11 +340,15 @@ class Run(StoredRun):
 
         return write_predictions(parts(), Path(path), self.dataset.graph)
 
-    def export_bundle(self, folder: str | Path) -> None:
+    def export_bundle(self, folder: str | Path, *, features: bool = True) -> None:
         """Write the run with all that its use takes to a new folder, which `load_run` opens on any machine.
 
         It is a run folder without checkpoints whose `dataset/` holds, beside the triples and names that every run
         folder has there, the descriptions and those features that the model or its sampler reads. Pictures stay behind.
+
+        Args:
+            folder: the new folder.
+            features: whether these features go along.
 
         Raises:
             UsageError: the run is in memory only.
@@ -348,9 +356,60 @@ class Run(StoredRun):
         """
         if self.folder is None:
             raise UsageError("the run is in memory only; save it first: run.save(folder)")
-        dataset = replace(self.dataset, graph=self._data.trained)
-        names = features_read(self.config, dataset)
+        dataset = self._trained_on
+        names = features_read(self.config, dataset) if features else []
         write_bundle(self.folder, Path(folder), self.config, self.record, dataset, names)
+
+    def export_repository(self, folder: str | Path, name: str, *, features: bool = False) -> None:
+        """Write what `push` sends to a new folder: a bundle, a model card (`README.md`), and the licences of the data.
+
+        Args:
+            folder: the new folder.
+            name: of the repository, `owner/name`, which the card tells.
+            features: whether the features go along that the model or its sampler reads. Without them the run is used
+                beside its dataset, as far as it reads them.
+
+        Raises:
+            UsageError: no name of a repository, or the run is in memory only.
+            DataError: the folder holds something already or cannot be written.
+        """
+        check_name(name)
+        self.export_bundle(folder, features=features)
+        dataset, target = self._trained_on, Path(folder)
+        reads = features_read(self.config, dataset)
+        about = self.config, self.results, self.record, dataset
+        card = model_card(name, *about, reads=reads, views=self.model.views, features=features)
+        write_text(target / "README.md", card)
+        copy_licences(dataset, target)
+
+    def push(
+        self, name: str, *, private: bool = False, features: bool = False, message: str = "Upload a run of mmrns"
+    ) -> str:
+        """Send the run to the Hugging Face Hub, or to what `HF_ENDPOINT` says, where `load_run("hf://NAME")` finds it.
+
+        Checkpoints and pictures stay behind. What the repository held before is replaced, in one commit.
+
+        Args:
+            name: of the repository, `owner/name`; it is made where there is none.
+            private: whether one that is made is seen by its owner only.
+            features: see `export_repository`.
+            message: of the commit.
+
+        Returns:
+            The address of the repository.
+
+        Raises:
+            UsageError: nobody is logged in, or the extra `hub` is not installed; see `export_repository`.
+            DataError: the Hub refuses, or cannot be reached.
+        """
+        with TemporaryDirectory(prefix="mmrns-") as temporary:
+            folder = Path(temporary) / "run"
+            self.export_repository(folder, name, features=features)
+            return upload(folder, name, private=private, message=message)
+
+    @property
+    def _trained_on(self) -> Dataset:
+        return replace(self.dataset, graph=self._data.trained)
 
     def inspect(
         self,
@@ -480,8 +539,13 @@ def _trained(sampler: Sampler, yes: bool) -> bool | None:
 
 
 def load_run(folder: str | Path, *, dataset: Dataset | str | Path | None = None, device: str | None = None) -> Run:
-    """Open a finished run folder; see `Run.load`."""
-    return Run.load(folder, dataset=dataset, device=device)
+    """Open a finished run, in its folder, or of the Hugging Face Hub by `hf://owner/name[@revision]`; see `Run.load`.
+
+    Raises:
+        UsageError, DataError: see `Run.load`; also there is no such repository or revision, the Hub cannot be reached
+            and the cache has no copy, or the extra `hub` is not installed.
+    """
+    return Run.load(located(folder), dataset=dataset, device=device)
 
 
 def rank_split(
