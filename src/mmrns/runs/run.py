@@ -27,10 +27,12 @@ from mmrns.nn.kernels.comparisons import comparing
 from mmrns.runs.build import build_batches, build_sampler
 from mmrns.runs.card import model_card
 from mmrns.runs.config import Config, flatten
+from mmrns.runs.display import ROWS as ROWS_SHOWN
+from mmrns.runs.display import Predictions
 from mmrns.runs.exports import ROWS, copy_licences, features_read, write_bundle, write_predictions, write_vectors
 from mmrns.runs.hub import check_name, located, upload
 from mmrns.runs.names import Names
-from mmrns.runs.queries import Known, Queries, answers, every_query, queries_of, read_queries, score_triples
+from mmrns.runs.queries import SCHEMA, Known, Queries, answers, every_query, queries_of, read_queries, score_triples
 from mmrns.runs.stored import StoredRun
 from mmrns.runs.vectors import neighbours, vectors_frame
 from mmrns.samplers.base import Sampler
@@ -214,6 +216,18 @@ class Run(StoredRun):
             raise UsageError("give either queries or head, relation and tail")
         asked = self.queries([(head, relation, tail)] if queries is None else queries)
         return self.answers(asked, top=top, known=known, candidates=candidates)
+
+    def show(self, predictions: pl.DataFrame, *, rows: int = ROWS_SHOWN) -> Predictions:
+        """Predictions as a notebook shows them: query by query, by name, with thumbnails of the entities' pictures.
+
+        Args:
+            predictions: what `predict` gave.
+            rows: answers that are shown at most.
+        """
+        lacking = [name for name in SCHEMA if name not in predictions.columns]
+        if lacking:
+            raise UsageError(f"show takes what predict gave; the frame has no column {lacking[0]!r}")
+        return Predictions(predictions, self.dataset, rows)
 
     def entity(self, name: str) -> tuple[str, str | None]:
         """The id of an entity that is asked about by any of its names, and its readable name where there is one."""

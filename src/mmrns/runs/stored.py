@@ -32,6 +32,7 @@ from mmrns.nn.model import Model
 from mmrns.runs.build import build_dataset, build_device, build_model, build_sampler, usable_device
 from mmrns.runs.config import Config, dump_config, flatten, make_config, with_paths
 from mmrns.runs.digests import KEPT, KEPT_FILES, REMEDY, SUMS, keeps, verify, write_sums
+from mmrns.runs.display import run_html
 from mmrns.runs.figures import save_figure
 from mmrns.runs.kept import RunData, kept_dataset, names_of_training, run_data
 from mmrns.runs.places import dataset_of_run
@@ -180,6 +181,10 @@ class StoredRun:
         }
         scores = ", ".join(f"{split} MRR {mrr:.4f}" for split, mrr in metrics.items())
         return f"Run({self.title}, seed {self.config.seed}: {scores})"
+
+    def _repr_html_(self) -> str:
+        picture = None if self.folder is None else self.folder / "plots" / "curves.png"
+        return run_html(f"{self.title}, seed {self.config.seed}", self.results, picture)
 
     @property
     def title(self) -> str:
