@@ -111,7 +111,7 @@ def compare(
     out.print(Text(f"report {folder / 'report.md'}\nplots  {', '.join(map(str, plots))}"), soft_wrap=True)
     if best is None:
         raise MmrnsError(f"{folder}: every training failed; the report says how")
-    out.print(Text(f"best   mmrns train {folder / RECIPE}"), soft_wrap=True)
+    out.print(Text(f"best   mmrns train {folder / RECIPE}  # by validation"), soft_wrap=True)
 
 
 def _names(listed: str) -> list[str]:

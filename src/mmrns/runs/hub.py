@@ -51,13 +51,10 @@ def upload(folder: Path, name: str, *, private: bool, message: str) -> str:
         The address of the repository.
 
     Raises:
-        UsageError: nobody is logged in, or `huggingface_hub` is not installed.
+        UsageError: `huggingface_hub` is not installed.
         DataError: the server refuses, or cannot be reached.
     """
     hub = _hub()
-    check_name(name)
-    if hub.get_token() is None:
-        raise UsageError("push needs a login: run `hf auth login`, or set HF_TOKEN to a token that may write")
     api = hub.HfApi(library_name="mmrns")
     with _told(name):
         url = api.create_repo(name, private=private, exist_ok=True)
@@ -80,6 +77,16 @@ def check_name(name: str) -> None:
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name):
         raise UsageError(f"{name!r} is no name of a repository; write owner/name, as in someone/countries-transe")
+
+
+def check_login() -> None:
+    """Find out before long work whether anybody is logged in.
+
+    Raises:
+        UsageError: nobody is, or `huggingface_hub` is not installed.
+    """
+    if _hub().get_token() is None:
+        raise UsageError("push needs a login: run `hf auth login`, or set HF_TOKEN to a token that may write")
 
 
 def _hub() -> Any:

@@ -30,7 +30,7 @@ from mmrns.runs.config import Config, flatten
 from mmrns.runs.display import ROWS as ROWS_SHOWN
 from mmrns.runs.display import Predictions
 from mmrns.runs.exports import ROWS, copy_licences, features_read, write_bundle, write_predictions, write_vectors
-from mmrns.runs.hub import check_name, located, upload
+from mmrns.runs.hub import check_login, check_name, located, upload
 from mmrns.runs.names import Names
 from mmrns.runs.queries import SCHEMA, Known, Queries, answers, every_query, queries_of, read_queries, score_triples
 from mmrns.runs.stored import StoredRun
@@ -416,6 +416,8 @@ class Run(StoredRun):
             UsageError: nobody is logged in, or the extra `hub` is not installed; see `export_repository`.
             DataError: the Hub refuses, or cannot be reached.
         """
+        check_name(name)
+        check_login()
         with TemporaryDirectory(prefix="mmrns-") as temporary:
             folder = Path(temporary) / "run"
             self.export_repository(folder, name, features=features)

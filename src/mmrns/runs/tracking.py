@@ -57,19 +57,20 @@ class Tracking(Callback):
         self.logs: dict[str, dict[str, Any]] = {}
         self.rows, self.finished = 0, False
 
-    def begin(self, step: int, rows: Sequence[dict[str, Any]], say: Callable[[str], None]) -> None:
+    def begin(self, step: int, rows: Sequence[dict[str, Any]], say: Callable[[str], None], *, goes_on: bool) -> None:
         """Open the logs, and tell those rows of earlier sittings that a tracker was not told.
 
         Args:
             step: steps done in earlier sittings.
             rows: the rows of metrics that are kept of them.
             say: is told where each log is.
+            goes_on: there was an earlier sitting, whose logs are continued.
         """
         if not self.trackers:
             return
         path = None if self.folder is None else self.folder / FILE
         before: dict[str, Any] = {}
-        if step and path is not None and path.exists():
+        if goes_on and path is not None and path.exists():
             before = read_json(path, _Logs, "restore it, or remove it: the trackers begin new logs")
         home = Path.cwd() if self.folder is None else self.folder.resolve().parent
         config = with_paths(self.config, self._place).model_dump(mode="json")
@@ -77,16 +78,16 @@ class Tracking(Callback):
             log = before.get(name, {})
             about = Tracked(self._name(), self.group, config, flatten(config), home, step, log.get("key"))
             self.logs[name] = {"key": None, "rows": log.get("rows", 0)}
-            if self._tell(name, lambda tracker=tracker, about=about, name=name: self._open(name, tracker, about)):
-                where = tracker.where
-                say(f"Tracked by {name}{f': {where}' if where else ''}.")
+            self._tell(name, lambda tracker=tracker, about=about, name=name: self._open(name, tracker, about, say))
         for row in rows:
             self.rows += 1
             self._log(row, again=False)
         self._keep()
 
-    def _open(self, name: str, tracker: Tracker, about: Tracked) -> None:
+    def _open(self, name: str, tracker: Tracker, about: Tracked, say: Callable[[str], None]) -> None:
         self.logs[name]["key"] = tracker.begin(about)
+        where = tracker.where
+        say(f"Tracked by {name}{f': {where}' if where else ''}.")
 
     def _place(self, key: str, value: str) -> str:
         return seen_from(self.folder, value) if self.folder is not None else Path(value).name

@@ -421,7 +421,7 @@ def _trained(
     pretrain_seconds: float = extra.get("pretrain_seconds", 0.0)
     build_seconds: float = extra.get("build_seconds", build_seconds)
     callback.load_state_dict(extra.get("callbacks", {}))
-    tracking.begin(progress.step, rows.rows, callback.on_note)
+    tracking.begin(progress.step, rows.rows, callback.on_note, goes_on=found is not None)
 
     saved = progress.step
 
