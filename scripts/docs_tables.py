@@ -34,6 +34,7 @@ from mmrns.runs.config import (
 from mmrns.runs.methods import method_names, method_of
 from mmrns.samplers.base import Sampler
 from mmrns.training.callbacks import Callback
+from mmrns.training.trackers.base import Tracker
 
 ROOT = Path(__file__).parents[1]
 REGION = re.compile(r"(<!-- table: ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -238,6 +239,7 @@ REGISTRIES: list[tuple[Registry[Any], str, str]] = [
     (Embedder.registry, "`model.embedder`, `train(embedder=)`", "how-to/add-an-embedder.md"),
     (Loss.registry, "`objective.loss`, `train(loss=)`", "how-to/add-a-loss.md"),
     (Callback.registry, "`training.callbacks`, `train(callbacks=)`", "how-to/add-a-callback.md"),
+    (Tracker.registry, "`training.track`", "how-to/track-training.md#a-tracker-of-your-own"),
     (LAYOUTS, "`--from`, `--to` of `mmrns data convert SRC DST`", "how-to/add-a-format.md"),
     (ENCODERS, "`--text`, `--image` of `mmrns encode DIR`", "how-to/add-an-encoder.md"),
 ]

@@ -198,7 +198,7 @@ def test_a_stopped_run_resumes_to_the_same_bytes(toy_folder: Path, tmp_path: Pat
 
 
 def test_help_has_an_example() -> None:
-    for command in (["train"], ["evaluate"], ["predict"], ["export"], ["neighbours"], ["data", "describe"]):
+    for command in (["train"], ["evaluate"], ["predict"], ["export"], ["neighbours"], ["push"], ["data", "describe"]):
         assert f"Example: mmrns {' '.join(command)}" in mmrns(*command, "--help").stdout
 
 

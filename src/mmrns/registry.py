@@ -118,7 +118,7 @@ class Named:
 
 
 def register(cls: type[Any], name: str | None = None) -> type[Any]:
-    """Let a name stand for a class of your own: a sampler, scorer, embedder, loss, encoder, layout or callback.
+    """Let a name stand for a class of your own: a sampler, scorer, embedder, loss, encoder, layout, callback, tracker.
 
     Args:
         cls: a subclass of the base class of one of them.
@@ -133,7 +133,8 @@ def register(cls: type[Any], name: str | None = None) -> type[Any]:
     registry: Registry[Any] | None = getattr(cls, "registry", None)
     if not isinstance(registry, Registry):
         raise UsageError(
-            f"{cls.__name__} can have no name here: it is no sampler, scorer, embedder, loss, encoder, layout, callback"
+            f"{cls.__name__} can have no name here: it is no sampler, scorer, embedder, loss, encoder, layout, "
+            "callback, tracker"
         )
     registry.add(name or cls.__name__, cls)
     return cls

@@ -16,6 +16,7 @@ from mmrns.prepare.encoders import ENCODERS
 from mmrns.prepare.formats import LAYOUTS
 from mmrns.registry import Registry
 from mmrns.training.callbacks import Callback
+from mmrns.training.trackers.base import Tracker
 
 ROOT = Path(__file__).parents[2]
 # Where the tests of a registry's classes are, and what is to be tested there.
@@ -23,6 +24,7 @@ ROOMS: list[tuple[Registry[Any], str, str]] = [
     (Embedder.registry, "tests/nn/embedders/test_{module}.py", "its vectors by hand, and which entity has which view"),
     (Loss.registry, "tests/nn/test_losses.py", "values and gradients worked out by hand"),
     (Callback.registry, "tests/training/test_callbacks.py", "what it does in a short training"),
+    (Tracker.registry, "tests/training/trackers", "what is found in its own files after a training that went on"),
     (LAYOUTS, "tests/prepare/formats", "a small source that it reads, and what it says of a broken one"),
     (ENCODERS, "tests/prepare/encoders", "tokens of a small input by hand, and of an entity without any"),
 ]

@@ -15,6 +15,7 @@ from mmrns.prepare.encoders import ENCODERS
 from mmrns.prepare.formats import LAYOUTS
 from mmrns.samplers.base import Sampler
 from mmrns.training.callbacks import Callback
+from mmrns.training.trackers.base import Tracker
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "notation.md").read_text(encoding="utf-8")
@@ -101,8 +102,8 @@ def test_what_the_package_exports_is_explained() -> None:
 
 
 def test_every_kind_that_has_names_is_explained() -> None:
-    seams = (Sampler.registry, Scorer.registry, Embedder.registry, Loss.registry, Callback.registry, LAYOUTS, ENCODERS)
-    for registry in seams:
+    seams = (Sampler.registry, Scorer.registry, Embedder.registry, Loss.registry, Callback.registry, Tracker.registry)
+    for registry in (*seams, LAYOUTS, ENCODERS):
         assert f"\n| {registry.kind} |" in GLOSSARY, f"{registry.kind} has no row in docs/notation.md"
     assert "\n| method |" in GLOSSARY
 

@@ -38,6 +38,7 @@ from mmrns.runs.config import Config, apply_settings, make_config
 from mmrns.samplers.base import Sampler
 from mmrns.studies.compare import Comparison
 from mmrns.training.callbacks import Callback
+from mmrns.training.trackers.base import Tracker
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -66,6 +67,7 @@ PLACEHOLDERS = {
     "DST": "my-copy",
     "NEW": "my-split",
     "BUNDLE": "my-bundle",
+    "NEWDIR": "my-repository",
     "MODEL": "classical",
     "FILE": "queries.tsv",
     "FILE.html": "page.html",
@@ -256,7 +258,7 @@ def page_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr(mmrns.runs.train, "make_config", lambda values: shortened(make_config(values)))
     registries = [Sampler.registry, Scorer.registry, Embedder.registry, Loss.registry, Callback.registry]
-    registries += [LAYOUTS, ENCODERS]
+    registries += [Tracker.registry, LAYOUTS, ENCODERS]
     kept = [(registry, {**registry._classes}) for registry in registries if registry.names()]
     modules = set(sys.modules)
     for name, reads in (

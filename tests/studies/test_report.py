@@ -19,6 +19,8 @@ from mmrns.studies.report import (
     reference_of,
     report,
     rows,
+    standing_told,
+    standings,
     table,
     write_summary,
 )
@@ -85,6 +87,43 @@ def test_the_table_has_means_spreads_and_the_baseline() -> None:
     assert mmrns["Hits@10"] == "62.00 ± 2.83"
     assert mmrns["difference"].startswith("+10.00 ± ")
     assert mmrns["seconds"] == "3"
+
+
+def test_standings_are_told_by_the_paired_interval() -> None:
+    values = {
+        "best": [0.30, 0.40, 0.50],
+        # Below by 1, 2 and 3 points: 2 ± 2.48; and by 1.0, 1.2 and 1.4: 1.2 ± 0.50, though the seeds differ by more.
+        "near": [0.29, 0.38, 0.47],
+        "far": [0.290, 0.388, 0.486],
+        "once": [0.10],
+    }
+    records = [record(label, seed, mrr) for label, mrrs in values.items() for seed, mrr in enumerate(mrrs)]
+    found = {"best": "best", "near": "within noise", "far": "below", "once": "?"}
+    assert standings(records) == found
+    assert [row["standing"] for row in table(records)] == ["", *found.values()]
+    assert standing_told(records) == (
+        "Standing: best is the highest mean test MRR; others are within noise where the 95 % interval of their "
+        "difference from it, paired by seed, contains 0, and ? where they have too few seeds in common."
+    )
+    assert standing_told(records) in report(records, study())
+    # Equal seed by seed is no difference; a constant one is.
+    pair = [record(label, seed, 0.25 + 0.125 * seed) for label in ("a", "b") for seed in (0, 1)]
+    assert standings(pair) == {"a": "best", "b": "within noise"}
+    assert standings([*pair[:2], *(record("b", seed, 0.125 + 0.125 * seed) for seed in (0, 1))])["b"] == "below"
+    assert "too few" not in standing_told(pair)
+
+
+def test_of_one_seed_nothing_is_told_and_of_one_entry_there_is_nothing_to_tell() -> None:
+    single = [record("a", 0, 0.3), record("b", 0, 0.2), failed("c", 0)]
+    assert standings(single) == {"a": "best", "b": "?", "c": ""}
+    assert standing_told(single).endswith(
+        "best is the highest mean test MRR; from one seed nothing can be told of noise (?)."
+    )
+    alone = [record("a", seed, 0.3) for seed in (0, 1)]
+    assert (standings(alone), standing_told(alone)) == ({"a": ""}, "")
+    assert standing_told([*alone, failed("b", 0)]) == ""
+    valid = [{key: value for key, value in one.items() if key != "test"} for one in [*alone, record("b", 0, 0.1)]]
+    assert "highest mean validation MRR" in standing_told(valid)
 
 
 def failed(label: str, seed: int) -> dict[str, Any]:

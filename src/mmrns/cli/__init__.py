@@ -23,6 +23,7 @@ from mmrns.cli import train
 from mmrns.cli import use
 from mmrns.cli import calibrate
 from mmrns.cli import export
+from mmrns.cli import push
 from mmrns.cli import compare
 from mmrns.cli import inspect
 from mmrns.cli import explain
@@ -31,7 +32,21 @@ from mmrns.cli import convert
 from mmrns.cli import encode
 # isort: on
 
-__all__ = ["app", "calibrate", "compare", "convert", "data", "encode", "explain", "export", "inspect", "main", "train", "use"]
+__all__ = [
+    "app",
+    "calibrate",
+    "compare",
+    "convert",
+    "data",
+    "encode",
+    "explain",
+    "export",
+    "inspect",
+    "main",
+    "push",
+    "train",
+    "use",
+]
 
 
 def main() -> NoReturn:

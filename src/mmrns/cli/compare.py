@@ -13,7 +13,7 @@ from mmrns.cli.app import app
 from mmrns.cli.show import Text, bar, err, out, print_rows, say
 from mmrns.errors import MmrnsError, UsageError
 
-SHOWN = ("method", "valid MRR", "test MRR", "Hits@1", "Hits@10", "difference", "seeds", "trials", "seconds")
+SHOWN = ("method", "valid MRR", "test MRR", "Hits@1", "Hits@10", "difference", "standing", "seeds", "trials", "seconds")
 """Columns of the table on the terminal, where entries differ in them; the report has all."""
 
 
@@ -62,7 +62,7 @@ def compare(
     from mmrns.studies.comparison import Comparison
     from mmrns.studies.recipe import FILE as RECIPE
     from mmrns.studies.recipe import recipe
-    from mmrns.studies.report import REFERENCE, ranked_split, table, trials_of, write_summary
+    from mmrns.studies.report import REFERENCE, ranked_split, standing_told, table, trials_of, write_summary
 
     if study is not None:
         given = (dataset, scorers, methods, seeds, trials, prune, space, settings)
@@ -100,16 +100,18 @@ def compare(
     cells = table(records, trials_of(comparison))
     # Room is short: what is the same for all, or nobody has, says nothing.
     alike = [key for key in ("seeds", "trials") if len({row[key] for row in cells if row[key]}) == 1]
-    compared = any(row["difference"] for row in cells)
-    shown = [key for key in SHOWN if key in cells[0] and key not in alike and (compared or key != "difference")]
+    empty = [key for key in ("difference", "standing") if not any(row[key] for row in cells)]
+    shown = [key for key in SHOWN if key in cells[0] and key not in (*alike, *empty)]
     print_rows([{key: row[key].replace("± ", "±") for key in shown} for row in cells])
-    if compared:
+    if "difference" not in empty:
         split = {"test": "test", "valid": "validation"}[ranked_split(records)]
         out.print(f"difference: of the {split} MRR from {REFERENCE}, by seed, with 95 % interval")
+    if told := standing_told(records):
+        out.print(f"{told[0].lower()}{told[1:].removesuffix('.')}")
     out.print(Text(f"report {folder / 'report.md'}\nplots  {', '.join(map(str, plots))}"), soft_wrap=True)
     if best is None:
         raise MmrnsError(f"{folder}: every training failed; the report says how")
-    out.print(Text(f"best   mmrns train {folder / RECIPE}"), soft_wrap=True)
+    out.print(Text(f"best   mmrns train {folder / RECIPE}  # by validation"), soft_wrap=True)
 
 
 def _names(listed: str) -> list[str]:

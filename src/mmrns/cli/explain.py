@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mmrns.cli.app import app
-from mmrns.cli.options import RunDatasetOption, RunDeviceOption, Side
+from mmrns.cli.options import RunArgument, RunDatasetOption, RunDeviceOption, Side
 from mmrns.cli.show import Text, called, out, print_json, print_rows
 from mmrns.errors import UsageError
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     epilog="Example: mmrns explain runs/countries-TransE-mmrns-s0 --head Kenya --relation language --tail Swahili"
 )
 def explain(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: RunArgument,
     head: Annotated[str | None, typer.Option(help="Head entity; left out, the best new answer is explained.")] = None,
     relation: Annotated[str | None, typer.Option(help="Relation.")] = None,
     tail: Annotated[str | None, typer.Option(help="Tail entity; left out, the best new answer is explained.")] = None,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mmrns.cli.app import app
-from mmrns.cli.options import CandidatesOption, Known, RunDatasetOption, RunDeviceOption, Side, TableOption
+from mmrns.cli.options import CandidatesOption, Known, RunArgument, RunDatasetOption, RunDeviceOption, Side, TableOption
 from mmrns.cli.show import Text, bar, called, out, print_json, print_rows, refuse_table, say, without_empty, write_table
 from mmrns.errors import UsageError
 from mmrns.files import refuse_taken
@@ -19,7 +19,7 @@ from mmrns.files import refuse_taken
     "The dataset itself goes to other programs by `mmrns data convert`."
 )
 def export(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: RunArgument,
     bundle: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="New folder: the run with the data that it needs, for any machine."),
@@ -89,7 +89,7 @@ def export(
 
 @app.command(epilog="Example: mmrns neighbours runs/countries-TransE-mmrns-s0 France --by image")
 def neighbours(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: RunArgument,
     entity: Annotated[str, typer.Argument(help="Entity: its id, or its name.")],
     by: Annotated[
         str, typer.Option(metavar="NAME", help="structure (the model's vectors), or a modality, e.g. text or image.")

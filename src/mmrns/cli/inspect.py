@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmrns.cli.app import app
-from mmrns.cli.options import RunDatasetOption, RunDeviceOption, Side
+from mmrns.cli.options import RunArgument, RunDatasetOption, RunDeviceOption, Side
 from mmrns.cli.show import Text, bar, err, out, print_json, print_rows
 from mmrns.errors import UsageError
 from mmrns.files import refuse_unwritable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     " --against language --out france.html"
 )
 def inspect(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: RunArgument,
     head: Annotated[str, typer.Option(help="Head entity.")],
     relation: Annotated[str, typer.Option(help="Relation.")],
     tail: Annotated[str, typer.Option(help="Tail entity.")],

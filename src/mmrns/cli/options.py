@@ -49,6 +49,8 @@ class Known(StrEnum):
     keep = "keep"
 
 
+RunArgument = Annotated[str, typer.Argument(help="Run folder, or hf://OWNER/NAME of the Hugging Face Hub.")]
+
 CandidatesOption = Annotated[
     str | None,
     typer.Option(

@@ -9,7 +9,16 @@ import typer
 
 from mmrns.cli.app import app
 from mmrns.cli.calibrate import measured
-from mmrns.cli.options import By, CandidatesOption, Known, RunDatasetOption, RunDeviceOption, Split, TableOption
+from mmrns.cli.options import (
+    By,
+    CandidatesOption,
+    Known,
+    RunArgument,
+    RunDatasetOption,
+    RunDeviceOption,
+    Split,
+    TableOption,
+)
 from mmrns.cli.show import (
     Text,
     bar,
@@ -34,7 +43,7 @@ if TYPE_CHECKING:
 
 @app.command(epilog="Example: mmrns evaluate runs/countries-TransE-mmrns-s0 --by relation")
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: RunArgument,
     split: Annotated[Split, typer.Option(help="Which split to rank.")] = Split.test,
     by: Annotated[By | None, typer.Option(help="Break the metrics down.")] = None,
     bootstrap: Annotated[
@@ -125,7 +134,7 @@ def _print_classified(found: dict[str, Any], by: By | None, file: Path | None, a
 
 @app.command(epilog="Example: mmrns predict runs/countries-TransE-mmrns-s0 --head country/France --relation borders")
 def predict(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: RunArgument,
     head: Annotated[str | None, typer.Option(help="Head entity; leave out what you ask for.")] = None,
     relation: Annotated[str | None, typer.Option(help="Relation.")] = None,
     tail: Annotated[str | None, typer.Option(help="Tail entity.")] = None,

@@ -16,15 +16,19 @@ from mmrns.data.arrays import modality_of, triples_frame
 from mmrns.data.features import Features
 from mmrns.data.folders import SPLITS, dataset_files, find_dataset, read_entities, read_triples, split_file
 from mmrns.data.graph import KnowledgeGraph
-from mmrns.data.names import find_header, lookalikes, quoted_columns
+from mmrns.data.names import COLUMNS, find_header, lookalikes, quoted_columns
 from mmrns.data.splitting import Amount, split_triples
 from mmrns.data.tables import read_header_table
 from mmrns.data.vocabulary import Vocabulary
 from mmrns.errors import DataError, UsageError
 from mmrns.files import sha256_of, spot_sha256_of
+from mmrns.notebook import Table, html
 
 WHOLE = 2**26
 """Feature files of at most so many bytes are read whole to tell whether they have changed, larger ones in spots."""
+
+_SHOWN = 5
+"""Triples, and notes, that a notebook shows."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,28 @@ class Dataset:
         n, relations = len(self.graph.entities), len(self.graph.relations)
         covered = [f"{name} {100 * modality.covered / n:.0f} %" for name, modality in self.features.items()]
         return f"Dataset({self.name}: {', '.join([f'{n:,} entities', f'{relations:,} relations', *covered])})"
+
+    def _repr_html_(self) -> str:
+        graph = self.graph
+        splits = [{"split": split, "triples": len(getattr(graph, split))} for split in SPLITS]
+        features = [
+            {
+                "modality": name,
+                "entities": modality.covered,
+                "coverage": f"{100 * modality.covered / len(graph.entities):.0f} %",
+                "tokens": modality.tokens,
+                "width": modality.width,
+            }
+            for name, modality in self.features.items()
+        ]
+        names = [(self.labels, graph.entities), (self.relation_labels, graph.relations), (self.labels, graph.entities)]
+        first = [
+            {part: labels.get(known[i], known[i]) for part, (labels, known), i in zip(COLUMNS, names, row, strict=True)}
+            for row in graph.train[:_SHOWN].tolist()
+        ]
+        sizes = f"{len(graph.entities):,} entities, {len(graph.relations):,} relations"
+        tables = Table("", splits), Table("features", features), Table("the first triples of train", first)
+        return html(self.name, sizes, [*tables, *self.notes[:_SHOWN]])
 
     @classmethod
     def from_triples(

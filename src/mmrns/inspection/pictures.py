@@ -30,12 +30,13 @@ class Picture:
     height: int
 
 
-def embedded(paths: Iterable[str], folder: Path | None) -> tuple[dict[str, Picture], list[str]]:
-    """Pictures by path, upright, at most `PIXELS` wide and high, and the paths that could not be read.
+def embedded(paths: Iterable[str], folder: Path | None, pixels: int = PIXELS) -> tuple[dict[str, Picture], list[str]]:
+    """Pictures by path, upright, at most `pixels` wide and high, and the paths that could not be read.
 
     Args:
         paths: within the folder; what lies outside counts as not read.
         folder: of the dataset; None for one that was made in memory, which has no pictures.
+        pixels: of the longest side at most.
     """
     pictures: dict[str, Picture] = {}
     unread: list[str] = []
@@ -44,7 +45,7 @@ def embedded(paths: Iterable[str], folder: Path | None) -> tuple[dict[str, Pictu
     root = folder.resolve()
     for name in dict.fromkeys(paths):
         path = (folder / name).resolve()
-        found = _picture(path, f"picture-{len(pictures)}") if path.is_relative_to(root) else None
+        found = _picture(path, f"picture-{len(pictures)}", pixels) if path.is_relative_to(root) else None
         if found is None:
             unread.append(name)
         else:
@@ -52,7 +53,7 @@ def embedded(paths: Iterable[str], folder: Path | None) -> tuple[dict[str, Pictu
     return pictures, unread
 
 
-def _picture(path: Path, key: str) -> Picture | None:
+def _picture(path: Path, key: str, pixels: int) -> Picture | None:
     from PIL import Image, ImageOps
 
     try:
@@ -64,19 +65,19 @@ def _picture(path: Path, key: str) -> Picture | None:
                 image.load()
                 kind = image.format or ""
                 upright = ImageOps.exif_transpose(image)
-                if kind not in TYPES or len(data) > BYTES or max(image.size) > PIXELS or upright.size != image.size:
-                    kind, data, upright = _reduced(upright)
+                if kind not in TYPES or len(data) > BYTES or max(image.size) > pixels or upright.size != image.size:
+                    kind, data, upright = _reduced(upright, pixels)
     except Exception:  # Pillow raises whatever its decoders raise; the page does without the picture.
         return None
     uri = f"data:{TYPES[kind]};base64,{base64.b64encode(data).decode()}"
     return Picture(key, uri, upright.width, upright.height)
 
 
-def _reduced(image: Image) -> tuple[str, bytes, Image]:
+def _reduced(image: Image, pixels: int) -> tuple[str, bytes, Image]:
     """A smaller copy: PNG where it is transparent, else JPEG; its format, bytes and the copy."""
     kind = "PNG" if image.has_transparency_data else "JPEG"
     small = image.convert("RGBA" if kind == "PNG" else "RGB")
-    small.thumbnail((PIXELS, PIXELS))
+    small.thumbnail((pixels, pixels))
     buffer = io.BytesIO()
     small.save(buffer, format=kind, quality=85)
     return kind, buffer.getvalue(), small

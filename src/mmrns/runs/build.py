@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from mmrns.training.batches import Batches
 from mmrns.training.callbacks import Callback
 from mmrns.training.optimizer import Group, Optimizer, schedule_of, sparse_tables
 from mmrns.training.progress import Plan
+from mmrns.training.trackers.base import Tracker
 from mmrns.training.trainer import Trainer
 
 
@@ -203,3 +205,18 @@ def build_callbacks(config: Config) -> list[Callback]:
     """The callbacks that the configuration names."""
     names = [*(["hardness"] if config.training.hardness else []), *config.training.callbacks]
     return [Callback.registry.get(name)() for name in names]
+
+
+def build_trackers(config: Config) -> dict[str, Tracker]:
+    """The trackers that the configuration names, none of them opened.
+
+    Raises:
+        UsageError: a package that one needs is not installed.
+    """
+    found = {name: Tracker.registry.get(name)() for name in config.training.track}
+    for name, tracker in found.items():
+        if tracker.needs and find_spec(tracker.needs) is None:
+            ours = type(tracker).__module__.startswith("mmrns.")
+            how = f"pip install 'mmrns[{tracker.extra}]'" if ours else "install it"
+            raise UsageError(f"training.track: {name} needs the package {tracker.needs}; {how}", "training.track")
+    return found

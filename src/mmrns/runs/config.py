@@ -29,6 +29,7 @@ from mmrns.runs.places import PATHS, seen_from
 from mmrns.runs.values import YAMLError, dump_yaml, parse_yaml, plain
 from mmrns.samplers.base import Inner, Sampler
 from mmrns.training.callbacks import Callback
+from mmrns.training.trackers.base import Tracker
 from mmrns.types import SidePolicy
 
 _Schema = TypeVar("_Schema", bound=BaseModel)
@@ -143,6 +144,10 @@ class TrainingConfig(_Section):
     hardness: bool = Field(True, description="measure the drawn negatives' hardness beside each loss in metrics.jsonl")
     callbacks: list[str] = Field(
         default_factory=list[str], description="names of further callbacks, each made without arguments"
+    )
+    track: list[str] = Field(
+        default_factory=list[str],
+        description="names of trackers that are told the configuration, the metrics and the pictures, e.g. tensorboard",
     )
     checkpoint_every: PositiveInt = Field(500, description="interval of checkpoint/last.safetensors")
     patience: NonNegativeInt = Field(5, description="validations without improvement before training stops; 0 = never")
@@ -337,6 +342,8 @@ def _check_fit(config: Config) -> None:
         raise UsageError(f"model.modalities: the embedder {embedder} reads none; use model.embedder=fused")
     for name in config.training.callbacks:
         Callback.registry.get(name)
+    for name in config.training.track:
+        Tracker.registry.get(name)
 
 
 def options_of(cls: type[Any], reserved: Iterable[str] = ()) -> type[BaseModel]:

@@ -208,3 +208,13 @@ def write_bundle(
         write_json(place / "record.json", {**record, "dataset": kept, "bundle": {"dataset": record["dataset"]}})
         write_sums(place, sha256_of(folder / "results.json"))
         shutil.copyfile(folder / "results.json", place / "results.json")
+
+
+def copy_licences(dataset: Dataset, target: Path) -> None:
+    """Put the licences that lie in a dataset's folder into that of a bundle, beside its triples."""
+    if dataset.folder is None:
+        return
+    for pattern in ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*"):
+        for path in sorted(dataset.folder.glob(pattern)):
+            if path.is_file():
+                shutil.copyfile(path, target / KEPT / path.name)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, overload
 
 import polars as pl
@@ -19,15 +20,20 @@ from mmrns.errors import DataError, UsageError, note
 from mmrns.evaluation.candidates import Candidates
 from mmrns.evaluation.ranking import Ranks, ScoresAll, rank
 from mmrns.evaluation.report import By, breakdown, report
+from mmrns.files import write_text
 from mmrns.inspection import draws, evidence
 from mmrns.inspection.rules import Rules
 from mmrns.nn.embedders import STRUCTURE
 from mmrns.nn.kernels.comparisons import comparing
 from mmrns.runs.build import build_batches, build_objective, build_sampler
+from mmrns.runs.card import model_card
 from mmrns.runs.config import Config, flatten
-from mmrns.runs.exports import ROWS, features_read, write_bundle, write_predictions, write_vectors
+from mmrns.runs.display import ROWS as ROWS_SHOWN
+from mmrns.runs.display import Predictions
+from mmrns.runs.exports import ROWS, copy_licences, features_read, write_bundle, write_predictions, write_vectors
+from mmrns.runs.hub import check_login, check_name, located, upload
 from mmrns.runs.judged import JudgedRun, Split
-from mmrns.runs.queries import Known, Queries, answers, every_query, queries_of, read_queries
+from mmrns.runs.queries import Known, Queries, answers, every_query, queries_of, read_queries, schema
 from mmrns.runs.vectors import neighbours, vectors_frame
 from mmrns.samplers.base import Sampler
 
@@ -207,6 +213,18 @@ class Run(JudgedRun):
         asked = self.queries([(head, relation, tail)] if queries is None else queries)
         return self.answers(asked, top=top, known=known, candidates=candidates)
 
+    def show(self, predictions: pl.DataFrame, *, rows: int = ROWS_SHOWN) -> Predictions:
+        """Predictions as a notebook shows them: query by query, by name, with thumbnails of the entities' pictures.
+
+        Args:
+            predictions: what `predict` gave.
+            rows: answers that are shown at most.
+        """
+        lacking = [name for name in schema(calibrated=False) if name not in predictions.columns]
+        if lacking:
+            raise UsageError(f"show takes what predict gave; the frame has no column {lacking[0]!r}")
+        return Predictions(predictions, self.dataset, rows)
+
     def entity(self, name: str) -> tuple[str, str | None]:
         """The id of an entity that is asked about by any of its names, and its readable name where there is one."""
         place = self._entities.id(name)
@@ -333,11 +351,15 @@ class Run(JudgedRun):
 
         return write_predictions(parts(), Path(path), self.dataset.graph, self.calibrated is not None)
 
-    def export_bundle(self, folder: str | Path) -> None:
+    def export_bundle(self, folder: str | Path, *, features: bool = True) -> None:
         """Write the run with all that its use takes to a new folder, which `load_run` opens on any machine.
 
         It is a run folder without checkpoints whose `dataset/` holds, beside the triples and names that every run
         folder has there, the descriptions and those features that the model or its sampler reads. Pictures stay behind.
+
+        Args:
+            folder: the new folder.
+            features: whether these features go along.
 
         Raises:
             UsageError: the run is in memory only.
@@ -345,9 +367,62 @@ class Run(JudgedRun):
         """
         if self.folder is None:
             raise UsageError("the run is in memory only; save it first: run.save(folder)")
-        dataset = replace(self.dataset, graph=self._data.trained)
-        names = features_read(self.config, dataset)
+        dataset = self._trained_on
+        names = features_read(self.config, dataset) if features else []
         write_bundle(self.folder, Path(folder), self.config, self.record, dataset, names)
+
+    def export_repository(self, folder: str | Path, name: str, *, features: bool = False) -> None:
+        """Write what `push` sends to a new folder: a bundle, a model card (`README.md`), and the licences of the data.
+
+        Args:
+            folder: the new folder.
+            name: of the repository, `owner/name`, which the card tells.
+            features: whether the features go along that the model or its sampler reads. Without them the run is used
+                beside its dataset, as far as it reads them.
+
+        Raises:
+            UsageError: no name of a repository, or the run is in memory only.
+            DataError: the folder holds something already or cannot be written.
+        """
+        check_name(name)
+        self.export_bundle(folder, features=features)
+        dataset, target = self._trained_on, Path(folder)
+        reads = features_read(self.config, dataset)
+        about = self.config, self.results, self.record, dataset
+        card = model_card(name, *about, reads=reads, views=self.model.views, features=features)
+        write_text(target / "README.md", card)
+        copy_licences(dataset, target)
+
+    def push(
+        self, name: str, *, private: bool = False, features: bool = False, message: str = "Upload a run of mmrns"
+    ) -> str:
+        """Send the run to the Hugging Face Hub, or to what `HF_ENDPOINT` says, where `load_run("hf://NAME")` finds it.
+
+        Checkpoints and pictures stay behind. What the repository held before is replaced, in one commit.
+
+        Args:
+            name: of the repository, `owner/name`; it is made where there is none.
+            private: whether one that is made is seen by its owner only.
+            features: see `export_repository`.
+            message: of the commit.
+
+        Returns:
+            The address of the repository.
+
+        Raises:
+            UsageError: nobody is logged in, or the extra `hub` is not installed; see `export_repository`.
+            DataError: the Hub refuses, or cannot be reached.
+        """
+        check_name(name)
+        check_login()
+        with TemporaryDirectory(prefix="mmrns-") as temporary:
+            folder = Path(temporary) / "run"
+            self.export_repository(folder, name, features=features)
+            return upload(folder, name, private=private, message=message)
+
+    @property
+    def _trained_on(self) -> Dataset:
+        return replace(self.dataset, graph=self._data.trained)
 
     def inspect(
         self,
@@ -516,8 +591,13 @@ def _trained(sampler: Sampler, yes: bool) -> bool | None:
 
 
 def load_run(folder: str | Path, *, dataset: Dataset | str | Path | None = None, device: str | None = None) -> Run:
-    """Open a finished run folder; see `Run.load`."""
-    return Run.load(folder, dataset=dataset, device=device)
+    """Open a finished run, in its folder, or of the Hugging Face Hub by `hf://owner/name[@revision]`; see `Run.load`.
+
+    Raises:
+        UsageError, DataError: see `Run.load`; also there is no such repository or revision, the Hub cannot be reached
+            and the cache has no copy, or the extra `hub` is not installed.
+    """
+    return Run.load(located(folder), dataset=dataset, device=device)
 
 
 def rank_split(

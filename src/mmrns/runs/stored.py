@@ -32,6 +32,7 @@ from mmrns.nn.model import Model
 from mmrns.runs.build import build_dataset, build_device, build_model, build_sampler, usable_device
 from mmrns.runs.config import Config, dump_config, flatten, make_config, with_paths
 from mmrns.runs.digests import KEPT, KEPT_FILES, REMEDY, SUMS, keeps, verify, write_sums
+from mmrns.runs.display import run_html
 from mmrns.runs.figures import save_figure
 from mmrns.runs.kept import RunData, kept_dataset, names_of_training, run_data
 from mmrns.runs.places import dataset_of_run
@@ -166,9 +167,7 @@ class StoredRun:
         write_graph(self.dataset, path / KEPT)
         if self.folder != path:
             write_text(path / "metrics.jsonl", "".join(f"{json.dumps(row)}\n" for row in self._rows))
-        save_figure(self.plot(), path / "plots" / "curves.png")
-        if any("hardness" in row for row in self._rows):
-            save_figure(plot_hardness(self._rows, self._about), path / "plots" / "hardness.png")
+        self.draw(path / "plots")
         write_json(path / "record.json", self.record)
         results = json_text(self.results)
         write_sums(path, hashlib.sha256(results.encode()).hexdigest())
@@ -182,6 +181,10 @@ class StoredRun:
         }
         scores = ", ".join(f"{split} MRR {mrr:.4f}" for split, mrr in metrics.items())
         return f"Run({self.title}, seed {self.config.seed}: {scores})"
+
+    def _repr_html_(self) -> str:
+        picture = None if self.folder is None else self.folder / "plots" / "curves.png"
+        return run_html(f"{self.title}, seed {self.config.seed}", self.results, picture)
 
     @property
     def title(self) -> str:
@@ -205,6 +208,15 @@ class StoredRun:
     def plot(self) -> Figure:
         """The validation MRR and the training loss against the steps, as a matplotlib figure."""
         return plot_curves(self._rows, self._about, self.results["selected_step"])
+
+    def draw(self, folder: Path) -> None:
+        """Write the pictures of the training to a folder, which is made where it is missing.
+
+        They are `curves.png` and, where it was measured, `hardness.png`, each with an SVG beside it.
+        """
+        save_figure(self.plot(), folder / "curves.png")
+        if any("hardness" in row for row in self._rows):
+            save_figure(plot_hardness(self._rows, self._about), folder / "hardness.png")
 
     @property
     def _about(self) -> About:

@@ -52,6 +52,7 @@ from mmrns.runs.places import absolute, dataset_of_run
 from mmrns.runs.record import Record, Row, continued, provenance
 from mmrns.runs.run import Run, Split, rank_split
 from mmrns.runs.threads import threads_restored, use_threads
+from mmrns.runs.tracking import Tracking
 from mmrns.runs.values import read_config, told_of
 from mmrns.samplers.base import Sampler
 from mmrns.training.callbacks import Callback, CallbackList
@@ -98,6 +99,7 @@ def train(
     out: str | Path | None = None,
     resume: bool = False,
     progress: bool = True,
+    group: str | None = None,
 ) -> Run:
     """Train a model and its sampler and return the finished run.
 
@@ -127,6 +129,7 @@ def train(
         resume: continue the run in `out` with its own configuration; anything given here must agree with it, but for
             the learning rates.
         progress: say on standard error how far it is, after five seconds and then every minute.
+        group: what trackers (`training.track`) call the study that the run is part of.
 
     Raises:
         UsageError, DataError: see `make_config` and `load_dataset`; also when `out` holds a run and `resume` is not
@@ -181,12 +184,13 @@ def train(
     if folder is None:
         assert chosen is not None
         with freed_memory_kept(), threads_restored():
-            return _train(chosen, None, parts, callbacks)
+            return _train(chosen, None, parts, callbacks, group=group)
     _refuse_misuse(folder, resume)
     with locked(folder, "checkpoint", "plots"), freed_memory_kept(), threads_restored():
         _refuse_misuse(folder, resume)  # It may have become a run since.
         try:
-            return _train(chosen or _config_of(folder, values), folder, parts, callbacks, values if resume else None)
+            chosen = chosen or _config_of(folder, values)
+            return _train(chosen, folder, parts, callbacks, values if resume else None, group)
         except KeyboardInterrupt as error:
             raise Interrupted(f"{folder}: interrupted; continue with --resume") from error
 
@@ -358,14 +362,29 @@ def _train(
     parts: Parts,
     given: Sequence[Callback],
     resumed: Mapping[str, Any] | None = None,
+    group: str | None = None,
 ) -> Run:
-    """Train; `resumed` is what was given to go on with, None for a new run."""
+    """Train and tell the trackers; `resumed` is what was given to go on with, None for a new run."""
+    with Tracking(config, folder, group) as tracking:
+        run = _trained(config, folder, parts, given, resumed, tracking)
+        tracking.finish(run)
+    return run
+
+
+def _trained(
+    config: Config,
+    folder: Path | None,
+    parts: Parts,
+    given: Sequence[Callback],
+    resumed: Mapping[str, Any] | None,
+    tracking: Tracking,
+) -> Run:
     started = time.perf_counter()
     dataset = build_dataset(config, parts.dataset)
     refuse_nothing_to_validate_on(dataset, config)
     dataset.refuse_unfit()
     rows, interruption = _Rows(folder), Interruption()
-    callback = CallbackList([interruption, *build_callbacks(config), *given, rows])
+    callback = CallbackList([interruption, *build_callbacks(config), *given, rows, tracking])
     since = time.perf_counter()
     measured = use_threads(config, dataset, parts, None if resumed is None else _recorded_threads(folder))
     started += time.perf_counter() - since
@@ -402,6 +421,7 @@ def _train(
     pretrain_seconds: float = extra.get("pretrain_seconds", 0.0)
     build_seconds: float = extra.get("build_seconds", build_seconds)
     callback.load_state_dict(extra.get("callbacks", {}))
+    tracking.begin(progress.step, rows.rows, callback.on_note, goes_on=found is not None)
 
     saved = progress.step
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from mmrns.data.datasets import Dataset
 from mmrns.errors import DataError, Diverged, MmrnsError, UsageError
 from mmrns.files import locked, read_json_lines, refuse_unwritable, write_text
-from mmrns.runs.build import build_dataset, build_device, build_model, build_sampler
+from mmrns.runs.build import build_dataset, build_device, build_model, build_sampler, build_trackers
 from mmrns.runs.config import Config, flatten, shortened, validated
 from mmrns.runs.record import Row
 from mmrns.runs.threads import fastest, measure, threads_restored
@@ -258,7 +258,8 @@ def train_once(training: Training) -> dict[str, Any]:
     told = [*callbacks(), *([] if reports is None else [reports])]
     told += [ProgressLines(name=training.name)] if training.progress else []
     try:
-        run = train(out=training.run, settings=training.given, resume=unfinished, callbacks=told, progress=False)
+        how: dict[str, Any] = {"resume": unfinished, "progress": False, "group": training.folder.resolve().name}
+        run = train(out=training.run, settings=training.given, callbacks=told, **how)
     except Interrupted:
         if reports is None or reports.pruned is None:
             raise
@@ -351,6 +352,7 @@ def _looked_through(comparison: Comparison, note: Callable[[str], None]) -> Comp
         for config in comparison.configs(entry):
             try:
                 build_device(config.device)
+                build_trackers(config)
                 # Where there is room, and without a context on the accelerator.
                 cpu = config.model_copy(update={"device": "cpu"})
                 about = config.data.model_dump_json()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from mmrns.files import json_text, write_changed
+from mmrns.runs.card import escaped
 from mmrns.studies.comparison import Comparison
 from mmrns.studies.plots import Drawn, draw_mrr, draw_time, seeds_in_words
 
@@ -99,7 +99,8 @@ def reference_of(label: str, groups: Mapping[str, Sequence[Record]]) -> str | No
 
 
 def table(records: Sequence[Record], trials: Mapping[str, int] | None = None) -> list[dict[str, str]]:
-    """Mean and standard deviation over the seeds in percent, and the difference from the reference paired by seed.
+    """Mean and standard deviation over the seeds in percent, the difference from the reference paired by seed, and how
+    each entry stands to the best (`standings`).
 
     Args:
         records: of the seeds.
@@ -107,7 +108,7 @@ def table(records: Sequence[Record], trials: Mapping[str, int] | None = None) ->
     """
     split = ranked_split(records)
     groups = by_label(records)
-    titles = _titles(split)
+    titles, stands = _titles(split), standings(records)
     found: list[dict[str, str]] = []
     for label, runs in groups.items():
         reference, good = reference_of(label, groups), worked(runs)
@@ -118,6 +119,7 @@ def table(records: Sequence[Record], trials: Mapping[str, int] | None = None) ->
         for key, title in titles.items():
             row[title] = spread([_metrics(run, split)[key] for run in good if key in _metrics(run, split)])
         row["difference"] = "" if reference is None else paired(good, worked(groups[reference]), split)
+        row["standing"] = stands[label]
         row["seeds"] = f"{len(good)}" if len(good) == len(runs) else f"{len(good)} of {len(runs)}"
         if trials is not None:
             row["trials"] = f"{trials.get(label, 0)}" + (f" ({counts})" if counts else "")
@@ -128,6 +130,54 @@ def table(records: Sequence[Record], trials: Mapping[str, int] | None = None) ->
         cells = {title: spread([baseline["realistic"][key]]) for key, title in titles.items()}
         found.insert(0, dict.fromkeys(found[0], "") | {"method": "relation frequency"} | cells)
     return found
+
+
+def standings(records: Sequence[Record]) -> dict[str, str]:
+    """How each entry stands to the best, the one with the highest mean MRR of the ranked split over its seeds.
+
+    `best` is that one. Another is `within noise` where the 95 % interval of its difference from the best, paired by
+    seed, contains 0, and `below` where it does not; `?` where the two have fewer than two seeds in common, of which
+    nothing can be told; nothing where all its trainings failed, or nothing else takes part.
+
+    Args:
+        records: of the seeds.
+
+    Returns:
+        The standing by label.
+    """
+    split = ranked_split(records)
+    groups = {label: worked(runs) for label, runs in by_label(records).items()}
+    reached = {label: mean(_metrics(run, split)["mrr"] for run in runs) for label, runs in groups.items() if runs}
+    if len(reached) < 2:
+        return dict.fromkeys(groups, "")
+    best = max(reached, key=reached.__getitem__)
+
+    def standing(label: str) -> str:
+        differences = differences_of(groups[label], groups[best], split)
+        if label == best or label not in reached:
+            return "best" if label == best else ""
+        if len(differences) < 2:
+            return "?"
+        return "within noise" if abs(mean(differences)) <= interval(differences) else "below"
+
+    return {label: standing(label) for label in groups}
+
+
+def standing_told(records: Sequence[Record]) -> str:
+    """What the standings mean, in a sentence; nothing where there is none."""
+    stands, name = [*standings(records).values()], _SPLITS[ranked_split(records)]
+    if not any(stands):
+        return ""
+    told = f"Standing: best is the highest mean {name} MRR; "
+    if not {"within noise", "below"} & {*stands}:
+        return f"{told}from one seed nothing can be told of noise (?)."
+    return (
+        f"{told}others are within noise where the 95 % interval of their difference from it, paired by seed, contains 0"
+        f"{', and ? where they have too few seeds in common' if '?' in stands else ''}."
+    )
+
+
+_SPLITS = {"test": "test", "valid": "validation"}
 
 
 def _titles(split: str) -> dict[str, str]:
@@ -184,22 +234,23 @@ def report(records: Sequence[Record], comparison: Comparison) -> str:
     """The table with what is needed to read it, as Markdown."""
     groups, trials, split = by_label(records), trials_of(comparison), ranked_split(records)
     cells = table(records, trials)
-    name = {"test": "test", "valid": "validation"}[split]
+    name = _SPLITS[split]
     failed = [record for record in records if "failed" in record]
     lines = [
-        f"# {_escaped(str(comparison.common.get('data.dataset') or 'Comparison'))}",
+        f"# {escaped(str(comparison.common.get('data.dataset') or 'Comparison'))}",
         "",
         "Filtered link prediction on both sides, in percent, ties at their mean rank; mean ± standard deviation over "
         f"the seeds{' that did not fail' if failed else ''}. The difference is that of the {name} MRR from "
         f"`{REFERENCE}` with the same scorer, paired by seed, with its 95 % interval (Student's t). "
+        + (f"{told} " if (told := standing_told(records)) else "")
         + ("" if split == "test" else "The test split was not read: all metrics are of validation. ")
-        + f"{_chosen(trials)} {_escaped(comparison.budget_told)} Seconds are of a whole training: {_counted(records)}.",
+        + f"{_chosen(trials)} {escaped(comparison.budget_told)} Seconds are of a whole training: {_counted(records)}.",
         "",
         "| " + " | ".join(cells[0]) + " |",
         "|" + "---|" * len(cells[0]),
-        *("| " + " | ".join(_escaped(cell) for cell in row.values()) + " |" for row in cells),
+        *("| " + " | ".join(escaped(cell) for cell in row.values()) + " |" for row in cells),
         "",
-        *([*(f"- {_escaped(r['name'])} failed: {_escaped(r['failed'])}." for r in failed), ""] if failed else []),
+        *([*(f"- {escaped(r['name'])} failed: {escaped(r['failed'])}." for r in failed), ""] if failed else []),
         f"![{name.capitalize()} MRR](mrr.png)",
         *(["![Validation MRR against time](time.png)"] if _timed(records) else []),
         "",
@@ -207,7 +258,7 @@ def report(records: Sequence[Record], comparison: Comparison) -> str:
         "",
         "| method | settings |",
         "|---|---|",
-        *(f"| {_escaped(label)} | {_settings(_own(label, runs, comparison))} |" for label, runs in groups.items()),
+        *(f"| {escaped(label)} | {_settings(_own(label, runs, comparison))} |" for label, runs in groups.items()),
     ]
     return "\n".join(lines) + "\n"
 
@@ -249,12 +300,6 @@ def _settings(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"`{' '.join(text.split())}`" for text in found)
 
 
-def _escaped(text: str) -> str:
-    """A name as Markdown that shows it as it is."""
-    line = " ".join(text.split())
-    return re.sub(r"([\\`*_\[\]<>|$])", r"\\\1", line)
-
-
 def _entries(records: Sequence[Record]) -> list[Drawn]:
     """What is drawn of each entry."""
     groups, split = by_label(records), ranked_split(records)
@@ -292,7 +337,7 @@ def draw(records: Sequence[Record], folder: Path, comparison: Comparison) -> Non
     draw_mrr(
         entries,
         folder / "mrr.png",
-        split={"test": "test", "valid": "validation"}[split],
+        split=_SPLITS[split],
         about=about,
         reference=reference,
     )
