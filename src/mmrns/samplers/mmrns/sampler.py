@@ -170,7 +170,7 @@ class Mmrns(CandidateSampler, name="mmrns"):
         alpha: inverse temperature of the objective's self-adversarial weights.
     """
 
-    recipe = Recipe(alpha=1.5)
+    recipe = Recipe(alpha=2.0)
 
     held_relations: Tensor
     held_since: Tensor
@@ -199,7 +199,7 @@ class Mmrns(CandidateSampler, name="mmrns"):
         corrected: bool = True,
         width: PositiveInt = 50,
         memory_mb: NonNegativeInt = 1024,
-        alpha: float = 1.5,
+        alpha: float = 2.0,
     ):
         hold = hold or (_HOLD if attention else 1)
         sizes = {"negatives": negatives, "pool": pool, "domain_range": domain_range, "hold": hold}
