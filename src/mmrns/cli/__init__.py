@@ -24,12 +24,13 @@ from mmrns.cli import use
 from mmrns.cli import export
 from mmrns.cli import compare
 from mmrns.cli import inspect
+from mmrns.cli import serve
 from mmrns.cli import data
 from mmrns.cli import convert
 from mmrns.cli import encode
 # isort: on
 
-__all__ = ["app", "compare", "convert", "data", "encode", "export", "inspect", "main", "train", "use"]
+__all__ = ["app", "compare", "convert", "data", "encode", "export", "inspect", "main", "serve", "train", "use"]
 
 
 def main() -> NoReturn:

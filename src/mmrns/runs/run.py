@@ -228,7 +228,7 @@ class Run(StoredRun):
 
     def named(self, queries: Queries) -> pl.DataFrame:
         """Queries in names: head, relation, tail, head_name, relation_name, tail_name; null for what is asked for."""
-        return queries.frame(*self._names)
+        return queries.frame(*self.names)
 
     @torch.no_grad()
     def answers(
@@ -241,7 +241,7 @@ class Run(StoredRun):
                 self.model,
                 self.dataset.graph,
                 queries,
-                *self._names,
+                *self.names,
                 trained=self._data.trained,
                 top=top,
                 known=known,
@@ -456,8 +456,8 @@ class Run(StoredRun):
         return draws.Drawing(method, sampler, build_batches(config, self.dataset), _trained(sampler, False))
 
     @cached_property
-    def _names(self) -> tuple[Names, Names]:
-        """What entities and what relations may be called."""
+    def names(self) -> tuple[Names, Names]:
+        """What entities and what relations may be called, in the ids of the model."""
         dataset, strangers = self.dataset, self._data.strangers
         graph = dataset.graph
         entities = Names("entity", graph.entities, dataset.labels, strangers.get("entities"))
@@ -467,11 +467,11 @@ class Run(StoredRun):
 
     @property
     def _entities(self) -> Names:
-        return self._names[0]
+        return self.names[0]
 
     @property
     def _relations(self) -> Names:
-        return self._names[1]
+        return self.names[1]
 
 
 def _trained(sampler: Sampler, yes: bool) -> bool | None:
