@@ -156,6 +156,7 @@ class Prediction(Answer):
     head_name: str | None
     relation_name: str | None
     tail_name: str | None
+    pictures: int = Field(0, description="Of the entity that answers; not of many queries at once.")
 
 
 class Predictions(Answer):
@@ -195,6 +196,7 @@ class Neighbour(Named):
 
     rank: int
     similarity: float
+    pictures: int
 
 
 class Neighbours(Answer):
@@ -212,6 +214,7 @@ class Placed(Named):
     known: bool
     ranks: list[int | None]
     scores: list[float | None]
+    pictures: int
 
 
 class Compared(Answer):

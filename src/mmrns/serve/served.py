@@ -31,6 +31,8 @@ FACTS = 50
 """Facts of one relation and side of an entity that are listed at once."""
 PICTURES = 1_024
 """Reduced pictures that are kept, of some 20 kB each."""
+COUNTS = 2**16
+"""Entities whose number of pictures is remembered."""
 SIZES = {"small": 192, "large": 512}
 """Longest sides of reduced pictures, in pixels."""
 
@@ -50,6 +52,7 @@ class ServedRun:
         self.name, self.run = name, run
         self.alone = asyncio.Lock()
         self.picture = lru_cache(PICTURES)(self._picture)
+        self.count_pictures = lru_cache(COUNTS)(self._count_pictures)
 
     @property
     def dataset(self) -> Dataset:
@@ -216,7 +219,7 @@ class ServedRun:
         description = self.dataset.descriptions.get(name)
         if description is not None and len(description) > 160:
             description = f"{description[:159].rstrip()}…"
-        pictures = len(self.pictures(name))
+        pictures = self.count_pictures(name)
         triples = int(self._degrees[entity])
         return {**self._named(entity), "description": description, "pictures": pictures, "triples": triples}
 
@@ -297,6 +300,13 @@ class ServedRun:
     def pictures(self, entity: str) -> list[str]:
         """The paths of an entity's pictures within the dataset folder; see `pictures_of`."""
         return [] if self.dataset.folder is None else pictures_of(self.dataset, entity)
+
+    def _count_pictures(self, entity: str) -> int:
+        return len(self.pictures(entity))
+
+    def with_pictures(self, rows: list[dict[str, Any]], key: str = "entity") -> list[dict[str, Any]]:
+        """Rows with how many pictures the entity under a key has."""
+        return [{**row, "pictures": self.count_pictures(row[key])} for row in rows]
 
     def _picture(self, entity: int, number: int, size: str) -> Copy | None:
         """A reduced picture of an entity; None where there is none, or it cannot be read."""

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import polars as pl
 
+from mmrns.data.names import COLUMNS
 from mmrns.errors import MmrnsError
 from mmrns.runs.queries import Known
 from mmrns.runs.run import Run
@@ -113,6 +114,9 @@ class Service:
         notes: list[str] = []
         asked = self.query(served, query, notes)
         rows = await self._told(served, self.predictors[served.name].ask(asked, top, known))
+        part = asked.index(-1)
+        if part != 1:
+            rows = served.with_pictures(rows, COLUMNS[part])
         return {"run": served.name, "notes": notes, "answers": rows}
 
     async def predict_many(self, served: ServedRun, queries: Sequence[Query], top: int, known: Known) -> dict[str, Any]:
@@ -143,7 +147,12 @@ class Service:
         if measure not in measures:
             raise Refusal(422, f"unknown measure {measure!r}; known: {', '.join(measures)}", "by")
         frame = await self.quick(served, lambda: served.run.neighbours(name, by=measure, top=top))
-        return {"run": served.name, "by": measure, "measures": measures, "neighbours": frame.to_dicts()}
+        return {
+            "run": served.name,
+            "by": measure,
+            "measures": measures,
+            "neighbours": served.with_pictures(frame.to_dicts()),
+        }
 
     async def inspect(
         self, served: ServedRun, triple: Triple, against: Sequence[str], side: str, steps: int, top: int
@@ -186,11 +195,17 @@ class Service:
             )
             for i, rows in enumerate((first, second))
         ]
-        return {"runs": [one.name for one in pair], "asked": side, **_side_by_side(frames[0], frames[1], top)}
+        rows, shared = _side_by_side(frames[0], frames[1], top)
+        return {
+            "runs": [one.name for one in pair],
+            "asked": side,
+            "answers": pair[0].with_pictures(rows),
+            "shared": shared,
+        }
 
 
-def _side_by_side(first: pl.DataFrame, second: pl.DataFrame, top: int) -> dict[str, Any]:
-    """What either of two runs has among its first answers, with the rank and the score in both."""
+def _side_by_side(first: pl.DataFrame, second: pl.DataFrame, top: int) -> tuple[list[Row], int]:
+    """What either of two runs has among its first answers, with the rank and the score in both; how many both have."""
     both = first.join(second, on="entity", how="full", coalesce=True)
     both = both.with_columns(
         pl.coalesce("name", "name_right"), pl.coalesce("known", "known_right"), best=pl.min_horizontal("rank0", "rank1")
@@ -207,4 +222,4 @@ def _side_by_side(first: pl.DataFrame, second: pl.DataFrame, top: int) -> dict[s
         }
         for row in best.iter_rows(named=True)
     ]
-    return {"answers": rows, "shared": shared}
+    return rows, shared
