@@ -44,7 +44,7 @@ class EntitySearch:
 
     A name that begins with the text comes before one in which a later word does, then what only contains it, then
     descriptions; entities of more triples come first. Where that finds too few, names that look alike follow: by the
-    cosine of the tf-idf weights of their groups of three letters.
+    cosine of the tf-idf weights of their groups of two and three letters.
 
     Args:
         names: what entities may be called.
@@ -106,7 +106,7 @@ class EntitySearch:
         """What turns a name into weights of its groups of letters, and those of all names: [groups E], sparse."""
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 3), lowercase=False, sublinear_tf=True)
+        vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 3), lowercase=False, sublinear_tf=True)
         weights = vectorizer.fit_transform(self._table["name"].to_list())
         return vectorizer, weights.T.tocsr()
 

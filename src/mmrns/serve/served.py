@@ -177,10 +177,12 @@ class ServedRun:
     @cached_property
     def _places(self) -> list[tuple[str, str]]:
         """Folders of this machine that may stand in a message, and what stands there instead."""
-        home = Path.home()
-        folders = [self.run.folder, self.dataset.folder, Path.cwd(), Path(__file__).parents[1], home]
-        found = {str(place): place.name for folder in folders if folder for place in (folder, folder.resolve())}
-        return sorted(((k, v) for k, v in found.items() if len(k) > 1), key=lambda pair: -len(pair[0]))
+        folders = [self.run.folder, self.dataset.folder, Path.cwd(), Path(__file__).parents[1], Path.home()]
+        near = [place for folder in folders if folder for place in (folder.absolute(), folder.resolve())]
+        # What lies within them and around them; but `/m` is more likely the beginning of an id than a folder.
+        around = [parent for place in near for parent in place.parents if len(parent.parts) > 2]
+        found = {str(place): place.name for place in (*near, *around) if place.name}
+        return sorted(found.items(), key=lambda pair: -len(pair[0]))
 
     def without_places(self, value: Any) -> Any:
         """A value whose texts name no folder of this machine: of each the last part is left."""
@@ -258,7 +260,7 @@ class ServedRun:
         return dict(rows.iter_rows())
 
     @cached_property
-    def _facts_of(self) -> tuple[Int[Tensor, "n 5"], Int[Tensor, " E+1"]]:
+    def _facts_of(self) -> tuple[Int[Tensor, "n 5"], Int[Tensor, " starts"]]:
         """Every triple from both of its ends, (entity, relation, side, split, other entity), sorted; and where the rows
         of each entity begin.
         """
