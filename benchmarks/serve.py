@@ -1,8 +1,8 @@
 """What a service of one run stands: `python benchmarks/serve.py RUN [--clients 50] [--seconds 60] [--json]`.
 
-`mmrns serve` runs in a process of its own, the clients in this one; each asks again as soon as it has its answer. Of ten
-questions five are predictions of random queries of the graph, two searches (one of them misspelt), two entities and one
-is for a picture, the neighbours or a score. Times are those of the clients, who take a share of the same processors.
+`mmrns serve` runs in a process of its own, the clients in this one; each asks again as soon as it has its answer. Of
+ten questions five are predictions of queries of the test split, two searches (one of them misspelt), two are for the
+page of an entity and one for its neighbours. Times are those of the clients, who take a share of the same processors.
 """
 
 from __future__ import annotations
@@ -105,6 +105,7 @@ def measure(folder: str, clients: int, seconds: float) -> dict[str, Any]:
             taken = time.perf_counter() - started
         finally:
             process.send_signal(signal.SIGTERM)
+            said = process.stderr.read()
     total = [one for part in times.values() for one in part]
     return {
         "setting": {
@@ -119,6 +120,7 @@ def measure(folder: str, clients: int, seconds: float) -> dict[str, Any]:
         "first_error": wrong[0] if wrong else None,
         "answers_per_second": len(total) / taken,
         "exit_code": process.returncode,
+        "said": said.strip(),
         "by_question": {kind: of(part) for kind, part in sorted(times.items())},
     }
 

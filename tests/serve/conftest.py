@@ -24,8 +24,16 @@ TINY: dict[str, Any] = {
     "device": "cpu",
 }
 DRAWS = {
-    **{"name": "mmrns", "negatives": 6, "pool": 32, "domain_range": 32, "discount": 0.25, "attention": True},
-    **{"rows": 8, "columns": 8, "width": 8, "gate_width": 8},
+    "name": "mmrns",
+    "negatives": 6,
+    "pool": 32,
+    "domain_range": 32,
+    "discount": 0.25,
+    "attention": True,
+    "rows": 8,
+    "columns": 8,
+    "width": 8,
+    "gate_width": 8,
 }
 
 

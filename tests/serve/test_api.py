@@ -169,6 +169,12 @@ def test_inspection_has_maps_over_pictures_that_are_told_by_number(client: TestC
     assert get(client, "inspect", given) == found
 
 
+def test_an_entity_without_pictures_has_no_maps(client: TestClient) -> None:
+    given = {"head": "France", "relation": "language", "tail": "French", "side": "tail", "steps": 1, "top": 1}
+    drawn = get(client, "inspect", given)["queries"][0]["samplers"][0]
+    assert [one["absent"] for one in drawn["maps"]] == [["image"]] * len(drawn["maps"])
+
+
 def test_two_runs_are_compared_by_ranks(client: TestClient, runs: dict[str, mmrns.Run]) -> None:
     found = get(client, "compare", {"run": ["flags", "world"], **FRANCE, "top": 5})
     both = [runs[name].predict(**FRANCE, top=1000)["tail"].to_list() for name in ("flags", "world")]

@@ -108,7 +108,7 @@ def test_what_takes_too_long_is_given_up_but_never_done_twice_at_a_time() -> Non
         workers = Workers(Limits(threads=3, queue=9, seconds=0.1))
         lock = asyncio.Lock()
         for _ in range(3):
-            with pytest.raises(Refusal, match="no answer within 0.1 seconds") as refused:
+            with pytest.raises(Refusal, match=r"no answer within 0\.1 seconds") as refused:
                 await workers.admitted(workers.slow(call, lock))
             assert refused.value.status == 504
         go.set()

@@ -13,10 +13,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mmrns.data.names import names_of_ids
+from mmrns.errors import close_names
 from mmrns.runs.names import Names
 
-ALIKE = 0.3
-"""Cosine of the letter groups of two names from which they count as alike."""
+COMPARED = 100
+"""Names that share the most groups of letters with a misspelt one, which are compared with it letter by letter."""
 WAYS = ("exact", "begins", "word begins", "contains", "description", "alike")
 """How a text can be found, the closest first."""
 
@@ -43,8 +44,9 @@ class EntitySearch:
     """The names, ids and descriptions of entities, ready to be searched.
 
     A name that begins with the text comes before one in which a later word does, then what only contains it, then
-    descriptions; entities of more triples come first. Where that finds too few, names that look alike follow: by the
-    cosine of the tf-idf weights of their groups of two and three letters.
+    descriptions; entities of more triples come first. Where that finds too few, names that look alike follow: of those
+    that share the most groups of two and three letters (by the cosine of tf-idf weights) the ones with the most letters
+    in common.
 
     Args:
         names: what entities may be called.
@@ -93,13 +95,17 @@ class EntitySearch:
         return hits[:limit]
 
     def alike(self, text: str, limit: int = 3) -> list[int]:
-        """The entities whose names look most like a text, the closest first."""
+        """The entities whose names look most like a text, the closest first; see `close_names`."""
+        wanted: str = pl.select(folded(pl.lit(text))).item()
         groups, by_group = self._groups
-        weights = groups.transform([text])
-        scores = (weights @ by_group).tocoo()
-        found = torch.tensor(scores.data, dtype=torch.float64)
-        order = torch.argsort(found, descending=True, stable=True)[:limit]
-        return [int(scores.col[i]) for i in order.tolist() if found[i] >= ALIKE]
+        shared = (groups.transform([wanted]) @ by_group).tocoo()
+        # `close_names` compares letter by letter, which would take a second for every name of a large graph.
+        order = torch.argsort(torch.tensor(shared.data), descending=True, stable=True)[:COMPARED]
+        names = self._table["name"]
+        called: dict[str, list[int]] = {}
+        for i in (int(shared.col[place]) for place in order.tolist()):
+            called.setdefault(names[i], []).append(i)
+        return [i for name in close_names(wanted, called, limit) for i in called[name]][:limit]
 
     @cached_property
     def _groups(self) -> tuple[Any, Any]:

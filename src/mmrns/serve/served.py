@@ -342,6 +342,10 @@ class ServedRun:
         key = query["head"], query["relation"], query["tail"], query["side"], drawn["method"]
         found: list[dict[str, Any]] = []
         for one in maps.get(key, ()):
+            if one.absent:
+                # Its tables have no numbers.
+                found.append({"reads": one.reads, "guide": one.guide, "absent": one.absent})
+                continue
             lights = [{**vars(light), "picture": shown[light.picture]} for light in one.spotlights]
             tables = {"guided": _table(one.guided), "others": [_table(table) for table in one.others]}
             found.append({**vars(one), "spotlights": lights, **tables})

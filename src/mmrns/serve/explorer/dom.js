@@ -20,7 +20,7 @@ export const show = (place, ...children) => place.replaceChildren(...children.fl
 const minus = (text) => text.replace("-", "−");
 export const number = (value, digits = 2) => (value === null || value === undefined ? "–" : minus(value.toFixed(digits)));
 export const count = (value) => (value === null || value === undefined ? "–" : value.toLocaleString("en"));
-export const percent = (value, digits = 1) => (value === null || value === undefined ? "–" : `${(100 * value).toFixed(digits)} %`);
+export const percent = (value, digits = 1) => (value === null || value === undefined ? "–" : `${(100 * value).toFixed(digits)}\u00a0%`);
 export const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 export const plural = (n, one, many = `${one}s`) => `${count(n)} ${n === 1 ? one : many}`;
 

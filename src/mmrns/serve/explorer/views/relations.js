@@ -119,7 +119,7 @@ function attention(map, query, found, state, guides) {
   if (map.absent.length) return h("p", { class: "note" }, `${who} has no ${map.absent[0]}.`);
   const title = h("h3", {}, `${capital(map.reads)}${map.guide === map.reads ? "" : `, beside ${map.guide}`}`);
   const details = h("details", {}, h("summary", {}, "Numbers"), [map.guided, ...map.others].map(heat));
-  if (!map.spotlights.length) return h("div", { class: "attention" }, title, map.remark && h("p", { class: "note" }, map.remark), map.words && words(map.words), details);
+  if (!map.spotlights.length) return h("details", { class: "attention" }, h("summary", {}, title.textContent), map.remark && h("p", { class: "note" }, map.remark), words(map.words), [map.guided, ...map.others].map(heat));
   const labels = [...new Set(map.spotlights.map((light) => light.label))];
   const stage = h("div", { class: "stage" });
   const buttons = labels.map((label, i) => h("button", { type: "button", "aria-pressed": "false", onclick: () => guides.choose(i), onmouseenter: () => guides.choose(i), onfocus: () => guides.choose(i) }, label));
@@ -132,7 +132,7 @@ function attention(map, query, found, state, guides) {
   };
   guides.listeners.push(light);
   light(guides.chosen);
-  return h("div", { class: "attention" }, title, stage, h("div", { class: "tabs", role: "group", "aria-label": "Beside which text" }, buttons), details);
+  return h("div", { class: "attention" }, title, h("div", { class: "beside" }, stage, h("div", { class: "tabs", role: "group", "aria-label": "Beside which text" }, buttons)), details);
 }
 
 function spotlight(light, who, state) {
