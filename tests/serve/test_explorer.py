@@ -116,12 +116,20 @@ def test_from_a_search_to_the_evidence_and_the_negatives(
     page.get_by_role("button", name="why").first.click()
     page.get_by_role("heading", name="Similar and known").wait_for()
     evidence = page.locator(".evidence").inner_text()
-    for said in ("Structure", "rank 40", "Spain shares a land border with France", "structure 0.80", "50 %", "−0.250"):
+    for said in (
+        "Structure",
+        "rank 40",
+        "Spain shares a land border with France",
+        "structure 0.80",
+        "50\u00a0%",
+        "−0.250",
+    ):
         assert said in evidence
     assert fits(page)
     page.get_by_role("link", name="Negatives for").first.click()
     page.locator(".negatives li").nth(5).wait_for()
     page.get_by_label("Beside it").select_option("language")
+    page.get_by_label("Replaced").select_option("head")
     page.get_by_role("button", name="Draw").click()
     page.wait_for_url(re.compile("a=language"))
     page.locator(".columns.n2 > section").nth(1).wait_for()
@@ -153,16 +161,16 @@ def test_by_keyboard_alone(browser: Browser, address: str) -> None:
     page.keyboard.press("/")
     field = page.get_by_role("combobox", name="Search an entity")
     assert field.evaluate("field => field === document.activeElement")
-    page.keyboard.type("republic of")
-    page.get_by_role("option").nth(1).wait_for()
+    page.keyboard.type("guinea")
+    page.locator("header .hits [role=option]").nth(1).wait_for()
     page.keyboard.press("ArrowDown")
-    chosen = page.locator("[role=option][aria-selected=true]")
+    chosen = page.locator("header [role=option][aria-selected=true]")
     assert chosen.get_attribute("id") == field.get_attribute("aria-activedescendant")
     name = chosen.locator(".name").inner_text()
     page.keyboard.press("Escape")
     assert field.get_attribute("aria-expanded") == "false"
     page.keyboard.press("ArrowDown")
-    page.get_by_role("option").nth(1).wait_for()
+    page.locator("header .hits [role=option]").nth(1).wait_for()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
     page.get_by_role("heading", name=name, exact=True).wait_for()

@@ -6,7 +6,7 @@ import { capital, count, failed, h, link, loading, number, percent, show } from 
 export async function evidence(place, one, side, state) {
   show(place, loading("Looking for evidence…"));
   try {
-    const found = await get("explain", { head: one.head, relation: one.relation, tail: one.tail, side, run: state.run, top: 6 });
+    const found = await get("explain", { head: one.head, relation: one.relation, tail: one.tail, side, run: state.run, top: 4 });
     show(place, body(found, state));
   } catch (error) {
     show(place, failed(error));
