@@ -22,6 +22,7 @@ TINY: dict[str, Any] = {
     "model": {"dim": 8},
     "training": {"steps": 2, "batch_size": 32, "evaluate_every": 1, "log_every": 1, "hardness": False},
     "device": "cpu",
+    "threads": 1,
 }
 DRAWS = {
     "name": "mmrns",

@@ -10,7 +10,6 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
-from starlette.exceptions import HTTPException
 
 from mmrns import __version__
 from mmrns.errors import MmrnsError, UsageError, one_line
@@ -70,7 +69,8 @@ def create_app(
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(MmrnsError, _failed)
     app.add_exception_handler(RequestValidationError, _unfit)
-    app.add_exception_handler(HTTPException, _not_there)
+    for status in (400, 404, 405, 413):
+        app.add_exception_handler(status, _not_there)
     for path, file in (("/", "index.html"), ("/docs", "docs.html")):
         app.add_api_route(path, _page(file), include_in_schema=False)
     app.mount("/explorer", StaticFiles(directory=EXPLORER))
@@ -125,8 +125,7 @@ async def _unfit(request: Request, error: Exception) -> Response:
 
 
 async def _not_there(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    said = {404: f"there is nothing at {request.url.path!r}; /docs lists what there is"}
-    return _reply(
-        Refusal(error.status_code, said.get(error.status_code, error.detail), headers=dict(error.headers or {}))
-    )
+    # Of Starlette, whose own class FastAPI's extends.
+    status, detail, headers = (getattr(error, name) for name in ("status_code", "detail", "headers"))
+    said = f"there is nothing at {request.url.path!r}; /docs lists what there is" if status == 404 else detail
+    return _reply(Refusal(status, said, headers=dict(headers or {})))

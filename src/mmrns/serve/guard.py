@@ -5,13 +5,18 @@ from __future__ import annotations
 import hmac
 import json
 import logging
-from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from typing import Any
+
+from fastapi import HTTPException
 
 from mmrns.serve.limits import Refusal
 
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+# The types of ASGI.
+Message = Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _LOG = logging.getLogger(__name__)
 API = "/api/v1"
@@ -102,8 +107,6 @@ class Guard:
 
     def _bounded(self, receive: Receive) -> Receive:
         """The same, which raises where more comes than may: a body that comes in pieces has no length beforehand."""
-        from starlette.exceptions import HTTPException
-
         got = 0
 
         async def bounded() -> Message:

@@ -20,6 +20,7 @@ from mmrns.errors import MmrnsError, UsageError, notes_heard
 from mmrns.inspection.page import token_maps
 from mmrns.inspection.pictures import Copy, pictures_of, read_picture
 from mmrns.nn.embedders import STRUCTURE
+from mmrns.nn.kernels.comparisons import fused
 from mmrns.runs.config import with_paths
 from mmrns.runs.names import Names
 from mmrns.runs.palette import style_of
@@ -70,6 +71,8 @@ class ServedRun:
                 self.search = other.search
         graph = self.dataset.graph
         first = graph.relations[int(graph.train[0, 1])]
+        # For the few queries of one call the fused kernels are not loaded; here many calls will come.
+        fused()
         with notes_heard():
             self.run.predict(graph.entities[int(graph.train[0, 0])], first, top=1)
         # Mapped files and weights are read now, so that what is wrong with them is said before anybody asks.
