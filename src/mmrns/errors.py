@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 _BREAKS = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
@@ -70,9 +72,35 @@ class Note(UserWarning):
     """
 
 
+_HEARD: ContextVar[list[str] | None] = ContextVar("heard", default=None)
+
+
 def note(message: str) -> None:
     """Say once in one line what the user should know; in Python it is a warning of the category `Note`."""
-    warnings.warn(one_line(message), Note, stacklevel=3)
+    heard = _HEARD.get()
+    if heard is None:
+        warnings.warn(one_line(message), Note, stacklevel=3)
+    else:
+        heard.append(one_line(message))
+
+
+@contextmanager
+def notes_heard() -> Generator[list[str]]:
+    """Inside, notes of this thread go to the list that is given, and to nobody else.
+
+    Warnings are the process's own; this is for who answers several users at a time.
+
+    >>> with notes_heard() as notes:
+    ...     note("taken for a header")
+    >>> notes
+    ['taken for a header']
+    """
+    heard: list[str] = []
+    before = _HEARD.set(heard)
+    try:
+        yield heard
+    finally:
+        _HEARD.reset(before)
 
 
 def one_line(text: str) -> str:

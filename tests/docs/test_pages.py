@@ -56,6 +56,8 @@ ELSEWHERE = {
     r"mmrns data (convert|split) ((data|MyGO/data)/)?(MKG-W|DB15K|triples DB15K)": "needs published files",
     r"mmrns compare experiments/": "trains for hours, most of it on published datasets",
     r"python scripts/mutants.py": "changes the package and runs its tests, for hours",
+    r"mmrns serve": "answers until it is ended; tests of its own",
+    r"curl |python -c": "asks a service, or makes its token",
     r"python scripts/docs_tables": "rewrites the pages; test_tables.py compares",
 }
 """Lines of shell blocks that are not run, by how they begin."""

@@ -27,6 +27,7 @@ from mmrns.cli import push
 from mmrns.cli import compare
 from mmrns.cli import inspect
 from mmrns.cli import explain
+from mmrns.cli import serve
 from mmrns.cli import data
 from mmrns.cli import convert
 from mmrns.cli import encode
@@ -44,6 +45,7 @@ __all__ = [
     "inspect",
     "main",
     "push",
+    "serve",
     "train",
     "use",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
@@ -15,6 +15,7 @@ from mmrns.data.datasets import Dataset
 from mmrns.data.tokens import WHOLE
 from mmrns.errors import UsageError
 from mmrns.evaluation.ranking import refuse_not_finite
+from mmrns.inspection.pictures import pictures_of
 from mmrns.nn.model import Model
 from mmrns.samplers.base import Sampler
 from mmrns.samplers.explanation import AttentionMap, Evidence
@@ -281,22 +282,11 @@ def about(dataset: Dataset, queries: Sequence[Query]) -> About:
         return {key: column[key] for key in sorted(among) if key in column}
 
     names = those(dataset.labels, entities) | those(dataset.relation_labels, {q["relation"] for q in queries})
+    pictures = {entity: pictures_of(dataset, entity) for entity in entities}
     return {
         "names": names,
         "descriptions": those(dataset.descriptions, entities),
-        "images": those({**dataset.images, **_encoded_pictures(dataset, entities)}, entities),
-    }
-
-
-def _encoded_pictures(dataset: Dataset, entities: Iterable[str]) -> dict[str, str]:
-    """The first picture that tokens of each entity were made of, which need not be named in `entities.tsv`."""
-    ids = {entity: dataset.graph.entities.id(entity) for entity in entities}
-    return {
-        entity: one.picture
-        for modality in dataset.features.at_hand.values()
-        for entity, i in ids.items()
-        for one in reversed(modality.made_of(i))
-        if not isinstance(one, str) and one.picture is not None
+        "images": those({entity: found[0] for entity, found in pictures.items() if found}, entities),
     }
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmrns.files import write_text
-from mmrns.inspection.pictures import Picture, embedded
+from mmrns.inspection.pictures import embedded
 
 if TYPE_CHECKING:
     from mmrns.inspection.draws import Attention, Cells, Drawn, HeatMap, Inspection, TokenList
 
 ScaleKey = tuple[str, str, str, str]
+MapsKey = tuple[str, str, str, str, str]
+"""Head, relation, tail and side of a query, and a method."""
 Scales = dict[ScaleKey, tuple[float, float]]
 
 SPOTLIGHTS = 8
@@ -92,19 +94,10 @@ def page(found: Inspection, folder: Path | None) -> str:
     """The page as text."""
     from jinja2 import Environment, StrictUndefined
 
-    pictures, unread = embedded([*found["images"].values(), *_laid_over(found)], folder)
-    scales = _scales(found)
+    pictures, unread = embedded([*found["images"].values(), *laid_over(found)], folder)
     sides = [
         (side, queries) for side in ("tail", "head") if (queries := [q for q in found["queries"] if q["side"] == side])
     ]
-    token_maps = {
-        (q["head"], q["relation"], q["tail"], q["side"], s["method"]): _token_maps(
-            s["attention"], scales, s["method"], pictures
-        )
-        for q in found["queries"]
-        for s in q["samplers"]
-        if s["attention"]
-    }
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     source = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     return environment.from_string(source).render(
@@ -112,12 +105,30 @@ def page(found: Inspection, folder: Path | None) -> str:
         sides=sides,
         pictures=pictures,
         unread=unread,
-        token_maps=token_maps,
+        token_maps=token_maps(found, pictures),
         probability=probability,
         largest=max(
             (n["probability"] for q in found["queries"] for s in q["samplers"] for n in s["negatives"]), default=1
         ),
     )
+
+
+def token_maps(found: Inspection, shown: Container[str]) -> dict[MapsKey, list[TokenMaps]]:
+    """The heat maps of each query and sampler that has an attention, in colours that compare between the queries.
+
+    Args:
+        found: what was drawn.
+        shown: paths of the pictures that can be shown.
+    """
+    scales = _scales(found)
+    return {
+        (q["head"], q["relation"], q["tail"], q["side"], s["method"]): _token_maps(
+            s["attention"], scales, s["method"], shown
+        )
+        for q in found["queries"]
+        for s in q["samplers"]
+        if s["attention"]
+    }
 
 
 def _guided(one: HeatMap) -> list[list[float]]:
@@ -167,7 +178,7 @@ def _shown(one: HeatMap, attention: Attention, kind: str) -> list[list[float | N
     ]
 
 
-def _laid_over(found: Inspection) -> Iterator[str]:
+def laid_over(found: Inspection) -> Iterator[str]:
     """The pictures whose cells are tokens."""
     for query in found["queries"]:
         for drawn in query["samplers"]:
@@ -175,7 +186,7 @@ def _laid_over(found: Inspection) -> Iterator[str]:
                 yield from (cells["picture"] for cells in tokens["grids"] if cells["picture"] is not None)
 
 
-def _token_maps(attention: Attention, scales: Scales, method: str, pictures: Mapping[str, Picture]) -> list[TokenMaps]:
+def _token_maps(attention: Attention, scales: Scales, method: str, shown: Container[str]) -> list[TokenMaps]:
     found: list[TokenMaps] = []
     first = attention["maps"][0]["reads"]
     for one in attention["maps"]:
@@ -184,9 +195,9 @@ def _token_maps(attention: Attention, scales: Scales, method: str, pictures: Map
             for kind in KINDS
         }
         guided = tables.pop("guided")
-        spotlights = _spotlights(one, attention, max(abs(guided.low), abs(guided.high)), pictures)
+        spotlights = _spotlights(one, attention, max(abs(guided.low), abs(guided.high)), shown)
         tokens = attention["tokens"][one["reads"]]
-        remark = "" if spotlights else _remark(tokens, one["reads"], pictures)
+        remark = "" if spotlights else _remark(tokens, one["reads"], shown)
         words = dict(
             zip((k + 1 for k, there in enumerate(tokens["present"]) if there), tokens["labels"] or (), strict=False)
         )
@@ -233,7 +244,7 @@ def _places(grids: Sequence[Cells]) -> Iterator[str]:
             yield place if len(grids) == 1 else f"picture {n + 1}, {place}"
 
 
-def _spotlights(one: HeatMap, attention: Attention, largest: float, pictures: Mapping[str, Picture]) -> list[Spotlight]:
+def _spotlights(one: HeatMap, attention: Attention, largest: float, shown: Container[str]) -> list[Spotlight]:
     """Each picture once for each guiding token, or for their mean where there are many."""
     tokens, guides = (attention["tokens"][one[name]] for name in ("reads", "guide"))
     values = _shown(one, attention, "guided")
@@ -254,7 +265,7 @@ def _spotlights(one: HeatMap, attention: Attention, largest: float, pictures: Ma
     for grid in tokens["grids"]:
         cells = slice(start, start := start + grid["rows"] * grid["columns"])
         picture, box = grid["picture"], grid["box"]
-        if picture is None or picture not in pictures or box is None:
+        if picture is None or picture not in shown or box is None:
             continue
         left, upper, right, lower = box
         inset = (100 * upper, 100 * (1 - right), 100 * (1 - lower), 100 * left)
@@ -262,7 +273,7 @@ def _spotlights(one: HeatMap, attention: Attention, largest: float, pictures: Ma
     return found
 
 
-def _remark(tokens: TokenList, modality: str, pictures: Mapping[str, Picture]) -> str:
+def _remark(tokens: TokenList, modality: str, shown: Container[str]) -> str:
     """Why tokens are not laid over a picture; nothing where they are words."""
     if tokens["labels"] or not any(tokens["present"]):
         return ""
@@ -271,7 +282,7 @@ def _remark(tokens: TokenList, modality: str, pictures: Mapping[str, Picture]) -
         return f"Tokens have numbers, since {file} does not say what they were made of; mmrns encode writes it."
     if all(grid["picture"] is None for grid in tokens["grids"]):
         return "The picture is not shown, since it lies outside the dataset folder."
-    if not any(grid["picture"] in pictures for grid in tokens["grids"]):
+    if not any(grid["picture"] is not None and grid["picture"] in shown for grid in tokens["grids"]):
         return "The picture is not shown, since it could not be read."
     return "The picture is not shown, since it is not known which part of it the model looked at."
 

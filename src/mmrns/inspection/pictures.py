@@ -1,4 +1,4 @@
-"""The pictures of a dataset as the page holds them."""
+"""The pictures of a dataset's entities: which there are, and small upright copies to show."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from mmrns.data.datasets import Dataset
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,6 +32,27 @@ class Picture:
     height: int
 
 
+@dataclass(frozen=True)
+class Copy:
+    """A picture as it is shown: its bytes, the media type that they are of, and its size in pixels."""
+
+    data: bytes
+    type: str
+    width: int
+    height: int
+
+
+def pictures_of(dataset: Dataset, entity: str) -> list[str]:
+    """The paths of an entity's pictures within the dataset folder: those that its tokens were made of, then the one
+    that `entities.tsv` names, where that is another.
+    """
+    i = dataset.graph.entities.id(entity)
+    origins = (one for modality in dataset.features.at_hand.values() for one in modality.made_of(i))
+    encoded = [one.picture for one in origins if not isinstance(one, str) and one.picture is not None]
+    named = [dataset.images[entity]] if entity in dataset.images else []
+    return [*dict.fromkeys([*encoded, *named])]
+
+
 def embedded(paths: Iterable[str], folder: Path | None, pixels: int = PIXELS) -> tuple[dict[str, Picture], list[str]]:
     """Pictures by path, upright, at most `pixels` wide and high, and the paths that could not be read.
 
@@ -42,20 +65,29 @@ def embedded(paths: Iterable[str], folder: Path | None, pixels: int = PIXELS) ->
     unread: list[str] = []
     if folder is None:
         return pictures, unread
-    root = folder.resolve()
     for name in dict.fromkeys(paths):
-        path = (folder / name).resolve()
-        found = _picture(path, f"picture-{len(pictures)}", pixels) if path.is_relative_to(root) else None
+        found = read_picture(folder, name, pixels)
         if found is None:
             unread.append(name)
         else:
-            pictures[name] = found
+            uri = f"data:{found.type};base64,{base64.b64encode(found.data).decode()}"
+            pictures[name] = Picture(f"picture-{len(pictures)}", uri, found.width, found.height)
     return pictures, unread
 
 
-def _picture(path: Path, key: str, pixels: int) -> Picture | None:
+def read_picture(folder: Path, name: str, pixels: int = PIXELS) -> Copy | None:
+    """A picture of a dataset, upright; None where it cannot be read, or lies outside the folder.
+
+    Args:
+        folder: of the dataset.
+        name: the path within it.
+        pixels: how wide and high it is at most; it is never enlarged.
+    """
     from PIL import Image, ImageOps
 
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        return None
     try:
         with warnings.catch_warnings():
             # A picture of too many pixels warns first; it is refused here.
@@ -67,10 +99,9 @@ def _picture(path: Path, key: str, pixels: int) -> Picture | None:
                 upright = ImageOps.exif_transpose(image)
                 if kind not in TYPES or len(data) > BYTES or max(image.size) > pixels or upright.size != image.size:
                     kind, data, upright = _reduced(upright, pixels)
-    except Exception:  # Pillow raises whatever its decoders raise; the page does without the picture.
+    except Exception:  # Pillow raises whatever its decoders raise; who asks does without the picture.
         return None
-    uri = f"data:{TYPES[kind]};base64,{base64.b64encode(data).decode()}"
-    return Picture(key, uri, upright.width, upright.height)
+    return Copy(data, TYPES[kind], upright.width, upright.height)
 
 
 def _reduced(image: Image, pixels: int) -> tuple[str, bytes, Image]:

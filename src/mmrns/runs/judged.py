@@ -238,7 +238,7 @@ class JudgedRun(StoredRun):
     def _labelled(self, path: Path, split: Split) -> Labelled:
         """The triples of a file, with those of the split where it has false ones only."""
         graph = self.dataset.graph
-        found = read_labelled(path, graph, *self._names)
+        found = read_labelled(path, graph, *self.names)
         if found.labelled:
             return found
         positives: Int[Tensor, "n 3"] = self._fresh_valid() if split == "valid" else graph.test
@@ -282,7 +282,7 @@ class JudgedRun(StoredRun):
         return torch.stack([names.ids(column) for names, column in parts], dim=1)
 
     @cached_property
-    def _names(self) -> tuple[Names, Names]:
+    def names(self) -> tuple[Names, Names]:
         """What entities and what relations may be called."""
         dataset, strangers = self.dataset, self._data.strangers
         graph = dataset.graph
@@ -293,8 +293,8 @@ class JudgedRun(StoredRun):
 
     @property
     def _entities(self) -> Names:
-        return self._names[0]
+        return self.names[0]
 
     @property
     def _relations(self) -> Names:
-        return self._names[1]
+        return self.names[1]

@@ -107,7 +107,7 @@ class Names:
                     note(f"{name!r} is taken for the id; {self._twofold[name]!r} has it as its name")
         return ids
 
-    def _owners(self, name: str) -> Sequence[str]:
+    def owners(self, name: str) -> Sequence[str]:
         """Who is called so: by a readable name, or else by any name in another case."""
         return self._labelled.get(name) or self._folded.get(name.casefold(), [])
 
@@ -115,14 +115,14 @@ class Names:
         """The id of what no id is called; -1 where that is none, or several."""
         if name in self._strangers:
             return -1
-        owners = self._owners(name)
+        owners = self.owners(name)
         return self.known.id(owners[0]) if len(owners) == 1 else -1
 
     def mistake(self, name: str) -> str:
         """What is wrong with a name that stands for nothing, or for several."""
         if name in self._strangers:
             return f"{self.kind} {name!r} {self._why}"
-        owners = self._owners(name)
+        owners = self.owners(name)
         if owners:
             several = "entities" if self.kind == "entity" else "relations"
             return f"{name!r} names {len(owners)} {several}: {', '.join(owners[:5])}; give the id"

@@ -242,7 +242,7 @@ class Run(JudgedRun):
 
     def named(self, queries: Queries) -> pl.DataFrame:
         """Queries in names: head, relation, tail, head_name, relation_name, tail_name; null for what is asked for."""
-        return queries.frame(*self._names)
+        return queries.frame(*self.names)
 
     @torch.no_grad()
     def answers(
@@ -255,7 +255,7 @@ class Run(JudgedRun):
                 self.model,
                 self.dataset.graph,
                 queries,
-                *self._names,
+                *self.names,
                 trained=self._data.trained,
                 top=top,
                 known=known,
