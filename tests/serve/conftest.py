@@ -34,7 +34,6 @@ DRAWS = {
     "rows": 8,
     "columns": 8,
     "width": 8,
-    "gate_width": 8,
 }
 
 

@@ -95,7 +95,7 @@ def named_runs(runs: Sequence[Run]) -> dict[str, Run]:
 
 
 def _called(folder: Path) -> str:
-    """The name of a run folder; of one from the Hugging Face Hub, whose folders are named by revision, the repository's.
+    """The name of a run folder; of one from the Hub, whose folders are named by revision, that of the repository.
 
     >>> _called(Path("runs/flags"))
     'flags'
