@@ -91,7 +91,8 @@ function table(answers, side, state) {
             !one.seen && h("span", { class: "tag warn" }, "not seen in training"),
           ),
           h("td", { class: "right" }, h("span", { class: "value" }, bar(span > 0 ? 0.04 + 0.96 * ((one.score - low) / span) : 1), number(one.score))),
-          ...(probable ? [h("td", { class: "right" }, percent(one.probability))] : []),
+          // What is known needs no probability: it is that of an answer which the dataset lacks.
+          ...(probable ? [h("td", { class: "right" }, one.known ? h("span", { class: "hidden" }, "known") : percent(one.probability))] : []),
           h("td", { class: "right actions" }, why, h("a", { href: inspect, "aria-label": `Negatives for ${called(what)}` }, "negatives")),
         );
         return row;
