@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from mmrns.cli import main
+from mmrns.cli import main, show
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def call(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0
 ) -> tuple[str, str]:
     monkeypatch.setattr(sys, "argv", ["mmrns", *map(str, arguments)])
-    monkeypatch.setenv("COLUMNS", "250")
+    monkeypatch.setattr(show.out, "_width", 250)
     with pytest.raises(SystemExit) as ended:
         main()
     out, err = capsys.readouterr()

@@ -469,7 +469,7 @@ def _queries(folder: Path) -> None:
 def _labelled(folder: Path) -> None:
     from mmrns.runs.labelled import read_labelled
 
-    read_labelled(folder / "labelled.tsv", loaded().dataset.graph, *loaded()._names)
+    read_labelled(folder / "labelled.tsv", loaded().dataset.graph, *loaded().names)
 
 
 def _run(folder: Path) -> None:

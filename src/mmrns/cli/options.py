@@ -49,7 +49,7 @@ class Known(StrEnum):
     keep = "keep"
 
 
-RunArgument = Annotated[str, typer.Argument(help="Run folder, or hf://OWNER/NAME of the Hugging Face Hub.")]
+RunArgument = Annotated[Path, typer.Argument(help="Run folder, or hf://OWNER/NAME of the Hugging Face Hub.")]
 
 CandidatesOption = Annotated[
     str | None,
