@@ -30,6 +30,9 @@ _SHARPEST = 100.0
 """A scale of scores is at most so many times the inverse of their standard deviation: where the true answer is always
 the first, a larger one would always be better."""
 
+CERTAIN = 25.0
+"""Largest logit: nothing is certain, and a probability of 0 or 1 would say so."""
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -108,7 +111,7 @@ class Calibration:
         if self.method == "platt":
             slope = torch.tensor([curve.x[0] for curve in self.curves], dtype=torch.float64)
             intercept = torch.tensor([curve.y[0] for curve in self.curves], dtype=torch.float64)
-            return torch.sigmoid(slope[group] * x + intercept[group])
+            return torch.sigmoid((slope[group] * x + intercept[group]).clamp(-CERTAIN, CERTAIN))
         # All curves one behind the other, so that one interpolation answers for all of them.
         width = 1 - FLOOR
         ends = [g * width + np.array([FLOOR, *curve.x, 0.0]) for g, curve in enumerate(self.curves)]
