@@ -20,6 +20,18 @@ from mmrns.rng import below
 from mmrns.types import Batch
 
 
+def ranges(
+    first: Int[Tensor, " n"], count: Int[Tensor, " n"], size: int | None = None
+) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"]]:
+    """Ranges of positions one after the other: `(row, position)`, which range each is of; `size` is their number if
+    known.
+    """
+    # Without the size torch has to ask the device for it.
+    row = torch.repeat_interleave(torch.arange(len(count), device=count.device), count, output_size=size)
+    before = count.cumsum(0) - count
+    return row, torch.arange(len(row), device=count.device) + (first - before)[row]
+
+
 @dataclass(frozen=True)
 class _Rows:
     """CSR of both sides: the distinct keys and the targets of each, all ascending.
@@ -65,11 +77,7 @@ class _Rows:
 
     def flat(self, place: Int[Tensor, " B"], size: int | None = None) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
         """All targets of the keys at these places: `(row, target)`, rows ascending; `size` is their number if known."""
-        count = self.sizes[place]
-        # Without the size torch has to ask the device for it.
-        row = torch.repeat_interleave(torch.arange(len(place), device=place.device), count, output_size=size)
-        first = count.cumsum(0) - count
-        position = torch.arange(len(row), device=place.device) + (self.offsets[place] - first)[row]
+        row, position = ranges(self.offsets[place], self.sizes[place], size)
         return row, self.targets[position]
 
     def holds(self, place: Int[Tensor, "*n"], target: Int[Tensor, "*n"]) -> Bool[Tensor, "*n"]:

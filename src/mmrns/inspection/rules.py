@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmrns.data.graph import KnowledgeGraph
-from mmrns.data.index import TripleIndex
+from mmrns.data.index import TripleIndex, ranges
 from mmrns.rng import generator
 
 AT_ONCE = 2**20
@@ -128,7 +128,7 @@ class Rules:
         return self._ranges(torch.searchsorted(self._code, code), torch.searchsorted(self._code, code, right=True))
 
     def _ranges(self, first: Int[Tensor, " n"], end: Int[Tensor, " n"]) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"]]:
-        row, position = _flat(first, end - first)
+        row, position = ranges(first, end - first)
         return row, self._step[position]
 
     def _between(
@@ -139,7 +139,7 @@ class Rules:
         # From the end with fewer triples.
         turned = degree[y] < degree[x]
         start, goal = torch.where(turned, y, x), torch.where(turned, x, y)
-        row, position = _flat(self._first[start], degree[start])
+        row, position = ranges(self._first[start], degree[start])
         via, one = self._code[position] % self.n_entities, self._step[position]
         apart = (via != x[row]) & (via != y[row]) & (x[row] != y[row])
         row, via, one = row[apart], via[apart], one[apart]
@@ -194,12 +194,6 @@ class Rules:
     def _follow(self, x: Int[Tensor, " n"], step: int) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"]]:
         """Where a step leads, flat: `(row, entity)`."""
         return self.index.targets(x, torch.full_like(x, step // 2), bool(step % 2))
-
-
-def _flat(first: Int[Tensor, " n"], size: Int[Tensor, " n"]) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"]]:
-    """The positions of n ranges one after the other, and which range each is of."""
-    row = torch.repeat_interleave(torch.arange(len(size)), size)
-    return row, torch.arange(len(row)) + (first - (size.cumsum(0) - size))[row]
 
 
 def _first_of_each(values: Int[Tensor, " n"]) -> Int[Tensor, " m"]:

@@ -164,17 +164,13 @@ class JudgedRun(StoredRun):
         """Scored answers of a split, among what neither it nor an earlier split holds."""
         graph = self.dataset.graph
         # Without test triples, so that they play no part in what is learned of validation.
-        known, before = (
-            (graph.train, replace(graph, test=graph.test[:0]))
-            if split == "valid"
-            else (
-                torch.cat([graph.train, graph.valid]),
-                graph,
-            )
-        )
+        if split == "valid":
+            triples, known, before = graph.valid, graph.train, replace(graph, test=graph.test[:0])
+        else:
+            triples, known, before = graph.test, torch.cat([graph.train, graph.valid]), graph
         return scored_answers(
             self.model,
-            graph.valid if split == "valid" else graph.test,
+            triples,
             TripleIndex(known, len(graph.entities), len(graph.relations)),
             before.reflexive_relations,
             seed=self.config.seed,
@@ -247,8 +243,7 @@ class JudgedRun(StoredRun):
             raise DataError(
                 where, "has no true triple to hold against them", f"label the triples of {path} by 1 and -1"
             )
-        true = torch.cat([torch.ones(len(positives)), torch.zeros(len(found.triples))]).bool()
-        return Labelled(torch.cat([positives, found.triples]), true, False)
+        return Labelled.of(positives, found.triples)
 
     def _made(self, seed: int) -> Labelled:
         graph, positives = self.dataset.graph, self._fresh_valid()
@@ -259,8 +254,7 @@ class JudgedRun(StoredRun):
             raise DataError(
                 where, "has no triple to learn thresholds of", "give labelled triples: --valid-negatives FILE"
             )
-        true = torch.cat([torch.ones(len(positives)), torch.zeros(len(made))]).bool()
-        return Labelled(torch.cat([positives, made]), true, False)
+        return Labelled.of(positives, made)
 
     def _fresh_valid(self) -> Int[Tensor, "n 3"]:
         """The validation triples that the model was not trained on."""

@@ -34,6 +34,12 @@ class Labelled:
     true: Bool[Tensor, " n"]
     labelled: bool
 
+    @classmethod
+    def of(cls, positives: Int[Tensor, "p 3"], negatives: Int[Tensor, "q 3"]) -> Labelled:
+        """True triples, then false ones."""
+        true = torch.arange(len(positives) + len(negatives)) < len(positives)
+        return cls(torch.cat([positives, negatives]), true, False)
+
 
 def read_labelled(path: Path, graph: KnowledgeGraph, entities: Names, relations: Names) -> Labelled:
     """Read a file of false triples, or of true and false ones.

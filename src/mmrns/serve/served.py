@@ -19,7 +19,7 @@ from mmrns.data.tables import read_columns
 from mmrns.errors import MmrnsError, UsageError, notes_heard
 from mmrns.inspection.page import token_maps
 from mmrns.inspection.pictures import Copy, pictures_of, read_picture
-from mmrns.nn.embedders import STRUCTURE
+from mmrns.inspection.similarity import Similarities
 from mmrns.nn.kernels.comparisons import fused
 from mmrns.runs.config import with_paths
 from mmrns.runs.names import Names
@@ -355,8 +355,7 @@ class ServedRun:
 
     def measures(self) -> list[str]:
         """By what entities can be similar: what the model has learned, and each modality."""
-        own = [STRUCTURE] if STRUCTURE in self.run.model.views else []
-        return [*own, *self.dataset.features.at_hand]
+        return Similarities(self.run.model, self.dataset, self.run.device).measures
 
 
 def _table(table: Any) -> dict[str, Any]:

@@ -397,8 +397,7 @@ class Information(nn.Module):
 
         def read(under: Int[Tensor, " n"], ids: Int[Tensor, " n"]) -> Float[Tensor, "n WT"]:
             entities = encoded(ids)
-            vectors = self.read(rows.relations.index_select(0, under), entities)
-            return torch.cat([vectors, (~entities.present).to(vectors.dtype)], dim=1)
+            return self.columns(self.read(rows.relations.index_select(0, under), entities), entities.present)
 
         parts = torch.cat(_parts(read, n_rows, place, typed.flatten())).view(n_relations, n_read, -1)
         # A term that a candidate lacks counts as the mean does: both are one product, for the lists of all sides.
