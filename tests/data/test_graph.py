@@ -203,6 +203,25 @@ def test_graph_without_valid_and_test() -> None:
     assert len(graph.known_index) == 1
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.integers(0, 3), st.integers(0, 6)), max_size=30),
+    st.sets(st.integers(0, 8)),
+    st.sets(st.tuples(st.integers(0, 5), st.booleans())),
+)
+def test_who_is_of_a_domain_is_the_same_listed_and_searched(
+    triples: list[tuple[int, int, int]], entities: set[int], asked: set[tuple[int, bool]]
+) -> None:
+    index = DomainRangeIndex(torch.tensor(triples, dtype=torch.int64).view(-1, 3), 9)
+    ids = torch.tensor(sorted(entities), dtype=torch.int64)
+    relations = torch.tensor([r for r, _ in asked], dtype=torch.int64)
+    side = torch.tensor([head for _, head in asked], dtype=torch.bool)
+    size = int(index.occurrences()[ids].sum())
+    found = index.contains(ids, relations, side, size)
+    assert torch.equal(found, index.contains(ids, relations, side))
+    expected = [[any(r == q and e == (h if head else t) for h, q, t in triples) for e in ids] for r, head in asked]
+    assert found.tolist() == expected
+
+
 def test_domains_are_sampled_evenly_and_without_repeats() -> None:
     triples = torch.tensor([[0, 0, t] for t in (1, 3, 4, 6, 8)] + [[h, 1, 2] for h in (5, 7)] + [[0, 0, 3]])
     index = DomainRangeIndex(triples, 9)

@@ -134,7 +134,18 @@ class DomainRangeIndex(_TwoSided):
     def __init__(self, triples: Int[Tensor, "n 3"], n_entities: int):
         h, r, t = triples.unbind(1)
         self.n_entities = n_entities
-        self._rows = _Rows.of([(torch.cat([self._key(r, False), self._key(r, True)]), torch.cat([t, h]))], n_entities)
+        self._index(torch.cat([self._key(r, False), self._key(r, True)]), torch.cat([t, h]))
+
+    def _index(self, key: Int[Tensor, " n"], entity: Int[Tensor, " n"]) -> None:
+        self._rows = _Rows.of([(key, entity)], self.n_entities)
+        self._of_entity = _Rows.of([(entity, key)], int(key.max()) + 1 if len(key) else 1)
+
+    def to(self, device: torch.device | str) -> DomainRangeIndex:
+        """The same index on another device; itself where it lies there."""
+        moved = super().to(device)
+        if moved is not self:
+            moved._of_entity = self._of_entity.to(device)
+        return moved
 
     def __repr__(self) -> str:
         of_head = self._rows.keys[:-1] % 2 == 1
@@ -147,7 +158,7 @@ class DomainRangeIndex(_TwoSided):
     ) -> DomainRangeIndex:
         """An index of a list that names one entity a row; `head` says on which side of the relation it belongs."""
         found = cls(torch.empty(0, 3, dtype=torch.int64), n_entities)
-        found._rows = _Rows.of([(cls._key(relation, head), entity)], n_entities)
+        found._index(cls._key(relation, head), entity)
         return found
 
     @staticmethod
@@ -216,10 +227,31 @@ class DomainRangeIndex(_TwoSided):
         """Whether each entity belongs to the domain or range of its own relation."""
         return self._rows.holds(self._find(r.flatten(), head), entities.flatten()).view(r.shape)
 
-    def contains(self, entities: Int[Tensor, " P"], r: Int[Tensor, " R"], head: Side) -> Bool[Tensor, "R P"]:
-        """Whether each entity belongs to each domain or range."""
-        shape = (len(r), len(entities))
-        return self._rows.holds(self._find(r, head)[:, None].expand(shape), entities.expand(shape))
+    def occurrences(self) -> Int[Tensor, " E"]:
+        """Of how many domains and ranges each entity is."""
+        return torch.bincount(self._rows.targets, minlength=self.n_entities)
+
+    def contains(
+        self, entities: Int[Tensor, " P"], r: Int[Tensor, " R"], head: Side, size: int | None = None
+    ) -> Bool[Tensor, "R P"]:
+        """Whether each entity belongs to each domain or range.
+
+        Args:
+            entities: to ask about.
+            r, head: whose domains and ranges, all different ones.
+            size: the sum of the `occurrences` of the entities. Where it is known, these are listed, which costs less
+                than R x P searches.
+        """
+        if size is None:
+            shape = (len(r), len(entities))
+            return self._rows.holds(self._find(r, head)[:, None].expand(shape), entities.expand(shape))
+        n, n_keys = len(r), self._of_entity.n_entities
+        place = torch.full((n_keys + 1,), n, device=r.device)
+        place.index_copy_(0, self._key(r, head).clamp(max=n_keys), torch.arange(n, device=r.device))
+        of, key = self._of_entity.flat(self._of_entity.find(entities), size)
+        # One row more takes what is not asked about.
+        found = torch.zeros(n + 1, len(entities), dtype=torch.bool, device=r.device)
+        return found.index_put_((place[key], of), found.new_ones(()))[:-1]
 
 
 _NUMBERS = itertools.count()

@@ -10,7 +10,7 @@ from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.lookup import Lookup
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.samplers.base import Inner
-from mmrns.samplers.gumbel import log_inclusion
+from mmrns.samplers.gumbel import log_inclusion, top_k
 from mmrns.samplers.mmrns.proposal import CandidateSampler, Trace
 from mmrns.types import Negatives, OwnNegatives
 
@@ -63,8 +63,8 @@ class DomainRange(CandidateSampler, name="domain-range"):
             scores = self.scores(lookup, model, candidates)
             logits = (self.alpha * scores - candidates.log_density).masked_fill(candidates.excluded, -torch.inf)
             perturbed = logits + self.noise(logits.shape, step, logits.device)
-            positions = perturbed.topk(self.negatives, dim=1).indices
-            expected = log_inclusion(logits, perturbed, positions) + candidates.log_density.gather(1, positions)
+            positions, left_out = top_k(perturbed, self.negatives)
+            expected = log_inclusion(logits, positions, left_out) + candidates.log_density.gather(1, positions)
         return OwnNegatives(
             candidates.ids(positions),
             mask=~candidates.excluded.gather(1, positions),

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mmrns.nn.kernels.selection import largest
 from mmrns.nn.numerics import FullPrecision
 
 
@@ -20,8 +21,16 @@ def gumbel_noise(
     return u.clamp_(min=torch.finfo(u.dtype).tiny).log_().neg_().log_().neg_()
 
 
+def top_k(perturbed: Float[Tensor, "B C"], k: int) -> tuple[Int[Tensor, "B k"], Float[Tensor, "B 1"]]:
+    """Where the k largest of each row are, in falling order, and the largest that is left out, or -inf."""
+    n = perturbed.shape[1]
+    values, positions = largest(perturbed, min(k + 1, n))
+    left_out = values[:, k:] if k < n else values.new_full((len(values), 1), -torch.inf)
+    return positions[:, :k], left_out
+
+
 def log_inclusion(
-    logits: Float[Tensor, "B C"], perturbed: Float[Tensor, "B C"], positions: Int[Tensor, "B K"]
+    logits: Float[Tensor, "B C"], positions: Int[Tensor, "B K"], left_out: Float[Tensor, "B 1"]
 ) -> Float[Tensor, "B K"]:
     """The logarithm of the probability that a draw is among the K, for each of the K that were drawn.
 
@@ -35,13 +44,11 @@ def log_inclusion(
 
     Args:
         logits: those of candidates that must not be drawn are -inf.
-        perturbed: `logits + Gumbel noise`.
-        positions: where its K largest entries are.
+        positions, left_out: of `logits + Gumbel noise`, by `top_k`.
 
     Returns:
         The logarithms. They are 0 where every candidate is drawn, and for draws that must not be.
     """
-    left_out = perturbed.scatter(1, positions, -torch.inf).amax(1, keepdim=True)
     excess = logits.gather(1, positions) - left_out
     found = torch.log(-torch.expm1(-torch.exp(excess)))
     return torch.where(torch.isfinite(excess), found, 0.0)

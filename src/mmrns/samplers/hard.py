@@ -14,7 +14,7 @@ from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.lookup import Lookup
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.samplers.base import Sampler, even, scattered
-from mmrns.samplers.gumbel import gumbel_noise, log_inclusion
+from mmrns.samplers.gumbel import gumbel_noise, log_inclusion, top_k
 from mmrns.samplers.pools import distinct
 from mmrns.types import Batch, Negatives, OwnNegatives, PoolNegatives
 
@@ -75,8 +75,8 @@ class Hard(Sampler, name="hard"):
             logits = (self.alpha * scores).masked_fill(true, -torch.inf)
             stream = self.stream(step, "hard", device=device)
             perturbed = logits + gumbel_noise(logits.shape, stream, device)
-        columns = perturbed.topk(self.negatives, dim=1).indices
-        weight = -log_inclusion(logits, perturbed, columns) if self.choice == "corrected" else None
+        columns, left_out = top_k(perturbed, self.negatives)
+        weight = -log_inclusion(logits, columns, left_out) if self.choice == "corrected" else None
         return OwnNegatives(pool[columns], mask=~true.gather(1, columns), log_weight=weight, trace=(pool, logits))
 
     def proposal(self, batch: Batch, negatives: Negatives, rows: Int[Tensor, " n"]) -> Float[Tensor, "n E"]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
+from mmrns.nn.kernels.selection import largest
 from mmrns.nn.lookup import Lookup
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.rng import generator, random_bits
@@ -109,7 +110,7 @@ class NSCaching(Sampler, name="nscaching"):
             logits = model.score_against(lookup, OwnNegatives(candidates)) / self.temperature
             stream = self.stream(step, "nscaching refresh", device=logits.device)
             noise = gumbel_noise(logits.shape, stream, logits.device)
-            kept = candidates.gather(1, (logits + noise).topk(self.width, dim=1).indices).to(torch.int32)
+            kept = candidates.gather(1, largest(logits + noise, self.width)[1]).to(torch.int32)
             last = len(self.cache) - 1
             self.cache.index_copy_(0, torch.where(first_of_each(place), place, last), kept)
             self.cache[last].zero_()

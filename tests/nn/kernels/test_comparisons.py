@@ -48,7 +48,7 @@ def definition(kind: comparisons.Kind, query: Tensor, candidates: Tensor) -> Ten
 
 @KINDS
 @FORMS
-@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 3, 7), (33, 17, 40), (0, 3, 2), (3, 0, 2)])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 3, 7), (33, 17, 40), (35, 530, 3), (0, 3, 2), (3, 0, 2)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 def test_fused_and_plain_are_equal(
     kind: comparisons.Kind,
@@ -109,8 +109,9 @@ def test_operands_need_not_be_contiguous(kind: comparisons.Kind, pooled: bool) -
 @KINDS
 @FORMS
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_what_is_not_finite_stays_so(kind: comparisons.Kind, pooled: bool, bad: float) -> None:
-    query, candidates = operands(5, 3, 9, pooled)
+@pytest.mark.parametrize("n", [5, 40])
+def test_what_is_not_finite_stays_so(kind: comparisons.Kind, pooled: bool, bad: float, n: int) -> None:
+    query, candidates = operands(n, 3, 9, pooled)
     candidates[..., 1, 4] = bad
     found = comparisons.compare(kind, query, candidates)
     assert not torch.isfinite(found[:, 1]).any()

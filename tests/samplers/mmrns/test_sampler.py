@@ -13,7 +13,7 @@ from mmrns.nn.model import Model
 from mmrns.nn.scorers import TransE
 from mmrns.rng import seeded
 from mmrns.samplers.domain_range import DomainRange
-from mmrns.samplers.gumbel import log_inclusion
+from mmrns.samplers.gumbel import log_inclusion, top_k
 from mmrns.samplers.mmrns.proposal import Trace
 from mmrns.samplers.mmrns.sampler import Mmrns
 from mmrns.training.batches import Batches
@@ -405,7 +405,9 @@ def test_weights_take_out_the_draw_and_leave_the_debiasing(toy: Dataset, discoun
         mean = (pmi.exp() / c.log_density.exp() * ~c.excluded).sum(1, keepdim=True) / 40
         softened = torch.log(1 + pmi.exp() / mean)
         perturbed = logits + sampler.noise(logits.shape, step, logits.device)
-        inclusion = log_inclusion(logits, perturbed, trace.positions)
+        positions, left_out = top_k(perturbed, trace.positions.shape[1])
+        assert torch.equal(positions, trace.positions)
+        inclusion = log_inclusion(logits, positions, left_out)
         density = trace.candidates.log_density.gather(1, trace.positions)
         held_back = discount * softened.gather(1, trace.positions)
         assert drawn.log_weight is not None

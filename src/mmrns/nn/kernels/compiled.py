@@ -25,6 +25,15 @@ torch.set_num_threads(_given)
 _ROWS = 16
 """Rows of queries that are compared with a candidate while it is in the cache."""
 
+_TURNED, _REALS_TURNED = 512, 2**17
+"""Candidates, and reals of theirs, that a thread holds transposed."""
+
+_ROWS_TURNED = 32
+"""Rows from which transposing the candidates pays."""
+
+_BINS = 512
+"""Parts that the range of a row's values is divided into, to find its largest."""
+
 # Sums may be reordered for vector instructions; unlike with all of fastmath, what is not finite stays so.
 _RELAXED = {"reassoc", "contract", "nsz", "arcp"}
 
@@ -137,6 +146,41 @@ def _kernels(kind: str, value: Any, gradient: Any) -> _Kernels:
     return _Kernels(pool, pool_gradient, rows, query_gradient, table_gradient)
 
 
+@_compiled(parallel=True)
+def _l1_turned(q: Any, c: Any, out: Any, rows: int, size: int) -> None:
+    """`pool` of `l1`, with some candidates at a time transposed: what lies side by side is summed side by side, so that
+    no vector has to be summed up at the end. Two rows share what is read.
+    """
+    width = q.shape[1]
+    for block in prange((q.shape[0] + rows - 1) // rows):
+        first, last = block * rows, min(q.shape[0], (block + 1) * rows)
+        turned, spare = np.empty((width, size), q.dtype), np.empty(size, q.dtype)
+        for start in range(0, c.shape[0], size):
+            n = min(size, c.shape[0] - start)
+            for p in range(n):
+                for i in range(width):
+                    turned[i, p] = c[start + p, i]
+            for b in range(first, last, 2):
+                other = min(b + 1, last - 1)
+                x = out[b, start : start + n]
+                y = out[other, start : start + n] if other > b else spare[:n]
+                x[:] = 0
+                y[:] = 0
+                whole = width - width % 4
+                for i in range(0, whole, 4):
+                    x0, x1, x2, x3 = q[b, i], q[b, i + 1], q[b, i + 2], q[b, i + 3]
+                    y0, y1, y2, y3 = q[other, i], q[other, i + 1], q[other, i + 2], q[other, i + 3]
+                    c0, c1, c2, c3 = turned[i], turned[i + 1], turned[i + 2], turned[i + 3]
+                    for p in range(n):
+                        z0, z1, z2, z3 = c0[p], c1[p], c2[p], c3[p]
+                        x[p] += abs(x0 - z0) + abs(x1 - z1) + abs(x2 - z2) + abs(x3 - z3)
+                        y[p] += abs(y0 - z0) + abs(y1 - z1) + abs(y2 - z2) + abs(y3 - z3)
+                for i in range(whole, width):
+                    for p in range(n):
+                        x[p] += abs(q[b, i] - turned[i, p])
+                        y[p] += abs(q[other, i] - turned[i, p])
+
+
 @_compiled(parallel=False)
 def _cells_of_rows(ids: Any, n: int) -> Any:
     """The cells of `ids` that name each of n rows, in ascending order, and where each row's begin: a counting sort."""
@@ -179,14 +223,76 @@ def ranked(scores: Tensor, query: Tensor, true: Tensor) -> tuple[Tensor, Tensor]
     return higher, at_least
 
 
+@_compiled(parallel=True)
+def _largest(values: Any, k: int, found: Any, place: Any, rows: int) -> None:
+    n_columns = values.shape[1]
+    inf, zero = values.dtype.type(np.inf), values.dtype.type(0)
+    below = values.dtype.type(_BINS)
+    for block in prange((values.shape[0] + rows - 1) // rows):
+        bins, start = np.empty(n_columns, np.int32), np.empty(_BINS + 1, np.int32)
+        kept, column = np.empty(n_columns, values.dtype), np.empty(n_columns, np.int64)
+        for b in range(block * rows, min(values.shape[0], (block + 1) * rows)):
+            row = values[b]
+            high, low = -inf, inf
+            for j in range(n_columns):
+                high = max(high, row[j] if row[j] < inf else -inf)
+                low = min(low, row[j] if row[j] > -inf else inf)
+            scale = (below - 1) / (high - low) if high > low else zero
+            # Bins from the highest value down; the last one is for what is no number.
+            for j in range(n_columns):
+                d = (high - row[j]) * scale
+                d = zero if row[j] == inf else d if d < below else below
+                bins[j] = np.int32(d)
+            start[:] = 0
+            for j in range(n_columns):
+                start[bins[j]] += 1
+            n, last = 0, _BINS
+            for t in range(_BINS + 1):
+                count = start[t]
+                start[t] = n
+                n += count
+                if n >= k:
+                    last = t
+                    break
+            # Sorted by bin they are nearly sorted.
+            for j in range(n_columns):
+                if bins[j] <= last:
+                    at = start[bins[j]]
+                    start[bins[j]] += 1
+                    kept[at], column[at] = row[j], j
+            for i in range(1, n):
+                value, of, at = kept[i], column[i], i
+                while at > 0 and kept[at - 1] < value:
+                    kept[at], column[at] = kept[at - 1], column[at - 1]
+                    at -= 1
+                kept[at], column[at] = value, of
+            found[b], place[b] = kept[:k], column[:k]
+
+
+def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row, falling, and where they are."""
+    threads = _threads()
+    values = values.detach().contiguous()
+    found, place = values.new_empty(len(values), k), torch.empty(len(values), k, dtype=torch.int64)
+    rows = max(1, -(-len(values) // threads))
+    _largest(values.numpy(), k, found.numpy(), place.numpy(), rows)
+    return found, place
+
+
 def forward(kind: str, query: Tensor, candidates: Tensor, ids: Tensor | None) -> Tensor:
     """Sums [B K] or [B P] of contiguous float tensors on the CPU."""
     threads = _threads()
     q = query.detach().numpy()
     if candidates.ndim == 2 and ids is None:
         found = query.new_empty(len(query), len(candidates))
+        c = candidates.detach().numpy()
+        if kind == "l1" and len(query) >= _ROWS_TURNED:
+            # An even number, so that the rows are paired alike whatever the number of threads.
+            rows, size = -(-len(query) // (2 * threads)) * 2, _REALS_TURNED // max(1, query.shape[1])
+            _l1_turned(q, c, found.numpy(), rows, max(16, min(_TURNED, size)))
+            return found
         rows = max(1, min(_ROWS, len(query) // threads))
-        _OF[kind].pool(q, candidates.detach().numpy(), found.numpy(), rows)
+        _OF[kind].pool(q, c, found.numpy(), rows)
         return found
     table, cells = _as_rows(candidates, ids)
     found = query.new_empty(cells.shape)

@@ -147,7 +147,8 @@ class CandidateSampler(Sampler):
         self.typed = max(1, domain_range // self.n_relations) if domain_range else 0
         self.domain_range = graph.domain_range
         self.pool_sampler: Sampler | None = None
-        self._degrees = self.index.degrees()
+        # On the host, so that nobody has to ask a device how much there is of a pool.
+        self._degrees, self._occurrences = self.index.degrees(), self.domain_range.occurrences()
         self._held: tuple[int, Held] | None = None
 
     def forget(self) -> None:
@@ -214,8 +215,9 @@ class CandidateSampler(Sampler):
     ) -> Held:
         # The names of the random streams are older than the names of what they are for; they decide the numbers.
         pool = self.pool(block)
-        answers = mixed = None
+        answers = mixed = occurrences = None
         if drawn is None:
+            occurrences = int(self._occurrences[pool].sum())
             answers = PoolAnswers.of(self.index, pool, self._degrees)
             pool = answers.pool
         else:
@@ -235,7 +237,7 @@ class CandidateSampler(Sampler):
         side = torch.cat([torch.full_like(relations, head, dtype=torch.bool) for head in heads])
         relations = relations.repeat(len(heads))
         typed, there, rate = self.domain_range.sample(relations, side, torch.cat(starts), self.typed)
-        inside = self.domain_range.contains(pool, relations, side)
+        inside = self.domain_range.contains(pool, relations, side, occurrences)
         # In the domain or range, an entity is a candidate unless both the pool and the sample miss it:
         # 1 - (1 - share) (1 - rate), written so that small ones keep their digits.
         rate = rate[:, None]

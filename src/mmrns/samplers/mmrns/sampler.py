@@ -19,7 +19,7 @@ from mmrns.nn.model import Model, ModelSpec
 from mmrns.nn.numerics import without_autocast
 from mmrns.samplers.base import Inner, Recipe
 from mmrns.samplers.explanation import NO_ATTENTION, NO_MODALITY, Evidence
-from mmrns.samplers.gumbel import gumbel_noise, log_inclusion, straight_through_top_k
+from mmrns.samplers.gumbel import gumbel_noise, log_inclusion, straight_through_top_k, top_k
 from mmrns.samplers.mmrns.contrastive import density_ratio, info_nce
 from mmrns.samplers.mmrns.information import (
     Encoded,
@@ -239,10 +239,10 @@ class Mmrns(CandidateSampler, name="mmrns"):
             divisor = torch.add(candidates.log_density, ratio.log1p(), alpha=self.discount)
             logits = (self.alpha * scores - divisor).masked_fill(candidates.excluded, -torch.inf)
             perturbed = logits + self.noise(logits.shape, step, logits.device)
-            positions = perturbed.topk(self.negatives, dim=1).indices
+            positions, left_out = top_k(perturbed, self.negatives)
             log_weight = None
             if self.corrected:
-                log_weight = -(log_inclusion(logits, perturbed, positions) + divisor.gather(1, positions))
+                log_weight = -(log_inclusion(logits, positions, left_out) + divisor.gather(1, positions))
         through = None
         if lesson is not None and self.gradient:
             through = self._through(lesson, ratio, perturbed, positions, scores)
