@@ -197,7 +197,7 @@ DAMAGES: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     "last missing": (lambda a, b: (a / "checkpoint/last.safetensors").unlink(), r"last\.safetensors: is missing; "),
     "config edited": (
         lambda a, b: _edit(a / "config.yaml", "objective.gamma", 3.0),
-        r"config\.yaml: objective\.gamma is 3\.0, not 9\.0 as when last\.safetensors was made; restore",
+        r"config\.yaml: objective\.gamma is 3\.0, not 1\.0 as when last\.safetensors was made; restore",
     ),
     "rate edited": (
         lambda a, b: _edit(a / "config.yaml", "training.lr", 0.5),

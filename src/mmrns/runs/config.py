@@ -85,8 +85,10 @@ class ObjectiveConfig(_Section):
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 
     loss: str | None = Field(None, description="name of the loss of the scores; the method's own by default")
-    gamma: PositiveFloat = Field(
-        9.0, description="margin of distance scorers and of the margin loss; also sets the range of initial embeddings"
+    gamma: PositiveFloat | None = Field(
+        None,
+        description="margin of distance scorers and of the margin loss; also sets the range of initial embeddings; by "
+        "default a sixth of the cube root of the number of train's triples for distances, else 9",
     )
     alpha: NonNegativeFloat | None = Field(
         None, description="inverse temperature of self-adversarial weights; 0 = mean"

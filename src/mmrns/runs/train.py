@@ -34,7 +34,7 @@ from mmrns.nn.embedders import Embedder
 from mmrns.nn.losses import Loss
 from mmrns.nn.scorers import Scorer
 from mmrns.registry import Registry
-from mmrns.runs.build import Parts, build_callbacks, build_dataset, build_plan, build_trainer, usable_device
+from mmrns.runs.build import Parts, build_callbacks, build_dataset, build_plan, build_trainer, usable_device, with_gamma
 from mmrns.runs.config import (
     Config,
     apply_settings,
@@ -381,6 +381,7 @@ def _trained(
 ) -> Run:
     started = time.perf_counter()
     dataset = build_dataset(config, parts.dataset)
+    config = with_gamma(config, dataset, parts)
     refuse_nothing_to_validate_on(dataset, config)
     dataset.refuse_unfit()
     rows, interruption = _Rows(folder), Interruption()
