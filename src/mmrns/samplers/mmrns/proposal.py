@@ -125,7 +125,7 @@ class CandidateSampler(Sampler):
         negatives: K, at most P.
         pool: P, at most every entity.
         domain_range: entities from the domains of all relations together, and as many from their ranges: M is
-            domain_range divided by the number of relations, at least one. 0 leaves them out.
+            domain_range divided by the number of relations, at least one. 0, or a pool of all, leaves them out.
         hold: steps of a block.
     """
 
@@ -144,7 +144,8 @@ class CandidateSampler(Sampler):
         size = min(pool, len(graph.entities))
         super().__init__(graph, features, spec, seed=seed, negatives=min(negatives, size))
         self.pool_size, self.hold = size, hold
-        self.typed = max(1, domain_range // self.n_relations) if domain_range else 0
+        # A pool of every entity leaves nothing to be listed.
+        self.typed = max(1, domain_range // self.n_relations) if domain_range and size < len(graph.entities) else 0
         self.domain_range = graph.domain_range
         self.pool_sampler: Sampler | None = None
         # On the host, so that nobody has to ask a device how much there is of a pool.
