@@ -3,8 +3,8 @@
 It is taken on the device `meta`, whose tensors have a shape and no values.
 
 Whatever would read a value on the host raises there: nonzero, masks as indices, unique, item, a copy to the host.
-Copies to the device that block, and float64 on it, are found by `Watch`. The optimizer's own step, which is torch's, is
-left out.
+Copies to the device that block, what is written or chosen by tensors of the host, and float64 on it, are found by
+`Watch`. The optimizer's own step, which is torch's, is left out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from torch.utils._pytree import tree_leaves
 
 from forms import FORMS, form_of
 from mmrns.data.datasets import Dataset
-from mmrns.evaluation.ranking import rank
+from mmrns.evaluation import ranking
+from mmrns.evaluation.candidates import Candidates
+from mmrns.evaluation.ranking import Ranks, rank
 from mmrns.nn.losses import Loss
 from mmrns.nn.scorers import Scorer
 from mmrns.runs.build import build_trainer
@@ -30,12 +32,18 @@ from mmrns.runs.config import make_config
 META = torch.device("meta")
 
 
+INDEXED = (torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_, torch.ops.aten._index_put_impl_)
+"""They take indices, and values to write, of the host as well, which are then copied, and the host waits for that."""
+
+
 class Watch(TorchDispatchMode):
     """Collects the copies to the device that the host waits for, and the operations that give float64 there."""
 
     def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
+        # What is written by index is made on the host from a Python number, on a CUDA device alone.
+        self.numbers: list[Tensor] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -45,7 +53,15 @@ class Watch(TorchDispatchMode):
             blocks = not (kwargs.get("non_blocking") or args[2:3] == (True,))
             if source.device != target and blocks:
                 self.found.append(f"{func} of {list(source.shape)} to {target}")
+        if func.overloadpacket in INDEXED and args[0].device == META:
+            for x in (x for x in tree_leaves(args[1:]) if isinstance(x, Tensor)):
+                if x.device != META:
+                    self.found.append(f"{func} by {list(x.shape)} of {x.device}")
+                elif any(x is number for number in self.numbers):
+                    self.found.append(f"{func} by a number")
         made = func(*args, **kwargs)
+        if func.overloadpacket is torch.ops.aten.scalar_tensor:
+            self.numbers.append(made)
         for tensor in tree_leaves(made):
             if (
                 isinstance(tensor, Tensor)
@@ -100,6 +116,41 @@ def test_a_step_with_any_loss(toy: Dataset, monkeypatch: pytest.MonkeyPatch, los
     assert _waits(toy, monkeypatch, values) == []
 
 
+@pytest.mark.parametrize("name", ["uniform", "shared-pool", "domain-range", "mmrns"])
+def test_a_step_with_sparse_gradients(toy: Dataset, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    training = {"batch_size": 24, "sparse": True}
+    values = {"model": {"dim": 6}, "training": training, "objective": {}, "sampler": form_of(name, 5)}
+    assert _waits(toy, monkeypatch, values) == []
+
+
+@pytest.mark.parametrize("restricted", [False, True], ids=["all", "domain and range"])
+@pytest.mark.parametrize("name", Scorer.registry.names())
+def test_ranking_waits_once_whatever_the_number_of_chunks(
+    toy: Dataset, monkeypatch: pytest.MonkeyPatch, name: str, restricted: bool
+) -> None:
+    config = make_config({"device": "cpu", "model": {"scorer": name, "dim": 6}, "method": "uniform"})
+    model = build_trainer(config, toy).model.to(META)
+    candidates = Candidates.of_train(toy.graph) if restricted else None
+    chunks: list[int] = []
+
+    def ranks(parts: list[Any], triples: Tensor, head: bool) -> Ranks:
+        assert all(getattr(part, field.name).device == META for part in parts for field in dataclasses.fields(part))
+        chunks.append(len(parts))
+        none = torch.zeros(len(triples), dtype=torch.int64)
+        return Ranks(triples, none.bool(), none, none, none, none.bool())
+
+    monkeypatch.setattr(ranking, "_ranks", ranks)
+    waits: list[list[str]] = []
+    for size in (1e3, 1e-3):
+        with Watch() as watch:
+            known = toy.graph.known_index
+            rank(model, toy.graph.test, known, candidates=candidates, memory_mb=size, device=META)
+        waits.append(watch.found)
+    assert chunks[2] > chunks[0]
+    # The index is copied there.
+    assert waits[0] == waits[1]
+
+
 def test_what_waits_is_found(toy: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     from mmrns.samplers.uniform import Uniform
 
@@ -121,6 +172,23 @@ def test_what_waits_is_found(toy: Dataset, monkeypatch: pytest.MonkeyPatch) -> N
     with monkeypatch.context() as patch:
         patch.setattr(Uniform, "draw", doubling)
         assert _waits(toy, patch, values) == ["aten._to_copy.default gives torch.float64"] * 3
+
+    def writing(self: Uniform, lookup: Any, *given: Any) -> Any:
+        weight = lookup.batch.weight.clone()
+        weight[torch.zeros(1, dtype=torch.int64, device=META)] = 1.0
+        return draw(self, lookup, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Uniform, "draw", writing)
+        assert _waits(toy, patch, values) == ["aten.index_put_.default by a number"] * 3
+
+    def choosing(self: Uniform, lookup: Any, *given: Any) -> Any:
+        lookup.batch.weight[torch.zeros(1, dtype=torch.int64)]
+        return draw(self, lookup, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Uniform, "draw", choosing)
+        assert _waits(toy, patch, values) == ["aten.index.Tensor by [1] of cpu"] * 3
 
     def reading(self: Uniform, lookup: Any, *given: Any) -> Any:
         lookup.batch.weight.nonzero()

@@ -110,20 +110,25 @@ def rank(
         return Ranks(triples, none.bool(), none, none, none, none.bool())
     # The scores, a copy where triples share a query, what they compare to.
     size = int(max(1, min(memory_mb * 2**19 / 3, SCORES) // (4 * known.n_entities)))
-    rank_chunk = partial(_rank_chunk, model, known, candidates, size, memory_mb / 2, device)
+    counted = partial(_counted, model, known, known.to(device), candidates, size, memory_mb / 2, torch.device(device))
     sides: list[Ranks] = []
     for head in (False, True):
         # Sorted by relation, so that a chunk holds few of them.
         key = triples[:, 1] * known.n_entities + triples[:, 2 if head else 0]
         order = torch.argsort(key, stable=True)
         _, sharing = torch.unique_consecutive(key[order], return_counts=True)
-        chunks: list[Ranks] = []
+        chunks: list[_Counts] = []
         for chunk in order.split([int(part.sum()) for part in sharing.split(size)]):
-            chunks.append(rank_chunk(triples[chunk], key[chunk], head))
+            chunks.append(counted(triples[chunk], key[chunk], head))
             if progress is not None:
                 progress(len(chunk))
-        sides.append(Ranks.concatenate(chunks).where(torch.argsort(order)))
+        sides.append(_ranks(chunks, triples[order], head).where(torch.argsort(order)))
     return Ranks.concatenate(sides)
+
+
+def all_finite(scores: Float[Tensor, "*n"]) -> Bool[Tensor, ""]:
+    """Whether no score is NaN or infinite, in one pass."""
+    return torch.stack(torch.aminmax(scores)).isfinite().all() if scores.numel() else torch.ones((), dtype=torch.bool)
 
 
 def refuse_not_finite(scores: Float[Tensor, "*n"]) -> None:
@@ -132,50 +137,84 @@ def refuse_not_finite(scores: Float[Tensor, "*n"]) -> None:
     Raises:
         Diverged: a score is NaN or infinite.
     """
-    # One pass where all is well; a sum of finite scores that overflows is looked at more closely.
-    if not torch.isfinite(scores.sum()) and not torch.isfinite(scores).all():
+    if not all_finite(scores):
         raise Diverged("the model gives scores that are not finite; lower the learning rate and train again")
 
 
-def _rank_chunk(
+@dataclass(frozen=True)
+class _Counts:
+    """What the scores of n queries say, where they were made: nothing waits for them before all chunks are under way.
+
+    Attributes:
+        higher, at_least: Int[n], how many candidates score higher than the true entity, and how many at least as high.
+        itself: Int[n], 1 where the true entity is one of the latter.
+        left: Int[n], how many entities are not otherwise known to be true.
+        outside: Bool[n], see `Ranks`.
+        extremes: Float[2], the lowest and the highest score.
+    """
+
+    higher: Int[Tensor, " n"]
+    at_least: Int[Tensor, " n"]
+    itself: Int[Tensor, " n"]
+    left: Int[Tensor, " n"]
+    outside: Bool[Tensor, " n"]
+    extremes: Float[Tensor, "2"]
+
+
+def _counted(
     model: ScoresAll,
     known: TripleIndex,
+    known_there: TripleIndex,
     candidates: Candidates | None,
     size: int,
     memory_mb: float | int,
-    device: torch.device | str,
+    device: torch.device,
     triples: Int[Tensor, "n 3"],
     key: Int[Tensor, " n"],
     head: bool,
-) -> Ranks:
-    """Rank triples of one side, sorted by the key of their query; the scores of at most `size` queries are held."""
-    _, query, sharing = torch.unique_consecutive(key, return_inverse=True, return_counts=True)
-    target = triples[:, 0 if head else 2]
-    batch = Batch.of(triples[sharing.cumsum(0) - sharing], torch.full((len(sharing),), head))
-    scores = model.score_all(batch.to(device), memory_mb)
-    refuse_not_finite(scores)
-    query_here, target_here = query.to(device), target.to(device)
-    true = scores[query_here, target_here]
+) -> _Counts:
+    """Of triples of one side, sorted by the key of their query; the scores of at most `size` queries are held.
 
-    left = torch.full((len(batch),), known.n_entities)
-    outside = torch.zeros(len(triples), dtype=torch.bool)
-    row, entity = known.batch_targets(batch)
-    if candidates is not None:
-        mask = candidates.mask(batch.relations, head)
+    The device works on a copy of the index, `known_there`; how much there is to look up is known on the host.
+    """
+    _, query, sharing = torch.unique_consecutive(key, return_inverse=True, return_counts=True)
+    batch = known.placed(Batch.of(triples[sharing.cumsum(0) - sharing], torch.full((len(sharing),), head)))
+    mask = None if candidates is None else candidates.mask(batch.relations, head).to(device, non_blocking=True)
+    query, target = (x.to(device, non_blocking=True) for x in (query, triples[:, 0 if head else 2]))
+    batch = batch.to(device)
+    scores = model.score_all(batch, memory_mb)
+    extremes = torch.stack(torch.aminmax(scores))
+    true = scores[query, target]
+
+    row, entity = known_there.batch_targets(batch, batch.n_true)
+    outside = torch.zeros_like(query, dtype=torch.bool)
+    left = torch.full((len(batch),), known.n_entities, device=device)
+    taken = torch.ones_like(row)
+    if mask is not None:
         relation = batch.relation_index
-        left = mask.sum(1)[relation]
+        left = mask.sum(1).index_select(0, relation)
         outside = ~mask[relation[query], target]
-        scores.masked_fill_(~mask.to(device)[relation.to(device)], -torch.inf)
-        within = mask[relation[row], entity]
-        row, entity = row[within], entity[within]
-    left = left - torch.bincount(row, minlength=len(batch))
-    scores[row.to(device), entity.to(device)] = -torch.inf
+        scores.masked_fill_(~mask.index_select(0, relation), -torch.inf)
+        taken = mask[relation[row], entity].long()
+    left = left.index_add(0, row, taken, alpha=-1)
+    scores.index_put_((row, entity), scores.new_full((), -torch.inf))
 
     # Triples that share a query are rivals unless they are known, and a triple is no rival of itself.
-    itself = torch.isfinite(scores[query_here, target_here]).long().cpu()
-    higher, at_least = (count.cpu() for count in _count(scores, query_here, true, size))
-    rivals = left[query] - itself
-    return Ranks(triples, torch.full_like(outside, head), higher + 1, at_least - itself + 1, rivals + 1, outside)
+    itself = torch.isfinite(scores[query, target]).long()
+    return _Counts(*_count(scores, query, true, size), itself, left.index_select(0, query), outside, extremes)
+
+
+def _ranks(chunks: Sequence[_Counts], triples: Int[Tensor, "n 3"], head: bool) -> Ranks:
+    """The ranks of one side, of which the chunks are parts."""
+    refuse_not_finite(torch.cat([chunk.extremes for chunk in chunks]))
+
+    def column(name: str) -> Tensor:
+        return torch.cat([getattr(chunk, name) for chunk in chunks]).cpu()
+
+    itself, outside = column("itself"), column("outside")
+    optimistic, pessimistic = column("higher") + 1, column("at_least") - itself + 1
+    rivals = column("left") - itself
+    return Ranks(triples, torch.full_like(outside, head), optimistic, pessimistic, rivals + 1, outside)
 
 
 def _count(
