@@ -5,7 +5,7 @@ Shapes: B batch, K negatives, P pool, E entities, V views, R distinct relations 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -106,12 +106,15 @@ class Batch:
         """The same batch on another device; itself where it lies there."""
         if self.h.device == torch.device(device):
             return self
-        moved = {
-            f.name: value.to(device, non_blocking=True)
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
-        }
-        return replace(self, **moved)
+        return self._each(lambda value: value.to(device, non_blocking=True))
+
+    def pinned(self) -> Batch:
+        """The same batch in page-locked memory, from which a device copies while the host goes on."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, made: Callable[[Tensor], Tensor]) -> Batch:
+        tensors = {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+        return replace(self, **{name: made(value) for name, value in tensors.items()})
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import Counter
 from itertools import pairwise
 
@@ -15,7 +16,7 @@ from mmrns.data.datasets import Dataset
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.data.vocabulary import Vocabulary
 from mmrns.errors import UsageError
-from mmrns.training.batches import Batches, subsampling_weight
+from mmrns.training.batches import Batches, Upcoming, subsampling_weight
 from mmrns.types import Batch, SidePolicy
 
 E, R = 8, 4
@@ -187,3 +188,33 @@ def test_batches_of_queries_serve_every_query(triples: list[tuple[int, int, int]
 def test_batches_of_queries_have_their_sides_in_turn(toy: Dataset) -> None:
     with pytest.raises(UsageError, match=r"training\.sides=bernoulli does not fit"):
         Batches(toy.graph, size=8, sides="bernoulli", queries=True)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_upcoming_batches_are_those_of_their_steps(toy: Dataset, device: str) -> None:
+    """In order, after a jump, asked for twice, and on other devices made by another thread."""
+    batches, fresh = (Batches(toy.graph, size=7, seed=3) for _ in range(2))
+    makers: list[int] = []
+    at = batches.at
+    batches.at = lambda step: makers.append(threading.get_ident()) or at(step)  # type: ignore[method-assign]
+    upcoming = Upcoming(batches, torch.device(device))
+    for step in (0, 1, 2, 2, 9, 10, 4):
+        assert equal(upcoming.at(step), fresh.at(step))
+    assert (set(makers) == {threading.get_ident()}) == (device == "cpu")
+
+
+def test_what_fails_in_the_thread_is_raised(toy: Dataset) -> None:
+    batches = Batches(toy.graph, size=7)
+    at = batches.at
+
+    def failing(step: int) -> Batch:
+        if step == 2:
+            raise MemoryError(step)
+        return at(step)
+
+    batches.at = failing  # type: ignore[method-assign]
+    upcoming = Upcoming(batches, torch.device("meta"))
+    assert equal(upcoming.at(0), at(0))
+    assert equal(upcoming.at(1), at(1))
+    with pytest.raises(MemoryError):
+        upcoming.at(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
 
@@ -106,6 +107,35 @@ class Batches:
             for part in zip(triples.split(size), head.split(size), whole.weight.split(size), strict=True)
         ]
         return [self.index.placed(part) for part in parts]
+
+
+class Upcoming:
+    """Batches in their order, each made while the device works on the one before, in memory that it copies from itself.
+
+    Args:
+        batches: the stream.
+        device: where they will go. The processor has no core to spare for what is to come: there each batch is made
+            when it is asked for.
+    """
+
+    def __init__(self, batches: Batches, device: torch.device):
+        self.batches = batches
+        self._pinned = device.type == "cuda"
+        self._thread = None if device.type == "cpu" else ThreadPoolExecutor(1, "batches")
+        self._next: tuple[int, Future[Batch]] | None = None
+
+    def at(self, step: int) -> Batch:
+        """The batch of one step, on the host; that of the next step is begun."""
+        if self._thread is None:
+            return self.batches.at(step)
+        ready = self._next is not None and self._next[0] == step
+        batch = self._next[1].result() if ready and self._next else self._made(step)
+        self._next = step + 1, self._thread.submit(self._made, step + 1)
+        return batch
+
+    def _made(self, step: int) -> Batch:
+        batch = self.batches.at(step)
+        return batch.pinned() if self._pinned else batch
 
 
 def _first_of_each_query(graph: KnowledgeGraph, head: bool) -> Int[Tensor, " Q"]:

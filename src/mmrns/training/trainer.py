@@ -22,7 +22,7 @@ from mmrns.nn.losses import Loss
 from mmrns.nn.model import Model
 from mmrns.nn.regularizers import Regularizer
 from mmrns.samplers.base import Sampler
-from mmrns.training.batches import Batches
+from mmrns.training.batches import Batches, Upcoming
 from mmrns.training.callbacks import Callback, Training
 from mmrns.training.optimizer import Optimizer
 from mmrns.training.progress import Plan, Progress
@@ -120,7 +120,7 @@ class Trainer:
         self.model, self.sampler = model, sampler
         self.objective, self.regularizer = objective, regularizer
         self.optimizer, self.batches, self.device, self.autocast = optimizer, batches, device, autocast
-        self.memory_mb = memory_mb
+        self.memory_mb, self.upcoming = memory_mb, Upcoming(batches, device)
         self.known_by_features = self._known_by_features()
         left_out = not unseen_negatives and bool(self.known_by_features.any())
         self.counted = ~self.known_by_features.to(device) if left_out else None
@@ -180,7 +180,7 @@ class Trainer:
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, on the device."""
-        return self.batches.at(step).to(self.device)
+        return self.upcoming.at(step).to(self.device)
 
     def step(
         self,
