@@ -24,6 +24,9 @@ _MOMENTS: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
 }
 """What each rule keeps of a parameter, in its shape, beside the number of steps."""
 
+_FUSED_ADAGRAD = ("cpu", "cuda")
+"""Devices that torch has the fused Adagrad for."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -58,19 +61,19 @@ class Optimizer:
         self.schedule = schedule or schedule_of("constant", 1)
         self.parts: list[torch.optim.Optimizer] = []
         for sparse in (False, True):
-            chosen = [
-                {"name": group.name, "params": group.parameters, "lr": group.lr, "base_lr": group.lr}
-                for group in groups
-                if group.parameters and group.sparse is sparse
-            ]
-            if not chosen:
+            own = [group for group in groups if group.parameters and group.sparse is sparse]
+            if not own:
                 continue
+            chosen = [
+                {"name": group.name, "params": group.parameters, "lr": group.lr, "base_lr": group.lr} for group in own
+            ]
+            # Fused: one pass over each table instead of one for each of its moments.
             if kind == "adagrad":
-                self.parts.append(torch.optim.Adagrad(chosen))
+                there = all(p.device.type in _FUSED_ADAGRAD for group in own for p in group.parameters)
+                self.parts.append(torch.optim.Adagrad(chosen, fused=there and not sparse))
             elif sparse:
                 self.parts.append(torch.optim.SparseAdam(chosen))
             else:
-                # One pass over each table instead of one for each of its moments.
                 self.parts.append(torch.optim.Adam(chosen, fused=True))
 
     @property
