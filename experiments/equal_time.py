@@ -1,7 +1,7 @@
 """The validation MRR against time, where a study's own seconds are beside other work.
 
     python experiments/equal_time.py measure STUDY.yaml
-    python experiments/equal_time.py draw STUDY.yaml --out FILE.png
+    python experiments/equal_time.py draw STUDY.yaml [STUDY.yaml ...] --out FILE.png
 
 `measure` times a step of every method of a study, in turns: processor seconds of one thread, the median over rounds,
 written to `step-seconds.json` beside the records. `draw` draws the recorded validations against steps times these
@@ -22,7 +22,7 @@ import torch
 from mmrns.files import write_json
 from mmrns.runs.build import build_dataset, build_trainer
 from mmrns.studies.comparison import Comparison
-from mmrns.studies.plots import Drawn, draw_time, seeds_in_words
+from mmrns.studies.plots import Drawn, draw_times, seeds_in_words
 from mmrns.studies.records import read_records
 
 _ROUNDS, _STEPS = 7, 20
@@ -34,16 +34,17 @@ def main() -> None:
     """Measure, or draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("measure", "draw"))
-    parser.add_argument("study", type=Path, help="its YAML file")
+    parser.add_argument("studies", type=Path, nargs="+", help="their YAML files")
     parser.add_argument("--out", type=Path, help="the picture")
     arguments = parser.parse_args()
-    folder = arguments.study.with_suffix("")
     if arguments.what == "measure":
-        write_json(folder / _FILE, measure(Comparison.read(arguments.study)))
+        for study in arguments.studies:
+            write_json(study.with_suffix("") / _FILE, measure(Comparison.read(study)))
     elif arguments.out is None:
         parser.error("draw needs --out FILE.png")
     else:
-        draw(Comparison.read(arguments.study), folder, arguments.out)
+        drawn = dict(entries(Comparison.read(study), study.with_suffix("")) for study in arguments.studies)
+        draw_times(drawn, arguments.out, counted="steps times the seconds of a step, one core")
 
 
 def measure(comparison: Comparison) -> dict[str, float]:
@@ -68,21 +69,20 @@ def measure(comparison: Comparison) -> dict[str, float]:
     return found
 
 
-def draw(comparison: Comparison, folder: Path, path: Path) -> None:
-    """The curves of a study's records against steps times the measured seconds."""
+def entries(comparison: Comparison, folder: Path) -> tuple[str, list[Drawn]]:
+    """What a study is about, and the curves of its records against steps times the measured seconds."""
     step_seconds: dict[str, float] = json.loads((folder / _FILE).read_text(encoding="utf-8"))
     records: list[dict[str, Any]] = [
         record for record in read_records(folder) if record.get("curve") and "test" in record
     ]
-    entries: list[Drawn] = []
+    found: list[Drawn] = []
     for label in comparison.entries:
         runs = [record for record in records if record["label"] == label]
         curves = [[(step_seconds[label] * step, 100 * mrr) for step, _, mrr in run["curve"]] for run in runs]
-        entries.append(Drawn(label, runs[0]["sampler"], [100 * run["valid_mrr"] for run in runs], curves=curves))
+        found.append(Drawn(label, runs[0]["sampler"], [100 * run["valid_mrr"] for run in runs], curves=curves))
     scorers = ", ".join(dict.fromkeys(record["scorer"] for record in records))
     seeds = seeds_in_words(sorted({record["seed"] for record in records}))
-    about = f"{comparison.common['data.dataset']}, {scorers}, {seeds}"
-    draw_time(entries, path, about=about, counted="steps times the seconds of a step, one core")
+    return f"{comparison.common['data.dataset']}, {scorers}, {seeds}", found
 
 
 if __name__ == "__main__":

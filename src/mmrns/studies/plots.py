@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median_low, stdev
@@ -165,15 +165,42 @@ def draw_time(entries: Sequence[Drawn], path: Path, *, about: str, counted: str)
         about: dataset, scorers and seeds.
         counted: what the seconds are of.
     """
-    entries = [entry for entry in entries if entry.curves]
-    several = any(len(entry.curves) > 1 for entry in entries)
+    draw_times({about: entries}, path, counted=counted)
+
+
+def draw_times(studies: Mapping[str, Sequence[Drawn]], path: Path, *, counted: str) -> None:
+    """The same of several studies, one below the other.
+
+    Args:
+        studies: the entries of each, by what it is about.
+        path, counted: as in `draw_time`.
+    """
+    shown = {about: [entry for entry in entries if entry.curves] for about, entries in studies.items()}
+    several = any(len(entry.curves) > 1 for entries in shown.values() for entry in entries)
     marks = "line: mean over the seeds; band: lowest to highest seed; mark and number: best mean"
-    figure, (axes,) = new_figure(
-        f"Validation MRR against time: {about}",
+    alone = len(shown) == 1
+    most = max(len(entries) for entries in shown.values())
+    figure, panels = new_figure(
+        "Validation MRR against time" + (f": {next(iter(shown))}" if alone else ""),
         marks if several else "mark and number: best validation of a training",
+        rows=len(shown),
         width=10.0,
-        height=max(5.6, 2.2 + 0.25 * len(entries)),
+        height=max(5.6, 2.2 + 0.25 * most) if alone else len(shown) * max(4.0, 1.6 + 0.25 * most),
     )
+    ends: list[list[End]] = []
+    for axes, (about, entries) in zip(panels, shown.items(), strict=True):
+        if not alone:
+            axes.set_title(about, loc="left", fontsize=12, color=INK)
+        ends.append(_draw_courses(axes, entries))
+    panels[-1].set_xlabel(f"time since the training was begun ({counted})")
+    # Names are placed when the axes are as they will be.
+    for axes, of_axes in zip(panels, ends, strict=True):
+        label_ends(axes, of_axes)
+    save_figure(figure, path)
+
+
+def _draw_courses(axes: Axes, entries: Sequence[Drawn]) -> list[End]:
+    """Lines, bands and marks of each entry; gives the names for the ends of the lines."""
     courses = [mean_curve(entry.curves) for entry in entries]
     best = [max(course, key=lambda point: point[1]) for course in courses]
     styles = styles_of([entry.method for entry in entries])
@@ -189,18 +216,14 @@ def draw_time(entries: Sequence[Drawn], path: Path, *, about: str, counted: str)
     for i in order:
         axes.plot(*best[i][:2], linestyle="none", markersize=10, zorder=3, **styles[i].marked)
     time_axis(axes, [point[0] for course in courses for point in course])
-    axes.set_xlabel(f"time since the training was begun ({counted})")
     axes.set_ylabel("validation MRR, %")
     axes.ticklabel_format(axis="y", useOffset=False)
     round_ticks(axes.yaxis)
     grid(axes)
     # What is low is about to rise: the room is for where the methods differ.
     axes.set_ylim(bottom=max(axes.get_ylim()[0], min(_SHOWN * best[order[-1]][1], 0.95 * best[order[0]][1])))
-    label_ends(
-        axes,
-        [
-            End(*courses[i][-1][:2], f"{entries[i].label} {best[i][1]:.1f}", best[i][1], styles[i], best=i == order[-1])
-            for i in order
-        ],
-    )
-    save_figure(figure, path)
+
+    return [
+        End(*courses[i][-1][:2], f"{entries[i].label} {best[i][1]:.1f}", best[i][1], styles[i], best=i == order[-1])
+        for i in order
+    ]
