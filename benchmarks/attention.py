@@ -4,8 +4,8 @@
 
 Processor seconds of a step of `mmrns` and of the same without debiasing (`domain-range`), in the mean over whole blocks
 and cycles of training, the two in turns; TransE at d 64 (batch 512, 32 negatives) and d 200 (1,024, 64). And the ATen
-operations that a step dispatches, forward, backward and optimizer together, in the mean over a cycle. The dataset, with
-its features, is found through $MMRNS_DATA; `experiments/resplit.py` makes DB15K-resplit.
+operations of a step (`operations.py`), in the mean over a cycle. The dataset, with its features, is found through
+$MMRNS_DATA; `experiments/resplit.py` makes DB15K-resplit.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ import argparse
 import json
 import statistics
 import time
-from math import lcm
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from operations import cycle, operations
 
 import mmrns
 from mmrns.data.datasets import Dataset
@@ -29,16 +28,6 @@ from mmrns.training.trainer import Trainer
 
 SETTINGS = {"d64": (64, 512, 32), "d200": (200, 1024, 64)}
 WITHOUT, WITH = "domain-range", "mmrns"
-
-
-class Operations(TorchDispatchMode):
-    """Counts what is dispatched inside."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += 1
-        return func(*args, **(kwargs or {}))
 
 
 def build(method: str, dataset: Dataset, setting: tuple[int, int, int], **options: Any) -> Trainer:
@@ -52,11 +41,6 @@ def build(method: str, dataset: Dataset, setting: tuple[int, int, int], **option
         "device": "cpu",
     }
     return build_trainer(make_config(values), dataset)
-
-
-def cycle(trainer: Trainer) -> int:
-    """Steps after which blocks and lessons begin together."""
-    return lcm(trainer.sampler.hold, getattr(trainer.sampler, "refresh", 1))
 
 
 def seconds(trainer: Trainer, first: int, steps: int) -> float:
@@ -81,18 +65,6 @@ def compare(dataset: Dataset, setting: tuple[int, int, int], cycles: int, option
     return {"no_attention_seconds": without, "mmrns_seconds": with_it, "ratio": with_it / without}
 
 
-def operations(dataset: Dataset, method: str, options: dict[str, Any]) -> float:
-    """Of a step, in the mean over a cycle."""
-    trainer = build(method, dataset, SETTINGS["d200"], **options)
-    steps = cycle(trainer) if method == WITH else 2
-    for step in range(steps):
-        trainer.step(step)
-    with Operations() as counted:
-        for step in range(steps, 2 * steps):
-            trainer.step(step)
-    return counted.count / steps
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -109,9 +81,8 @@ def main() -> None:
             name: compare(dataset, setting, arguments.cycles, options) for name, setting in SETTINGS.items()
         }
         found["aten_ops"] = {
-            "self-adversarial": operations(dataset, "self-adversarial", {}),
-            WITHOUT: operations(dataset, WITHOUT, {}),
-            WITH: operations(dataset, WITH, options),
+            name: operations(build(name, dataset, SETTINGS["d200"], **given))
+            for name, given in {"self-adversarial": {}, WITHOUT: {}, WITH: options}.items()
         }
     if arguments.json:
         print(json.dumps(found))
