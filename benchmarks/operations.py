@@ -5,7 +5,6 @@ from __future__ import annotations
 from math import lcm
 from typing import Any
 
-import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmrns.training.trainer import Trainer

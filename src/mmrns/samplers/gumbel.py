@@ -51,7 +51,8 @@ def log_inclusion(
     """
     excess = logits.gather(1, positions) - left_out
     found = torch.log(-torch.expm1(-torch.exp(excess)))
-    return torch.where(torch.isfinite(excess), found, 0.0)
+    # Where nothing is left out it is 0 already; for draws that must not be it is -inf, or nothing if both is so.
+    return found.nan_to_num_(nan=0.0, neginf=0.0)
 
 
 def straight_through_top_k(

@@ -38,20 +38,21 @@ def info_nce(
 
 def density_ratio(
     pmi: Float[Tensor, "B C"],
-    log_density: Float[Tensor, "B C"],
+    per_density: Float[Tensor, "B C"],
     excluded: Bool[Tensor, "B C"],
     n_entities: int,
 ) -> Float[Tensor, "B C"]:
     """`rho(e) = e^pmi(e) / mean over all entities of e^pmi`, the optimum of `info_nce` without its constant of the row.
 
     Args:
-        pmi, log_density, excluded: as in `info_nce`; sums over the candidates that are not left out, each divided by
-            pi, estimate those over all entities.
+        pmi, excluded: as in `info_nce`.
+        per_density: 1 / pi. Sums over the candidates that are not left out, each divided by pi, estimate those over all
+            entities.
         n_entities: how many there are.
     """
     # Finite whatever the weights have learned, and where nothing is left to take the mean of.
     found = (pmi - pmi.amax(1, keepdim=True)).exp_()
-    total = (found * torch.exp(-log_density)).masked_fill_(excluded, 0.0).sum(1, keepdim=True)
+    total = (found * per_density).masked_fill_(excluded, 0.0).sum(1, keepdim=True)
     return found * (n_entities / total.clamp(min=_TINY))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -219,7 +218,6 @@ class Mmrns(CandidateSampler, name="mmrns"):
             self.register_buffer("held_relations", torch.zeros(self.n_relations, spec.relation_width))
         self._block: Block | None = None
         self._encoded: Encoded | None = None
-        self._batches: Callable[[int], Batch] | None = None
         self.register_load_state_dict_post_hook(Mmrns._recall)
         self.fill_pool_with(pool_sampler)
 
@@ -234,7 +232,7 @@ class Mmrns(CandidateSampler, name="mmrns"):
         pmi = self.pmi(lookup.batch, candidates, model, step, trains=torch.is_grad_enabled())
         with torch.no_grad():
             scores = self.scores(lookup, model, candidates)
-            ratio = density_ratio(pmi, candidates.log_density, candidates.excluded, self.n_entities)
+            ratio = density_ratio(pmi, candidates.per_density, candidates.excluded, self.n_entities)
             # How often each is a candidate, and on purpose how likely it is a positive.
             divisor = torch.add(candidates.log_density, ratio.log1p(), alpha=self.discount)
             logits = (self.alpha * scores - divisor).masked_fill(candidates.excluded, -torch.inf)
@@ -266,10 +264,6 @@ class Mmrns(CandidateSampler, name="mmrns"):
             return of_pool
         given = lesson.pmi, lesson.log_density, lesson.excluded, lesson.positive, lesson.has_positive
         return info_nce(*given) + of_pool
-
-    def foresee(self, batches: Callable[[int], Batch]) -> None:
-        super().foresee(batches)
-        self._batches = batches
 
     def _recall(self, incompatible: Any) -> None:
         """After weights were loaded: since which step it compares with what it does."""
