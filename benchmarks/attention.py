@@ -11,6 +11,7 @@ $MMRNS_DATA; `experiments/resplit.py` makes DB15K-resplit.
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import statistics
 import time
@@ -24,21 +25,25 @@ from mmrns.data.datasets import Dataset
 from mmrns.memory import freed_memory_kept
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
+from mmrns.runs.methods import method_of
+from mmrns.samplers.base import Sampler
 from mmrns.training.trainer import Trainer
 
 SETTINGS = {"d64": (64, 512, 32), "d200": (200, 1024, 64)}
 WITHOUT, WITH = "domain-range", "mmrns"
 
 
-def build(method: str, dataset: Dataset, setting: tuple[int, int, int], **options: Any) -> Trainer:
-    """A training with one of the methods."""
+def build(method: str, dataset: Dataset, setting: tuple[int, int, int], device: str = "cpu", **options: Any) -> Trainer:
+    """A training with one of the methods; `options` are of its sampler."""
     dim, batch, negatives = setting
+    sampler = Sampler.registry.get(method_of(method).sampler)
+    drawn = {"negatives": negatives} if "negatives" in inspect.signature(sampler).parameters else {}
     values: dict[str, Any] = {
         "model": {"scorer": "TransE", "dim": dim},
         "method": method,
-        "sampler": {"negatives": negatives, **options},
+        "sampler": drawn | options,
         "training": {"batch_size": batch},
-        "device": "cpu",
+        "device": device,
     }
     return build_trainer(make_config(values), dataset)
 
