@@ -4,8 +4,8 @@
 
 Processor seconds of a step of `mmrns` and of the same without debiasing (`domain-range`), in the mean over whole blocks
 and cycles of training, the two in turns; TransE at d 64 (batch 512, 32 negatives) and d 200 (1,024, 64). And the ATen
-operations of a step (`operations.py`), in the mean over a cycle. The dataset, with its features, is found through
-$MMRNS_DATA; `experiments/resplit.py` makes DB15K-resplit.
+operations of a step of every method (`operations.py`), in the mean over a cycle. The dataset, with its features, is
+found through $MMRNS_DATA; `experiments/resplit.py` makes DB15K-resplit.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ import argparse
 import inspect
 import json
 import statistics
+import tempfile
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,9 +28,10 @@ from mmrns.data.datasets import Dataset
 from mmrns.memory import freed_memory_kept
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
-from mmrns.runs.methods import method_of
+from mmrns.runs.methods import method_names, method_of
 from mmrns.samplers.base import Sampler
 from mmrns.training.trainer import Trainer
+from samplers import write_negatives
 
 SETTINGS = {"d64": (64, 512, 32), "d200": (200, 1024, 64)}
 WITHOUT, WITH = "domain-range", "mmrns"
@@ -46,6 +50,19 @@ def build(method: str, dataset: Dataset, setting: tuple[int, int, int], device: 
         "device": device,
     }
     return build_trainer(make_config(values), dataset)
+
+
+def build_each(
+    dataset: Dataset, setting: tuple[int, int, int], device: str = "cpu", options: dict[str, Any] | None = None
+) -> Iterator[tuple[str, Trainer]]:
+    """A training with each of the methods, by name; `options` are of the sampler of mmrns."""
+    with tempfile.TemporaryDirectory() as folder:
+        given: dict[str, dict[str, Any]] = {WITH: options or {}}
+        given["file"] = {"path": str(write_negatives(Path(folder) / "negatives.tsv", dataset))}
+        # In the published arithmetic each negative has a tensor of all rows and the pool.
+        given["mmrns-published"] = {"negatives": min(setting[2], 20)}
+        for name in method_names():
+            yield name, build(name, dataset, setting, device, **given.get(name, {}))
 
 
 def seconds(trainer: Trainer, first: int, steps: int) -> float:
@@ -86,8 +103,7 @@ def main() -> None:
             name: compare(dataset, setting, arguments.cycles, options) for name, setting in SETTINGS.items()
         }
         found["aten_ops"] = {
-            name: operations(build(name, dataset, SETTINGS["d200"], **given))
-            for name, given in {"self-adversarial": {}, WITHOUT: {}, WITH: options}.items()
+            name: operations(trainer) for name, trainer in build_each(dataset, SETTINGS["d200"], options=options)
         }
     if arguments.json:
         print(json.dumps(found))

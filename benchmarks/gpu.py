@@ -17,10 +17,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import attention
@@ -33,11 +31,9 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 import mmrns
-import samplers
 import training
 from mmrns.data.datasets import Dataset
 from mmrns.nn.kernels.comparisons import compare_rows
-from mmrns.runs.methods import method_names
 from mmrns.training.trainer import Trainer
 
 PUBLISHED = ("mmrns", "mmrns-published")
@@ -95,21 +91,6 @@ def of_step(trainer: Trainer, steps: int, device: str) -> dict[str, float | None
     found["step_ms"] = 1e3 * run(trainer, first, steps, device) / steps
     found["busy_ms"], found["launches"] = busy(trainer, first + steps, whole, device)
     found["peak_gb"] = peak(trainer, first + steps + whole, whole, device)
-    return found
-
-
-def of_methods(
-    dataset: Dataset, setting: tuple[int, int, int], steps: int, device: str
-) -> dict[str, dict[str, float | None]]:
-    """What is measured of a step, by method."""
-    found: dict[str, dict[str, float | None]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        table = samplers.write_negatives(Path(folder) / "negatives.tsv", dataset)
-        for name in method_names():
-            # The published arithmetic holds a tensor of all rows and the pool for each negative.
-            own = (*setting[:2], min(setting[2], 20)) if name == "mmrns-published" else setting
-            options = {"path": str(table)} if name == "file" else {}
-            found[name] = of_step(attention.build(name, dataset, own, device, **options), steps, device)
     return found
 
 
@@ -180,7 +161,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "torch": torch.__version__,
         "setting": dict(zip(("d", "batch", "negatives"), setting, strict=True)),
     }
-    of_method = of_methods(dataset, setting, arguments.steps, device)
+    of_method = {
+        name: of_step(trainer, arguments.steps, device)
+        for name, trainer in attention.build_each(dataset, setting, device)
+    }
     for key in ("aten_ops", "step_ms", "busy_ms", "launches", "peak_gb"):
         found[key] = {name: row[key] for name, row in of_method.items()}
     found["published"] = {

@@ -13,21 +13,6 @@ from mmrns.runs.methods import method_names
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 SMALL = {"device": "cpu", "steps": 2, "dim": 8, "batch": 32, "negatives": 4, "triples": 5, "scorer": "TransE"}
-    "--device",
-    "cpu",
-    "--steps",
-    "2",
-    "--dim",
-    "8",
-    "--batch",
-    "32",
-    "--negatives",
-    "4",
-    "--triples",
-    "5",
-    "--scorer",
-    "TransE",
-]
 
 
 def test_it_measures_every_method_and_the_peer(toy_folder: Path) -> None:

@@ -87,11 +87,11 @@ def in_pools(
     Args:
         entities: to ask about.
         of: which of the pools each row is asked about.
-        pools: each ascending.
+        pools: in any order.
         n_entities: E.
     """
-    # Entities of different pools are told apart by numbers of their own, which ascend over all of them.
-    codes = (pools + n_entities * torch.arange(len(pools), device=pools.device)[:, None]).flatten()
+    # Entities have other numbers in every pool.
+    codes = (pools + n_entities * torch.arange(len(pools), device=pools.device)[:, None]).flatten().sort().values
     wanted = torch.add(entities, of[:, None], alpha=n_entities)
     return codes[torch.searchsorted(codes, wanted).clamp(max=len(codes) - 1)] == wanted
 

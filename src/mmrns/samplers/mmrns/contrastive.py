@@ -57,12 +57,12 @@ def density_ratio(
 
 
 def contrastive(
-    similarity: Float[Tensor, "B P"], true: Bool[Tensor, "B P"], weight: Float[Tensor, "B P"]
-) -> Float[Tensor, ""]:
-    """`-ln [ sum_true w e^sim / sum_other w e^sim ]` over all pairs of the batch; 0 where a sum is empty."""
+    similarity: Float[Tensor, "*T B P"], true: Bool[Tensor, "B P"], weight: Float[Tensor, "B P"]
+) -> Float[Tensor, "*T"]:
+    """`-ln [ sum_true w e^sim / sum_other w e^sim ]` over all pairs of the batch, by term; 0 where a sum is empty."""
     # Cosines are at most 1, so that nothing overflows.
     mass = similarity.exp() * weight
-    positive, every = (mass * true).sum(), mass.sum()
+    positive, every = (mass * true).sum((-2, -1)), mass.sum((-2, -1))
     both = (positive > 0) & (every > positive)
     negative = torch.where(both, every - positive, 1.0)
     return torch.where(both, negative.log() - torch.where(both, positive, 1.0).log(), 0.0)
