@@ -4,59 +4,65 @@
 
 Processor seconds of a step of `mmrns` and of the same without debiasing (`domain-range`), in the mean over whole blocks
 and cycles of training, the two in turns; TransE at d 64 (batch 512, 32 negatives) and d 200 (1,024, 64). And the ATen
-operations that a step dispatches, forward, backward and optimizer together, in the mean over a cycle. The dataset, with
-its features, is found through $MMRNS_DATA; `experiments/resplit.py` makes DB15K-resplit.
+operations of a step of every method (`operations.py`), in the mean over a cycle. The dataset, with its features, is
+found through $MMRNS_DATA; `experiments/resplit.py` makes DB15K-resplit.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import statistics
+import tempfile
 import time
-from math import lcm
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from operations import cycle, operations
 
 import mmrns
 from mmrns.data.datasets import Dataset
 from mmrns.memory import freed_memory_kept
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
+from mmrns.runs.methods import method_names, method_of
+from mmrns.samplers.base import Sampler
 from mmrns.training.trainer import Trainer
+from samplers import write_negatives
 
 SETTINGS = {"d64": (64, 512, 32), "d200": (200, 1024, 64)}
 WITHOUT, WITH = "domain-range", "mmrns"
 
 
-class Operations(TorchDispatchMode):
-    """Counts what is dispatched inside."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += 1
-        return func(*args, **(kwargs or {}))
-
-
-def build(method: str, dataset: Dataset, setting: tuple[int, int, int], **options: Any) -> Trainer:
-    """A training with one of the methods."""
+def build(method: str, dataset: Dataset, setting: tuple[int, int, int], device: str = "cpu", **options: Any) -> Trainer:
+    """A training with one of the methods; `options` are of its sampler."""
     dim, batch, negatives = setting
+    sampler = Sampler.registry.get(method_of(method).sampler)
+    drawn = {"negatives": negatives} if "negatives" in inspect.signature(sampler).parameters else {}
     values: dict[str, Any] = {
         "model": {"scorer": "TransE", "dim": dim},
         "method": method,
-        "sampler": {"negatives": negatives, **options},
+        "sampler": drawn | options,
         "training": {"batch_size": batch},
-        "device": "cpu",
+        "device": device,
     }
     return build_trainer(make_config(values), dataset)
 
 
-def cycle(trainer: Trainer) -> int:
-    """Steps after which blocks and lessons begin together."""
-    return lcm(trainer.sampler.hold, getattr(trainer.sampler, "refresh", 1))
+def build_each(
+    dataset: Dataset, setting: tuple[int, int, int], device: str = "cpu", options: dict[str, Any] | None = None
+) -> Iterator[tuple[str, Trainer]]:
+    """A training with each of the methods, by name; `options` are of the sampler of mmrns."""
+    with tempfile.TemporaryDirectory() as folder:
+        given: dict[str, dict[str, Any]] = {WITH: options or {}}
+        given["file"] = {"path": str(write_negatives(Path(folder) / "negatives.tsv", dataset))}
+        # In the published arithmetic each negative has a tensor of all rows and the pool.
+        given["mmrns-published"] = {"negatives": min(setting[2], 20)}
+        for name in method_names():
+            yield name, build(name, dataset, setting, device, **given.get(name, {}))
 
 
 def seconds(trainer: Trainer, first: int, steps: int) -> float:
@@ -81,18 +87,6 @@ def compare(dataset: Dataset, setting: tuple[int, int, int], cycles: int, option
     return {"no_attention_seconds": without, "mmrns_seconds": with_it, "ratio": with_it / without}
 
 
-def operations(dataset: Dataset, method: str, options: dict[str, Any]) -> float:
-    """Of a step, in the mean over a cycle."""
-    trainer = build(method, dataset, SETTINGS["d200"], **options)
-    steps = cycle(trainer) if method == WITH else 2
-    for step in range(steps):
-        trainer.step(step)
-    with Operations() as counted:
-        for step in range(steps, 2 * steps):
-            trainer.step(step)
-    return counted.count / steps
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -109,9 +103,7 @@ def main() -> None:
             name: compare(dataset, setting, arguments.cycles, options) for name, setting in SETTINGS.items()
         }
         found["aten_ops"] = {
-            "self-adversarial": operations(dataset, "self-adversarial", {}),
-            WITHOUT: operations(dataset, WITHOUT, {}),
-            WITH: operations(dataset, WITH, options),
+            name: operations(trainer) for name, trainer in build_each(dataset, SETTINGS["d200"], options=options)
         }
     if arguments.json:
         print(json.dumps(found))

@@ -66,10 +66,12 @@ def synthetic_graph() -> KnowledgeGraph:
     return KnowledgeGraph.from_names(frame, frame.clear(), frame.clear(), names)
 
 
-def build(batch: int, device: str, method: str = "mmrns", **options: Any) -> Trainer:
+def build(
+    batch: int, device: str, method: str = "mmrns", graph: KnowledgeGraph | None = None, **options: Any
+) -> Trainer:
     """A trainer at the setting, on random features, and with options of the sampler."""
-    known = dataset_folders()
-    graph = load_dataset("MKG-W").graph if "MKG-W" in known else synthetic_graph()
+    if graph is None:
+        graph = load_dataset("MKG-W").graph if "MKG-W" in dataset_folders() else synthetic_graph()
     stream = torch.Generator().manual_seed(1)
     n = len(graph.entities)
     modalities: dict[str, Modality] = {}

@@ -23,21 +23,23 @@ from mmrns.evaluation.report import metrics
 from mmrns.memory import freed_memory_kept
 
 
-def measure(name: str, graph: KnowledgeGraph, dim: int, repeats: int, batch_size: int) -> dict[str, Any]:
+def measure(
+    name: str, graph: KnowledgeGraph, dim: int, repeats: int, batch_size: int, device: str = "cpu"
+) -> dict[str, Any]:
     """Median queries a second of both, and the MRR that each finds."""
-    peer = peer_of(name, graph, dim)
-    ours = ours_of(name, graph, dim, peer)
+    peer = peer_of(name, graph, dim).to(device)
+    ours = ours_of(name, graph, dim, peer).to(device)
     n = 2 * len(graph.test)
     taken: dict[str, list[float]] = {"ours": [], "pykeen": []}
     mrr: dict[str, float] = {}
     # Compiles the fused kernels.
-    rank(ours, graph.test[:10], graph.known_index)
+    rank(ours, graph.test[:10], graph.known_index, device=device)
     for _ in range(repeats):
         # Only ours: with the memory of the whole split kept, the peer would not fit this machine.
         with freed_memory_kept():
-            rank(ours, graph.test[:500], graph.known_index)
+            rank(ours, graph.test[:500], graph.known_index, device=device)
             started = time.perf_counter()
-            ranks = rank(ours, graph.test, graph.known_index)
+            ranks = rank(ours, graph.test, graph.known_index, device=device)
             taken["ours"].append(time.perf_counter() - started)
         mrr["ours"] = metrics(ranks.realistic)["mrr"]
         started = time.perf_counter()

@@ -17,8 +17,8 @@ jaxtyping.install_import_hook("mmrns", "beartype.beartype")
 # How long an example takes depends on the machine and on what else it does.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
-# So that any test may `from toy import toy`; last, so that the folders here shadow no package.
-sys.path.append(str(Path(__file__).parent))
+# So that any test may `from toy import toy` or use what the benchmarks share; last, so that these shadow no package.
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "benchmarks")]
 
 
 @pytest.fixture(scope="session")

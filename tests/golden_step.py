@@ -98,8 +98,9 @@ class RecordedPublished(MmrnsPublished):
     def pool(self, step: int) -> Tensor:
         return self.recorded_pool
 
-    def noise(self, shape: torch.Size, step: int, draw: int, device: torch.device) -> Tensor:
-        return self.recorded_noise[draw]
+    def noise(self, shape: torch.Size, step: int, device: torch.device) -> Tensor:
+        # A copy, which the draw adds to.
+        return self.recorded_noise.transpose(0, 1).clone()
 
 
 def compare(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

@@ -220,6 +220,11 @@ def test_who_is_of_a_domain_is_the_same_listed_and_searched(
     assert torch.equal(found, index.contains(ids, relations, side))
     expected = [[any(r == q and e == (h if head else t) for h, q, t in triples) for e in ids] for r, head in asked]
     assert found.tolist() == expected
+    # Of two lists at once, each domain or range of one of them.
+    lists, of = torch.stack([ids, ids.flip(0)]), torch.arange(len(asked)) % 2
+    found = index.contains(lists, relations, side, 2 * size, of)
+    assert torch.equal(found, index.contains(lists, relations, side, None, of))
+    assert found.tolist() == [row[::-1] if i % 2 else row for i, row in enumerate(expected)]
 
 
 def test_domains_are_sampled_evenly_and_without_repeats() -> None:

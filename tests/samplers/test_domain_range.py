@@ -15,7 +15,8 @@ from mmrns.rng import seeded
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
 from mmrns.samplers.domain_range import DomainRange
-from mmrns.types import Batch, OwnNegatives
+from mmrns.training.batches import Batches
+from mmrns.types import Batch, OwnNegatives, SidePolicy
 
 DIM = 6
 
@@ -191,6 +192,23 @@ def test_what_is_too_much_to_hold_is_drawn_for_the_batch_and_is_the_same(
     assert torch.equal(alone.typed[alone.group], c.typed[c.group])
     for name in ("pool", "excluded", "log_density"):
         assert torch.equal(getattr(alone, name), getattr(c, name))
+
+
+@pytest.mark.parametrize("domain_range", [0, 20])
+@pytest.mark.parametrize("sides", ["alternate", "bernoulli"])
+def test_what_is_drawn_ahead_is_what_is_drawn_for_each_step(toy: Dataset, sides: SidePolicy, domain_range: int) -> None:
+    batches = Batches(toy.graph, size=24, sides=sides)
+    ahead, alone = (_build(toy, pool=10, domain_range=domain_range)[1] for _ in range(2))
+    ahead.foresee(batches.at)
+    # In any order: a step that was not foreseen is where the next ones begin.
+    for step in (0, 1, 2, 9, 10, 7, 31):
+        c, own = ahead.candidates(batches.at(step), step), alone.candidates(batches.at(step), step)
+        for name in ("pool", "typed", "group", "excluded", "log_density", "per_density"):
+            assert torch.equal(getattr(c, name), getattr(own, name))
+    assert torch.equal(c.per_density, (-c.log_density).exp())
+    # Another batch draws from what its own relations have.
+    other = Batch.of(toy.graph.train[:9], False)
+    assert torch.equal(ahead.candidates(other, 31).typed, alone.candidates(other, 31).typed)
 
 
 def test_a_mixed_pool_holds_what_was_drawn_for_it_and_says_how_likely_it_was(toy: Dataset) -> None:

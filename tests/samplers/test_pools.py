@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mmrns.data.datasets import Dataset
 from mmrns.rng import generator
-from mmrns.samplers.pools import PoolAnswers, distinct, mixed_pool
+from mmrns.samplers.pools import PoolAnswers, distinct, in_pools, mixed_pool
 from mmrns.types import Batch
 
 
@@ -69,6 +69,25 @@ def test_the_answers_of_a_pool_are_what_is_true(toy: Dataset, side: float) -> No
         assert torch.equal(found, index.batch_contains(batch, pool))
     empty = Batch.of(toy.graph.train[:0], torch.zeros(0, dtype=torch.bool))
     assert PoolAnswers.of(index, pool, degrees).among(index, empty).shape == (0, 40)
+
+
+def test_the_answers_of_several_pools_are_those_of_each(toy: Dataset) -> None:
+    index, degrees = toy.graph.train_index, toy.graph.train_index.degrees()
+    batch = Batch.of(toy.graph.train, torch.arange(len(toy.graph.train)) % 2 == 0)
+    pools = torch.stack([distinct(i, "test", n=40, size=7) for i in range(3)])
+    for pool, found in zip(pools, PoolAnswers.of_each(index, pools, degrees), strict=True):
+        assert torch.equal(found.pool, pool)
+        assert torch.equal(found.among(index, batch), index.batch_contains(batch, pool))
+
+
+@given(st.lists(st.sets(st.integers(0, 8), min_size=3, max_size=3), min_size=1, max_size=4), st.data())
+def test_entities_are_looked_for_in_their_own_pool(sets: list[set[int]], data: st.DataObject) -> None:
+    of = data.draw(st.lists(st.integers(0, len(sets) - 1), min_size=1, max_size=5))
+    entities = torch.arange(9).expand(len(of), -1)
+    found = in_pools(
+        entities, torch.tensor(of), torch.tensor([data.draw(st.permutations(sorted(pool))) for pool in sets]), 9
+    )
+    assert found.tolist() == [[e in sets[i] for e in range(9)] for i in of]
 
 
 def test_degrees_count_the_queries_that_an_entity_answers(toy: Dataset) -> None:

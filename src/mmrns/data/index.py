@@ -232,26 +232,38 @@ class DomainRangeIndex(_TwoSided):
         return torch.bincount(self._rows.targets, minlength=self.n_entities)
 
     def contains(
-        self, entities: Int[Tensor, " P"], r: Int[Tensor, " R"], head: Side, size: int | None = None
+        self,
+        entities: Int[Tensor, "*N P"],
+        r: Int[Tensor, " R"],
+        head: Side,
+        size: int | None = None,
+        of: Int[Tensor, " R"] | None = None,
     ) -> Bool[Tensor, "R P"]:
         """Whether each entity belongs to each domain or range.
 
         Args:
-            entities: to ask about.
-            r, head: whose domains and ranges, all different ones.
+            entities: to ask about, one list or N.
+            r, head: whose domains and ranges, all different ones of a list.
             size: the sum of the `occurrences` of the entities. Where it is known, these are listed, which costs less
                 than R x P searches.
+            of: which of the lists each domain or range is asked about; by default there is one.
         """
+        lists = entities if entities.ndim == 2 else entities[None]
+        n, n_columns = len(r), lists.shape[1]
+        of = torch.zeros_like(r) if of is None else of
         if size is None:
-            shape = (len(r), len(entities))
-            return self._rows.holds(self._find(r, head)[:, None].expand(shape), entities.expand(shape))
-        n, n_keys = len(r), self._of_entity.n_entities
-        place = torch.full((n_keys + 1,), n, device=r.device)
-        place.index_copy_(0, self._key(r, head).clamp(max=n_keys), torch.arange(n, device=r.device))
-        of, key = self._of_entity.flat(self._of_entity.find(entities), size)
-        # One row more takes what is not asked about.
-        found = torch.zeros(n + 1, len(entities), dtype=torch.bool, device=r.device)
-        return found.index_put_((place[key], of), found.new_ones(()))[:-1]
+            asked = lists.index_select(0, of)
+            return self._rows.holds(self._find(r, head)[:, None].expand_as(asked), asked)
+        # Of each list and key the row that asks; one more a list for keys that nothing has, and one row that takes what
+        # is not asked about.
+        n_keys = self._of_entity.n_entities + 1
+        row = torch.full((len(lists) * n_keys,), n, device=r.device)
+        asking = of * n_keys + self._key(r, head).clamp(max=n_keys - 1)
+        row.index_copy_(0, asking, torch.arange(n, device=r.device))
+        place, key = self._of_entity.flat(self._of_entity.find(lists.flatten()), size)
+        found = torch.zeros(n + 1, n_columns, dtype=torch.bool, device=r.device)
+        answering = row[place // max(1, n_columns) * n_keys + key]
+        return found.index_put_((answering, place % max(1, n_columns)), found.new_ones(()))[:-1]
 
 
 _NUMBERS = itertools.count()
@@ -333,27 +345,28 @@ class TripleIndex(_TwoSided):
         return torch.bincount(self._rows.targets, minlength=self.n_entities)
 
     def answered(
-        self, entities: Int[Tensor, " P"], size: int | None = None
+        self, entities: Int[Tensor, "*N P"], size: int | None = None
     ) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
-        """All queries that each entity answers, of both sides, flat: `(row of the entity, key of the query)`.
+        """All queries that each entity answers, of both sides, flat: `(place of the entity, key of the query)`.
 
         Args:
-            entities: targets.
+            entities: targets, one list or N of them.
             size: n, the sum of their `degrees`, where it is known; otherwise the host waits for the device to say it.
 
         Returns:
-            Rows, and keys as `query_keys` has them.
+            Places within a list, list by list, and keys as `query_keys` has them.
         """
         # The queries whose target is e are the targets of all (e, r) on the other side.
-        rows, first_key = self._rows, entities * self.n_relations
-        first_key = torch.cat([first_key, first_key + self.n_entities * self.n_relations])
-        first = rows.offsets[torch.searchsorted(rows.keys, first_key)]
-        count = rows.offsets[torch.searchsorted(rows.keys, first_key + self.n_relations)] - first
-        row = torch.repeat_interleave(torch.arange(len(first), device=entities.device), count, output_size=size)
-        position = torch.arange(len(row), device=row.device) + (first - (count.cumsum(0) - count))[row]
+        rows, n_columns = self._rows, entities.shape[-1]
+        first_key = entities * self.n_relations
+        first_key = torch.stack([first_key, first_key + self.n_entities * self.n_relations], dim=-2).flatten()
+        bounds = torch.searchsorted(rows.keys, torch.stack([first_key, first_key + self.n_relations]))
+        first, end = rows.offsets[bounds].unbind()
+        asked, position = ranges(first, end - first, size)
         place = torch.searchsorted(rows.offsets, position, right=True) - 1
-        key = self._key(rows.targets[position], rows.keys[place] % self.n_relations, row < len(entities))
-        return row % len(entities), key
+        head = asked // max(1, n_columns) % 2 == 0
+        key = self._key(rows.targets[position], rows.keys[place] % self.n_relations, head)
+        return asked % max(1, n_columns), key
 
     def query_keys(self, batch: Batch) -> Int[Tensor, " B"]:
         """A number for the query of each row, the same one only where side, anchor and relation are the same."""

@@ -103,7 +103,7 @@ class SelfAdversarialLoss(Loss, name="self-adversarial"):
         log_weight: Float[Tensor, "B K"] | None,
     ) -> Float[Tensor, " B"]:
         p = adversarial_weights(s_neg, self.alpha, mask, log_weight)
-        return -(logsigmoid(self.gamma + s_pos) + (p * logsigmoid(-self.gamma - s_neg)).sum(1)) / 2
+        return -0.5 * (logsigmoid(self.gamma + s_pos) + (p * logsigmoid(-self.gamma - s_neg)).sum(1))
 
 
 class SoftplusLoss(Loss, name="softplus"):

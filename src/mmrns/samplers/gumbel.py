@@ -16,7 +16,11 @@ def gumbel_noise(
     shape: torch.Size | tuple[int, ...], stream: torch.Generator, device: torch.device
 ) -> Float[Tensor, "*shape"]:
     """Standard Gumbel noise, -ln(-ln u) with u uniform on (0, 1)."""
-    u = torch.rand(shape, generator=stream, device=device)
+    return gumbel_(torch.rand(shape, generator=stream, device=device))
+
+
+def gumbel_(u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The Gumbel noise of numbers uniform on [0, 1), which it takes the place of."""
     # u = 0 would give -inf; the largest u below 1 is what bounds the noise from above.
     return u.clamp_(min=torch.finfo(u.dtype).tiny).log_().neg_().log_().neg_()
 
@@ -51,7 +55,8 @@ def log_inclusion(
     """
     excess = logits.gather(1, positions) - left_out
     found = torch.log(-torch.expm1(-torch.exp(excess)))
-    return torch.where(torch.isfinite(excess), found, 0.0)
+    # Where nothing is left out it is 0 already; for draws that must not be it is -inf, or nothing if both is so.
+    return found.nan_to_num_(nan=0.0, neginf=0.0)
 
 
 def straight_through_top_k(

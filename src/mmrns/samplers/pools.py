@@ -79,11 +79,21 @@ def mixed_pool(
     return MixedPool(entity[chosen].sort().values, drawn.sort().values, rates.clamp(min=1 / n_entities))
 
 
-def place_in(pool: Int[Tensor, " P"], entities: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
-    """Position of each entity in the pool; P where it is not in it."""
-    ordered, order = pool.sort()
-    found = torch.searchsorted(ordered, entities).clamp(max=len(pool) - 1)
-    return torch.where(ordered[found] == entities, order[found], len(pool))
+def in_pools(
+    entities: Int[Tensor, "G M"], of: Int[Tensor, " G"], pools: Int[Tensor, "N P"], n_entities: int
+) -> Bool[Tensor, "G M"]:
+    """Whether each entity is in a pool, the same one for a row.
+
+    Args:
+        entities: to ask about.
+        of: which of the pools each row is asked about.
+        pools: in any order.
+        n_entities: E.
+    """
+    # Entities have other numbers in every pool.
+    codes = (pools + n_entities * torch.arange(len(pools), device=pools.device)[:, None]).flatten().sort().values
+    wanted = torch.add(entities, of[:, None], alpha=n_entities)
+    return codes[torch.searchsorted(codes, wanted).clamp(max=len(codes) - 1)] == wanted
 
 
 @dataclass(frozen=True)
@@ -101,16 +111,22 @@ class PoolAnswers:
 
     @classmethod
     def of(cls, index: TripleIndex, pool: Int[Tensor, " P"], degrees: Int[Tensor, " E"]) -> PoolAnswers:
-        """The answers of a pool.
+        """The answers of a pool; see `of_each`."""
+        return cls.of_each(index, pool[None], degrees)[0]
+
+    @classmethod
+    def of_each(cls, index: TripleIndex, pools: Int[Tensor, "N P"], degrees: Int[Tensor, " E"]) -> list[PoolAnswers]:
+        """The answers of N pools, in one pass.
 
         Args:
             index: of train.
-            pool: P entities, on the host.
+            pools: P entities each, on the host.
             degrees: `TripleIndex.degrees`, on the host, so that nobody has to ask a device how many answers there are.
         """
-        size = int(degrees[pool].sum())
-        pool = pool.to(index.device, non_blocking=True)
-        return cls(pool, *index.answered(pool, size))
+        sizes: list[int] = degrees[pools].sum(1).tolist()
+        pools = pools.to(index.device, non_blocking=True)
+        rows, keys = index.answered(pools, sum(sizes))
+        return [cls(*parts) for parts in zip(pools, rows.split(sizes), keys.split(sizes), strict=True)]
 
     def among(self, index: TripleIndex, batch: Batch) -> Bool[Tensor, "B P"]:
         """Which entities of the pool are true for each row."""

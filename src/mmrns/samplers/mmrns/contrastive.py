@@ -38,30 +38,31 @@ def info_nce(
 
 def density_ratio(
     pmi: Float[Tensor, "B C"],
-    log_density: Float[Tensor, "B C"],
+    per_density: Float[Tensor, "B C"],
     excluded: Bool[Tensor, "B C"],
     n_entities: int,
 ) -> Float[Tensor, "B C"]:
     """`rho(e) = e^pmi(e) / mean over all entities of e^pmi`, the optimum of `info_nce` without its constant of the row.
 
     Args:
-        pmi, log_density, excluded: as in `info_nce`; sums over the candidates that are not left out, each divided by
-            pi, estimate those over all entities.
+        pmi, excluded: as in `info_nce`.
+        per_density: 1 / pi. Sums over the candidates that are not left out, each divided by pi, estimate those over all
+            entities.
         n_entities: how many there are.
     """
     # Finite whatever the weights have learned, and where nothing is left to take the mean of.
     found = (pmi - pmi.amax(1, keepdim=True)).exp_()
-    total = (found * torch.exp(-log_density)).masked_fill_(excluded, 0.0).sum(1, keepdim=True)
+    total = (found * per_density).masked_fill_(excluded, 0.0).sum(1, keepdim=True)
     return found * (n_entities / total.clamp(min=_TINY))
 
 
 def contrastive(
-    similarity: Float[Tensor, "B P"], true: Bool[Tensor, "B P"], weight: Float[Tensor, "B P"]
-) -> Float[Tensor, ""]:
-    """`-ln [ sum_true w e^sim / sum_other w e^sim ]` over all pairs of the batch; 0 where a sum is empty."""
+    similarity: Float[Tensor, "*T B P"], true: Bool[Tensor, "B P"], weight: Float[Tensor, "B P"]
+) -> Float[Tensor, "*T"]:
+    """`-ln [ sum_true w e^sim / sum_other w e^sim ]` over all pairs of the batch, by term; 0 where a sum is empty."""
     # Cosines are at most 1, so that nothing overflows.
     mass = similarity.exp() * weight
-    positive, every = (mass * true).sum(), mass.sum()
+    positive, every = (mass * true).sum((-2, -1)), mass.sum((-2, -1))
     both = (positive > 0) & (every > positive)
     negative = torch.where(both, every - positive, 1.0)
     return torch.where(both, negative.log() - torch.where(both, positive, 1.0).log(), 0.0)

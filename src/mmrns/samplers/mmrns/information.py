@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -63,6 +64,11 @@ class Encoded:
     tokens: list[Tokens]
     vectors: Float[Tensor, "n T w"]
     present: Bool[Tensor, "n T"]
+
+    @cached_property
+    def columns(self) -> Float[Tensor, "n WT"]:
+        """What is compared where no relation decides what an entity is: see `Information.columns`."""
+        return _columns(self.vectors.flatten(1), self.present)
 
     def index_select(self, rows: Int[Tensor, " m"]) -> Encoded:
         """Some of the entities."""
@@ -188,7 +194,7 @@ class Information(nn.Module):
 
     def columns(self, vectors: Float[Tensor, "*n W"], present: Bool[Tensor, "*n T"]) -> Float[Tensor, "*n WT"]:
         """The side of the candidates: the vectors, and which terms are not there."""
-        return torch.cat([vectors, (~present).to(vectors.dtype)], dim=-1)
+        return _columns(vectors, present)
 
     def mean(self, vectors: Float[Tensor, "*R n W"], present: Bool[Tensor, "n T"]) -> Float[Tensor, "*R W"]:
         """Of each term over those that have it."""
@@ -230,34 +236,37 @@ class Information(nn.Module):
         self,
         relations: Float[Tensor, "k relation_width"],
         which: Int[Tensor, " n"],
-        own: Encoded,
-        others: Encoded,
-        lists: Encoded,
-        pool: Encoded,
+        entities: Encoded,
+        n_listed: int,
     ) -> Float[Tensor, "n C"]:
         """The pmi of n true entities, each under one of k relations, and C = c + m + 1 others, with gradients.
 
         Args:
             relations: k relations.
             which: of them is each row's.
-            own: the n true entities.
-            others: one entity of each row's own, the last column.
-            lists: m entities of each relation's own, k * m, the columns before it.
-            pool: c entities for all rows, the first columns.
+            entities: one after the other the n true entities; one entity of each row's own, the last column; m of each
+                relation's own, the columns before it; c for all rows, the first columns.
+            n_listed: m.
         """
         n, k = len(which), len(relations)
+        sizes = n, n, k * n_listed, len(entities.present) - 2 * n - k * n_listed
+        if self.attention is None:
+            own, others, lists, pool = entities.columns.split(sizes)
+            rows = self._rows_of(relations, which, own, pool)
+            found = self._products(rows, pool, lists.unflatten(0, (k, n_listed)), which)
+            return torch.cat([found, (rows * others).sum(1, keepdim=True)], dim=1)
+        own, others, lists, pool = entities.split(*sizes)
         of_row = relations.index_select(0, which)
         both = Encoded.concatenate([own, others])
         vectors = self.read(torch.cat([of_row, of_row]), both)
-        listed = self.read(relations.repeat_interleave(len(lists.present) // k, dim=0), lists)
+        listed = self.read(relations.repeat_interleave(n_listed, dim=0), lists)
         pooled = self.read_all(relations, pool)
-        mean = self.mean(pooled, pool.present)
         weighed = self.weights(of_row) * vectors[:n]
-        rows = self.rows(weighed, mean if len(mean) == 1 else mean.index_select(0, which))
-        present = pool.present.expand(len(pooled), -1, -1)
+        rows = self.rows(weighed, self.mean(pooled, pool.present).index_select(0, which))
+        present = pool.present.expand(k, -1, -1)
         # Of each row and all that is read, as one product; then of what is read under its own relation.
         found = (rows @ self.columns(pooled, present).flatten(0, 1).mT).unflatten(1, present.shape[:2])
-        found = found[:, 0] if len(pooled) == 1 else found[torch.arange(n, device=which.device), which]
+        found = found[torch.arange(n, device=which.device), which]
         in_lists = self.columns(listed, lists.present).unflatten(0, (k, -1)).index_select(0, which)
         last = self.columns(vectors[n:], others.present)
         return torch.cat([found, (in_lists @ rows[:, :, None])[:, :, 0], (rows * last).sum(1, keepdim=True)], dim=1)
@@ -266,11 +275,10 @@ class Information(nn.Module):
         self,
         relations: Float[Tensor, "R relation_width"],
         place: Int[Tensor, " U"],
-        own: Encoded,
-        pool: Encoded,
-        typed: Encoded,
+        own: Float[Tensor, "U WT"],
+        pool: Float[Tensor, "P WT"],
+        lists: Float[Tensor, "G M WT"],
         group: Int[Tensor, " U"],
-        n_typed: int,
     ) -> Float[Tensor, "U C"]:
         """The pmi of U true entities and their C = P + M candidates, where no relation decides what an entity is.
 
@@ -279,23 +287,40 @@ class Information(nn.Module):
         Args:
             relations: distinct ones.
             place: which of them is each row's.
-            own: the U true entities.
+            own: the U true entities, as `Encoded.columns`; so are the others.
             pool: P entities for all of them.
-            typed: G lists of M entities, one after the other.
+            lists: G lists of M entities.
             group: which of the lists is each row's.
-            n_typed: M.
         """
-        weighed = self.weights(relations).index_select(0, place) * own.vectors.flatten(1)
-        vectors = pool.vectors.flatten(1)
-        rows = self.rows(weighed, self.mean(vectors, pool.present))
-        found = rows @ self.columns(vectors, pool.present).T
-        if not n_typed:
+        return self._products(self._rows_of(relations, place, own, pool), pool, lists, group)
+
+    def _rows_of(
+        self,
+        relations: Float[Tensor, "R relation_width"],
+        place: Int[Tensor, " U"],
+        own: Float[Tensor, "U WT"],
+        pool: Float[Tensor, "P WT"],
+    ) -> Float[Tensor, "U WT"]:
+        """The side of the true entities, where no relation decides what an entity is."""
+        total = pool.sum(0)
+        present = (len(pool) - total[self.width :].detach()).clamp(min=1)
+        mean = total[: self.width] / present.repeat_interleave(self.term_width)
+        return self.rows(self.weights(relations).index_select(0, place) * own[:, : self.width], mean)
+
+    @staticmethod
+    def _products(
+        rows: Float[Tensor, "U WT"],
+        pool: Float[Tensor, "P WT"],
+        lists: Float[Tensor, "G M WT"],
+        group: Int[Tensor, " U"],
+    ) -> Float[Tensor, "U C"]:
+        found = rows @ pool.T
+        if not lists.shape[1]:
             return found
-        lists = self.columns(typed.vectors.flatten(1), typed.present).unflatten(0, (-1, n_typed))
         if len(lists) > _FEW:
             of_list = (lists.index_select(0, group) @ rows[:, :, None])[:, :, 0]
         else:
-            products = (rows @ lists.flatten(0, 1).T).unflatten(1, (-1, n_typed))
+            products = (rows @ lists.flatten(0, 1).T).unflatten(1, lists.shape[:2])
             of_list = products[torch.arange(len(group), device=group.device), group]
         return torch.cat([found, of_list], dim=1)
 
@@ -421,7 +446,9 @@ class Information(nn.Module):
     @property
     def reals_encoded(self) -> int:
         """Reals of an entity that is encoded."""
-        return self.width if self.attention is None else self.width + sum(self.attention.tokens) * self.term_width
+        if self.attention is None:
+            return 2 * self.width + len(self.terms)
+        return self.width + sum(self.attention.tokens) * self.term_width
 
     def _reals_per_entity(self, n_relations: int) -> int:
         return 0 if self.attention is None else self.attention.reals_per_entity(n_relations)
@@ -440,6 +467,10 @@ class Information(nn.Module):
         for m, (y, factor) in enumerate(zip(ys, factors, strict=True)):
             torch.mul(y, factor, out=out[..., m * self.term_width : (m + 1) * self.term_width])
         return out
+
+
+def _columns(vectors: Float[Tensor, "*n W"], present: Bool[Tensor, "*n T"]) -> Float[Tensor, "*n WT"]:
+    return torch.cat([vectors, (~present).to(vectors.dtype)], dim=-1)
 
 
 def _lengths(vectors: Float[Tensor, "*n a"]) -> Float[Tensor, "*n 1"]:

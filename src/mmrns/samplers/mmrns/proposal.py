@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from mmrns.nn.model import Model, ModelSpec
 from mmrns.rng import random_bits
 from mmrns.samplers.base import Inner, Sampler, scattered
 from mmrns.samplers.gumbel import gumbel_noise
-from mmrns.samplers.pools import PoolAnswers, distinct, mixed_pool, place_in
+from mmrns.samplers.pools import MixedPool, PoolAnswers, distinct, in_pools, mixed_pool
 from mmrns.types import Batch, Negatives, OwnNegatives
 
 _DRAWN = 4
@@ -26,6 +27,9 @@ _DRAWN = 4
 
 _MOST_HELD = 2**24
 """Numbers up to which what all relations of the graph draw from is held; beyond it each step has that of its own."""
+
+_AHEAD, _MOST_AHEAD = 10, 2**23
+"""Steps for which is drawn at once, whose many small operations they share, and numbers that this may hold."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Held:
         typed: Int[G M].
         usable: Bool[G M], typed entities that are not in the pool, nor past the end of a small domain or range.
         log_density: Float[G P+M], ln pi, the logarithm of the probability with which each came to be a candidate.
+        per_density: Float[G P+M], 1 / pi.
     """
 
     pool: Int[Tensor, " P"]
@@ -45,6 +50,30 @@ class Held:
     typed: Int[Tensor, "G M"]
     usable: Bool[Tensor, "G M"]
     log_density: Float[Tensor, "G PM"]
+    per_density: Float[Tensor, "G PM"]
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Whose entities a block draws from beside its pool: of some relations those of their ranges, domains, or both.
+
+    Attributes:
+        block: its number.
+        relations: Int[R], distinct ones.
+        heads: the sides, True for the domains: G = R times their number.
+    """
+
+    block: int
+    relations: Int[Tensor, " R"]
+    heads: tuple[bool, ...]
+
+    @staticmethod
+    def of(block: int, batch: Batch) -> Lists:
+        """Those that the rows of a batch draw from."""
+        return Lists(block, batch.relations, tuple(head for head, _ in batch.sides))
+
+    def __len__(self) -> int:
+        return len(self.relations) * len(self.heads)
 
 
 @dataclass(frozen=True)
@@ -53,22 +82,38 @@ class Candidates:
     relation, on the side that the row replaces. C = P + M columns.
 
     Attributes:
-        pool: Int[P].
-        typed: Int[G M], entities of each domain and range.
+        held: the pool and the G domains and ranges, and how likely each entity came to be there.
         group: Int[B], which of the G each row draws from.
         excluded: Bool[B C], what a row must not draw: what is true in train for it, what is in the pool already, and
             places past the end of a small domain or range.
-        log_density: Float[B C], ln pi, the logarithm of the probability with which an entity is a candidate.
         listed: N, the relations whose lists `typed` has, of one side after those of the other: all of the graph, or
             those of the batch.
     """
 
-    pool: Int[Tensor, " P"]
-    typed: Int[Tensor, "G M"]
+    held: Held
     group: Int[Tensor, " B"]
     excluded: Bool[Tensor, "B C"]
-    log_density: Float[Tensor, "B C"]
     listed: int
+
+    @property
+    def pool(self) -> Int[Tensor, " P"]:
+        """The pool."""
+        return self.held.pool
+
+    @property
+    def typed(self) -> Int[Tensor, "G M"]:
+        """Entities of each domain and range."""
+        return self.held.typed
+
+    @cached_property
+    def log_density(self) -> Float[Tensor, "B C"]:
+        """The logarithm of pi, the probability with which an entity is a candidate of a row."""
+        return self.held.log_density.index_select(0, self.group)
+
+    @cached_property
+    def per_density(self) -> Float[Tensor, "B C"]:
+        """1 / pi."""
+        return self.held.per_density.index_select(0, self.group)
 
     def of_relations(self, relations: Int[Tensor, " R"]) -> Int[Tensor, "R S M"]:
         """`typed` by relation and side, of some relations of the graph or of all that are listed."""
@@ -150,10 +195,11 @@ class CandidateSampler(Sampler):
         self.pool_sampler: Sampler | None = None
         # On the host, so that nobody has to ask a device how much there is of a pool.
         self._degrees, self._occurrences = self.index.degrees(), self.domain_range.occurrences()
-        self._held: tuple[int, Held] | None = None
+        self._held: dict[int, Held] = {}
+        self._batches: Callable[[int], Batch] | None = None
 
     def forget(self) -> None:
-        self._held = None
+        self._held = {}
 
     def fill_pool_with(self, sampler: Inner | None) -> None:
         """Build the sampler of half of the pool, at the end of a constructor: its random numbers come last."""
@@ -179,15 +225,12 @@ class CandidateSampler(Sampler):
 
     def candidates(self, batch: Batch, step: int, of_pool: Negatives | None = None) -> Candidates:
         """The candidates of a batch; `of_pool` is what another sampler has drawn for its pool."""
-        block = self.block(step)
         if self.holds:
-            relations, place, heads = self.n_relations, batch.r, (False, True)
-            held = self.held(block)
+            relations, place, both = self.n_relations, batch.r, True
         else:
-            heads = tuple(head for head, _ in batch.sides)
-            relations, place = len(batch.relations), batch.relation_index
-            drawn = None if of_pool is None else of_pool.entities(len(batch)).flatten()
-            held = self._draw_held(batch.relations, heads, block, drawn)
+            relations, place, both = len(batch.relations), batch.relation_index, len(batch.sides) == 2
+        drawn = None if of_pool is None else of_pool.entities(len(batch)).flatten()
+        held = self.held(batch, step, drawn)
         if held.answers is not None:
             excluded = held.answers.among(self.index, batch)
         else:
@@ -195,57 +238,96 @@ class CandidateSampler(Sampler):
         if not self.typed:
             group = torch.zeros_like(place)
         else:
-            group = place + relations * batch.head if len(heads) == 2 else place
+            group = place + relations * batch.head if both else place
             known = self.index.batch_contains(batch, held.typed.index_select(0, group))
             excluded = torch.cat([excluded, known | ~held.usable.index_select(0, group)], dim=1)
-        return Candidates(held.pool, held.typed, group, excluded, held.log_density.index_select(0, group), relations)
+        return Candidates(held, group, excluded, relations)
 
-    def held(self, block: int) -> Held:
-        """What all relations draw from in a block: first their R ranges, then their R domains."""
-        if self._held is None or self._held[0] != block:
-            relations = torch.arange(self.n_relations, device=self.index.device)
-            self._held = block, self._draw_held(relations, (False, True), block)
-        return self._held[1]
+    def held(self, batch: Batch, step: int, drawn: Int[Tensor, " F"] | None = None) -> Held:
+        """What a batch draws from in a step; `drawn` is what another sampler has drawn for its pool.
 
-    def _draw_held(
-        self,
-        relations: Int[Tensor, " R"],
-        heads: tuple[bool, ...],
-        block: int,
-        drawn: Int[Tensor, " F"] | None = None,
-    ) -> Held:
-        # The names of the random streams are older than the names of what they are for; they decide the numbers.
-        pool = self.pool(block)
-        answers = mixed = occurrences = None
+        That of a training's own batches is drawn for some steps at once, as far as they are known.
+        """
+        block = self.block(step)
+        if self.holds:
+            if block not in self._held:
+                everyone = torch.arange(self.n_relations, device=self.index.device)
+                self._held = {block: self._draw_held([Lists(block, everyone, (False, True))])[0]}
+            return self._held[block]
+        if drawn is not None or self._batches is None or batch.step != step:
+            return self._draw_held([Lists.of(block, batch)], drawn)[0]
+        if step not in self._held:
+            lists = [Lists.of(self.block(s), self._batches(s)) for s in self._steps_ahead(batch, step)]
+            self._held = dict(enumerate(self._draw_held(lists), step))
+        return self._held[step]
+
+    def _steps_ahead(self, batch: Batch, step: int) -> range:
+        """The step and those after it for which is drawn at once."""
+        each = len(Lists.of(0, batch)) * (self.pool_size + self.typed)
+        return range(step, step + max(1, min(_AHEAD, _MOST_AHEAD // each)))
+
+    def _draw_held(self, lists: Sequence[Lists], drawn: Int[Tensor, " F"] | None = None) -> list[Held]:
+        """What some blocks hold, in one pass over all; one block where another sampler has drawn for its pool."""
+        pools, device = torch.stack([self.pool(each.block) for each in lists]), self.index.device
+        answers: Sequence[PoolAnswers | None] = [None]
+        mixed = occurrences = None
         if drawn is None:
-            occurrences = int(self._occurrences[pool].sum())
-            answers = PoolAnswers.of(self.index, pool, self._degrees)
-            pool = answers.pool
+            occurrences = int(self._occurrences[pools].sum())
+            answers = PoolAnswers.of_each(self.index, pools, self._degrees)
+            pools = pools.to(device, non_blocking=True)
         else:
-            pool = pool.to(relations.device, non_blocking=True)
-            stream = self.stream(block, "fed pool", device=pool.device)
-            mixed = mixed_pool(drawn, pool, self.n_entities, stream)
-            pool = mixed.ids
-        share = pool.new_full(pool.shape, len(pool) / self.n_entities, dtype=torch.float32)
+            # The names of the random streams are older than the names of what they are for; they decide the numbers.
+            stream = self.stream(lists[0].block, "fed pool", device=device)
+            mixed = mixed_pool(drawn, pools[0].to(device, non_blocking=True), self.n_entities, stream)
+            pools = mixed.ids[None]
+        share = pools.new_full((self.pool_size,), self.pool_size / self.n_entities, dtype=torch.float32)
         if mixed is not None:
-            share = mixed.rate(pool)
-        if not self.typed:
-            none = pool.new_empty(1, 0)
-            return Held(pool, answers, none, none.bool(), share.log()[None])
+            share = mixed.rate(mixed.ids)
+        if self.typed:
+            parts = self._draw_typed(lists, pools, share, mixed, occurrences)
+        else:
+            none, log = pools.new_empty(1, 0), share.log()[None]
+            parts = [(none, none.bool(), log, (-log).exp())] * len(lists)
+        return [Held(*of_pool, *part) for *of_pool, part in zip(pools, answers, parts, strict=True)]
+
+    def _draw_typed(
+        self,
+        lists: Sequence[Lists],
+        pools: Int[Tensor, "N P"],
+        share: Float[Tensor, " P"],
+        mixed: MixedPool | None,
+        occurrences: int | None,
+    ) -> list[tuple[Tensor, ...]]:
+        """Of each block `typed`, `usable`, `log_density` and `per_density`.
+
+        Args:
+            lists: of N blocks.
+            pools: theirs.
+            share: the probability with which each entity of a pool is in it.
+            mixed: the pool, where another sampler has had a part in it.
+            occurrences: of the pools' entities in domains and ranges, where they are counted.
+        """
+        device, sides = pools.device, [(i, head) for i, each in enumerate(lists) for head in each.heads]
         # Those of all relations, so that a relation has the same one whoever else is there.
-        streams = [self.stream(block, "fillers", int(head), device=pool.device) for head in heads]
-        starts = [random_bits(self.n_relations, stream=s, device=pool.device)[relations] for s in streams]
-        side = torch.cat([torch.full_like(relations, head, dtype=torch.bool) for head in heads])
-        relations = relations.repeat(len(heads))
-        typed, there, rate = self.domain_range.sample(relations, side, torch.cat(starts), self.typed)
-        inside = self.domain_range.contains(pool, relations, side, occurrences)
+        streams = [self.stream(lists[i].block, "fillers", int(head), device=device) for i, head in sides]
+        starts = torch.cat([random_bits(self.n_relations, stream=s, device=device) for s in streams])
+        relations = torch.cat([lists[i].relations for i, _ in sides]).to(device, non_blocking=True)
+        numbers = torch.tensor([(k, i, head) for k, (i, head) in enumerate(sides)])
+        numbers = numbers.repeat_interleave(torch.tensor([len(lists[i].relations) for i, _ in sides]), dim=0)
+        of_side, of_list, side = numbers.T.to(device, non_blocking=True)
+        starts = starts.index_select(0, torch.add(relations, of_side, alpha=self.n_relations))
+        side = side.bool()
+        typed, there, rate = self.domain_range.sample(relations, side, starts, self.typed)
+        inside = self.domain_range.contains(pools, relations, side, occurrences, of_list)
         # In the domain or range, an entity is a candidate unless both the pool and the sample miss it:
         # 1 - (1 - share) (1 - rate), written so that small ones keep their digits.
         rate = rate[:, None]
         density = torch.where(inside, share + rate * (1 - share), share)
         of_typed = share[:1].expand_as(typed) if mixed is None else mixed.rate(typed)
-        density = torch.cat([density, of_typed + rate * (1 - of_typed)], dim=1).log()
-        return Held(pool, answers, typed, there & (place_in(pool, typed) == len(pool)), density)
+        log_density = torch.cat([density, of_typed + rate * (1 - of_typed)], dim=1).log()
+        usable = there & ~in_pools(typed, of_list, pools, self.n_entities)
+        split = [x.split([len(each) for each in lists]) for x in (typed, usable, log_density, (-log_density).exp())]
+        return list(zip(*split, strict=True))
 
     def for_the_pool(self, lookup: Lookup, model: Model, step: int) -> Negatives | None:
         """What another sampler draws for the pool."""
@@ -293,7 +375,7 @@ class CandidateSampler(Sampler):
         return [] if self.pool_sampler is None else self.pool_sampler.notes(batch)
 
     def foresee(self, batches: Callable[[int], Batch]) -> None:
-        """That of the sampler of the pool."""
+        self._batches = batches
         if self.pool_sampler is not None:
             self.pool_sampler.foresee(batches)
 

@@ -19,7 +19,7 @@ from mmrns.nn.losses import adversarial_weights
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.samplers.base import Sampler, scattered
 from mmrns.samplers.explanation import Evidence
-from mmrns.samplers.gumbel import gumbel_noise, straight_through
+from mmrns.samplers.gumbel import gumbel_, straight_through
 from mmrns.samplers.mmrns.contrastive import contrastive
 from mmrns.samplers.mmrns.similarity import PublishedSimilarity, Similarity
 from mmrns.samplers.pools import PoolAnswers, distinct
@@ -118,9 +118,10 @@ class MmrnsPublished(Sampler, name="mmrns-published"):
         """The pool of a step: P distinct ids, ascending."""
         return distinct(self.seed, "pool", step, n=self.n_entities, size=self.pool_size)
 
-    def noise(self, shape: torch.Size, step: int, draw: int, device: torch.device) -> Float[Tensor, "B P"]:
-        """The Gumbel noise of one of a step's draws."""
-        return gumbel_noise(shape, self.stream(step, "gumbel", draw, device=device), device)
+    def noise(self, shape: torch.Size, step: int, device: torch.device) -> Float[Tensor, "B K P"]:
+        """The Gumbel noise of a step's K draws, each from a stream of its own."""
+        streams = [self.stream(step, "gumbel", draw, device=device) for draw in range(self.negatives)]
+        return gumbel_(torch.stack([torch.rand(shape, generator=stream, device=device) for stream in streams], dim=1))
 
     def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
         batch = lookup.batch
@@ -129,14 +130,18 @@ class MmrnsPublished(Sampler, name="mmrns-published"):
         similarities = self.similarity(batch, pool, model)
         mixture = log_mixture(similarities, self.temperature / (1 + math.log(step + 1)))
         first = mixture + true * _LOG_MASKED
-        logits, soft, positions = first, [], []
-        for k in range(self.negatives):
-            soft.append(torch.softmax(logits + self.noise(logits.shape, step, k, logits.device), dim=1))
-            positions.append(soft[-1].argmax(dim=1))
-            logits = logits + torch.zeros_like(logits).scatter_(1, positions[-1][:, None], _LOG_MASKED)
-        drawn = torch.stack(positions, dim=1)
+        perturbed, positions = self.noise(first.shape, step, first.device).to(first.dtype), list[Tensor]()
+        with torch.no_grad():
+            logits, masked = first.clone(), first.new_full((len(first), 1), _LOG_MASKED)
+            for of_draw in perturbed.unbind(1):
+                of_draw += logits
+                positions.append(of_draw.argmax(dim=1, keepdim=True))
+                logits.scatter_add_(1, positions[-1], masked)
+        drawn = torch.cat(positions, dim=1)
+        # What is added are zeros, which hand the gradient on.
+        soft = torch.softmax(perturbed + (first - first.detach())[:, None], dim=2)
         candidates = model.entities(pool)
-        vectors = straight_through(torch.stack(soft, dim=1), drawn, candidates.vectors.flatten(1))
+        vectors = straight_through(soft, drawn, candidates.vectors.flatten(1))
         views = Views(vectors.unflatten(-1, candidates.vectors.shape[1:]), candidates.present[drawn])
         return OwnNegatives(pool[drawn], views, trace=Trace(pool, true, first, drawn, similarities))
 
@@ -158,8 +163,8 @@ class MmrnsPublished(Sampler, name="mmrns-published"):
         if negatives.mask is not None:
             p = torch.where(negatives.mask, p, 1.0)
         weight = torch.ones_like(trace.logits).scatter_(1, trace.positions, p)
-        terms = [contrastive(s.values, trace.true, weight) for s in trace.similarities.values()]
-        return torch.stack(terms).sum() / (len(terms) * self.loss_rate)
+        values = torch.stack([similarity.values for similarity in trace.similarities.values()])
+        return contrastive(values, trace.true, weight).sum() / (len(values) * self.loss_rate)
 
     def proposal(self, batch: Batch, negatives: Negatives, rows: Int[Tensor, " n"]) -> Float[Tensor, "n E"]:
         """The mixture of softmaxes over the pool of the step."""

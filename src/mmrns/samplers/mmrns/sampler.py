@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -219,7 +218,6 @@ class Mmrns(CandidateSampler, name="mmrns"):
             self.register_buffer("held_relations", torch.zeros(self.n_relations, spec.relation_width))
         self._block: Block | None = None
         self._encoded: Encoded | None = None
-        self._batches: Callable[[int], Batch] | None = None
         self.register_load_state_dict_post_hook(Mmrns._recall)
         self.fill_pool_with(pool_sampler)
 
@@ -234,7 +232,7 @@ class Mmrns(CandidateSampler, name="mmrns"):
         pmi = self.pmi(lookup.batch, candidates, model, step, trains=torch.is_grad_enabled())
         with torch.no_grad():
             scores = self.scores(lookup, model, candidates)
-            ratio = density_ratio(pmi, candidates.log_density, candidates.excluded, self.n_entities)
+            ratio = density_ratio(pmi, candidates.per_density, candidates.excluded, self.n_entities)
             # How often each is a candidate, and on purpose how likely it is a positive.
             divisor = torch.add(candidates.log_density, ratio.log1p(), alpha=self.discount)
             logits = (self.alpha * scores - divisor).masked_fill(candidates.excluded, -torch.inf)
@@ -266,10 +264,6 @@ class Mmrns(CandidateSampler, name="mmrns"):
             return of_pool
         given = lesson.pmi, lesson.log_density, lesson.excluded, lesson.positive, lesson.has_positive
         return info_nce(*given) + of_pool
-
-    def foresee(self, batches: Callable[[int], Batch]) -> None:
-        super().foresee(batches)
-        self._batches = batches
 
     def _recall(self, incompatible: Any) -> None:
         """After weights were loaded: since which step it compares with what it does."""
@@ -328,21 +322,20 @@ class Mmrns(CandidateSampler, name="mmrns"):
         self, information: Information, batch: Batch, candidates: Candidates, model: Model
     ) -> Float[Tensor, "B C"]:
         """The pmi, where no relation decides what an entity is."""
-        typed = candidates.typed.flatten()
-        ids = torch.cat([batch.target, candidates.pool, typed])
-        own, pool, listed = self._encoded_now(information, ids, model).split(
-            len(batch), len(candidates.pool), len(typed)
-        )
-        relations = self.relations(model, batch.relations)
-        of_lists = listed, candidates.group, candidates.typed.shape[1]
-        return information.pmi(relations, batch.relation_index, own, pool, *of_lists)
+        typed = candidates.typed
+        ids = torch.cat([batch.target, candidates.pool, typed.flatten()])
+        parts = len(batch), len(candidates.pool), typed.numel()
+        own, pool, listed = self._columns(information, ids, model).split(parts)
+        relations, lists = self.relations(model, batch.relations), listed.unflatten(0, typed.shape)
+        return information.pmi(relations, batch.relation_index, own, pool, lists, candidates.group)
 
-    def _encoded_now(self, information: Information, ids: Int[Tensor, " n"], model: Model) -> Encoded:
+    def _columns(self, information: Information, ids: Int[Tensor, " n"], model: Model) -> Float[Tensor, "n WT"]:
         """Some entities, from the table of all of them where it is held and costs less than what it spares."""
-        if information is not self.held_information or self.n_entities > _LAG * len(ids):
-            return self._encode(information, model, ids)
-        table = self._table(model)
-        return self._encode(information, model, ids) if table is None else table.index_select(ids)
+        if information is self.held_information and self.n_entities <= _LAG * len(ids):
+            table = self._table(model)
+            if table is not None:
+                return table.columns.index_select(0, ids)
+        return self._encode(information, model, ids).columns
 
     def _encode(self, information: Information, model: Model, ids: Int[Tensor, " n"]) -> Encoded:
         return information.encode(self.given(model, ids))
@@ -425,10 +418,10 @@ class Mmrns(CandidateSampler, name="mmrns"):
         information = self.information
         with without_autocast(device):
             parts = [*own, typed.flatten(), candidates.pool.index_select(0, of_pool)]
-            encoded = information.encode(self.given(model, torch.cat(parts))).split(*map(len, parts))
-            pmi = information.pmi_of_few(relations, which, *encoded)
-        log_density = candidates.log_density.index_select(0, rows).index_select(1, columns) + share
-        excluded = candidates.excluded.index_select(0, rows).index_select(1, columns)
+            encoded = information.encode(self.given(model, torch.cat(parts)))
+            pmi = information.pmi_of_few(relations, which, encoded, len(of_typed))
+        log_density = candidates.log_density[rows[:, None], columns] + share
+        excluded = candidates.excluded[rows[:, None], columns]
         has_positive = has_positive.index_select(0, rows) & there
         return Lesson(rows, columns, there, pmi[:, :-1], log_density, excluded, pmi[:, -1], has_positive)
 
@@ -491,7 +484,7 @@ class Mmrns(CandidateSampler, name="mmrns"):
         rows = lesson.rows
         weight = self.discount * len(perturbed) * lesson.there / lesson.there.sum()
         # The slope of ln(1 + rho) in the pmi, the mean taken as it is.
-        ratio = ratio.index_select(0, rows).index_select(1, lesson.columns)
+        ratio = ratio[rows[:, None], lesson.columns]
         slope = weight[:, None] * ratio / (1 + ratio)
         change = slope * (lesson.pmi.detach() - lesson.pmi)
         moved = perturbed.index_select(0, rows).index_add(1, lesson.columns, change.to(perturbed.dtype))
