@@ -128,9 +128,7 @@ def test_without_a_folder_a_note_is_all(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("form", ["numba", "triton"])
-def test_kernels_that_do_not_load_are_as_good_as_none(
-    form: comparisons.Form, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_kernels_that_do_not_load_are_as_good_as_none(form: comparisons.Form, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparisons, "find_spec", lambda name: object())
     # Importing it raises ImportError.
     monkeypatch.setitem(sys.modules, comparisons._MODULES[form], None)

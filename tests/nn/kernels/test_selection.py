@@ -20,7 +20,14 @@ FORMS = pytest.mark.parametrize("form", ["numba", "torch"])
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 40), st.integers(1, 300), st.floats(0, 1), st.sampled_from([0.0, 0.5, 1.0]), st.integers(0, 9))
 def test_they_are_those_of_a_sort(
-    form: comparisons.Form, dtype: torch.dtype, spread: float, n: int, columns: int, share: float, absent: float, seed: int
+    form: comparisons.Form,
+    dtype: torch.dtype,
+    spread: float,
+    n: int,
+    columns: int,
+    share: float,
+    absent: float,
+    seed: int,
 ) -> None:
     stream = torch.Generator().manual_seed(seed)
     values = spread * torch.randn(n, columns, generator=stream, dtype=dtype)

@@ -66,12 +66,7 @@ Form = Literal["numba", "triton", "torch"]
 
 _FORMS: dict[str, Form] = {"cpu": "numba", "cuda": "triton"}
 _MODULES = {"numba": "mmrns.nn.kernels.compiled", "triton": "mmrns.nn.kernels.gpu"}
-_SLOWER = {
-    "numba": "Numba cannot be loaded ({}), so that comparisons run in torch, several times slower; install a Numba that "
-    "fits, or none",
-    "triton": "Triton cannot be loaded ({}), so that comparisons on the GPU run in torch, several times slower; install "
-    "the Triton that this torch asks for, or none",
-}
+_REMEDY = {"numba": "a Numba that fits", "triton": "the Triton that this torch asks for"}
 _few: ContextVar[bool] = ContextVar("few", default=False)
 
 
@@ -112,13 +107,15 @@ def form_on(device: torch.device | str) -> Form:
 
 @cache
 def _loaded(form: Form) -> bool:
-    """Whether fused kernels are installed; a Numba or Triton that does not load is as good as none, which a note says."""
+    """Whether what the fused kernels need is installed; what does not load is as good as none, which a note says."""
     if find_spec(form) is None:
         return False
     try:
         import_module(_MODULES[form])
-    except Exception as error:  # A Numba that does not fit NumPy or its LLVM may raise anything.
-        note(_SLOWER[form].format(str(error).partition("\n")[0] or type(error).__name__))
+    except Exception as error:  # What does not fit NumPy, LLVM or the device may raise anything.
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        message = f"{form.title()} cannot be loaded ({reason}), so that comparisons run in torch, several times slower"
+        note(f"{message}; install {_REMEDY[form]}, or none")
         return False
     return True
 
@@ -149,9 +146,7 @@ def _fused(form: Form, kind: Kind, query: Tensor, candidates: Tensor, ids: Tenso
 
 class _Fused(FullPrecision):
     @staticmethod
-    def forward(
-        ctx: Any, form: Form, kind: Kind, query: Tensor, candidates: Tensor, ids: Tensor | None
-    ) -> Tensor:
+    def forward(ctx: Any, form: Form, kind: Kind, query: Tensor, candidates: Tensor, ids: Tensor | None) -> Tensor:
         query, candidates = query.contiguous(), candidates.contiguous()
         ids = None if ids is None else ids.contiguous()
         ctx.kernels, ctx.kind = import_module(_MODULES[form]), kind

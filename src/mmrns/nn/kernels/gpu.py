@@ -41,15 +41,11 @@ def _kernel(function: Callable[..., Any]) -> Any:
 
 
 @_kernel
-def _load(KIND: tl.constexpr, at: tl.tensor, mask: tl.tensor, imaginary: tl.tensor) -> Any:
+def _load(KIND: tl.constexpr, at: tl.tensor, mask: "tl.tensor | None", imaginary: tl.tensor) -> Any:
     """Reals at some places, 0 where masked; of `modulus` the imaginary parts, too, which lie `imaginary` further on."""
-    other: tl.constexpr = None if mask is None else 0
+    other = None if mask is None else 0
     re = tl.load(at, mask=mask, other=other)
-    if KIND == "modulus":
-        im = tl.load(at + imaginary, mask=mask, other=other)
-    else:
-        im = re
-    return re, im
+    return re, tl.load(at + imaginary, mask=mask, other=other) if KIND == "modulus" else re
 
 
 @_kernel
@@ -151,8 +147,7 @@ def _sum_of_cells(
     a: tl.tensor,
     b: tl.tensor,
     g: tl.tensor,
-    row: tl.tensor,
-    order: tl.tensor,
+    cells: tl.tensor,
     start: tl.tensor,
     out: tl.tensor,
     K: tl.tensor,
@@ -165,8 +160,8 @@ def _sum_of_cells(
 ) -> None:
     """The gradient of some coordinates of one row n of a: the sum over its cells of [B K].
 
-    Those of a query (OF "query") are its K, which name rows of b (OF "own": lie there at the cell's place). Those of
-    row n of a table (OF "table") are `order[start[n]:start[n + 1]]`, each of the query that it lies beside.
+    Those of a query are its K, and name the rows `cells` of b (OF "query") or those at their own place (OF "own").
+    Those of row n of a table (OF "table") are `cells[start[n]:start[n + 1]]`, each of the query whose it is.
 
     Reads B K width reals, one row of b for each cell; writes each row of a once, also where it has no cell.
     """
@@ -175,7 +170,7 @@ def _sum_of_cells(
     i = (tl.program_id(0) % blocks) * BLOCK_W + tl.arange(0, BLOCK_W)[None, :]
     inside = i < TERMS
     x, x_im = _load(KIND, a + n * WIDTH + i, inside, TERMS)
-    re, im = tl.zeros((BLOCK_M, BLOCK_W), out.dtype.element_ty), tl.zeros((BLOCK_M, BLOCK_W), out.dtype.element_ty)
+    re, im = tl.zeros((BLOCK_M, BLOCK_W), x.dtype), tl.zeros((BLOCK_M, BLOCK_W), x.dtype)
     if OF == "table":
         first, last = tl.load(start + n), tl.load(start + n + 1)
     else:
@@ -184,11 +179,11 @@ def _sum_of_cells(
         at = place + tl.arange(0, BLOCK_M)[:, None]
         there = at < last
         if OF == "table":
-            cell = tl.load(order + at, mask=there, other=0)
+            cell = tl.load(cells + at, mask=there, other=0)
             other = cell // K
         elif OF == "query":
             cell = at
-            other = tl.load(row + cell, mask=there, other=0).to(tl.int64)
+            other = tl.load(cells + cell, mask=there, other=0).to(tl.int64)
         else:
             cell = at
             other = at
@@ -269,7 +264,7 @@ def _pool_gradient(
     first, last = part * each, tl.minimum(part * each + each, M)
     mask = (n < N) & (i < TERMS)
     x, x_im = _load(KIND, a + n * WIDTH + i, mask, TERMS)
-    re, im = tl.zeros((BLOCK_N, BLOCK_W), out.dtype.element_ty), tl.zeros((BLOCK_N, BLOCK_W), out.dtype.element_ty)
+    re, im = tl.zeros((BLOCK_N, BLOCK_W), x.dtype), tl.zeros((BLOCK_N, BLOCK_W), x.dtype)
     w_at, y_at = g + n * of_n + first * of_m, b + first * WIDTH + i
     for _ in tl.range(first, last, loop_unroll_factor=4):
         w = tl.load(w_at, mask=n < N, other=0)
@@ -293,9 +288,9 @@ def forward(kind: str, query: Tensor, candidates: Tensor, ids: Tensor | None) ->
     sizes = _sizes(kind, query)
     k, across = found.shape[1], _across(sizes["TERMS"])
     if found.numel():
-        block = min(triton.next_power_of_2(k), _TILE // across)
+        block = min(_power(k), _TILE // across)
         operands = query, candidates, candidates if ids is None else ids, found
-        grid = (len(query) * triton.cdiv(k, block),)
+        grid = (len(query) * _blocks(k, block),)
         with torch.cuda.device_of(query):
             _rows[grid](*operands, k, kind, ids is None, **sizes, BLOCK_K=block, BLOCK_W=across)
     return found
@@ -304,14 +299,12 @@ def forward(kind: str, query: Tensor, candidates: Tensor, ids: Tensor | None) ->
 def _forward_of_pool(kind: str, query: Tensor, pool: Tensor) -> Tensor:
     found = query.new_empty(len(query), len(pool))
     if found.numel():
-        blocks = triton.cdiv(len(pool), _SQUARE)
+        blocks = _blocks(len(pool), _SQUARE)
         turned = pool.new_empty(pool.shape[1], blocks * _SQUARE)
         turned[:, : len(pool)] = pool.T
-        grid = (triton.cdiv(len(query), _SQUARE) * blocks,)
+        grid = (_blocks(len(query), _SQUARE) * blocks,)
         with torch.cuda.device_of(query):
-            _pool[grid](
-                query, turned, found, *found.shape, turned.shape[1], kind, **_sizes(kind, query), BLOCK=_SQUARE
-            )
+            _pool[grid](query, turned, found, *found.shape, turned.shape[1], kind, **_sizes(kind, query), BLOCK=_SQUARE)
     return found
 
 
@@ -328,25 +321,28 @@ def backward(
     if not gradient.numel() or not query.shape[1]:
         nothing = torch.zeros_like(query), torch.zeros_like(candidates)
         return nothing[0] if of_query else None, nothing[1] if of_candidates else None
+    grad_q = grad_c = None
     with torch.cuda.device_of(query):
         if candidates.ndim == 2 and ids is None:
-            g = gradient
-            grad_q = _gradient_of_pool(kind, query, candidates, g) if of_query else None
-            grad_c = _gradient_of_pool(kind, candidates, query, g.T) if of_candidates else None
-        else:
-            grad_q = _gradient_of_query(kind, query, candidates, ids, gradient) if of_query else None
-            of_rows = _gradient_of_own if ids is None else _gradient_of_table
-            grad_c = of_rows(kind, query, candidates, ids, gradient) if of_candidates else None
+            grad_q = _gradient_of_pool(kind, query, candidates, gradient) if of_query else None
+            grad_c = _gradient_of_pool(kind, candidates, query, gradient.T) if of_candidates else None
+            return grad_q, grad_c
+        if of_query:
+            grad_q = _gradient_of_query(kind, query, candidates, ids, gradient)
+        if of_candidates and ids is None:
+            grad_c = _gradient_of_own(kind, query, candidates, gradient)
+        elif of_candidates and ids is not None:
+            grad_c = _gradient_of_table(kind, query, candidates, ids, gradient)
     return grad_q, grad_c
 
 
 def _gradient_of_pool(kind: str, a: Tensor, b: Tensor, gradient: Tensor) -> Tensor:
     """The gradient of a, each row of which was compared with each of b; that of the sums [N M]."""
     sizes, (n, m) = _sizes(kind, a), gradient.shape
-    across = min(triton.next_power_of_2(sizes["TERMS"]), _OWNED_WIDE)
-    programs = triton.cdiv(n, _OWNED) * triton.cdiv(sizes["TERMS"], across)
-    each = triton.cdiv(m, max(1, min(_PROGRAMS // programs, m // _OWNED)))
-    parts = triton.cdiv(m, each)
+    across = min(_power(sizes["TERMS"]), _OWNED_WIDE)
+    programs = _blocks(n, _OWNED) * _blocks(sizes["TERMS"], across)
+    each = _blocks(m, max(1, min(_PROGRAMS // programs, m // _OWNED)))
+    parts = _blocks(m, each)
     found = a.new_empty(parts, *a.shape)
     operands = a, b, gradient, found, n, m, *gradient.stride(), each
     _pool_gradient[(programs * parts,)](*operands, kind, **sizes, BLOCK_N=_OWNED, BLOCK_W=across)
@@ -354,8 +350,19 @@ def _gradient_of_pool(kind: str, a: Tensor, b: Tensor, gradient: Tensor) -> Tens
 
 
 def _gradient_of_query(kind: str, query: Tensor, candidates: Tensor, ids: Tensor | None, gradient: Tensor) -> Tensor:
-    own = ids is None
-    return _summed(kind, query, candidates, gradient, candidates if own else ids, None, "own" if own else "query")
+    if ids is None:
+        return _summed(kind, query, candidates, gradient, candidates, None, "own")
+    return _summed(kind, query, candidates, gradient, ids, None, "query")
+
+
+def _gradient_of_own(kind: str, query: Tensor, candidates: Tensor, gradient: Tensor) -> Tensor:
+    sizes, found = _sizes(kind, query), torch.empty_like(candidates)
+    k, across = gradient.shape[1], _across(sizes["TERMS"])
+    block = min(_power(k), _TILE // across)
+    grid = (len(query) * _blocks(k, block),)
+    operands = query, candidates, gradient, found, k
+    _own_gradient[grid](*operands, kind, **sizes, BLOCK_K=block, BLOCK_W=across)
+    return found
 
 
 def _gradient_of_table(kind: str, query: Tensor, table: Tensor, ids: Tensor, gradient: Tensor) -> Tensor:
@@ -366,25 +373,13 @@ def _gradient_of_table(kind: str, query: Tensor, table: Tensor, ids: Tensor, gra
     return _summed(kind, table, query, gradient, order, start, "table")
 
 
-def _summed(
-    kind: str, a: Tensor, b: Tensor, gradient: Tensor, cells: Tensor, start: Tensor | None, of: str
-) -> Tensor:
-    """The gradient of a by `_sum_of_cells`; `cells` are what a cell names, or the cells in order."""
+def _summed(kind: str, a: Tensor, b: Tensor, gradient: Tensor, cells: Tensor, start: Tensor | None, of: str) -> Tensor:
+    """The gradient of a by `_sum_of_cells`; see there for `cells` and `start`."""
     sizes, found = _sizes(kind, a), torch.empty_like(a)
     across = _across(sizes["TERMS"])
-    grid = (len(a) * triton.cdiv(sizes["TERMS"], across),)
-    operands = a, b, gradient, cells, cells, cells if start is None else start, found, gradient.shape[1]
+    grid = (len(a) * _blocks(sizes["TERMS"], across),)
+    operands = a, b, gradient, cells, cells if start is None else start, found, gradient.shape[1]
     _sum_of_cells[grid](*operands, kind, of, **sizes, BLOCK_M=_TILE // _WIDE, BLOCK_W=across)
-    return found
-
-
-def _gradient_of_own(kind: str, query: Tensor, candidates: Tensor, _: None, gradient: Tensor) -> Tensor:
-    sizes, found = _sizes(kind, query), torch.empty_like(candidates)
-    k, across = gradient.shape[1], _across(sizes["TERMS"])
-    block = min(triton.next_power_of_2(k), _TILE // across)
-    grid = (len(query) * triton.cdiv(k, block),)
-    operands = query, candidates, gradient, found, k
-    _own_gradient[grid](*operands, kind, **sizes, BLOCK_K=block, BLOCK_W=across)
     return found
 
 
@@ -394,12 +389,23 @@ def _sizes(kind: str, vectors: Tensor) -> dict[str, int]:
 
 
 def _across(terms: int) -> int:
-    return max(1, min(triton.next_power_of_2(terms), _WIDE))
+    """Terms that a program has side by side."""
+    return min(_power(terms), _WIDE)
+
+
+def _blocks(n: int, size: int) -> int:
+    return -(-n // size)
+
+
+def _power(n: int) -> int:
+    """The power of two from n on, at least 1."""
+    return 1 << max(0, n - 1).bit_length()
 
 
 def _try() -> None:
     """Run a kernel, which raises where Triton finds no C compiler, or cannot compile for the device."""
-    forward("l1", *torch.zeros(2, 1, 1, device="cuda"), None)
+    one = torch.zeros(1, 1, device="cuda")
+    forward("l1", one, one, None)
 
 
 # So that whoever imports this learns of it here, and not in the middle of a training.
