@@ -44,7 +44,7 @@ oldest:
 	uv pip compile --quiet --no-header --no-annotate --resolution lowest-direct --extra dev pyproject.toml > build/oldest.txt
 	echo '# What `make test-oldest` installs: the lower bounds of pyproject.toml, and what they bring. `make $@` writes it.' \
 	  > constraints-oldest.txt
-	grep -vE '^(nvidia|cuda|triton)' build/oldest.txt | sed 's/^\(torch==[^+]*\)+.*/\1/' >> constraints-oldest.txt
+	grep -vE '^(nvidia|cuda)' build/oldest.txt | sed 's/^\(torch==[^+]*\)+.*/\1/' >> constraints-oldest.txt
 
 # Damaged inputs for every reader, N of them; what happened is printed as JSON. See tests/fuzz/.
 N ?= 20000

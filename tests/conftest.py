@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,10 +10,14 @@ from typing import TYPE_CHECKING
 import hypothesis
 import jaxtyping
 import pytest
+import torch
 
 if TYPE_CHECKING:
     from mmrns.data.datasets import Dataset
 
+# Without a GPU the kernels for one are interpreted, which Triton asks for when it is imported. Nothing else runs by it.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 jaxtyping.install_import_hook("mmrns", "beartype.beartype")
 # How long an example takes depends on the machine and on what else it does.
 hypothesis.settings.register_profile("untimed", deadline=None)

@@ -105,7 +105,7 @@ def test_the_lower_bounds_are_what_is_tested() -> None:
             pinned[_normal(found[1])] = [*map(int, found[2].strip(".").split("."))]
     untested: list[str] = []
     for line in (line for lines in _requirements().values() for line in lines if not line.startswith("mmrns[")):
-        found = re.fullmatch(r"([\w.-]+)(?:\[.*\])?(?:>=|==)([\d.]+)", line)
+        found = re.fullmatch(r"([\w.-]+)(?:\[.*\])?(?:>=|==)([\d.]+)(?:; .*)?", line)
         assert found, f"{line}: say a lower bound"
         bound = [*map(int, found[2].split("."))]
         if pinned[_normal(found[1])][: len(bound)] != bound:

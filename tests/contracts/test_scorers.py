@@ -51,7 +51,7 @@ def both_sides() -> Batch:
 def test_a_pool_takes_as_many_reals_a_pair_as_is_said(
     name: str, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(comparisons, "fused", lambda: False)
+    monkeypatch.setattr(comparisons, "form_on", lambda device: "torch")
     scorer, n = build(name, options), 64
     query = scorer.query(torch.randn(n, scorer.entity_width), torch.randn(n, scorer.relation_width), False)
     pool = torch.randn(n, scorer.entity_width)

@@ -316,12 +316,12 @@ PYKEEN = {
 
 
 @pytest.mark.parametrize("scorer", [TransE(8, 1.0), RotatE(8, 1.0), PairRE(8, 1.0)], ids=lambda s: type(s).__name__)
-@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("form", ["torch", "numba"])
 def test_entities_are_scored_in_chunks_where_the_memory_is_small(
-    toy: Dataset, monkeypatch: pytest.MonkeyPatch, scorer: Scorer, fused: bool
+    toy: Dataset, monkeypatch: pytest.MonkeyPatch, scorer: Scorer, form: comparisons.Form
 ) -> None:
     graph, sizes = toy.graph, list[int]()
-    monkeypatch.setattr(comparisons, "fused", lambda: fused)
+    monkeypatch.setattr(comparisons, "form_on", lambda device: form)
     model = Model(scorer, len(graph.entities), len(graph.relations)).double()
     whole = rank(model, graph.test, graph.known_index)
     compare = type(scorer).compare
@@ -350,8 +350,8 @@ def test_both_ways_of_counting_are_the_plain_one(seed: int, dtype: torch.dtype, 
     scores[torch.rand(4, n, generator=g) < 0.2] = -torch.inf
     query = torch.randint(4, (9,), generator=g)
     true = scores[query, torch.randint(n, (9,), generator=g)]
-    for fused in (False, True):
-        with mock.patch.object(comparisons, "fused", lambda fused=fused: fused):
+    for form in ("torch", "numba"):
+        with mock.patch.object(comparisons, "form_on", lambda device, form=form: form):
             for size in (2, 100):
                 higher, at_least = _count(scores, query, true, size)
                 assert torch.equal(higher, (scores[query] > true[:, None]).sum(1))

@@ -221,7 +221,7 @@ def _count(
     scores: Float[Tensor, "Q E"], query: Int[Tensor, " n"], true: Float[Tensor, " n"], size: int
 ) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
     """For each true score, how many scores of its query are higher, and how many are at least as high."""
-    if comparisons.fusible(scores):
+    if comparisons.form_of(scores) == "numba":
         from mmrns.nn.kernels import compiled
 
         return compiled.ranked(scores, query, true)

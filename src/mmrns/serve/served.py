@@ -20,7 +20,7 @@ from mmrns.errors import MmrnsError, UsageError, notes_heard
 from mmrns.inspection.page import token_maps
 from mmrns.inspection.pictures import Copy, pictures_of, read_picture
 from mmrns.inspection.similarity import Similarities
-from mmrns.nn.kernels.comparisons import fused
+from mmrns.nn.kernels.comparisons import form_on
 from mmrns.runs.config import with_paths
 from mmrns.runs.names import Names
 from mmrns.runs.palette import style_of
@@ -72,7 +72,7 @@ class ServedRun:
         graph = self.dataset.graph
         first = graph.relations[int(graph.train[0, 1])]
         # For the few queries of one call the fused kernels are not loaded; here many calls will come.
-        fused()
+        form_on(self.run.device)
         with notes_heard():
             self.run.predict(graph.entities[int(graph.train[0, 0])], first, top=1)
         # Mapped files and weights are read now, so that what is wrong with them is said before anybody asks.

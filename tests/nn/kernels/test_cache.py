@@ -127,8 +127,10 @@ def test_without_a_folder_a_note_is_all(monkeypatch: pytest.MonkeyPatch) -> None
     assert made(3.0) == 6.0
 
 
-def test_numba_that_does_not_load_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("form", ["numba", "triton"])
+def test_kernels_that_do_not_load_are_as_good_as_none(form: comparisons.Form, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparisons, "find_spec", lambda name: object())
     # Importing it raises ImportError.
-    monkeypatch.setitem(sys.modules, "mmrns.nn.kernels.compiled", None)
-    with pytest.warns(Note, match="Numba cannot be loaded"):
-        assert comparisons._loaded.__wrapped__() is False
+    monkeypatch.setitem(sys.modules, comparisons._MODULES[form], None)
+    with pytest.warns(Note, match=f"{form.title()} cannot be loaded"):
+        assert comparisons._loaded.__wrapped__(form) is False

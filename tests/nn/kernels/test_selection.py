@@ -11,16 +11,23 @@ from mmrns.nn.kernels import comparisons
 from mmrns.nn.kernels.selection import largest
 
 INF = float("inf")
-FUSED = pytest.mark.parametrize("fused", [True, False], ids=["fused", "torch"])
+FORMS = pytest.mark.parametrize("form", ["numba", "torch"])
 
 
-@FUSED
+@FORMS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("spread", [0.0, 1e-30, 1.0, 1e30], ids="spread {}".format)
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 40), st.integers(1, 300), st.floats(0, 1), st.sampled_from([0.0, 0.5, 1.0]), st.integers(0, 9))
 def test_they_are_those_of_a_sort(
-    fused: bool, dtype: torch.dtype, spread: float, n: int, columns: int, share: float, absent: float, seed: int
+    form: comparisons.Form,
+    dtype: torch.dtype,
+    spread: float,
+    n: int,
+    columns: int,
+    share: float,
+    absent: float,
+    seed: int,
 ) -> None:
     stream = torch.Generator().manual_seed(seed)
     values = spread * torch.randn(n, columns, generator=stream, dtype=dtype)
@@ -30,7 +37,7 @@ def test_they_are_those_of_a_sort(
     values[:, : columns // 40] = INF
     k = max(1, round(share * columns))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comparisons, "fused", lambda: fused)
+        patch.setattr(comparisons, "form_on", lambda device: form)
         found, place = largest(values, k)
     assert torch.equal(found, values.sort(dim=1, descending=True).values[:, :k])
     assert torch.equal(found, values.gather(1, place))

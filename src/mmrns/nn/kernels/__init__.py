@@ -1,1 +1,1 @@
-"""Comparisons of queries with candidates: Numba's kernels, and the torch form that is their oracle."""
+"""Comparisons of queries with candidates: kernels of Numba and of Triton, and the torch form that is their oracle."""

@@ -1,7 +1,8 @@
-"""Comparisons of queries with candidates: fused on the CPU where Numba is installed (extra `fast`), otherwise in torch.
+"""Comparisons of queries with candidates: by fused kernels where they are installed, otherwise in torch.
 
+Those for the CPU need Numba (extra `fast`), those for CUDA devices Triton, which comes with torch's builds for them.
 Torch writes the B x K x width vectors or differences to memory and reads them several times; a fused kernel keeps them
-in registers, so that it moves nothing but its operands. Both give the same numbers up to the order of the sums.
+in registers, so that it moves nothing but its operands. All give the same numbers up to the order of the sums.
 """
 
 from __future__ import annotations
@@ -37,30 +38,35 @@ def compare(
 ) -> Float[Tensor, "B K"]:
     """Each row's query with its own candidates [B K width], or with one pool [P width] for all rows."""
     # A product with a pool is what libraries are best at.
-    if kind != "l2" and fusible(query, candidates) and not (kind == "dot" and candidates.ndim == 2):
-        return _Fused.apply(kind, query, candidates, None)
-    return _in_torch(kind, query, candidates)
+    form = "torch" if kind == "l2" or (kind == "dot" and candidates.ndim == 2) else form_of(query, candidates)
+    return _in_torch(kind, query, candidates) if form == "torch" else _fused(form, kind, query, candidates, None)
 
 
 def compare_rows(
     kind: Kind, query: Float[Tensor, "B width"], table: Float[Tensor, "E width"], ids: Int[Tensor, "B K"]
 ) -> Float[Tensor, "B K"]:
     """Each row's query with rows of a table, which the fused kernel reads where they are."""
-    if kind != "l2" and fusible(query, table):
-        return _Fused.apply(kind, query, table, ids)
-    return _in_torch(kind, query, embedding(ids, table))
+    form = "torch" if kind == "l2" else form_of(query, table)
+    if form == "torch":
+        return _in_torch(kind, query, embedding(ids, table))
+    return _fused(form, kind, query, table, ids)
 
 
 def pair_width(width: int, device: torch.device | str) -> int:
     """Reals that a comparison of vectors this wide with a pool holds for each pair, beside the result."""
     # The difference, and what is made of it on the way to the sum.
-    return 0 if torch.device(device).type == "cpu" and fused() else 2 * width
+    return 2 * width if form_on(device) == "torch" else 0
 
 
 LOADING = 2**28
 """So many pairs of reals torch compares in the time, most of a second, that loading the fused kernels takes."""
 
-_COMPILED = "mmrns.nn.kernels.compiled"
+Form = Literal["numba", "triton", "torch"]
+"""What compares: the fused kernels of one kind, or torch."""
+
+_FORMS: dict[str, Form] = {"cpu": "numba", "cuda": "triton"}
+_MODULES = {"numba": "mmrns.nn.kernels.compiled", "triton": "mmrns.nn.kernels.gpu"}
+_REMEDY = {"numba": "a Numba that fits", "triton": "the Triton that this torch asks for"}
 _few: ContextVar[bool] = ContextVar("few", default=False)
 
 
@@ -77,22 +83,39 @@ def comparing(pairs: int) -> Generator[None]:
         _few.reset(token)
 
 
-def fused() -> bool:
-    """Whether the fused kernels are used: where they are installed, and loading them pays (`comparing`)."""
-    return False if _few.get() and _COMPILED not in sys.modules else _loaded()
+def form_of(*operands: Tensor) -> Form:
+    """What takes these operands: a fused kernel only tensors of one device and of a type that it computes in.
+
+    Numba's compute in 32 or 64 bits, in which all come; Triton's take halves, too, and sum them in 32 bits.
+    """
+    first, dtypes = operands[0], {x.dtype for x in operands}
+    if any(x.device != first.device for x in operands):
+        return "torch"
+    form = form_on(first.device)
+    if form == "numba" and not (len(dtypes) == 1 and first.dtype in (torch.float32, torch.float64)):
+        return "torch"
+    return form
+
+
+def form_on(device: torch.device | str) -> Form:
+    """What compares on a device: fused kernels where they are installed, and loading them pays (`comparing`)."""
+    form = _FORMS.get(torch.device(device).type, "torch")
+    if form == "torch" or (_few.get() and _MODULES[form] not in sys.modules):
+        return "torch"
+    return form if _loaded(form) else "torch"
 
 
 @cache
-def _loaded() -> bool:
-    """Whether the fused kernels are installed; a Numba that does not load is as good as none, which a note says."""
-    if find_spec("numba") is None:
+def _loaded(form: Form) -> bool:
+    """Whether what the fused kernels need is installed; what does not load is as good as none, which a note says."""
+    if find_spec(form) is None:
         return False
     try:
-        import_module(_COMPILED)
-    except Exception as error:  # A Numba that does not fit NumPy or its LLVM may raise anything.
+        import_module(_MODULES[form])
+    except Exception as error:  # What does not fit NumPy, LLVM or the device may raise anything.
         reason = str(error).partition("\n")[0] or type(error).__name__
-        message = f"Numba cannot be loaded ({reason}), so that comparisons run in torch, several times slower"
-        note(f"{message}; install a Numba that fits, or none")
+        message = f"{form.title()} cannot be loaded ({reason}), so that comparisons run in torch, several times slower"
+        note(f"{message}; install {_REMEDY[form]}, or none")
         return False
     return True
 
@@ -114,32 +137,26 @@ def _in_torch(kind: Kind, query: Tensor, candidates: Tensor) -> Tensor:
     return torch.linalg.vector_norm(difference.unflatten(-1, (2, -1)), dim=-2).sum(-1)
 
 
-def fusible(*operands: Tensor) -> bool:
-    """Whether the fused kernels are used and take these: on the CPU, all of one type with 32 or 64 bits."""
-    first = operands[0].dtype
-    return (
-        first in (torch.float32, torch.float64)
-        and all(x.device.type == "cpu" and x.dtype == first for x in operands)
-        and fused()
-    )
+def _fused(form: Form, kind: Kind, query: Tensor, candidates: Tensor, ids: Tensor | None) -> Tensor:
+    found = _Fused.apply(form, kind, query, candidates, ids)
+    # As torch has it: the type of the operands, but full precision under autocast.
+    exact = torch.is_autocast_enabled(query.device.type)
+    return found if exact else found.to(torch.promote_types(query.dtype, candidates.dtype))
 
 
 class _Fused(FullPrecision):
     @staticmethod
-    def forward(ctx: Any, kind: Kind, query: Tensor, candidates: Tensor, ids: Tensor | None) -> Tensor:
-        from mmrns.nn.kernels import compiled
-
+    def forward(ctx: Any, form: Form, kind: Kind, query: Tensor, candidates: Tensor, ids: Tensor | None) -> Tensor:
         query, candidates = query.contiguous(), candidates.contiguous()
         ids = None if ids is None else ids.contiguous()
-        ctx.kind = kind
+        ctx.kernels, ctx.kind = import_module(_MODULES[form]), kind
         ctx.save_for_backward(query, candidates, ids)
-        return compiled.forward(kind, query, candidates, ids)
+        return ctx.kernels.forward(kind, query, candidates, ids)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        from mmrns.nn.kernels import compiled
-
         query, candidates, ids = ctx.saved_tensors
-        _, of_query, of_candidates, _ = ctx.needs_input_grad
-        found = compiled.backward(ctx.kind, query, candidates, ids, gradients[0].contiguous(), of_query, of_candidates)
-        return None, *found, None
+        _, _, of_query, of_candidates, _ = ctx.needs_input_grad
+        gradient = gradients[0].contiguous()
+        found = ctx.kernels.backward(ctx.kind, query, candidates, ids, gradient, of_query, of_candidates)
+        return None, None, *found, None

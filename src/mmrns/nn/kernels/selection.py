@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mmrns.nn.kernels.comparisons import fusible
+from mmrns.nn.kernels.comparisons import form_of
 
 
 def largest(values: Float[Tensor, "B C"], k: int) -> tuple[Float[Tensor, "B k"], Int[Tensor, "B k"]]:
@@ -17,7 +17,7 @@ def largest(values: Float[Tensor, "B C"], k: int) -> tuple[Float[Tensor, "B k"],
         values: NaN are neither large nor small; of equal values any may be taken.
         k: at most C.
     """
-    if fusible(values):
+    if form_of(values) == "numba":
         from mmrns.nn.kernels import compiled
 
         return compiled.largest(values, k)
