@@ -36,7 +36,7 @@ class Losses(NamedTuple):
     """The loss of some rows in its two parts; training descends their sum.
 
     Attributes:
-        model: the objective of the scores, and what the embedder adds.
+        model: the objective of the scores, and what the mixture and the embedder add.
         sampler: the sampler's own term; the number 0 in a step where it has none.
     """
 
@@ -229,11 +229,12 @@ class Trainer:
         negatives = self._counted(lookup, negatives)
         if views is not None and isinstance(negatives, AllNegatives):
             negatives = replace(negatives, views=views)
-        s_pos = model.score(lookup)  # f_theta(h, r, t)
-        s_neg = model.score_against(lookup, negatives)  # f_theta(h, r, x-)
+        true = model.scores(lookup)  # f_theta(h, r, t), and that of each view
+        false = model.scores(lookup, negatives)  # f_theta(h, r, x-)
+        s_pos, s_neg = true.mixed.squeeze(1), false.mixed
         losses = Losses(
             self.objective(s_pos, s_neg, negatives.mask, lookup.batch.weight, negatives.log_weight)
-            + model.loss(lookup, negatives, self.objective),
+            + model.loss(lookup, negatives, self.objective, true, false),
             sampler.loss(lookup, negatives, s_pos, s_neg, model, step),
         )
         return losses, negatives
@@ -267,7 +268,7 @@ class Trainer:
         """How many rows may be compared with every entity at once."""
         if not self.sampler.every:
             return sys.maxsize
-        reals = self.model.n_entities * (_REALS + 3 * self.model.reals_per_pair)
+        reals = self.model.n_entities * (_REALS * self.model.n_losses + 3 * self.model.reals_per_pair)
         per_row = reals * self.model.relation.weight.element_size()
         return int(max(1, min(self.memory_mb * 2**20 / per_row, sys.maxsize)))
 
