@@ -144,7 +144,7 @@ class Gated(Mixture, name="gated"):
 
 
 class Residual(Mixture, name="residual"):
-    """f(h, r, t) = f_s + sum_m a_m scale sigma(g_m(r)) c_m ( f_m - b_m(r) ): structure, and what modalities m add to it.
+    """f(h, r, t) = f_s + sum_m a_m scale sigma(g_m(r)) c_m ( f_m - b_m(r) ): structure, and what modalities add to it.
 
     a_m is 1 where both entities have modality m, else 0; g_m(r) and b_m(r) are numbers of the relation, c_m > 0 one of
     the modality. A term that is not there is 0, which is what a score of b_m(r) adds: so b_m is trained to be what a
@@ -191,13 +191,13 @@ class Residual(Mixture, name="residual"):
     def start(self, scorer: Scorer) -> None:
         self.untrained.fill_(scorer.untrained_mean())
 
-    def gate(self, numbers: Float[Tensor, "B 2M"]) -> Float[Tensor, "B 2M"]:
+    def gate(self, numbers: Float[Tensor, "B relation_width"]) -> Float[Tensor, "B N"]:
         """The weights of the modalities, then b_m(r)."""
         openness, b = numbers.chunk(2, dim=-1)
         return torch.cat([self.scale * torch.sigmoid(openness) * self.log_c.exp(), self.untrained + b], dim=-1)
 
     def weights(
-        self, gate: Float[Tensor, "B 2M"], own: Bool[Tensor, "B V"], candidates: Bool[Tensor, "*K V"]
+        self, gate: Float[Tensor, "B N"], own: Bool[Tensor, "B V"], candidates: Bool[Tensor, "*K V"]
     ) -> Float[Tensor, "B K V"]:
         weights, _ = gate.chunk(2, dim=-1)
         before, after = weights.tensor_split([self.base], dim=-1)
@@ -207,7 +207,7 @@ class Residual(Mixture, name="residual"):
     def forward(
         self,
         scores: Sequence[Float[Tensor, "B K"]],
-        gate: Float[Tensor, "B 2M"],
+        gate: Float[Tensor, "B N"],
         own: Bool[Tensor, "B V"],
         candidates: Bool[Tensor, "*K V"],
     ) -> Float[Tensor, "B K"]:

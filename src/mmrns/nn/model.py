@@ -78,8 +78,8 @@ class Model(nn.Module):
         """What mixes the scores of the views, told of their formula; None of a single view."""
         if given is not None and (len(self.views) == 1 or given.views != self.views):
             raise UsageError(
-                f"the mixture {Mixture.registry.name_of(type(given))} is of the views {', '.join(given.views)}, and the "
-                f"embedder has {', '.join(self.views)}; give a mixture of several views, the same ones"
+                f"the mixture {Mixture.registry.name_of(type(given))} is of the views {', '.join(given.views)}, and "
+                f"the embedder has {', '.join(self.views)}; give a mixture of several views, the same ones"
             )
         found = None if len(self.views) == 1 else given or Gated(self.views)
         if found is not None:
@@ -237,9 +237,9 @@ class Model(nn.Module):
         return of_views + self.entity.loss(lookup, negatives, objective, true, false)
 
     @property
-    def n_losses(self) -> int:
-        """How many losses of scores a step has, that of the mixed ones among them."""
-        return 1 + (self.mixture.n_losses if self.mixture else 0)
+    def n_view_losses(self) -> int:
+        """How many losses of a single view's scores a step has."""
+        return self.mixture.n_losses if self.mixture else 0
 
     def structure(self, lookup: Lookup) -> tuple[Tensor, Tensor, Tensor] | None:
         """The free vectors of a batch, those of anchors, relations and targets that are trained as they are.

@@ -77,7 +77,9 @@ class ModelConfig(_Section):
     modalities: list[str] = Field(
         default_factory=list[str], description="what entities are scored by beside their structural vectors"
     )
-    mixture: str = Field("gated", description="name of what makes one score of the views' scores, where there are several")
+    mixture: str = Field(
+        "gated", description="name of what makes one score of the views' scores, where there are several"
+    )
     reciprocal: bool = Field(False, description="a second vector for each relation, to ask for heads with")
 
 
@@ -315,7 +317,10 @@ def _sampler_options(
 def _model_options(model: ModelConfig, embedder: str) -> dict[str, Any]:
     """All options of the scorer, of the embedder and of the mixture."""
     of_scorer = options_of(Scorer.registry.get(model.scorer))
-    others = options_of(Embedder.registry.get(embedder), EMBEDDER_KEYWORDS), options_of(Mixture.registry.get(model.mixture))
+    others = (
+        options_of(Embedder.registry.get(embedder), EMBEDDER_KEYWORDS),
+        options_of(Mixture.registry.get(model.mixture)),
+    )
     rest, found = dict(model.model_extra or {}), dict[str, Any]()
     for schema in others:
         own = {key: rest.pop(key) for key in schema.model_fields if key in rest}

@@ -179,7 +179,9 @@ def train(
     values = apply_settings(values, settings)
     callbacks = [*callbacks, HeldLines()] if progress else callbacks
     folder = None if out is None else Path(out)
-    own = [name for name in ("scorer", "embedder", "mixture", "sampler", "objective") if getattr(parts, name) is not None]
+    own = [
+        name for name in ("scorer", "embedder", "mixture", "sampler", "objective") if getattr(parts, name) is not None
+    ]
     if folder is not None and own:
         raise UsageError(f"a folder cannot tell how the {own[0]} object was made; give its class, or out=None")
     if resume and folder is None:

@@ -30,6 +30,8 @@ from mmrns.types import AllNegatives, Batch, Negatives, OwnNegatives, PoolNegati
 
 _REALS = 8
 """Reals that a loss and its gradient hold for each score, the score among them."""
+_REALS_OF_VIEW = 4
+"""Those of a further loss, of the scores of one view, which are counted with what a comparison holds."""
 
 
 class Losses(NamedTuple):
@@ -268,7 +270,8 @@ class Trainer:
         """How many rows may be compared with every entity at once."""
         if not self.sampler.every:
             return sys.maxsize
-        reals = self.model.n_entities * (_REALS * self.model.n_losses + 3 * self.model.reals_per_pair)
+        of_losses = _REALS + _REALS_OF_VIEW * self.model.n_view_losses
+        reals = self.model.n_entities * (of_losses + 3 * self.model.reals_per_pair)
         per_row = reals * self.model.relation.weight.element_size()
         return int(max(1, min(self.memory_mb * 2**20 / per_row, sys.maxsize)))
 
