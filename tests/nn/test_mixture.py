@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -377,3 +378,24 @@ def test_residual_uses_features_that_carry_the_signal() -> None:
         adds.append(parts[1]["adds"])
     assert sum(adds) > 0
     assert sum(one > 0 for one in adds) >= 3
+
+
+def test_a_run_of_residual_is_stored_exported_and_predicts_the_same(toy: Dataset, tmp_path: Path) -> None:
+    config = config_of(mixture="residual", scale=0.4) | {"method": "1-vs-all", "sampler": {}}
+    config["training"] = {"steps": 12, "evaluate_every": 6, "log_every": 6, "lr": 0.05, "batch_size": 64}
+    config["data"] = {"dataset": str(toy.folder)}
+    run = mmrns.train(config, out=tmp_path / "run", progress=False)
+    run.export_bundle(tmp_path / "bundle")
+    query = {"head": "e08", "relation": "likes"}
+    expected = run.predict(**query)
+    for folder in ("run", "bundle"):
+        again = mmrns.load_run(tmp_path / folder)
+        assert isinstance(again.model.mixture, Residual)
+        assert again.model.mixture.scale == 0.4
+        assert again.predict(**query).equals(expected)
+    assert "scale: 0.4" in (tmp_path / "run" / "config.yaml").read_text()
+    # The loss in the log is of the mixed scores and of the views.
+    logged = run.history.filter(run.history["loss"].is_not_null())["loss"].to_list()
+    config["model"] |= {"structure_loss": 0.0, "view_loss": 0.0}
+    bare = mmrns.train(config, progress=False).history
+    assert all(a > b for a, b in zip(logged, bare.filter(bare["loss"].is_not_null())["loss"].to_list(), strict=True))
