@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from mmrns.nn.embedders import Embedder
 from mmrns.nn.losses import Loss
+from mmrns.nn.mixture import Mixture
 from mmrns.nn.scorers import Scorer
 from mmrns.prepare.encoders import ENCODERS
 from mmrns.prepare.formats import LAYOUTS
@@ -233,10 +234,20 @@ def losses() -> str:
     )
 
 
+def mixtures() -> str:
+    """What every mixture is."""
+    rows = (
+        (link(name, cls), first_line(cls), ", ".join(f"`model.{option}`" for option in options_of(cls).model_fields))
+        for name, cls in ours(Mixture.registry)
+    )
+    return table(("mixture", "score", "options"), rows)
+
+
 REGISTRIES: list[tuple[Registry[Any], str, str]] = [
     (Sampler.registry, "`method`, `sampler.name`, `train(sampler=)`", "how-to/add-a-sampler.md"),
     (Scorer.registry, "`model.scorer`, `train(scorer=)`", "how-to/add-a-scorer.md"),
     (Embedder.registry, "`model.embedder`, `train(embedder=)`", "how-to/add-an-embedder.md"),
+    (Mixture.registry, "`model.mixture`, `train(mixture=)`", "how-to/add-a-mixture.md"),
     (Loss.registry, "`objective.loss`, `train(loss=)`", "how-to/add-a-loss.md"),
     (Callback.registry, "`training.callbacks`, `train(callbacks=)`", "how-to/add-a-callback.md"),
     (Tracker.registry, "`training.track`", "how-to/track-training.md#a-tracker-of-your-own"),
@@ -264,11 +275,13 @@ TABLES: dict[str, Callable[[], str]] = {
     },
     "options of scorers": lambda: options(Scorer.registry, "model."),
     "options of embedders": lambda: options(Embedder.registry, "model.", EMBEDDER_KEYWORDS),
+    "options of mixtures": lambda: options(Mixture.registry, "model."),
     "options of losses": lambda: options(Loss.registry, "objective.", LOSS_KEYWORDS),
     "options of samplers": lambda: options(Sampler.registry, "sampler.", SAMPLER_KEYWORDS),
     "methods": methods,
     "samplers": samplers,
     "scorers": scorers,
+    "mixtures": mixtures,
     "losses": losses,
     "registries": registries,
 }

@@ -1,7 +1,7 @@
 """Names for classes: what stands behind `--scorer TransE`, `sampler.name: hard`, `mmrns encode --image classical`.
 
-Every seam (sampler, scorer, embedder, loss, ...) has a `Registry` in its own package. A class enters it where it is
-defined, by the keyword `name` of its class statement, inside this package or outside of it:
+Every seam (sampler, scorer, embedder, mixture, loss, ...) has a `Registry` in its own package. A class enters it where
+it is defined, by the keyword `name` of its class statement, inside this package or outside of it:
 
     class Peers(Sampler, name="peers"): ...
 
@@ -118,7 +118,7 @@ class Named:
 
 
 def register(cls: type[Any], name: str | None = None) -> type[Any]:
-    """Let a name stand for a class of your own: a sampler, scorer, embedder, loss, encoder, layout, callback, tracker.
+    """Let a name stand for a class of your own: a sampler, scorer, embedder, mixture, loss, encoder, ...
 
     Args:
         cls: a subclass of the base class of one of them.
@@ -133,8 +133,8 @@ def register(cls: type[Any], name: str | None = None) -> type[Any]:
     registry: Registry[Any] | None = getattr(cls, "registry", None)
     if not isinstance(registry, Registry):
         raise UsageError(
-            f"{cls.__name__} can have no name here: it is no sampler, scorer, embedder, loss, encoder, layout, "
-            "callback, tracker"
+            f"{cls.__name__} can have no name here: it is no sampler, scorer, embedder, mixture, loss, encoder, "
+            "layout, callback, tracker"
         )
     registry.add(name or cls.__name__, cls)
     return cls

@@ -25,6 +25,7 @@ from mmrns.evaluation import ranking
 from mmrns.evaluation.candidates import Candidates
 from mmrns.evaluation.ranking import Ranks, rank
 from mmrns.nn.losses import Loss
+from mmrns.nn.mixture import Mixture
 from mmrns.nn.scorers import Scorer
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
@@ -106,6 +107,13 @@ def test_a_step_with_any_scorer(
 ) -> None:
     model = {"scorer": name, "dim": 6, "modalities": modalities} | ({"structure_dropout": 0.3} if modalities else {})
     assert _waits(toy, monkeypatch, {"model": model, "sampler": {"name": "mmrns"}}) == []
+
+
+@pytest.mark.parametrize("method", ["mmrns", "k-vs-all"])
+@pytest.mark.parametrize("name", Mixture.registry.names())
+def test_a_step_with_any_mixture(toy: Dataset, monkeypatch: pytest.MonkeyPatch, name: str, method: str) -> None:
+    model = {"dim": 6, "modalities": ["image", "text"], "mixture": name}
+    assert _waits(toy, monkeypatch, {"model": model, "method": method}) == []
 
 
 @pytest.mark.parametrize("loss", Loss.registry.names())

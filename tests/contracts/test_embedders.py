@@ -69,7 +69,7 @@ def test_the_score_is_the_same_however_it_is_asked_for(toy: Dataset, name: str, 
         (model.score_all(batch, memory_mb=1e-3), every),
     ):
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
-    by_view = model.score_views(lookup, everyone)
+    by_view = torch.stack(model.scores(lookup, everyone).by_view, dim=-1)
     assert by_view.shape == (12, 40, len(model.views))
     if len(model.views) == 1:
         torch.testing.assert_close(by_view[..., 0], every)

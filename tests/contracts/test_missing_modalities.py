@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 import mmrns
 from mmrns.data.datasets import Dataset, load_dataset
 from mmrns.evaluation.ranking import rank
+from mmrns.nn.mixture import Mixture
 from mmrns.runs.build import build_dataset, build_model, build_sampler
 from mmrns.runs.config import make_config
 from mmrns.types import Batch
@@ -79,8 +80,8 @@ def other(request: pytest.FixtureRequest, whole: Path, dropped: Dataset, tmp_pat
     return load_dataset(folder)
 
 
-def parts(dataset: Dataset) -> tuple[Any, Any, Batch]:
-    config = make_config(CONFIG)
+def parts(dataset: Dataset, mixture: str = "gated") -> tuple[Any, Any, Batch]:
+    config = make_config({**CONFIG, "model": {**CONFIG["model"], "mixture": mixture}})
     model = build_model(config, dataset)
     sampler = build_sampler(config, dataset, model)
     h, r, t = dataset.graph.train[:48].T
@@ -117,11 +118,12 @@ def test_the_sampler_draws_and_learns_the_same(dropped: Dataset, other: Dataset,
         assert (a is None and b is None) or torch.equal(a, b)
 
 
-def test_the_fused_scores_and_ranks_are_the_same(dropped: Dataset, other: Dataset, whole: Path) -> None:
+@pytest.mark.parametrize("mixture", Mixture.registry.names())
+def test_the_fused_scores_and_ranks_are_the_same(dropped: Dataset, other: Dataset, whole: Path, mixture: str) -> None:
     scores: list[torch.Tensor] = []
     ranks: list[torch.Tensor] = []
     for dataset in (dropped, other, load_dataset(whole)):
-        model, _, batch = parts(dataset)
+        model, _, batch = parts(dataset, mixture)
         with torch.no_grad():
             scores.append(model.score_all(batch))
             ranks.append(rank(model, dataset.graph.test, dataset.graph.known_index).realistic)

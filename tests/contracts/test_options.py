@@ -23,6 +23,7 @@ from mmrns.data.datasets import Dataset
 from mmrns.errors import UsageError
 from mmrns.nn.embedders import Embedder
 from mmrns.nn.losses import Loss
+from mmrns.nn.mixture import Mixture
 from mmrns.nn.scorers import Scorer
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config, takes
@@ -33,9 +34,15 @@ from mmrns.training.trainer import Trainer
 # A sampler's form, or the name of a method that is no sampler.
 METHODS = [*FORMS, *(name for name in method_names() if name not in Sampler.registry.names())]
 READING = [name for name in Embedder.registry.names() if takes(Embedder.registry.get(name), "modalities")]
+# With the mixture of their views.
 EMBEDDERS = [
-    *((name, ()) for name in Embedder.registry.names() if name not in READING),
-    *((name, modalities) for name in READING for modalities in (("text",), ("image", "text"))),
+    *((name, (), "gated") for name in Embedder.registry.names() if name not in READING),
+    *(
+        (name, modalities, mixture)
+        for name in READING
+        for modalities in (("text",), ("image", "text"))
+        for mixture in Mixture.registry.names()
+    ),
 ]
 FACTORS: dict[str, list[Any]] = {
     "method": METHODS,
@@ -63,7 +70,7 @@ COMPILED = [
 
 
 def config_of(row: dict[str, Any]) -> dict[str, Any]:
-    embedder, modalities = row["embedder"]
+    embedder, modalities, mixture = row["embedder"]
     method = row["method"]
     draws = {"sampler": form_of(method, 5)} if method in FORMS else {"method": method}
     return {
@@ -72,6 +79,7 @@ def config_of(row: dict[str, Any]) -> dict[str, Any]:
             "dim": 6,
             "embedder": embedder,
             "modalities": list(modalities),
+            "mixture": mixture,
             "reciprocal": row["reciprocal"],
         },
         "objective": {"loss": row["loss"], "n3": row["n3"]},
@@ -97,7 +105,7 @@ def weighs(toy: Dataset) -> Callable[[str], bool]:
 
     @cache
     def found(method: str) -> bool:
-        plain = {"scorer": "TransE", "loss": None, "embedder": ("table", ()), "method": method, "n3": 0.0}
+        plain = {"scorer": "TransE", "loss": None, "embedder": ("table", (), "gated"), "method": method, "n3": 0.0}
         rest = {"optimizer": "adam", "autocast": False, "sparse": False, "reciprocal": False, "sides": None}
         trainer = build_trainer(make_config(config_of(plain | rest)), toy)
         drawn = trainer.sampler.draw(trainer.model.lookup(trainer.batch(0)), trainer.model, 0)

@@ -12,6 +12,7 @@ import pytest
 
 from mmrns.nn.embedders import Embedder
 from mmrns.nn.losses import Loss
+from mmrns.nn.mixture import Mixture
 from mmrns.prepare.encoders import ENCODERS
 from mmrns.prepare.formats import LAYOUTS
 from mmrns.registry import Registry
@@ -22,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 # Where the tests of a registry's classes are, and what is to be tested there.
 ROOMS: list[tuple[Registry[Any], str, str]] = [
     (Embedder.registry, "tests/nn/embedders/test_{module}.py", "its vectors by hand, and which entity has which view"),
+    (Mixture.registry, "tests/nn/test_mixture.py", "scores mixed by hand, and who lacks which view"),
     (Loss.registry, "tests/nn/test_losses.py", "values and gradients worked out by hand"),
     (Callback.registry, "tests/training/test_callbacks.py", "what it does in a short training"),
     (Tracker.registry, "tests/training/trackers", "what is found in its own files after a training that went on"),

@@ -31,6 +31,7 @@ from mmrns.cli import app, main
 from mmrns.data.folders import EMBEDDED
 from mmrns.nn.embedders import Embedder
 from mmrns.nn.losses import Loss
+from mmrns.nn.mixture import Mixture
 from mmrns.nn.scorers import Scorer
 from mmrns.prepare.encoders import ENCODERS, Encoder
 from mmrns.prepare.formats import LAYOUTS, convert
@@ -260,7 +261,7 @@ def page_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr(mmrns.runs.train, "make_config", lambda values: shortened(make_config(values)))
     registries = [Sampler.registry, Scorer.registry, Embedder.registry, Loss.registry, Callback.registry]
-    registries += [Tracker.registry, LAYOUTS, ENCODERS]
+    registries += [Mixture.registry, Tracker.registry, LAYOUTS, ENCODERS]
     kept = [(registry, {**registry._classes}) for registry in registries if registry.names()]
     modules = set(sys.modules)
     for name, reads in (

@@ -10,17 +10,20 @@ import torch
 from mmrns.data.datasets import Dataset
 from mmrns.inspection.parts import Part, candidates_of, parts_of, rank_among
 from mmrns.nn.embedders import Embedder, FusedEmbedder, TableEmbedder
+from mmrns.nn.mixture import Mixture, Residual
 from mmrns.nn.model import Model
 from mmrns.nn.scorers import TransE
 from mmrns.rng import seeded
 from mmrns.types import AllNegatives, Batch
 
 
-def model_of(dataset: Dataset, embedder: type[Embedder]) -> Model:
+def model_of(dataset: Dataset, embedder: type[Embedder], mixture: type[Mixture] | None = None) -> Model:
     graph = dataset.graph
     with seeded(0, "model"):
         entities = embedder(graph, dataset.features, width=6, init_range=0.5)  # pyright: ignore
-        return Model(TransE(6, 0.5), len(graph.entities), len(graph.relations), embedder=entities).eval()
+        given = None if mixture is None else mixture(entities.views)
+        sizes = len(graph.entities), len(graph.relations)
+        return Model(TransE(6, 0.5), *sizes, embedder=entities, mixture=given).eval()
 
 
 def told(model: Model, dataset: Dataset, triple: tuple[str, str, str], head: bool) -> tuple[list[Part], Batch]:
@@ -40,7 +43,7 @@ def test_the_parts_are_those_of_the_mixture(toy: Dataset, head: str, tail: str, 
     target, anchor = int(batch.target[0]), int(batch.anchor[0])
     with torch.no_grad():
         lookup, every = model.lookup(batch), model.entity.all()
-        own = model.score_views(lookup, AllNegatives(40, torch.device("cpu")))[0]
+        own = torch.cat(model.scores(lookup, AllNegatives(40, torch.device("cpu"))).by_view).T
         scores = model.score_all(batch)[0]
         gate = lookup.query.gate
     assert gate is not None
@@ -73,6 +76,51 @@ def test_the_parts_are_those_of_the_mixture(toy: Dataset, head: str, tail: str, 
         else:
             assert part["own_score"] == pytest.approx(float(own[target, v]))
         without = mixture(v)
+        known = [score for e, score in enumerate(without) if among[e] and score is not None]
+        mean = sum(known) / len(known) if known else 0.0
+        filled = [mean if score is None else score for score in without]
+        better = sum(filled[e] > filled[target] + 1e-5 for e in range(40) if among[e])
+        equal = sum(abs(filled[e] - filled[target]) <= 1e-5 for e in range(40) if among[e])
+        assert part["rank_without"] == 1 + better + (equal - 1) // 2
+
+
+@pytest.mark.parametrize(("head", "tail"), [("e08", "e02"), ("e05", "e02"), ("e11", "e02"), ("e39", "e05")])
+@pytest.mark.parametrize("side", [False, True])
+def test_the_parts_of_a_residual_mixture_are_its_terms(toy: Dataset, head: str, tail: str, side: bool) -> None:
+    model = model_of(toy, FusedEmbedder, Residual)
+    found, batch = told(model, toy, (head, "part_of", tail), side)
+    target, anchor = int(batch.target[0]), int(batch.anchor[0])
+    with torch.no_grad():
+        lookup, every = model.lookup(batch), model.entity.all()
+        own = torch.cat(model.scores(lookup, AllNegatives(40, torch.device("cpu"))).by_view).T
+        scores = model.score_all(batch)[0]
+        a, b = (half[0].tolist() for half in lookup.query.gate.chunk(2, 1))
+    untrained = model.scorer.untrained_mean()
+    among = candidates_of(toy.graph, batch)
+    common = every.present[anchor] & every.present
+
+    def term(view: int, e: int) -> float:
+        value = float(own[e, view])
+        if view == 0:
+            return value if common[e, 0] else untrained
+        return a[view - 1] * (value - b[view - 1]) if common[e, view] else 0.0
+
+    alike = [e for e in range(40) if among[e] and torch.equal(common[e], common[target])]
+    expected = float(scores[target] - scores[alike].mean())
+    assert sum(part["adds"] for part in found) == pytest.approx(expected, abs=1e-5)
+    for view, part in enumerate(found):
+        others = [v for v in range(3) if v != view]
+        if common[target, view]:
+            mean = sum(term(view, e) for e in alike) / len(alike)
+            assert part["adds"] == pytest.approx(term(view, target) - mean, abs=1e-5)
+            assert part["weight"] == pytest.approx(1.0 if view == 0 else a[view - 1])
+        else:
+            assert part["adds"] == part["weight"] == 0
+            assert part["own_score"] is None
+        without = [
+            sum(term(v, e) for v in others) + (untrained if view == 0 else 0.0) if common[e, others].any() else None
+            for e in range(40)
+        ]
         known = [score for e, score in enumerate(without) if among[e] and score is not None]
         mean = sum(known) / len(known) if known else 0.0
         filled = [mean if score is None else score for score in without]

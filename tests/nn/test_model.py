@@ -108,9 +108,14 @@ def test_scores_by_view_of_a_single_view_are_the_scores() -> None:
     model = known_model()
     lookup = model.lookup(BATCH)
     negatives = OwnNegatives(torch.tensor([[0, 3], [1, 1], [3, 2]]))
-    assert torch.equal(model.score_views(lookup, negatives)[..., 0], model.score_against(lookup, negatives))
-    assert torch.equal(model.score_views(lookup)[:, 0, 0], model.score(lookup))
-    assert model.loss(lookup, negatives, SelfAdversarialLoss(gamma=0.0, alpha=0.0)) == 0.0
+    true, false = model.scores(lookup), model.scores(lookup, negatives)
+    (own,), (of_negatives,) = true.by_view, false.by_view
+    assert torch.equal(of_negatives, model.score_against(lookup, negatives))
+    assert torch.equal(own.squeeze(1), model.score(lookup))
+    assert true.common(0).tolist() == [[True]] * 3
+    assert false.common(0).tolist() == [[True, True]] * 3
+    assert model.loss(lookup, negatives, SelfAdversarialLoss(gamma=0.0, alpha=0.0), true, false) == 0.0
+    assert model.mixture is None
 
 
 def test_an_anchor_may_see_the_relation_and_an_embedder_may_bring_a_loss() -> None:
@@ -118,8 +123,8 @@ def test_an_anchor_may_see_the_relation_and_an_embedder_may_bring_a_loss() -> No
         def anchor(self, views: Views, relation: torch.Tensor) -> Views:
             return views.with_vectors(views.vectors * (relation[:, None] > 5).float())
 
-        def loss(self, lookup, negatives, objective, score_views):
-            return score_views(negatives).sum() + score_views(None).sum()
+        def loss(self, lookup, negatives, objective, true, false):
+            return false.by_view[0].sum() + true.by_view[0].sum()
 
     model = known_model()
     embedder = Doubled.of(4, 1, 1.0)
@@ -130,4 +135,5 @@ def test_an_anchor_may_see_the_relation_and_an_embedder_may_bring_a_loss() -> No
     # Relation 0 has the vector 1, so that its anchor vanishes; relation 1 has 10.
     assert other.score(lookup).tolist() == [0.0, 60.0, 50.0]
     negatives = OwnNegatives(torch.tensor([[0], [1], [3]]))
-    assert other.loss(lookup, negatives, SelfAdversarialLoss(gamma=0.0, alpha=0.0)).item() == 2 * 110.0
+    given = other.scores(lookup), other.scores(lookup, negatives)
+    assert other.loss(lookup, negatives, SelfAdversarialLoss(gamma=0.0, alpha=0.0), *given).item() == 2 * 110.0

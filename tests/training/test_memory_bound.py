@@ -11,11 +11,12 @@ import torch
 
 from live_memory import LiveMemory
 from mmrns.data.datasets import Dataset
-from mmrns.data.features import Features
+from mmrns.data.features import Features, Modality
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.data.vocabulary import Vocabulary
 from mmrns.evaluation.hardness import measure
 from mmrns.nn.losses import Loss
+from mmrns.nn.mixture import Mixture
 from mmrns.nn.scorers import Scorer
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
@@ -66,6 +67,11 @@ def test_gradients_are_those_of_the_whole_batch(toy: Dataset, loss: str, modalit
     alike(toy, 0.02, loss=loss, model={"modalities": modalities, "reciprocal": True})
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_so_they_are_where_each_view_has_a_loss(toy: Dataset, loss: str) -> None:
+    alike(toy, 0.05, loss=loss, model={"modalities": ["image", "text"], "mixture": "residual"})
+
+
 @pytest.mark.parametrize("scorer", Scorer.registry.names())
 def test_so_they_are_of_every_scorer_and_of_both_sides_at_once(toy: Dataset, scorer: str) -> None:
     alike(toy, 0.02, loss="cross-entropy", scorer=scorer, training={"sides": "bernoulli"})
@@ -107,6 +113,29 @@ def test_the_peak_is_bounded(wide: Dataset, scorer: str, loss: str) -> None:
     tables = sum(p.numel() * p.element_size() for p in trainer.model.parameters()) / 2**20
     assert peaks[0] > 8
     assert peaks[1] < 4 + 3 * tables
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("mixture", Mixture.registry.names())
+def test_the_peak_is_bounded_with_several_views(wide: Dataset, mixture: str, loss: str) -> None:
+    g = torch.Generator().manual_seed(1)
+    row = torch.arange(4000).masked_fill_(torch.rand(4000, generator=g) < 0.2, -1)
+    features = {
+        name: Modality(torch.randn(4000, 1, 3, generator=g), torch.ones(4000, 1, dtype=torch.bool), row)
+        for name in ("image", "text")
+    }
+    seen = replace(wide, features=Features(features))
+    model = {"modalities": ["image", "text"], "mixture": mixture}
+    peaks: list[float] = []
+    for bound in (100_000, 12):
+        trainer = trainer_of(seen, loss, "DistMult", model=model, training={"batch_size": 128, "memory_mb": bound})
+        trainer.step(0)
+        with LiveMemory() as memory:
+            trainer.step(1)
+        peaks.append(memory.peak / 2**20)
+    vectors = 3 * 4000 * 6 * 4 / 2**20
+    assert peaks[0] > 20
+    assert peaks[1] < 12 + 2 * vectors
 
 
 def test_what_fits_is_one_part(toy: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,14 +12,17 @@ from torch import Tensor
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.lookup import Lookup
 from mmrns.nn.model import Model
+from mmrns.nn.numerics import full
 from mmrns.types import AllNegatives, Batch, Views
 
 
 class Part(TypedDict):
     """What a view of the model, `structure` or a modality, adds to the score.
 
-    The score is a mean of the views' own scores, by their `weight`. A score says little by itself, so that each is held
-    against those of the candidates that have the same views in common with the anchor as the answer has:
+    The score is a sum of the views' own scores by their `weight`, and perhaps of what depends on none of them: of the
+    mixture `gated` a mean, of `residual` that of structure (weight 1) and what modalities add. A score says little by
+    itself, so that each is held against those of the candidates that have the same views in common with the anchor as
+    the answer has:
 
         adds_v = weight_v (own_score_v - mean over these candidates of their own scores in view v)
 
@@ -70,13 +73,12 @@ def parts_of(model: Model, lookup: Lookup, every: Views, among: Bool[Tensor, " E
         target: the answer.
     """
     query, n_views = lookup.query, len(model.views)
-    own = model.score_views(lookup, AllNegatives(len(among), every.vectors.device, every))[0].cpu()
+    scores = model.scores(lookup, AllNegatives(len(among), every.vectors.device, every))
+    own = torch.stack([full(of_view)[0] for of_view in scores.by_view], dim=1).cpu()
     present = query.present[0] & every.present
-    # As in the mixture: without a common view the first one counts.
-    alone = ~present.any(1, keepdim=True)
-    common = torch.cat([present[:, :1] | alone, present[:, 1:]], dim=1).cpu()
-    gate = torch.ones(1) if query.gate is None else query.gate[0].cpu()
-    weight = gate * common[target] / (gate * common[target]).sum()
+    weights = model.weights(query, every.present)[0].cpu()
+    # As the mixture has it, such as that without a common view the first one counts.
+    common, weight = weights != 0, weights[target]
     alike = among & (common == common[target]).all(1)
     adds = weight * (own[target] - own[alike].mean(0))
     found: list[Part] = []

@@ -1,9 +1,10 @@
-"""The model's vectors of a batch, looked up once: the value that the step hands to whatever scores its rows."""
+"""What the model hands on of a batch: its vectors, looked up once, and the scores that are made of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -17,12 +18,12 @@ class Query:
     Attributes:
         vectors: one Float[B query_width] for each view.
         present: Bool[B V], the views that the anchor has.
-        gate: Float[B V], how much the relation weighs each view; None with a single view.
+        gate: Float[B N], what the mixture makes of the relation's numbers; None with a single view.
     """
 
     vectors: tuple[Float[Tensor, "B query_width"], ...]
     present: Bool[Tensor, "B V"]
-    gate: Float[Tensor, "B V"] | None
+    gate: Float[Tensor, "B N"] | None
 
 
 @dataclass(frozen=True)
@@ -49,3 +50,33 @@ class Lookup:
         gate = None if query.gate is None else query.gate[rows]
         of_rows = Query(tuple(vectors[rows] for vectors in query.vectors), query.present[rows], gate)
         return Lookup(batch, self.anchor[rows], self.target[rows], self.relation[rows], of_rows)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of each row's candidates: of each view, and mixed.
+
+    Attributes:
+        mixed: Float[B K], the model's scores.
+        by_view: Float[B K] of each view, in the precision of the scorer. Where one of the two entities lacks the view
+            it means nothing.
+        anchors: Bool[B V], the views that the anchors have.
+        candidates: Bool[B K V], the views that the candidates have, or of one pool Bool[P V]; None for the only view,
+            which everyone has.
+    """
+
+    mixed: Float[Tensor, "B K"]
+    by_view: tuple[Float[Tensor, "B K"], ...]
+    anchors: Bool[Tensor, "B V"]
+    candidates: Bool[Tensor, "*K V"] | None
+
+    def common(self, view: int) -> Bool[Tensor, "B K"]:
+        """Where both entities have the view."""
+        if self.candidates is None:
+            return torch.ones_like(self.mixed, dtype=torch.bool)
+        return self.anchors[:, view, None] & self.candidates[..., view]
+
+
+def common_views(own: Bool[Tensor, "B V"], candidates: Bool[Tensor, "*K V"]) -> Bool[Tensor, "B K V"]:
+    """The views that both entities have, the anchor of each row and its candidates or those of one pool."""
+    return own[:, None] & candidates

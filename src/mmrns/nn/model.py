@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mmrns.errors import UsageError
 from mmrns.nn.embedders import STRUCTURE, Embedder, Table, TableEmbedder
-from mmrns.nn.lookup import Lookup, Query
+from mmrns.nn.lookup import Lookup, Query, Scores, common_views
 from mmrns.nn.losses import Loss
-from mmrns.nn.mixture import gated_mixture, reals_per_pair
+from mmrns.nn.mixture import Gated, Mixture
 from mmrns.nn.numerics import full
 from mmrns.nn.scorers import Scorer
 from mmrns.types import AllNegatives, Batch, Negatives, OwnNegatives, PoolNegatives, Views
@@ -39,8 +39,8 @@ class Model(nn.Module):
 
     Scores are of at least single precision, also where autocast makes them of products in bfloat16.
 
-    With several views a relation has a vector of its own for each of them, then a logit for each that says how much it
-    trusts the view; the views' scores are mixed by `gated_mixture`.
+    With several views a relation has a vector of its own for each of them, then the numbers that the `mixture` takes,
+    which makes one score of the views' scores.
 
     Args:
         scorer: the formula, of one view.
@@ -49,6 +49,10 @@ class Model(nn.Module):
             that the two sides are scored by different triples (Lacroix et al., 2018).
         sparse: the tables' gradients hold only the rows of the step.
         embedder: of entities; a table by default.
+        mixture: of the scores of the embedder's views; gated by default, and none of a single view.
+
+    Raises:
+        UsageError: the mixture is not of the embedder's views, or there is but one.
     """
 
     def __init__(
@@ -60,14 +64,27 @@ class Model(nn.Module):
         reciprocal: bool = False,
         sparse: bool = False,
         embedder: Embedder | None = None,
+        mixture: Mixture | None = None,
     ):
         super().__init__()
         self.scorer = scorer
         self.n_entities, self.n_relations, self.reciprocal = n_entities, n_relations, reciprocal
         self.entity = embedder or TableEmbedder.of(n_entities, scorer.entity_width, scorer.init_range, sparse=sparse)
-        views = len(self.entity.views)
-        width = scorer.relation_width if views == 1 else views * (scorer.relation_width + 1)
+        self.mixture = self._fitting(mixture)
+        width = len(self.views) * scorer.relation_width + (self.mixture.relation_width if self.mixture else 0)
         self.relation = Table(n_relations * (1 + reciprocal), width, scorer.init_range, sparse=sparse)
+
+    def _fitting(self, given: Mixture | None) -> Mixture | None:
+        """What mixes the scores of the views, told of their formula; None of a single view."""
+        if given is not None and (len(self.views) == 1 or given.views != self.views):
+            raise UsageError(
+                f"the mixture {Mixture.registry.name_of(type(given))} is of the views {', '.join(given.views)}, and "
+                f"the embedder has {', '.join(self.views)}; give a mixture of several views, the same ones"
+            )
+        found = None if len(self.views) == 1 else given or Gated(self.views)
+        if found is not None:
+            found.start(self.scorer)
+        return found
 
     def __repr__(self) -> str:
         views = "" if len(self.views) == 1 else f", views {', '.join(self.views)}"
@@ -111,11 +128,11 @@ class Model(nn.Module):
         views = len(self.views)
         anchor = self.entity.anchor(anchor, relation)
         vectors = anchor.by_view
-        if views == 1:
+        if self.mixture is None:
             return Query((self._query_of_view(batch, vectors[0], relation),), anchor.present, None)
-        own, logits = relation.tensor_split([-views], dim=-1)
+        own, numbers = relation.tensor_split([views * self.scorer.relation_width], dim=-1)
         queries = [self._query_of_view(batch, a, r) for a, r in zip(vectors, own.chunk(views, dim=-1), strict=True)]
-        return Query(tuple(queries), anchor.present, torch.softmax(logits, dim=-1))
+        return Query(tuple(queries), anchor.present, self.mixture.gate(numbers))
 
     def _query_of_view(self, batch: Batch, anchor: Tensor, relation: Tensor) -> Float[Tensor, "B query_width"]:
         if self.reciprocal:
@@ -126,25 +143,24 @@ class Model(nn.Module):
 
     def score(self, lookup: Lookup) -> Float[Tensor, " B"]:
         """f(h, r, t) of each row."""
-        return self.compare(lookup.query, _as_candidates(lookup.target)).squeeze(1)
+        return self.scores(lookup).mixed.squeeze(1)
 
     def score_against(self, lookup: Lookup, negatives: Negatives) -> Float[Tensor, "B K"]:
         """Scores with each row's target replaced by its negatives."""
+        return self.scores(lookup, negatives).mixed
+
+    def scores(self, lookup: Lookup, negatives: Negatives | None = None) -> Scores:
+        """The scores of the negatives or, without any, of the true entity (K = 1): of each view, and mixed."""
         match negatives:
+            case None:
+                return self._scores(lookup.query, _as_candidates(lookup.target))
             case OwnNegatives(ids, views=None) if (table := self.entity.table) is not None:
-                scores = full(self.scorer.compare_rows(lookup.query.vectors[0], table, ids))
+                of_rows = self.scorer.compare_rows(lookup.query.vectors[0], table, ids)
+                found = Scores(full(of_rows), (of_rows,), lookup.query.present, None)
             case _:
-                scores = self.compare(lookup.query, self._candidates(negatives))
+                found = self._scores(lookup.query, self._candidates(negatives))
         through = negatives.through if isinstance(negatives, OwnNegatives) else None
-        return scores if through is None else scores + through
-
-    def score_views(self, lookup: Lookup, negatives: Negatives | None = None) -> Float[Tensor, "B K V"]:
-        """The scores of each view before they are mixed, of the negatives or, without any, of the true entity (K = 1).
-
-        Where one of the two entities lacks a view its score means nothing.
-        """
-        candidates = _as_candidates(lookup.target) if negatives is None else self._candidates(negatives)
-        return full(torch.stack(self._compare_views(lookup.query, candidates), dim=-1))
+        return found if through is None else replace(found, mixed=found.mixed + through)
 
     def _candidates(self, negatives: Negatives) -> Views:
         match negatives:
@@ -159,8 +175,7 @@ class Model(nn.Module):
 
     def compare(self, query: Query, candidates: Views) -> Float[Tensor, "B K"]:
         """Scores of each row's own candidates [B K V width], or of one pool [P V width] for all rows."""
-        scores = self._compare_views(query, candidates)
-        return full(self._mixed(query, scores, candidates.present))
+        return self._scores(query, candidates).mixed
 
     def compare_rows(self, query: Query, candidates: Views, rows: Int[Tensor, "B K"]) -> Float[Tensor, "B K"]:
         """Scores of each row's own candidates where they are listed elsewhere, by position."""
@@ -168,11 +183,19 @@ class Model(nn.Module):
             return full(self.scorer.compare_rows(query.vectors[0], candidates.vectors.squeeze(-2), rows))
         return self.compare(query, candidates.index_select(rows))
 
-    def _compare_views(self, query: Query, candidates: Views) -> list[Tensor]:
-        return [self.scorer.compare(q, c) for q, c in zip(query.vectors, candidates.by_view, strict=True)]
+    def _scores(self, query: Query, candidates: Views) -> Scores:
+        pairs = zip(query.vectors, candidates.by_view, strict=True)
+        by_view = tuple(self.scorer.compare(of_query, of_candidates) for of_query, of_candidates in pairs)
+        mixed = by_view[0]
+        if self.mixture is not None and query.gate is not None:
+            mixed = self.mixture(by_view, query.gate, query.present, candidates.present)
+        return Scores(full(mixed), by_view, query.present, candidates.present)
 
-    def _mixed(self, query: Query, scores: list[Tensor], present: Bool[Tensor, "*K V"]) -> Float[Tensor, "B K"]:
-        return scores[0] if query.gate is None else gated_mixture(scores, query.gate, query.present, present)
+    def weights(self, query: Query, present: Bool[Tensor, "*K V"]) -> Float[Tensor, "B K V"]:
+        """How much the score of each view counts in that of candidates who have these views; 1 of a single view."""
+        if self.mixture is None or query.gate is None:
+            return common_views(query.present, present).to(query.vectors[0].dtype)
+        return self.mixture.weights(query.gate, query.present, present)
 
     def score_all(self, batch: Batch, memory_mb: float | int = math.inf) -> Float[Tensor, "B E"]:
         """Scores with each row's target replaced by every entity, in id order.
@@ -195,12 +218,28 @@ class Model(nn.Module):
     @property
     def reals_per_pair(self) -> int:
         """Reals that a comparison with a pool holds for each pair of a row and a candidate, beside the score."""
-        mixture = reals_per_pair(len(self.views)) if len(self.views) > 1 else 0
+        mixture = self.mixture.reals_per_pair if self.mixture else 0
         return len(self.views) * self.scorer.pair_width(self.relation.weight.device) + mixture
 
-    def loss(self, lookup: Lookup, negatives: Negatives, objective: Loss) -> Float[Tensor, ""] | float:
-        """The term of the step's loss that the model itself brings along: its embedder's, by default 0."""
-        return self.entity.loss(lookup, negatives, objective, partial(self.score_views, lookup))
+    def loss(
+        self, lookup: Lookup, negatives: Negatives, objective: Loss, true: Scores, false: Scores
+    ) -> Float[Tensor, ""] | float:
+        """The term of the step's loss that the model itself brings along: its mixture's and its embedder's.
+
+        Args:
+            lookup: the batch and its vectors.
+            negatives: what was drawn.
+            objective: the loss of the mixed scores.
+            true, false: the scores of the true entities and of the negatives, by `scores`.
+        """
+        weight = lookup.batch.weight
+        of_views = self.mixture.loss(negatives, objective, weight, true, false) if self.mixture else 0.0
+        return of_views + self.entity.loss(lookup, negatives, objective, true, false)
+
+    @property
+    def n_view_losses(self) -> int:
+        """How many losses of a single view's scores a step has."""
+        return self.mixture.n_losses if self.mixture else 0
 
     def structure(self, lookup: Lookup) -> tuple[Tensor, Tensor, Tensor] | None:
         """The free vectors of a batch, those of anchors, relations and targets that are trained as they are.

@@ -20,6 +20,7 @@ from torch.nn.functional import embedding, normalize
 
 from mmrns.nn.kernels import comparisons
 from mmrns.registry import Named, Registry
+from mmrns.rng import generator
 
 Queries = Float[Tensor, "B width"]
 Candidates = Float[Tensor, "B K width"] | Float[Tensor, "P width"]
@@ -86,6 +87,17 @@ class Scorer(Named, nn.Module, ABC):
     def pair_width(self, device: torch.device | str) -> int:
         """Reals that a comparison with a pool holds for each pair on a device, beside the score."""
         return comparisons.pair_width(self.entity_width, device) if self.comparison == "modulus" else 0
+
+    @torch.no_grad()
+    def untrained_mean(self) -> float:
+        """The mean score of vectors as they start: 0, about, of products; the usual distance, negated, of distances."""
+        drawn = generator(0, "untrained", device="cpu")
+
+        def vectors(width: int) -> Tensor:
+            return torch.empty(64, width).uniform_(-self.init_range, self.init_range, generator=drawn)
+
+        query = self.query(vectors(self.entity_width), vectors(self.relation_width), False)
+        return float(self.compare(query, vectors(self.entity_width)).mean())
 
     def points(self, entities: Float[Tensor, "*n width"]) -> Float[Tensor, "*n other_width"]:
         """Entity vectors as points of which a cosine makes sense; by default as they are."""

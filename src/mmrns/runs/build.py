@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -14,11 +14,12 @@ from mmrns.data.datasets import Dataset, load_dataset
 from mmrns.errors import UsageError, note
 from mmrns.nn.embedders import Embedder
 from mmrns.nn.losses import Loss
+from mmrns.nn.mixture import Mixture
 from mmrns.nn.model import Model
 from mmrns.nn.regularizers import Regularizer
 from mmrns.nn.scorers import Scorer
 from mmrns.rng import seeded
-from mmrns.runs.config import EMBEDDER_KEYWORDS, LOSS_KEYWORDS, Config, inner_options, options_of, takes
+from mmrns.runs.config import EMBEDDER_KEYWORDS, LOSS_KEYWORDS, Config, inner_options, options_of, refuse_unmixed, takes
 from mmrns.samplers.base import Inner, Sampler
 from mmrns.training.batches import Batches
 from mmrns.training.callbacks import Callback
@@ -36,12 +37,13 @@ class Parts:
     """Objects that are at hand and take the place of what the configuration would make.
 
     Attributes:
-        dataset, scorer, embedder, sampler, objective: the objects; None = as the configuration says.
+        dataset, scorer, embedder, mixture, sampler, objective: the objects; None = as the configuration says.
     """
 
     dataset: Dataset | None = None
     scorer: Scorer | None = None
     embedder: Embedder | None = None
+    mixture: Mixture | None = None
     sampler: Sampler | None = None
     objective: Loss | None = None
 
@@ -124,13 +126,20 @@ def build_model(config: Config, dataset: Dataset, parts: Parts | None = None) ->
                 options["modalities"] = m.modalities or None
             widths = {"width": scorer.entity_width, "init_range": scorer.init_range, "sparse": sparse}
             embedder = cls(graph, dataset.features, **widths, **options)
+        mixture = parts.mixture or _mixture(config, embedder.views)
         sizes = len(graph.entities), len(graph.relations)
-        return Model(scorer, *sizes, reciprocal=m.reciprocal, sparse=sparse, embedder=embedder)
+        return Model(scorer, *sizes, reciprocal=m.reciprocal, sparse=sparse, embedder=embedder, mixture=mixture)
 
 
 def _scorer(name: str, dim: int, init_range: float, given: Mapping[str, Any]) -> Scorer:
     cls = Scorer.registry.get(name)
     return cls(dim, init_range, **{key: given[key] for key in options_of(cls).model_fields})
+
+
+def _mixture(config: Config, views: Sequence[str]) -> Mixture | None:
+    refuse_unmixed(config, len(views))
+    cls, given = Mixture.registry.get(config.model.mixture), config.model.model_extra or {}
+    return cls(views, **{key: given[key] for key in options_of(cls).model_fields}) if len(views) > 1 else None
 
 
 def build_sampler(config: Config, dataset: Dataset, model: Model) -> Sampler:

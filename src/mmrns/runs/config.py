@@ -23,6 +23,7 @@ from pydantic import (
 from mmrns.errors import UsageError, nearest
 from mmrns.nn.embedders import Embedder
 from mmrns.nn.losses import Loss
+from mmrns.nn.mixture import Mixture
 from mmrns.nn.scorers import Scorer
 from mmrns.runs.methods import Method, method_of
 from mmrns.runs.places import PATHS, seen_from
@@ -64,7 +65,7 @@ class DataConfig(_Section):
 
 
 class ModelConfig(_Section):
-    """The model; further keys are options of the scorer (TransE: p) and of the embedder."""
+    """The model; further keys are options of the scorer (TransE: p), of the embedder and of the mixture."""
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 
@@ -75,6 +76,9 @@ class ModelConfig(_Section):
     )
     modalities: list[str] = Field(
         default_factory=list[str], description="what entities are scored by beside their structural vectors"
+    )
+    mixture: str = Field(
+        "gated", description="name of what makes one score of the views' scores, where there are several"
     )
     reciprocal: bool = Field(False, description="a second vector for each relation, to ask for heads with")
 
@@ -311,15 +315,18 @@ def _sampler_options(
 
 
 def _model_options(model: ModelConfig, embedder: str) -> dict[str, Any]:
-    """All options of the scorer and of the embedder."""
+    """All options of the scorer, of the embedder and of the mixture."""
     of_scorer = options_of(Scorer.registry.get(model.scorer))
-    of_embedder = options_of(Embedder.registry.get(embedder), EMBEDDER_KEYWORDS)
-    given = model.model_extra or {}
-    own = {key: value for key, value in given.items() if key in of_embedder.model_fields}
-    rest = {key: value for key, value in given.items() if key not in own}
-    beside = [*ModelConfig.model_fields, *of_embedder.model_fields]
-    found = validated(of_scorer, rest, "model.", beside).model_dump()
-    return found | validated(of_embedder, own, "model.").model_dump()
+    others = (
+        options_of(Embedder.registry.get(embedder), EMBEDDER_KEYWORDS),
+        options_of(Mixture.registry.get(model.mixture)),
+    )
+    rest, found = dict(model.model_extra or {}), dict[str, Any]()
+    for schema in others:
+        own = {key: rest.pop(key) for key in schema.model_fields if key in rest}
+        found |= validated(schema, own, "model.").model_dump()
+    beside = [*ModelConfig.model_fields, *(key for schema in others for key in schema.model_fields)]
+    return validated(of_scorer, rest, "model.", beside).model_dump() | found
 
 
 def inner_options(cls: type[Any]) -> list[str]:
@@ -342,10 +349,25 @@ def _check_fit(config: Config) -> None:
     embedder = config.model.embedder or "table"
     if config.model.modalities and not takes(Embedder.registry.get(embedder), "modalities"):
         raise UsageError(f"model.modalities: the embedder {embedder} reads none; use model.embedder=fused")
+    if embedder == "table":
+        refuse_unmixed(config, 1)
     for name in config.training.callbacks:
         Callback.registry.get(name)
     for name in config.training.track:
         Tracker.registry.get(name)
+
+
+def refuse_unmixed(config: Config, views: int) -> None:
+    """What mixes the scores of views is left at its default where there is but one.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if views == 1 and config.model.mixture != ModelConfig.model_fields["mixture"].default:
+        raise UsageError(
+            f"model.mixture: the embedder {config.model.embedder} has a single view, so that there is nothing to mix; "
+            "give model.modalities, or leave model.mixture out"
+        )
 
 
 def options_of(cls: type[Any], reserved: Iterable[str] = ()) -> type[BaseModel]:

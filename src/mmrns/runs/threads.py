@@ -174,5 +174,5 @@ def _copied(parts: Parts, dataset: Dataset) -> Parts:
     """Copies of the objects, which share the dataset."""
     shared = [dataset.graph, dataset.features, *dataset.features.values()]
     memo = {id(one): one for one in shared}
-    names = ("scorer", "embedder", "sampler", "objective")
+    names = ("scorer", "embedder", "mixture", "sampler", "objective")
     return replace(parts, **{name: deepcopy(getattr(parts, name), memo) for name in names})

@@ -32,6 +32,7 @@ from mmrns.files import (
 from mmrns.memory import freed_memory_kept
 from mmrns.nn.embedders import Embedder
 from mmrns.nn.losses import Loss
+from mmrns.nn.mixture import Mixture
 from mmrns.nn.scorers import Scorer
 from mmrns.registry import Registry
 from mmrns.runs.build import Parts, build_callbacks, build_dataset, build_plan, build_trainer, usable_device, with_gamma
@@ -89,6 +90,7 @@ def train(
     sampler: str | type[Sampler] | Sampler | None = None,
     embedder: str | type[Embedder] | Embedder | None = None,
     modalities: Sequence[str] | None = None,
+    mixture: str | type[Mixture] | Mixture | None = None,
     loss: str | type[Loss] | Loss | None = None,
     dim: int | None = None,
     steps: int | None = None,
@@ -118,6 +120,7 @@ def train(
         sampler: what draws negatives. A name of a method is understood as `method`.
         embedder: what makes vectors of entities.
         modalities: what entities are scored by beside their own vectors; that makes the embedder `fused` by default.
+        mixture: what makes one score of the views' scores, where there are several.
         loss: of the scores; by default that of the method.
         dim: d, the embedding dimension.
         steps: of the training at most.
@@ -142,6 +145,7 @@ def train(
         dataset=dataset if isinstance(dataset, Dataset) else None,
         scorer=scorer if isinstance(scorer, Scorer) else None,
         embedder=embedder if isinstance(embedder, Embedder) else None,
+        mixture=mixture if isinstance(mixture, Mixture) else None,
         sampler=sampler if isinstance(sampler, Sampler) else None,
         objective=loss if isinstance(loss, Loss) else None,
     )
@@ -153,6 +157,7 @@ def train(
         "model.dim": scorer.dim if isinstance(scorer, Scorer) else dim,
         "model.embedder": _given("embedder", embedder, Embedder.registry),
         "model.modalities": None if modalities is None else list(modalities),
+        "model.mixture": _given("mixture", mixture, Mixture.registry),
         "method": method,
         "sampler.name": _given("sampler", sampler, Sampler.registry),
         "objective.loss": _given("loss", loss, Loss.registry),
@@ -160,7 +165,12 @@ def train(
         "seed": seed,
         "device": device,
     }
-    for part, section in ((parts.scorer, "model"), (parts.sampler, "sampler"), (parts.objective, "objective")):
+    for part, section in (
+        (parts.scorer, "model"),
+        (parts.mixture, "model"),
+        (parts.sampler, "sampler"),
+        (parts.objective, "objective"),
+    ):
         named |= {} if part is None else _options(part, section)
     if parts.dataset is not None:
         # A dataset that was made in memory has no name that another process could find it by.
@@ -169,7 +179,9 @@ def train(
     values = apply_settings(values, settings)
     callbacks = [*callbacks, HeldLines()] if progress else callbacks
     folder = None if out is None else Path(out)
-    own = [name for name in ("scorer", "embedder", "sampler", "objective") if getattr(parts, name) is not None]
+    own = [
+        name for name in ("scorer", "embedder", "mixture", "sampler", "objective") if getattr(parts, name) is not None
+    ]
     if folder is not None and own:
         raise UsageError(f"a folder cannot tell how the {own[0]} object was made; give its class, or out=None")
     if resume and folder is None:

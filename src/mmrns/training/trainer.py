@@ -30,13 +30,15 @@ from mmrns.types import AllNegatives, Batch, Negatives, OwnNegatives, PoolNegati
 
 _REALS = 8
 """Reals that a loss and its gradient hold for each score, the score among them."""
+_REALS_OF_VIEW = 4
+"""Those of a further loss, of the scores of one view, which are counted with what a comparison holds."""
 
 
 class Losses(NamedTuple):
     """The loss of some rows in its two parts; training descends their sum.
 
     Attributes:
-        model: the objective of the scores, and what the embedder adds.
+        model: the objective of the scores, and what the mixture and the embedder add.
         sampler: the sampler's own term; the number 0 in a step where it has none.
     """
 
@@ -229,11 +231,12 @@ class Trainer:
         negatives = self._counted(lookup, negatives)
         if views is not None and isinstance(negatives, AllNegatives):
             negatives = replace(negatives, views=views)
-        s_pos = model.score(lookup)  # f_theta(h, r, t)
-        s_neg = model.score_against(lookup, negatives)  # f_theta(h, r, x-)
+        true = model.scores(lookup)  # f_theta(h, r, t), and that of each view
+        false = model.scores(lookup, negatives)  # f_theta(h, r, x-)
+        s_pos, s_neg = true.mixed.squeeze(1), false.mixed
         losses = Losses(
             self.objective(s_pos, s_neg, negatives.mask, lookup.batch.weight, negatives.log_weight)
-            + model.loss(lookup, negatives, self.objective),
+            + model.loss(lookup, negatives, self.objective, true, false),
             sampler.loss(lookup, negatives, s_pos, s_neg, model, step),
         )
         return losses, negatives
@@ -267,7 +270,8 @@ class Trainer:
         """How many rows may be compared with every entity at once."""
         if not self.sampler.every:
             return sys.maxsize
-        reals = self.model.n_entities * (_REALS + 3 * self.model.reals_per_pair)
+        of_losses = _REALS + _REALS_OF_VIEW * self.model.n_view_losses
+        reals = self.model.n_entities * (of_losses + 3 * self.model.reals_per_pair)
         per_row = reals * self.model.relation.weight.element_size()
         return int(max(1, min(self.memory_mb * 2**20 / per_row, sys.maxsize)))
 

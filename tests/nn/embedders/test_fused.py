@@ -309,5 +309,5 @@ def test_an_entity_without_any_view_has_that_of_its_structure(toy: Dataset) -> N
     batch = Batch.of(torch.tensor([[UNSEEN, 4, 0]]), torch.tensor([False]))
     with torch.no_grad():
         lookup = model.lookup(batch)
-        by_view = model.score_views(lookup)
-        torch.testing.assert_close(model.score(lookup), by_view[:, 0, 0])
+        of_structure = model.scores(lookup).by_view[0]
+        torch.testing.assert_close(model.score(lookup), of_structure.squeeze(1))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mmrns.nn.lookup import Lookup
+from mmrns.nn.lookup import Lookup, Scores
 from mmrns.nn.losses import Loss
 from mmrns.registry import Named, Registry
 from mmrns.types import Negatives, Views
@@ -69,16 +68,16 @@ class Embedder(Named, nn.Module, ABC):
         lookup: Lookup,
         negatives: Negatives,
         objective: Loss,
-        score_views: Callable[[Negatives | None], Float[Tensor, "B K V"]],
+        true: Scores,
+        false: Scores,
     ) -> Float[Tensor, ""] | float:
-        """A term of the step's loss that the embedder brings along, such as a loss of each view. By default 0.
+        """A term of the step's loss that the embedder brings along, such as that of a reconstruction. By default 0.
 
         Args:
             lookup: the batch and its vectors.
             negatives: what was drawn.
             objective: the loss of the mixed scores.
-            score_views: gives the scores of each view before they are mixed, of negatives, or for None of the true
-                entities.
+            true, false: the scores of the true entities (K = 1) and of the negatives.
         """
         return 0.0
 
