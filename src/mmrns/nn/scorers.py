@@ -44,8 +44,10 @@ class Scorer(Named, nn.Module, ABC):
     distance: ClassVar[bool] = False
     """True when scores are negated distances, to which the loss adds its margin gamma."""
 
-    complex: ClassVar[bool] = False
-    """True when entity and relation vectors alike are complex: d real parts, then d imaginary parts."""
+    components: ClassVar[int] = 1
+    """Reals in each of the numbers that entity and relation vectors alike consist of: 1, 2 of complex numbers, 8 of
+    biquaternions. Vectors hold the first components of all their numbers, then the second ones, and so on. N3 cubes the
+    numbers' moduli."""
 
     def __init__(self, dim: int, init_range: float):
         super().__init__()
@@ -170,7 +172,7 @@ class ComplEx(Scorer, name="ComplEx"):
     """
 
     comparison = "dot"
-    complex = True
+    components = 2
 
     @property
     def entity_width(self) -> int:
@@ -269,6 +271,51 @@ class PairRE(Scorer, name="PairRE"):
         return self.dim + comparisons.pair_width(self.dim, device)
 
 
+class BiQUE(Scorer, name="BiQUE"):
+    """f(h, r, t) = <(h + r_T) (x) r_R, t> over d biquaternions: the relation shifts the head, then turns and scales it.
+
+    Guo and Kok, "BiQUE: Biquaternionic Embeddings of Knowledge Graphs", 2021; (x) is the Hamilton product of each of
+    the d biquaternions, <,> the product of the 8d reals. A biquaternion is w + x i + y j + z k with complex w, x, y, z.
+    Vectors hold the real parts of the four, then the imaginary parts, each for all biquaternions: relations have 2d of
+    them, those of r_T and those of r_R in turn for each part. `dim` is what the paper calls k: at the same `dim` an
+    entity has 4 times as many reals as with `ComplEx`.
+    """
+
+    comparison = "dot"
+    components = 8
+
+    @property
+    def entity_width(self) -> int:
+        return 8 * self.dim
+
+    @property
+    def relation_width(self) -> int:
+        return 16 * self.dim
+
+    def query(
+        self, anchor: Queries, relation: Float[Tensor, "B relation_width"], head: bool
+    ) -> Float[Tensor, "B query_width"]:
+        e = anchor.unflatten(-1, (2, 4, -1))
+        shift, turn = relation.unflatten(-1, (2, 4, 2, -1)).unbind(-2)
+        if not head:
+            turned = _hamilton(e + shift, turn).flatten(1)
+            return torch.cat([turned, torch.zeros_like(turned[:, :1])], dim=-1)
+        # <a (x) b, t> = <a, t (x) b*>, where b* has x, y and z negated, and then all imaginary parts.
+        w, xyz = turn.split([1, 3], dim=2)
+        real, imaginary = torch.cat([w, -xyz], dim=2).unbind(1)
+        turned = _hamilton(e, torch.stack([real, -imaginary], dim=1))
+        # What r_T adds is the same for all heads: it follows the query.
+        return torch.cat([turned.flatten(1), (turned * shift).flatten(1).sum(-1, keepdim=True)], dim=-1)
+
+    def compare(self, query: Float[Tensor, "B query_width"], candidates: Candidates) -> Scores:
+        return super().compare(query[:, :-1], candidates) + query[:, -1:]
+
+    def compare_rows(
+        self, query: Float[Tensor, "B query_width"], table: Float[Tensor, "E width"], ids: Int[Tensor, "B K"]
+    ) -> Scores:
+        return super().compare_rows(query[:, :-1], table, ids) + query[:, -1:]
+
+
 class TuckER(Scorer, name="TuckER"):
     """f(h, r, t) = sum_ijk W_ijk h_i r_j t_k, the bare form, without the authors' batch normalisation and dropout.
 
@@ -298,3 +345,21 @@ class TuckER(Scorer, name="TuckER"):
 
 def _inner(x: Float[Tensor, "*n d"], y: Float[Tensor, "*n d"]) -> Float[Tensor, "*n 1"]:
     return (x * y).sum(-1, keepdim=True)
+
+
+def _hamilton(a: Float[Tensor, "B 2 4 d"], b: Float[Tensor, "B 2 4 d"]) -> Float[Tensor, "B 2 4 d"]:
+    """The products of biquaternions, which have real and imaginary parts of w, x, y and z each."""
+    # Real and imaginary parts are quaternions: all four products of them at once.
+    w, x, y, z = a[:, :, None].unbind(-2)
+    p, q, r, s = b[:, None].unbind(-2)
+    products = torch.stack(
+        [
+            w * p - x * q - y * r - z * s,
+            w * q + x * p + y * s - z * r,
+            w * r - x * s + y * p + z * q,
+            w * s + x * r - y * q + z * p,
+        ],
+        dim=-2,
+    )
+    real = products[:, 0, 0] - products[:, 1, 1]
+    return torch.stack([real, products[:, 0, 1] + products[:, 1, 0]], dim=1)
