@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import embedding, normalize
 
 from mmrns.nn.kernels import comparisons
 from mmrns.registry import Named, Registry
+from mmrns.rng import generator
 
 Queries = Float[Tensor, "B width"]
 Candidates = Float[Tensor, "B K width"] | Float[Tensor, "P width"]
 Scores = Float[Tensor, "B K"]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Scorer(Named, nn.Module, ABC):
@@ -49,6 +51,10 @@ class Scorer(Named, nn.Module, ABC):
     biquaternions. Vectors hold the first components of all their numbers, then the second ones, and so on. N3 cubes the
     numbers' moduli."""
 
+    batch_norm: bool = False
+    """True where a training step normalises its queries over the batch. A triple's tail and its head are then asked for
+    by two formulas, so that heads take reciprocal relations; and the statistics are those of a single view."""
+
     def __init__(self, dim: int, init_range: float):
         super().__init__()
         self.dim, self.init_range = dim, init_range
@@ -68,6 +74,20 @@ class Scorer(Named, nn.Module, ABC):
         self, anchor: Queries, relation: Float[Tensor, "B relation_width"], head: bool
     ) -> Float[Tensor, "B query_width"]:
         """What every candidate is compared with; `head` = the candidates replace the head."""
+
+    @property
+    def varies(self) -> bool:
+        """True where `query_in_step` differs from `query`."""
+        return False
+
+    def query_in_step(
+        self, anchor: Queries, relation: Float[Tensor, "B relation_width"], head: bool, step: int
+    ) -> Float[Tensor, "B query_width"]:
+        """The queries of a training step, which may depend on chance, as a function of the step, and on the batch.
+
+        By default they are those of `query`.
+        """
+        return self.query(anchor, relation, head)
 
     def compare(self, query: Float[Tensor, "B query_width"], candidates: Candidates) -> Scores:
         """Scores of each row's own candidates [B K width], or of one pool [P width] for all rows."""
@@ -317,30 +337,88 @@ class BiQUE(Scorer, name="BiQUE"):
 
 
 class TuckER(Scorer, name="TuckER"):
-    """f(h, r, t) = sum_ijk W_ijk h_i r_j t_k, the bare form, without the authors' batch normalisation and dropout.
+    """f(h, r, t) = sum_ijk W_ijk h_i r_j t_k: what relations have in common is in the core W.
 
     Balazevic et al., "TuckER: Tensor Factorization for Knowledge Graph Completion", 2019. The core W
-    [d, relation_dim, d] is a parameter of the scorer; it starts uniform on [-1, 1], as in the authors' code.
+    [d, relation_dim, d] is a parameter of the scorer; it starts uniform on [-1, 1], as in the authors' code. That
+    trains with `batch_norm` and all three kinds of dropout, which set a share of the numbers to 0 and scale up the
+    others, anew in each step.
 
     Args:
         dim: d, of the entities.
         init_range: see `Scorer`.
         relation_dim: width of the relation vectors; d by default.
+        anchor_dropout: share of the anchor's numbers that a step drops, the authors' `input_dropout`.
+        matrix_dropout: share of those of sum_j W_ijk r_j, of each row anew, their `hidden_dropout1`; that takes d^2
+            random numbers a row.
+        query_dropout: share of those of the query, their `hidden_dropout2`.
+        batch_norm: normalise each number of the anchor, and of the query, over the batch (Ioffe and Szegedy, 2015);
+            outside of a step by running means. It takes reciprocal relations.
     """
 
     comparison = "dot"
 
-    def __init__(self, dim: int, init_range: float, *, relation_dim: PositiveInt | None = None):
+    def __init__(
+        self,
+        dim: int,
+        init_range: float,
+        *,
+        relation_dim: PositiveInt | None = None,
+        anchor_dropout: Share = 0.0,
+        matrix_dropout: Share = 0.0,
+        query_dropout: Share = 0.0,
+        batch_norm: bool = False,
+    ):
         super().__init__(dim, init_range)
         self.core = nn.Parameter(torch.empty(dim, relation_dim or dim, dim).uniform_(-1, 1))
+        self.anchor_dropout, self.matrix_dropout, self.query_dropout = anchor_dropout, matrix_dropout, query_dropout
+        self.batch_norm, self.seed = batch_norm, torch.initial_seed()
+        self.norms = nn.ModuleList(nn.BatchNorm1d(dim) for _ in range(2 if batch_norm else 0))
 
     @property
     def relation_width(self) -> int:
         return self.core.shape[1]
 
+    @property
+    def varies(self) -> bool:
+        return self.batch_norm or bool(self.anchor_dropout or self.matrix_dropout or self.query_dropout)
+
     def query(self, anchor: Queries, relation: Float[Tensor, "B relation_width"], head: bool) -> Queries:
+        return self._query(anchor, relation, head, None)
+
+    def query_in_step(
+        self, anchor: Queries, relation: Float[Tensor, "B relation_width"], head: bool, step: int
+    ) -> Queries:
+        return self._query(anchor, relation, head, step)
+
+    def _query(
+        self, anchor: Queries, relation: Float[Tensor, "B relation_width"], head: bool, step: int | None
+    ) -> Queries:
         core = self.core.transpose(0, 2) if head else self.core
-        return torch.einsum("bi,bj,ijk->bk", anchor, relation, core)
+        x = self._dropped(self._normalised(anchor, 0, step), self.anchor_dropout, step, "anchor", head)
+        if step is None or not self.matrix_dropout:
+            x = torch.einsum("bi,bj,ijk->bk", x, relation, core)
+        else:
+            matrices = torch.einsum("bj,ijk->bik", relation, core)
+            x = (x[:, None] @ self._dropped(matrices, self.matrix_dropout, step, "matrix", head)).squeeze(1)
+        return self._dropped(self._normalised(x, 1, step), self.query_dropout, step, "query", head)
+
+    def _normalised(self, x: Queries, which: int, step: int | None) -> Queries:
+        if not self.batch_norm:
+            return x
+        norm = self.norms[which]
+        # A single row has no variance.
+        norm.train(step is not None and len(x) > 1)
+        return norm(x)
+
+    def _dropped(
+        self, x: Float[Tensor, "B *n"], share: float, step: int | None, what: str, head: bool
+    ) -> Float[Tensor, "B *n"]:
+        if step is None or not share:
+            return x
+        stream = generator(self.seed, "dropout", step, what, int(head), device=x.device)
+        kept = torch.rand(x.shape, generator=stream, device=x.device) >= share
+        return x * kept / (1 - share)
 
 
 def _inner(x: Float[Tensor, "*n d"], y: Float[Tensor, "*n d"]) -> Float[Tensor, "*n 1"]:
