@@ -6,6 +6,7 @@ import copy
 import importlib.util
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,11 +18,15 @@ from mmrns.nn.model import Model
 from mmrns.nn.scorers import Scorer
 from mmrns.types import AllNegatives, Batch, OwnNegatives, PoolNegatives
 
-Options = dict[str, int]
+Options = dict[str, Any]
 E, R, DIM = 11, 4, 6
 NAMES = Scorer.registry.names()
 # Options whose formula is another one, beside the defaults of every scorer.
-VARIANTS = [("TransE", {"p": 2}), ("TuckER", {"relation_dim": 4})]
+VARIANTS: list[tuple[str, Options]] = [
+    ("TransE", {"p": 2}),
+    ("TuckER", {"relation_dim": 4}),
+    ("TuckER", {"anchor_dropout": 0.3, "matrix_dropout": 0.4, "query_dropout": 0.5}),
+]
 EVERY = pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in NAMES), *VARIANTS])
 EVERYONE = AllNegatives(E, torch.device("cpu"))
 SIDES = pytest.mark.parametrize("head", [False, True], ids=["tail", "head"])
@@ -185,6 +190,29 @@ def test_every_parameter_is_the_models(name: str, options: Options) -> None:
     assert set(model.state_dict()) == {"entity.weight", "relation.weight"} | scorers
     model.score_against(model.lookup(both_sides()), EVERYONE).sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+@EVERY
+@torch.no_grad()
+def test_scores_outside_of_a_step_know_nothing_of_it(name: str, options: Options) -> None:
+    """What a step leaves out, or takes from its batch, is in that step alone, and the same whenever it is taken."""
+    model, batch = model_of(name, options), both_sides()
+
+    def scores() -> Tensor:
+        return model.score_against(model.lookup(batch), EVERYONE)
+
+    outside, inside = scores(), list[Tensor]()
+    for step in (3, 4, 3):
+        model.begin(step)
+        lookup = model.lookup(batch)
+        inside.append(model.score_against(lookup, EVERYONE))
+        assert torch.equal(model.score_against(model.exact(lookup), EVERYONE), outside)
+        assert torch.equal(model.score_all(batch), outside)
+        model.constrain()
+        assert torch.equal(scores(), outside)
+    assert torch.equal(inside[0], inside[2])
+    assert torch.equal(inside[0], outside) != model.scorer.varies
+    assert torch.equal(inside[0], inside[1]) != model.scorer.varies
 
 
 @EVERY

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mmrns.nn.losses import (
+    BinaryCrossEntropyLoss,
     CrossEntropyLoss,
     KvsAllLoss,
     Loss,
@@ -192,6 +193,42 @@ def test_k_vs_all_by_hand() -> None:
     assert KvsAllLoss(gamma=0.0, alpha=0.0)(f64(9.0), s, mask, f64(1.0), None).item() == pytest.approx(z - 2)
 
 
+def test_k_vs_all_smoothed_is_the_cross_entropy_of_torch() -> None:
+    s = torch.randn(5, 7, dtype=torch.float64, requires_grad=True)
+    mask = torch.rand(5, 7, generator=torch.Generator().manual_seed(0)) < 0.7
+    mask[:, 3] = False
+    weight, true = torch.rand(5, dtype=torch.float64), (~mask).double()
+    found = KvsAllLoss(gamma=0.0, alpha=0.0, smoothing=0.2)(s[:, 0], s, mask, weight, None)
+    labels = true / true.sum(1, keepdim=True)
+    rows = torch.nn.functional.cross_entropy(s, labels, label_smoothing=0.2, reduction="none")
+    expected = (weight * rows).sum() / weight.sum()
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found, s), torch.autograd.grad(expected, s))
+
+
+def test_bce_by_hand() -> None:
+    s = f64(0.0, math.log(3))[None]
+    mask = torch.tensor([[False, True]])
+    # -ln sigma(0) and -ln(1 - sigma(ln 3)); smoothed by a half, labels are 3/4 and 1/4.
+    sharp = BinaryCrossEntropyLoss(gamma=0.0, alpha=0.0)(f64(9.0), s, mask, f64(1.0), None)
+    assert sharp.item() == pytest.approx((math.log(2) + math.log(4)) / 2)
+    smooth = BinaryCrossEntropyLoss(gamma=0.0, alpha=0.0, smoothing=0.5)(f64(9.0), s, mask, f64(1.0), None)
+    assert smooth.item() == pytest.approx((math.log(2) + math.log(4) - math.log(3) / 4) / 2)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_bce_is_that_of_torch(smoothing: float) -> None:
+    s = torch.randn(5, 7, dtype=torch.float64, requires_grad=True)
+    mask = torch.rand(5, 7, generator=torch.Generator().manual_seed(0)) < 0.7
+    weight = torch.rand(5, dtype=torch.float64)
+    found = BinaryCrossEntropyLoss(gamma=1.5, alpha=0.0, smoothing=smoothing)(s[:, 0], s, mask, weight, None)
+    labels = (1 - smoothing) * (~mask).double() + smoothing / 7
+    rows = torch.nn.functional.binary_cross_entropy_with_logits(1.5 + s, labels, reduction="none").mean(1)
+    expected = (weight * rows).sum() / weight.sum()
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found, s), torch.autograd.grad(expected, s))
+
+
 @pytest.mark.parametrize("name", Loss.registry.names())
 def test_every_loss_is_lowered_by_better_scores_and_stays_finite(name: str) -> None:
     objective = Loss.registry.get(name)(gamma=2.0, alpha=0.5)
@@ -199,7 +236,7 @@ def test_every_loss_is_lowered_by_better_scores_and_stays_finite(name: str) -> N
     s_pos = torch.randn(3, dtype=torch.float64, requires_grad=True)
     s_neg = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
     weight = f64(1.0, 2.0, 0.5)
-    if name == "k-vs-all":
+    if objective.needs_all:
         # The positives are among the scores of all entities.
         (gradient,) = torch.autograd.grad(objective(s_pos, s_neg, mask, weight, None), s_neg)
         assert (gradient[mask] > 0).all()

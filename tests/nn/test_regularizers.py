@@ -9,7 +9,7 @@ from mmrns.data.datasets import Dataset
 from mmrns.nn.embedders import FusedEmbedder
 from mmrns.nn.model import Model
 from mmrns.nn.regularizers import Regularizer
-from mmrns.nn.scorers import ComplEx, DistMult
+from mmrns.nn.scorers import BiQUE, ComplEx, DistMult
 from mmrns.runs.build import build_model
 from mmrns.runs.config import make_config
 from mmrns.types import Batch
@@ -64,6 +64,18 @@ def test_n3_is_l3_of_real_vectors_and_cubes_the_moduli_of_complex_ones(model: Mo
         complex_model.entity.weight.zero_()
     Regularizer(n3=1.0)(complex_model, complex_model.lookup(BATCH)).backward()  # type: ignore[union-attr]
     assert torch.isfinite(complex_model.entity.weight.grad).all()  # type: ignore[arg-type]
+
+
+def test_n3_cubes_the_moduli_of_biquaternions() -> None:
+    """Of an entity's d, and of a relation's 2d: what shifts and what turns are numbers of their own."""
+    model = Model(BiQUE(1, 1.0), 2, 1)
+    with torch.no_grad():
+        model.entity.weight.copy_(torch.tensor([[2.0] + 7 * [0.0], [0.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0, 4.0]]))
+        model.relation.weight.copy_(torch.tensor([[1.0, 2.0] * 4 + [1.0, 2.0, 0.0, 0.0] * 2]))
+    batch = Batch.of(torch.tensor([[0, 0, 1]]), False)
+    penalty = Regularizer(n3=1.0)(model, model.lookup(batch))
+    # The shift has six ones, the turn six twos: 2^3 + 5^3 + 6^1.5 + 24^1.5.
+    assert penalty.item() == pytest.approx(8 + 125 + 6**1.5 + 24**1.5)  # type: ignore[union-attr]
 
 
 def test_of_several_views_only_the_structural_one_is_penalised(toy: Dataset) -> None:

@@ -66,6 +66,25 @@ TABLE: dict[str, list[tuple[dict[str, Any], list[float], list[float], list[float
         # The length of an entity vector does not matter.
         ({"dim": 2, "init_range": 1.0}, [0.3, 0.4], [5.0, 10.0, 2.5, 5.0], [16.0, -12.0], -12.0),
     ],
+    "BiQUE": [
+        # Real parts of w, x, y, z, then imaginary parts, those with I, the root of -1 that commutes with i, j and k.
+        # (1 + j + (i - j)) I k = (1 + i) I k = I k - I j; the product with t = 5 I k + 3 I j + 7 j is 5 - 3.
+        (
+            {"dim": 1, "init_range": 1.0},
+            [1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+            [0.0, 0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0],
+            [0.0, 0.0, 7.0, 0.0, 0.0, 0.0, 3.0, 5.0],
+            2.0,
+        ),
+        # Of complex numbers alone, (1 + 2 I + 1 - I)(3 - I) = 7 + I: the product with 2 + 5 I is that of ComplEx.
+        (
+            {"dim": 1, "init_range": 1.0},
+            [1.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0],
+            [1.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0, -1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+            [2.0, 0.0, 0.0, 0.0, 5.0, 0.0, 0.0, 0.0],
+            19.0,
+        ),
+    ],
     "TuckER": [
         # h = (1, 2) on the left of 3 [[1, 2], [0, -1]] gives 3 (1, 0), whose product with t = (2, 5) is 6.
         (
@@ -170,6 +189,52 @@ def test_protate_is_rotate_on_a_circle(head: bool) -> None:
     torch.testing.assert_close(found, -(turned[0] * turned[1] - turned[2]).abs().sum(1), rtol=1e-12, atol=1e-12)
     sines = torch.sin((h + r - t) * (math.pi / 0.3) / 2)
     torch.testing.assert_close(found, -2 * 0.75 * sines.abs().sum(1), rtol=1e-12, atol=1e-12)
+
+
+UNITS = ("1", "i", "j", "k")
+PRODUCTS = {
+    ("i", "j"): (1, "k"),
+    ("j", "k"): (1, "i"),
+    ("k", "i"): (1, "j"),
+    ("j", "i"): (-1, "k"),
+    ("k", "j"): (-1, "i"),
+    ("i", "k"): (-1, "j"),
+    **{(u, u): (-1, "1") for u in "ijk"},
+    **{("1", u): (1, u) for u in UNITS},
+    **{(u, "1"): (1, u) for u in "ijk"},
+}
+"""What two units of the quaternions give: a sign and a unit."""
+
+
+def biquaternions(vectors: Tensor) -> Tensor:
+    """Complex [n, 4, numbers] of the layout of vectors."""
+    real, imaginary = vectors.unflatten(-1, (2, 4, -1)).unbind(1)
+    return torch.complex(real, imaginary)
+
+
+@pytest.mark.parametrize("head", [False, True], ids=["tail", "head"])
+def test_bique_is_the_arithmetic_of_biquaternions(head: bool) -> None:
+    """The product, unit by unit, over complex numbers."""
+    scorer, g = make("BiQUE", {"dim": 5, "init_range": 1.0}), torch.Generator().manual_seed(0)
+    h, t = torch.randn(2, 20, 40, generator=g, dtype=torch.float64)
+    r = torch.randn(20, 80, generator=g, dtype=torch.float64)
+    shift, turn = biquaternions(r).chunk(2, dim=-1)
+    left, product = biquaternions(h) + shift, torch.zeros(20, 4, 5, dtype=torch.complex128)
+    for (a, b), (sign, unit) in PRODUCTS.items():
+        product[:, UNITS.index(unit)] += sign * left[:, UNITS.index(a)] * turn[:, UNITS.index(b)]
+    expected = (product * biquaternions(t).conj()).real.sum((1, 2))
+    torch.testing.assert_close(scores(scorer, h, r, t, head), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_bique_without_shift_and_imaginary_units_is_complex() -> None:
+    g = torch.Generator().manual_seed(0)
+    small = torch.randn(3, 20, 2, 6, generator=g, dtype=torch.float64)
+    h, r, t = torch.zeros(3, 20, 2, 4, 6, dtype=torch.float64)
+    h[:, :, 0], r[:, :, 0], t[:, :, 0] = small
+    r = torch.stack([torch.zeros_like(r), r], dim=-2)
+    found = scores(make("BiQUE", {"dim": 6, "init_range": 1.0}), h.flatten(1), r.flatten(1), t.flatten(1), False)
+    wanted = scores(make("ComplEx", {"dim": 6, "init_range": 1.0}), *(x.flatten(1) for x in small), False)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
 
 
 def pykeen_scores(scorer: Any, h: Tensor, r: Tensor, t: Tensor) -> Tensor:

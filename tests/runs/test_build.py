@@ -14,7 +14,7 @@ from mmrns.runs.build import build_trainer, with_gamma
 from mmrns.runs.config import make_config
 from mmrns.runs.train import train
 
-BILINEAR = ("DistMult", "ComplEx", "TuckER")
+BILINEAR = ("DistMult", "ComplEx", "BiQUE", "TuckER")
 RANKING = ("margin",)
 
 

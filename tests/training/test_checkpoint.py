@@ -57,10 +57,23 @@ def test_resume_is_bit_equal(toy: Dataset, tmp_path: Path, name: str, training: 
         assert all(torch.equal(expected[k], found[k]) for k in expected)
 
 
-def test_resume_is_bit_equal_where_steps_leave_something_out(toy: Dataset, tmp_path: Path) -> None:
+VARYING: list[dict[str, object]] = [
+    {"modalities": ["image", "text"], "structure_dropout": 0.3},
+    {
+        "scorer": "TuckER",
+        "batch_norm": True,
+        "reciprocal": True,
+        **dict.fromkeys(("anchor_dropout", "matrix_dropout", "query_dropout"), 0.3),
+    },
+]
+
+
+@pytest.mark.parametrize("model", VARYING, ids=["structure", "TuckER"])
+def test_resume_is_bit_equal_where_steps_leave_something_out(
+    toy: Dataset, tmp_path: Path, model: dict[str, object]
+) -> None:
     def trainer() -> Trainer:
-        model = {"dim": 6, "modalities": ["image", "text"], "structure_dropout": 0.3}
-        values = {"model": model, "method": "uniform", "training": {"batch_size": 50}, "device": "cpu"}
+        values = {"model": {"dim": 6, **model}, "method": "uniform", "training": {"batch_size": 50}, "device": "cpu"}
         return build_trainer(make_config(values), toy)
 
     whole, first, second = trainer(), trainer(), trainer()

@@ -139,6 +139,27 @@ def test_negatives_that_are_known_by_features_alone_do_not_count(toy: Dataset, s
         assert negatives.counts(len(batch))[negatives.entities(len(batch)) == UNSEEN].any()
 
 
+@pytest.mark.parametrize("loss", ["k-vs-all", "bce"])
+def test_what_is_known_by_features_alone_is_no_true_answer(toy: Dataset, loss: str) -> None:
+    """The mask of these losses tells what is true, so that whoever does not count is no candidate at all."""
+    model = {"dim": 8, "modalities": ["image", "text"]}
+    trainer = build_trainer(
+        make_config({"method": "k-vs-all", "objective": {"loss": loss}, "model": model, "device": "cpu"}), toy
+    )
+    assert trainer.known_by_features[UNSEEN]
+    found: list[Negatives] = []
+    trainer.step(0, lambda batch, negatives: found.append(negatives))
+    batch, everyone = trainer.batch(0), [e for e in range(len(toy.graph.entities)) if e != UNSEEN]
+    assert found[0].entities(len(batch)).tolist() == [everyone] * len(batch)
+    true = toy.graph.train_index.batch_mask(batch)[:, everyone]
+    assert torch.equal(found[0].counts(len(batch)), ~true)
+    assert trainer.rows_at_once > len(batch)
+    whole = trainer.compared(trainer.model.lookup(batch), 0)[0].model
+    trainer.memory_mb = 0.02
+    assert trainer.rows_at_once < len(batch)
+    torch.testing.assert_close(trainer.compared(trainer.model.lookup(batch), 0)[0].model, whole)
+
+
 def test_training_lowers_the_loss(toy: Dataset) -> None:
     trainer = _trainer(toy, training={"lr": 0.02})
     losses = [float(trainer.step(step)) for step in range(120)]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
 from mmrns.nn.numerics import masked
 from mmrns.registry import Named, Registry
+
+Smoothing = Annotated[float, Field(ge=0, lt=1)]
 
 
 def adversarial_weights(
@@ -188,16 +191,21 @@ class CrossEntropyLoss(Loss, name="cross-entropy"):
 class KvsAllLoss(Loss, name="k-vs-all"):
     """The cross-entropy of a query's true entities among all entities (Dettmers et al., ConvE, 2018, as a softmax).
 
-        L_b = ln sum_e e^s_be - mean_{e true} s_be
+        L_b = ln sum_e e^s_be - (1 - epsilon) mean_{e true} s_be - epsilon mean_e s_be
 
     `s_neg` holds all entities and the mask tells which are not true; `s_pos` is not used.
 
     Args:
         gamma, alpha: not used.
+        smoothing: epsilon, the share of the label that all entities have in common (Szegedy et al., 2016).
     """
 
     needs_all = True
     takes_weights = False
+
+    def __init__(self, *, gamma: float, alpha: float, smoothing: Smoothing = 0.0):
+        super().__init__(gamma=gamma, alpha=alpha)
+        self.smoothing = smoothing
 
     def rows(
         self,
@@ -208,4 +216,42 @@ class KvsAllLoss(Loss, name="k-vs-all"):
     ) -> Float[Tensor, " B"]:
         assert mask is not None, "the mask tells what is true"
         true = ~mask
-        return s_neg.logsumexp(1) - (s_neg * true).sum(1) / true.sum(1).clamp(min=1)
+        label = (s_neg * true).sum(1) / true.sum(1).clamp(min=1)
+        if self.smoothing:
+            label = (1 - self.smoothing) * label + self.smoothing * s_neg.mean(1)
+        return s_neg.logsumexp(1) - label
+
+
+class BinaryCrossEntropyLoss(Loss, name="bce"):
+    """The binary cross-entropy of every entity, true for the query or not (Dettmers et al., ConvE, 2018, eq. 4).
+
+        L_b = mean_e [ ln(1 + e^(gamma + s_be)) - y_be (gamma + s_be) ]
+        y_be = (1 - epsilon) [e is true] + epsilon / E
+
+    `s_neg` holds all E entities and the mask tells which are not true; `s_pos` is not used. ConvE's and TuckER's code
+    add 1 / E instead of epsilon / E.
+
+    Args:
+        gamma: margin added to bare distance scores; 0 for the other scorers.
+        alpha: not used.
+        smoothing: epsilon, the share of the label that all entities have in common (Szegedy et al., 2016).
+    """
+
+    needs_all = True
+    takes_weights = False
+
+    def __init__(self, *, gamma: float, alpha: float, smoothing: Smoothing = 0.0):
+        super().__init__(gamma=gamma, alpha=alpha)
+        self.smoothing = smoothing
+
+    def rows(
+        self,
+        s_pos: Float[Tensor, " B"],
+        s_neg: Float[Tensor, "B K"],
+        mask: Bool[Tensor, "B K"] | None,
+        log_weight: Float[Tensor, "B K"] | None,
+    ) -> Float[Tensor, " B"]:
+        assert mask is not None, "the mask tells what is true"
+        s = self.gamma + s_neg
+        label = (1 - self.smoothing) * (s * ~mask).sum(1) + self.smoothing * s.mean(1)
+        return (softplus(s).sum(1) - label) / s.shape[1]

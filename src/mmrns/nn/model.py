@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -52,7 +53,8 @@ class Model(nn.Module):
         mixture: of the scores of the embedder's views; gated by default, and none of a single view.
 
     Raises:
-        UsageError: the mixture is not of the embedder's views, or there is but one.
+        UsageError: the mixture is not of the embedder's views, or there is but one; or the scorer normalises over the
+            batch, and relations are not reciprocal or there are several views.
     """
 
     def __init__(
@@ -73,6 +75,13 @@ class Model(nn.Module):
         self.mixture = self._fitting(mixture)
         width = len(self.views) * scorer.relation_width + (self.mixture.relation_width if self.mixture else 0)
         self.relation = Table(n_relations * (1 + reciprocal), width, scorer.init_range, sparse=sparse)
+        self._step: int | None = None
+        if scorer.batch_norm and not reciprocal:
+            raise UsageError(
+                "model.batch_norm: heads are then asked for by reciprocal relations; set model.reciprocal=true"
+            )
+        if scorer.batch_norm and len(self.views) > 1:
+            raise UsageError("model.batch_norm: its statistics are of one view; leave it out, or model.modalities")
 
     def _fitting(self, given: Mixture | None) -> Mixture | None:
         """What mixes the scores of the views, told of their formula; None of a single view."""
@@ -122,24 +131,36 @@ class Model(nn.Module):
         self, batch: Batch, anchor: Views, target: Views, relation: Float[Tensor, "B relation_width"]
     ) -> Lookup:
         """The same of vectors that are at hand, such as those whose gradient is asked for."""
-        return Lookup(batch, anchor, target, relation, self._query(batch, anchor, relation))
+        return Lookup(batch, anchor, target, relation, self._query(batch, anchor, relation, self._step))
 
-    def _query(self, batch: Batch, anchor: Views, relation: Float[Tensor, "B relation_width"]) -> Query:
+    def exact(self, lookup: Lookup) -> Lookup:
+        """The same rows with the queries that they have outside of a training step, where nothing is dropped."""
+        if self._step is None or not self.scorer.varies:
+            return lookup
+        return replace(lookup, query=self._query(lookup.batch, lookup.anchor, lookup.relation))
+
+    def _query(
+        self, batch: Batch, anchor: Views, relation: Float[Tensor, "B relation_width"], step: int | None = None
+    ) -> Query:
         views = len(self.views)
         anchor = self.entity.anchor(anchor, relation)
         vectors = anchor.by_view
         if self.mixture is None:
-            return Query((self._query_of_view(batch, vectors[0], relation),), anchor.present, None)
+            return Query((self._query_of_view(batch, vectors[0], relation, step),), anchor.present, None)
         own, numbers = relation.tensor_split([views * self.scorer.relation_width], dim=-1)
-        queries = [self._query_of_view(batch, a, r) for a, r in zip(vectors, own.chunk(views, dim=-1), strict=True)]
+        of_views = zip(vectors, own.chunk(views, dim=-1), strict=True)
+        queries = [self._query_of_view(batch, a, r, step) for a, r in of_views]
         return Query(tuple(queries), anchor.present, self.mixture.gate(numbers))
 
-    def _query_of_view(self, batch: Batch, anchor: Tensor, relation: Tensor) -> Float[Tensor, "B query_width"]:
+    def _query_of_view(
+        self, batch: Batch, anchor: Tensor, relation: Tensor, step: int | None
+    ) -> Float[Tensor, "B query_width"]:
+        query = self.scorer.query if step is None else partial(self.scorer.query_in_step, step=step)
         if self.reciprocal:
-            return self.scorer.query(anchor, relation, False)
+            return query(anchor, relation, False)
         if len(batch.sides) == 1:
-            return self.scorer.query(anchor, relation, batch.sides[0][0])
-        return torch.cat([self.scorer.query(anchor[rows], relation[rows], head) for head, rows in batch.sides])
+            return query(anchor, relation, batch.sides[0][0])
+        return torch.cat([query(anchor[rows], relation[rows], head) for head, rows in batch.sides])
 
     def score(self, lookup: Lookup) -> Float[Tensor, " B"]:
         """f(h, r, t) of each row."""
@@ -254,11 +275,13 @@ class Model(nn.Module):
         return lookup.anchor.by_view[view], relation, lookup.target.by_view[view]
 
     def begin(self, step: int) -> None:
-        """What precedes a step of the training: what the embedder leaves out in it."""
+        """What precedes a step of the training, until `constrain`: what embedder and scorer leave out in it."""
+        self._step = step
         self.entity.begin(step)
 
     def constrain(self) -> None:
         """What follows an optimizer step: the embedder's projections."""
+        self._step = None
         self.entity.constrain()
 
 

@@ -15,9 +15,9 @@ class Regularizer(nn.Module):
         mean_b sum_{v in (h, r, t)} ( l2 ||v||_2^2 + l3 ||v||_3^3 + n3 || |v| ||_3^3 )
 
     The last is the nuclear 3-norm (Lacroix et al., "Canonical Tensor Decomposition for Knowledge Base Completion",
-    2018): the sum of the cubed moduli of complex vectors, the same as L3 for real ones. Published codes penalise the
-    whole tables at times; the batch's vectors are what the step touches, so this form costs nothing that grows with the
-    number of entities.
+    2018): the sum of the cubed moduli of complex numbers or biquaternions, the same as L3 for real ones. Published
+    codes penalise the whole tables at times; the batch's vectors are what the step touches, so this form costs nothing
+    that grows with the number of entities.
 
     With several views only the structural one is penalised, entities and relations alike: what is computed from
     features is bounded by them, and the logits of the mixture are no factors of a tensor.
@@ -37,9 +37,9 @@ class Regularizer(nn.Module):
         vectors = model.structure(lookup)
         if vectors is None:
             return 0.0
-        return sum(self._penalty(v, model.scorer.complex) for v in vectors) / len(lookup.batch)
+        return sum(self._penalty(v, model.scorer.components) for v in vectors) / len(lookup.batch)
 
-    def _penalty(self, v: Float[Tensor, "B width"], complex: bool) -> Float[Tensor, ""] | float:
+    def _penalty(self, v: Float[Tensor, "B width"], components: int) -> Float[Tensor, ""] | float:
         total: Tensor | float = 0.0
         if self.l2:
             total = total + self.l2 * v.square().sum()
@@ -47,6 +47,6 @@ class Regularizer(nn.Module):
             total = total + self.l3 * v.abs().pow(3).sum()
         if self.n3:
             # The derivative of the cubed modulus is finite at 0, that of its root is not.
-            squares = v.unflatten(-1, (2, -1)).square().sum(-2) if complex else v.square()
+            squares = v.unflatten(-1, (components, -1)).square().sum(-2) if components > 1 else v.square()
             total = total + self.n3 * (squares * squares.clamp(min=1e-30).sqrt()).sum()
         return total

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import embedding, normalize
 
@@ -25,6 +25,7 @@ from mmrns.rng import generator
 Queries = Float[Tensor, "B width"]
 Candidates = Float[Tensor, "B K width"] | Float[Tensor, "P width"]
 Scores = Float[Tensor, "B K"]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Scorer(Named, nn.Module, ABC):
@@ -45,8 +46,14 @@ class Scorer(Named, nn.Module, ABC):
     distance: ClassVar[bool] = False
     """True when scores are negated distances, to which the loss adds its margin gamma."""
 
-    complex: ClassVar[bool] = False
-    """True when entity and relation vectors alike are complex: d real parts, then d imaginary parts."""
+    components: ClassVar[int] = 1
+    """Reals in each of the numbers that entity and relation vectors alike consist of: 1, 2 of complex numbers, 8 of
+    biquaternions. Vectors hold the first components of all their numbers, then the second ones, and so on. N3 cubes the
+    numbers' moduli."""
+
+    batch_norm: bool = False
+    """True where a training step normalises its queries over the batch. A triple's tail and its head are then asked for
+    by two formulas, so that heads take reciprocal relations; and the statistics are those of a single view."""
 
     def __init__(self, dim: int, init_range: float):
         super().__init__()
@@ -67,6 +74,20 @@ class Scorer(Named, nn.Module, ABC):
         self, anchor: Queries, relation: Float[Tensor, "B relation_width"], head: bool
     ) -> Float[Tensor, "B query_width"]:
         """What every candidate is compared with; `head` = the candidates replace the head."""
+
+    @property
+    def varies(self) -> bool:
+        """True where `query_in_step` differs from `query`."""
+        return False
+
+    def query_in_step(
+        self, anchor: Queries, relation: Float[Tensor, "B relation_width"], head: bool, step: int
+    ) -> Float[Tensor, "B query_width"]:
+        """The queries of a training step, which may depend on chance, as a function of the step, and on the batch.
+
+        By default they are those of `query`.
+        """
+        return self.query(anchor, relation, head)
 
     def compare(self, query: Float[Tensor, "B query_width"], candidates: Candidates) -> Scores:
         """Scores of each row's own candidates [B K width], or of one pool [P width] for all rows."""
@@ -182,7 +203,7 @@ class ComplEx(Scorer, name="ComplEx"):
     """
 
     comparison = "dot"
-    complex = True
+    components = 2
 
     @property
     def entity_width(self) -> int:
@@ -281,32 +302,153 @@ class PairRE(Scorer, name="PairRE"):
         return self.dim + comparisons.pair_width(self.dim, device)
 
 
+class BiQUE(Scorer, name="BiQUE"):
+    """f(h, r, t) = <(h + r_T) (x) r_R, t> over d biquaternions: the relation shifts the head, then turns and scales it.
+
+    Guo and Kok, "BiQUE: Biquaternionic Embeddings of Knowledge Graphs", 2021; (x) is the Hamilton product of each of
+    the d biquaternions, <,> the product of the 8d reals. A biquaternion is w + x i + y j + z k with complex w, x, y, z.
+    Vectors hold the real parts of the four, then the imaginary parts, each for all biquaternions: relations have 2d of
+    them, those of r_T and those of r_R in turn for each part. `dim` is what the paper calls k: at the same `dim` an
+    entity has 4 times as many reals as with `ComplEx`.
+    """
+
+    comparison = "dot"
+    components = 8
+
+    @property
+    def entity_width(self) -> int:
+        return 8 * self.dim
+
+    @property
+    def relation_width(self) -> int:
+        return 16 * self.dim
+
+    def query(
+        self, anchor: Queries, relation: Float[Tensor, "B relation_width"], head: bool
+    ) -> Float[Tensor, "B query_width"]:
+        e = anchor.unflatten(-1, (2, 4, -1))
+        shift, turn = relation.unflatten(-1, (2, 4, 2, -1)).unbind(-2)
+        if not head:
+            turned = _hamilton(e + shift, turn).flatten(1)
+            return torch.cat([turned, torch.zeros_like(turned[:, :1])], dim=-1)
+        # <a (x) b, t> = <a, t (x) b*>, where b* has x, y and z negated, and then all imaginary parts.
+        w, xyz = turn.split([1, 3], dim=2)
+        real, imaginary = torch.cat([w, -xyz], dim=2).unbind(1)
+        turned = _hamilton(e, torch.stack([real, -imaginary], dim=1))
+        # What r_T adds is the same for all heads: it follows the query.
+        return torch.cat([turned.flatten(1), (turned * shift).flatten(1).sum(-1, keepdim=True)], dim=-1)
+
+    def compare(self, query: Float[Tensor, "B query_width"], candidates: Candidates) -> Scores:
+        return super().compare(query[:, :-1], candidates) + query[:, -1:]
+
+    def compare_rows(
+        self, query: Float[Tensor, "B query_width"], table: Float[Tensor, "E width"], ids: Int[Tensor, "B K"]
+    ) -> Scores:
+        return super().compare_rows(query[:, :-1], table, ids) + query[:, -1:]
+
+
 class TuckER(Scorer, name="TuckER"):
-    """f(h, r, t) = sum_ijk W_ijk h_i r_j t_k, the bare form, without the authors' batch normalisation and dropout.
+    """f(h, r, t) = sum_ijk W_ijk h_i r_j t_k: what relations have in common is in the core W.
 
     Balazevic et al., "TuckER: Tensor Factorization for Knowledge Graph Completion", 2019. The core W
-    [d, relation_dim, d] is a parameter of the scorer; it starts uniform on [-1, 1], as in the authors' code.
+    [d, relation_dim, d] is a parameter of the scorer; it starts uniform on [-1, 1], as in the authors' code. That
+    trains with `batch_norm` and all three kinds of dropout, which set a share of the numbers to 0 and scale up the
+    others, anew in each step.
 
     Args:
         dim: d, of the entities.
         init_range: see `Scorer`.
         relation_dim: width of the relation vectors; d by default.
+        anchor_dropout: share of the anchor's numbers that a step drops, the authors' `input_dropout`.
+        matrix_dropout: share of those of sum_j W_ijk r_j, of each row anew, their `hidden_dropout1`; that takes d^2
+            random numbers a row.
+        query_dropout: share of those of the query, their `hidden_dropout2`.
+        batch_norm: normalise each number of the anchor, and of the query, over the batch (Ioffe and Szegedy, 2015);
+            outside of a step by running means. It takes reciprocal relations.
     """
 
     comparison = "dot"
 
-    def __init__(self, dim: int, init_range: float, *, relation_dim: PositiveInt | None = None):
+    def __init__(
+        self,
+        dim: int,
+        init_range: float,
+        *,
+        relation_dim: PositiveInt | None = None,
+        anchor_dropout: Share = 0.0,
+        matrix_dropout: Share = 0.0,
+        query_dropout: Share = 0.0,
+        batch_norm: bool = False,
+    ):
         super().__init__(dim, init_range)
         self.core = nn.Parameter(torch.empty(dim, relation_dim or dim, dim).uniform_(-1, 1))
+        self.anchor_dropout, self.matrix_dropout, self.query_dropout = anchor_dropout, matrix_dropout, query_dropout
+        self.batch_norm, self.seed = batch_norm, torch.initial_seed()
+        self.norms = nn.ModuleList(nn.BatchNorm1d(dim) for _ in range(2 if batch_norm else 0))
 
     @property
     def relation_width(self) -> int:
         return self.core.shape[1]
 
+    @property
+    def varies(self) -> bool:
+        return self.batch_norm or bool(self.anchor_dropout or self.matrix_dropout or self.query_dropout)
+
     def query(self, anchor: Queries, relation: Float[Tensor, "B relation_width"], head: bool) -> Queries:
+        return self._query(anchor, relation, head, None)
+
+    def query_in_step(
+        self, anchor: Queries, relation: Float[Tensor, "B relation_width"], head: bool, step: int
+    ) -> Queries:
+        return self._query(anchor, relation, head, step)
+
+    def _query(
+        self, anchor: Queries, relation: Float[Tensor, "B relation_width"], head: bool, step: int | None
+    ) -> Queries:
         core = self.core.transpose(0, 2) if head else self.core
-        return torch.einsum("bi,bj,ijk->bk", anchor, relation, core)
+        x = self._dropped(self._normalised(anchor, 0, step), self.anchor_dropout, step, "anchor", head)
+        if step is None or not self.matrix_dropout:
+            x = torch.einsum("bi,bj,ijk->bk", x, relation, core)
+        else:
+            matrices = torch.einsum("bj,ijk->bik", relation, core)
+            x = (x[:, None] @ self._dropped(matrices, self.matrix_dropout, step, "matrix", head)).squeeze(1)
+        return self._dropped(self._normalised(x, 1, step), self.query_dropout, step, "query", head)
+
+    def _normalised(self, x: Queries, which: int, step: int | None) -> Queries:
+        if not self.batch_norm:
+            return x
+        norm = self.norms[which]
+        # A single row has no variance.
+        norm.train(step is not None and len(x) > 1)
+        return norm(x)
+
+    def _dropped(
+        self, x: Float[Tensor, "B *n"], share: float, step: int | None, what: str, head: bool
+    ) -> Float[Tensor, "B *n"]:
+        if step is None or not share:
+            return x
+        stream = generator(self.seed, "dropout", step, what, int(head), device=x.device)
+        kept = torch.rand(x.shape, generator=stream, device=x.device) >= share
+        return x * kept / (1 - share)
 
 
 def _inner(x: Float[Tensor, "*n d"], y: Float[Tensor, "*n d"]) -> Float[Tensor, "*n 1"]:
     return (x * y).sum(-1, keepdim=True)
+
+
+def _hamilton(a: Float[Tensor, "B 2 4 d"], b: Float[Tensor, "B 2 4 d"]) -> Float[Tensor, "B 2 4 d"]:
+    """The products of biquaternions, which have real and imaginary parts of w, x, y and z each."""
+    # Real and imaginary parts are quaternions: all four products of them at once.
+    w, x, y, z = a[:, :, None].unbind(-2)
+    p, q, r, s = b[:, None].unbind(-2)
+    products = torch.stack(
+        [
+            w * p - x * q - y * r - z * s,
+            w * q + x * p + y * s - z * r,
+            w * r - x * s + y * p + z * q,
+            w * s + x * r - y * q + z * p,
+        ],
+        dim=-2,
+    )
+    real = products[:, 0, 0] - products[:, 1, 1]
+    return torch.stack([real, products[:, 0, 1] + products[:, 1, 0]], dim=1)

@@ -126,6 +126,7 @@ class Trainer:
         self.known_by_features = self._known_by_features()
         left_out = not unseen_negatives and bool(self.known_by_features.any())
         self.counted = ~self.known_by_features.to(device) if left_out else None
+        self.candidates = (~self.known_by_features).nonzero().squeeze(1)
         sampler.foresee(batches.at)
         self._refuse_unfit()
 
@@ -146,6 +147,10 @@ class Trainer:
             return negatives
         # Once, if somebody has moved the model since.
         self.counted = counts = self.counted.to(lookup.relation.device)
+        if self.objective.needs_all:
+            # The mask of such a loss tells what is true: who does not count is no candidate at all.
+            self.candidates = ids = self.candidates.to(counts.device)
+            return PoolNegatives(ids, mask=negatives.counts(len(lookup.batch)).index_select(1, ids))
         if isinstance(negatives, OwnNegatives | PoolNegatives):
             counts = counts[negatives.ids]
         mask = counts.expand(len(lookup.batch), -1) if negatives.mask is None else negatives.mask & counts
@@ -227,7 +232,7 @@ class Trainer:
             views: of every entity, where they are at hand.
         """
         model, sampler = self.model, self.sampler
-        negatives = sampler.draw(lookup, model, step)  # x- ~ q_phi( . | anchor, r, step)
+        negatives = sampler.draw(model.exact(lookup), model, step)  # x- ~ q_phi( . | anchor, r, step)
         negatives = self._counted(lookup, negatives)
         if views is not None and isinstance(negatives, AllNegatives):
             negatives = replace(negatives, views=views)
