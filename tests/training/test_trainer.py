@@ -76,7 +76,7 @@ class _Records(Callback):
 
 def test_the_step_is_the_step_of_the_design(toy: Dataset) -> None:
     """The loss of `Trainer.step` and the parameters after it, against the six lines written out with plain SGD."""
-    trainer, other = _trainer(toy, objective={"l3": 0.01}), _trainer(toy, objective={"l3": 0.01})
+    trainer, other = (_trainer(toy, objective={"l3": 0.01, "gamma": 9.0}) for _ in range(2))
     loss = trainer.step(11)
     model, sampler = other.model, other.sampler
     batch = other.batches.at(11)
