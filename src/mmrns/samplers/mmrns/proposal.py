@@ -288,7 +288,7 @@ class CandidateSampler(Sampler):
         else:
             none, log = pools.new_empty(1, 0), share.log()[None]
             parts = [(none, none.bool(), log, (-log).exp())] * len(lists)
-        return [Held(*of_pool, *part) for *of_pool, part in zip(pools, answers, parts, strict=True)]
+        return [Held(pool, of_it, *part) for pool, of_it, part in zip(pools, answers, parts, strict=True)]
 
     def _draw_typed(
         self,
