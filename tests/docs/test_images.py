@@ -9,7 +9,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "docs" / "images"
 RECORDED = {
-    "time-countries.png": "experiments/countries/equal-time/time.png",
     "mrr-countries.png": "experiments/countries/equal-time/mrr.png",
 }
 
