@@ -61,7 +61,8 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from toy import SHORT, write_toy
 
     folder = tmp_path_factory.mktemp("calibrated")
-    settings = SHORT | {"training.steps": 60, "threads": 1, "model.reciprocal": True, "evaluation.calibrate": True}
+    settings = SHORT | {"training.steps": 60, "threads": 1, "model.reciprocal": True}
+    settings |= {"objective.gamma": 9.0, "evaluation.calibrate": True}
     given = {"scorer": "TransE", "method": "uniform", "device": "cpu", "settings": settings, "progress": False}
     mmrns.train(dataset=write_toy(folder / "kg"), out=folder / "run", **given)
     return folder / "run"

@@ -8,7 +8,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mmrns.samplers.base import Sampler
+from mmrns.training.trainer import Trainer
 
 FORMS: dict[str, dict[str, Any]] = {name: {"name": name} for name in Sampler.registry.names()} | {
     "domain-range, half its pool from nscaching": {"name": "domain-range", "pool": 20, "pool_sampler": "nscaching"},
@@ -53,3 +56,12 @@ def _negatives() -> Path:
     from toy import write_negatives
 
     return write_negatives(Path(tempfile.mkdtemp(prefix="toy-")) / "negatives.tsv")
+
+
+def convert(trainer: Trainer, dtype: torch.dtype) -> None:
+    """Have a trainer that has not begun compute in another precision."""
+    for module in (trainer.model, trainer.sampler):
+        module.to(dtype)
+    # Adagrad has its sums from the start.
+    for state in (state for part in trainer.optimizer.parts for state in part.state.values() if "sum" in state):
+        state["sum"] = state["sum"].to(dtype)

@@ -53,7 +53,7 @@ def test_a_step_has_no_more_operations_than_it_had(toy: Dataset, monkeypatch: py
         f"the method {method!r} has no bound; count the operations of its step by `operations` and add them to BOUNDS, "
         "rounded up a little"
     )
-    monkeypatch.setattr("mmrns.nn.kernels.comparisons.fused", lambda: False)
+    monkeypatch.setattr("mmrns.nn.kernels.comparisons.form_on", lambda device: "torch")
     found = operations(_trainer(toy, method))
     assert found <= BOUNDS[method], (
         f"a step of {method} has {found:.1f} operations, more than {BOUNDS[method]}: a device waits for each of them; "

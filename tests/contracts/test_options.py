@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from covering import covering
-from forms import FORMS, form_of
+from forms import FORMS, convert, form_of
 from mmrns.data.datasets import Dataset
 from mmrns.errors import UsageError
 from mmrns.nn.embedders import Embedder
@@ -167,8 +167,7 @@ def test_a_step_with_every_pair_of_options(toy: Dataset, weighs: Callable[[str],
         assert "\n" not in str(caught.value)
         return
     trainer = build_trainer(make_config(config_of(row)), toy)
-    for module in (trainer.model, trainer.sampler):
-        module.to(row["dtype"])
+    convert(trainer, row["dtype"])
     take_steps(trainer, row["method"])
 
 

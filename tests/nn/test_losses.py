@@ -253,3 +253,24 @@ def test_every_loss_is_lowered_by_better_scores_and_stays_finite(name: str) -> N
         assert torch.isfinite(loss)
         found = torch.autograd.grad(loss, far, allow_unused=True)
         assert all(torch.isfinite(g).all() for g in found if g is not None)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("name", ["k-vs-all", "bce"])
+def test_what_has_no_weight_is_no_candidate(name: str, smoothing: float) -> None:
+    """The loss over all entities with some of weight 0 is the loss over the others."""
+    g = torch.Generator().manual_seed(3)
+    scores, false = torch.randn(4, 9, generator=g), torch.rand(4, 9, generator=g) < 0.6
+    there = torch.tensor([True] * 5 + [False] * 3 + [True])
+    loss = Loss.registry.get(name)(gamma=2.0, alpha=0.0, smoothing=smoothing)
+    scores.requires_grad_()
+    weight = torch.zeros(4, 9).masked_fill(~there, -torch.inf)
+    found = loss.rows(scores[:, 0], scores, false, weight)
+    torch.testing.assert_close(found, loss.rows(scores[:, 0], scores[:, there], false[:, there], None))
+    (gradient,) = torch.autograd.grad(found.sum(), scores)
+    assert torch.isfinite(gradient).all()
+    assert (gradient[:, ~there] == 0).all()
+    # A row without any candidate has a finite loss and no gradient.
+    none = loss.rows(scores[:, 0], scores, false, torch.full((4, 9), -torch.inf))
+    assert torch.isfinite(none).all()
+    assert (torch.autograd.grad(none.sum(), scores)[0] == 0).all()

@@ -193,7 +193,8 @@ class KvsAllLoss(Loss, name="k-vs-all"):
 
         L_b = ln sum_e e^s_be - (1 - epsilon) mean_{e true} s_be - epsilon mean_e s_be
 
-    `s_neg` holds all entities and the mask tells which are not true; `s_pos` is not used.
+    `s_neg` holds all entities and the mask tells which are not true; `s_pos` is not used. Entities whose importance
+    weight is 0 are no candidates.
 
     Args:
         gamma, alpha: not used.
@@ -215,11 +216,11 @@ class KvsAllLoss(Loss, name="k-vs-all"):
         log_weight: Float[Tensor, "B K"] | None,
     ) -> Float[Tensor, " B"]:
         assert mask is not None, "the mask tells what is true"
-        true = ~mask
-        label = (s_neg * true).sum(1) / true.sum(1).clamp(min=1)
+        there = _candidates(log_weight)
+        label = _mean(s_neg, ~mask if there is None else there & ~mask)
         if self.smoothing:
-            label = (1 - self.smoothing) * label + self.smoothing * s_neg.mean(1)
-        return s_neg.logsumexp(1) - label
+            label = (1 - self.smoothing) * label + self.smoothing * _mean(s_neg, there)
+        return (s_neg if there is None else masked(s_neg, there)).logsumexp(1) - label
 
 
 class BinaryCrossEntropyLoss(Loss, name="bce"):
@@ -228,8 +229,8 @@ class BinaryCrossEntropyLoss(Loss, name="bce"):
         L_b = mean_e [ ln(1 + e^(gamma + s_be)) - y_be (gamma + s_be) ]
         y_be = (1 - epsilon) [e is true] + epsilon / E
 
-    `s_neg` holds all E entities and the mask tells which are not true; `s_pos` is not used. ConvE's and TuckER's code
-    add 1 / E instead of epsilon / E.
+    `s_neg` holds all E entities and the mask tells which are not true; `s_pos` is not used. Entities whose importance
+    weight is 0 are no candidates, and not counted in E. ConvE's and TuckER's code add 1 / E instead of epsilon / E.
 
     Args:
         gamma: margin added to bare distance scores; 0 for the other scorers.
@@ -252,6 +253,19 @@ class BinaryCrossEntropyLoss(Loss, name="bce"):
         log_weight: Float[Tensor, "B K"] | None,
     ) -> Float[Tensor, " B"]:
         assert mask is not None, "the mask tells what is true"
-        s = self.gamma + s_neg
-        label = (1 - self.smoothing) * (s * ~mask).sum(1) + self.smoothing * s.mean(1)
-        return (softplus(s).sum(1) - label) / s.shape[1]
+        s, there = self.gamma + s_neg, _candidates(log_weight)
+        n = s.shape[1] if there is None else there.sum(1).clamp(min=1)
+        label = (1 - self.smoothing) * (s * (~mask if there is None else there & ~mask)).sum(1)
+        if self.smoothing:
+            label = label + self.smoothing * _mean(s, there)
+        return _mean(softplus(s), there) - label / n
+
+
+def _candidates(log_weight: Float[Tensor, "B K"] | None) -> Bool[Tensor, "B K"] | None:
+    """Which entities are candidates of a loss that needs all: not those whose importance weight is 0; None = all."""
+    return None if log_weight is None else log_weight > -torch.inf
+
+
+def _mean(values: Float[Tensor, "B K"], some: Bool[Tensor, "B K"] | None) -> Float[Tensor, " B"]:
+    """The mean of some values of each row, or of all; 0 where there are none."""
+    return values.mean(1) if some is None else (values * some).sum(1) / some.sum(1).clamp(min=1)

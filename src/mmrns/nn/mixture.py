@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mmrns.nn.embedders.base import STRUCTURE
 from mmrns.nn.lookup import Scores, common_views
 from mmrns.nn.losses import Loss
-from mmrns.nn.numerics import full, masked
+from mmrns.nn.numerics import full
 from mmrns.nn.scorers import Scorer
 from mmrns.registry import Named, Registry
 from mmrns.types import Negatives
@@ -256,14 +256,14 @@ def loss_of_view(
         true, false: the scores of the true entities (K = 1) and of the negatives.
     """
     s_pos, s_neg = (full(scores.by_view[view]) for scores in (true, false))
-    common, mask = false.common(view), negatives.mask
+    common, mask, log_weight = false.common(view), negatives.mask, negatives.log_weight
     if objective.needs_all:
         assert mask is not None, "the mask tells what is true"
-        # Who lacks the view is neither: not among the true ones, and of no weight among the others.
+        # Who lacks the view is no candidate, neither a true nor a false one.
         counts = (~mask & common).any(1)
-        s_neg, mask = masked(s_neg, common), mask | ~common
+        log_weight = torch.zeros_like(s_neg).masked_fill(~common, -torch.inf)
     else:
         counts = true.common(view).squeeze(1)
         mask = common if mask is None else mask & common
-    rows = objective.rows(s_pos.squeeze(1), s_neg, mask, negatives.log_weight)
+    rows = objective.rows(s_pos.squeeze(1), s_neg, mask, log_weight)
     return (weight * counts * rows).sum() / weight.sum()

@@ -273,7 +273,7 @@ def test_all_is_kept_only_while_nothing_changes(toy: Dataset) -> None:
 @pytest.mark.parametrize("sampler", ["uniform", "mmrns", "1-vs-all"])
 def test_training_moves_every_parameter_and_lowers_the_loss(toy: Dataset, name: str, sampler: str) -> None:
     values = config_of(scorer=name) | {"sampler": {"name": sampler}, "training": {"lr": 0.02, "batch_size": 64}}
-    trainer = build_trainer(make_config(values), toy)
+    trainer = build_trainer(make_config({**values, "objective": {"gamma": 9}}), toy)
     before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
     losses = [float(trainer.step(step)) for step in range(100)]
     assert sum(losses[-20:]) < 0.9 * sum(losses[:20])

@@ -133,4 +133,4 @@ def test_kernels_that_do_not_load_are_as_good_as_none(form: comparisons.Form, mo
     # Importing it raises ImportError.
     monkeypatch.setitem(sys.modules, comparisons._MODULES[form], None)
     with pytest.warns(Note, match=f"{form.title()} cannot be loaded"):
-        assert comparisons._loaded.__wrapped__(form) is False
+        assert comparisons._loaded(form) is False

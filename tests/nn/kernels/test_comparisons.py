@@ -280,7 +280,7 @@ def test_the_host_reads_no_value(kind: comparisons.Kind, form: str, monkeypatch:
 
 
 def test_for_few_pairs_the_kernels_are_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparisons, "_loaded", lambda form: True)
+    monkeypatch.setattr(comparisons, "_loads", {"numba": True, "triton": True})
     for device, form in (("cpu", "numba"), ("cuda", "triton")):
         monkeypatch.delitem(sys.modules, comparisons._MODULES[form], raising=False)
         with comparisons.comparing(comparisons.LOADING - 1):
@@ -295,13 +295,13 @@ def test_for_few_pairs_the_kernels_are_not_loaded(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_form_goes_by_device_and_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparisons, "_loaded", lambda form: True)
+    monkeypatch.setattr(comparisons, "_loads", {"numba": True, "triton": True})
     single, double, half = (torch.ones(2, 3, dtype=x) for x in (torch.float32, torch.float64, torch.bfloat16))
     assert comparisons.form_of(single, single) == comparisons.form_of(double, double) == "numba"
     assert comparisons.form_of(single, double) == comparisons.form_of(half, half) == "torch"
     assert comparisons.form_of(single.to("meta")) == comparisons.form_of(single, single.to("meta")) == "torch"
     assert comparisons.pair_width(6, "cuda") == comparisons.pair_width(6, "cpu") == 0
-    monkeypatch.setattr(comparisons, "_loaded", lambda form: False)
+    monkeypatch.setattr(comparisons, "_loads", {"numba": False, "triton": False})
     assert comparisons.form_of(single, single) == "torch"
     assert comparisons.pair_width(6, "cuda") == comparisons.pair_width(6, "cpu") == 12
 

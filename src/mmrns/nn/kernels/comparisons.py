@@ -11,7 +11,6 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -102,10 +101,15 @@ def form_on(device: torch.device | str) -> Form:
     form = _FORMS.get(torch.device(device).type, "torch")
     if form == "torch" or (_few.get() and _MODULES[form] not in sys.modules):
         return "torch"
-    return form if _loaded(form) else "torch"
+    if form not in _loads:
+        _loads[form] = _loaded(form)
+    return form if _loads[form] else "torch"
 
 
-@cache
+_loads: dict[Form, bool] = {}
+"""Of each form that was asked for, whether it loads. No `functools.cache`: torch's compiler warns of these."""
+
+
 def _loaded(form: Form) -> bool:
     """Whether what the fused kernels need is installed; what does not load is as good as none, which a note says."""
     if find_spec(form) is None:
