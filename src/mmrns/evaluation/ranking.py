@@ -126,18 +126,14 @@ def rank(
     return Ranks.concatenate(sides)
 
 
-def all_finite(scores: Float[Tensor, "*n"]) -> Bool[Tensor, ""]:
-    """Whether no score is NaN or infinite, in one pass."""
-    return torch.stack(torch.aminmax(scores)).isfinite().all() if scores.numel() else torch.ones((), dtype=torch.bool)
-
-
 def refuse_not_finite(scores: Float[Tensor, "*n"]) -> None:
     """NaN compares with nothing, so that it would rank anywhere.
 
     Raises:
         Diverged: a score is NaN or infinite.
     """
-    if not all_finite(scores):
+    # In one pass: what is no number is the lowest and the highest.
+    if scores.numel() and not torch.stack(torch.aminmax(scores)).isfinite().all():
         raise Diverged("the model gives scores that are not finite; lower the learning rate and train again")
 
 

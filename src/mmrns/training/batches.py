@@ -128,8 +128,8 @@ class Upcoming:
         """The batch of one step, on the host; that of the next step is begun."""
         if self._thread is None:
             return self.batches.at(step)
-        ready = self._next is not None and self._next[0] == step
-        batch = self._next[1].result() if ready and self._next else self._made(step)
+        begun = None if self._next is None or self._next[0] != step else self._next[1]
+        batch = self._made(step) if begun is None else begun.result()
         self._next = step + 1, self._thread.submit(self._made, step + 1)
         return batch
 

@@ -152,6 +152,13 @@ def _kernels(kind: str, value: Any, gradient: Any) -> _Kernels:
 # to be summed up at the end.
 
 
+@_compiled(parallel=False)
+def _turn(c: Any, start: int, n: int, turned: Any) -> None:
+    for p in range(n):
+        for i in range(c.shape[1]):
+            turned[i, p] = c[start + p, i]
+
+
 @_compiled(parallel=True)
 def _l1_turned(q: Any, c: Any, out: Any, rows: int, size: int) -> None:
     # Two rows share what is read.
@@ -161,9 +168,7 @@ def _l1_turned(q: Any, c: Any, out: Any, rows: int, size: int) -> None:
         turned, spare = np.empty((width, size), q.dtype), np.empty(size, q.dtype)
         for start in range(0, c.shape[0], size):
             n = min(size, c.shape[0] - start)
-            for p in range(n):
-                for i in range(width):
-                    turned[i, p] = c[start + p, i]
+            _turn(c, start, n, turned)
             for b in range(first, last, 2):
                 other = min(b + 1, last - 1)
                 x = out[b, start : start + n]
@@ -187,14 +192,12 @@ def _l1_turned(q: Any, c: Any, out: Any, rows: int, size: int) -> None:
 
 @_compiled(parallel=True)
 def _modulus_turned(q: Any, c: Any, out: Any, rows: int, size: int) -> None:
-    width, d = q.shape[1], q.shape[1] // 2
+    d = q.shape[1] // 2
     for block in prange((q.shape[0] + rows - 1) // rows):
-        turned = np.empty((width, size), q.dtype)
+        turned = np.empty((q.shape[1], size), q.dtype)
         for start in range(0, c.shape[0], size):
             n = min(size, c.shape[0] - start)
-            for p in range(n):
-                for i in range(width):
-                    turned[i, p] = c[start + p, i]
+            _turn(c, start, n, turned)
             for b in range(block * rows, min(q.shape[0], (block + 1) * rows)):
                 x = out[b, start : start + n]
                 x[:] = 0
