@@ -102,6 +102,8 @@ def save_figure(figure: Figure, path: Path) -> None:
         # Few colours: a third of the bytes.
         few = Image.open(pixels).convert("RGB").quantize(256, dither=Image.Dither.NONE)
         few.save(png, format="png", optimize=True)
+        # The layout was found for the PNG; to search for it again would take longer than to draw.
+        figure.set_layout_engine("none")
         figure.savefig(svg, format="svg", metadata={"Creator": None, "Date": None})
 
 

@@ -89,8 +89,8 @@ class JudgedRun(StoredRun):
             self.calibrated.write(folder, self.dataset.graph.relations)
             save_figure(self.plot_reliability(), folder / "plots" / "reliability.png")
 
-    def _write(self, path: Path) -> None:
-        super()._write(path)
+    def _write(self, path: Path, plots: bool) -> None:
+        super()._write(path, plots)
         # In its own folder it was written when it was made.
         if self.folder != path:
             self._write_calibration(path)

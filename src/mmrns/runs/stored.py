@@ -145,8 +145,12 @@ class StoredRun:
         found = "nowhere" if now is None else "changed" if changed else "same"
         return cls(config, results, record, rows=rows, folder=path, dataset=given, device=device, found=found)
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, *, plots: bool = True) -> None:
         """Write the run to a folder that `load_run` opens.
+
+        Args:
+            folder: made where it is missing.
+            plots: draw the training's pictures into it, which takes about a second.
 
         Raises:
             DataError: the folder holds another run, another process writes to it, or it cannot be written.
@@ -155,9 +159,9 @@ class StoredRun:
         with locked(path, "plots", KEPT):
             if self.folder != path and (path / "config.yaml").exists():
                 raise DataError(path, "holds a run already", "choose another folder")
-            self._write(path)
+            self._write(path, plots)
 
-    def _write(self, path: Path) -> None:
+    def _write(self, path: Path, plots: bool) -> None:
         graph = self.dataset.graph
         write_text(path / "config.yaml", dump_config(self.config, path))
         for name, part in (("model", self.model), ("sampler", self.sampler)):
@@ -167,7 +171,8 @@ class StoredRun:
         write_graph(self.dataset, path / KEPT)
         if self.folder != path:
             write_text(path / "metrics.jsonl", "".join(f"{json.dumps(row)}\n" for row in self._rows))
-        self.draw(path / "plots")
+        if plots:
+            self.draw(path / "plots")
         write_json(path / "record.json", self.record)
         results = json_text(self.results)
         write_sums(path, hashlib.sha256(results.encode()).hexdigest())

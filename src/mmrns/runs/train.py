@@ -102,6 +102,7 @@ def train(
     resume: bool = False,
     progress: bool = True,
     group: str | None = None,
+    plots: bool = True,
 ) -> Run:
     """Train a model and its sampler and return the finished run.
 
@@ -133,6 +134,7 @@ def train(
             the learning rates.
         progress: say on standard error how far it is, after five seconds and then every minute.
         group: what trackers (`training.track`) call the study that the run is part of.
+        plots: draw the training's pictures into the folder when it is finished, which takes about a second.
 
     Raises:
         UsageError, DataError: see `make_config` and `load_dataset`; also when `out` holds a run and `resume` is not
@@ -202,7 +204,7 @@ def train(
         _refuse_misuse(folder, resume)  # It may have become a run since.
         try:
             chosen = chosen or _config_of(folder, values)
-            return _train(chosen, folder, parts, callbacks, values if resume else None, group)
+            return _train(chosen, folder, parts, callbacks, values if resume else None, group, plots)
         except KeyboardInterrupt as error:
             raise Interrupted(f"{folder}: interrupted; continue with --resume") from error
 
@@ -375,10 +377,11 @@ def _train(
     given: Sequence[Callback],
     resumed: Mapping[str, Any] | None = None,
     group: str | None = None,
+    plots: bool = True,
 ) -> Run:
     """Train and tell the trackers; `resumed` is what was given to go on with, None for a new run."""
     with Tracking(config, folder, group) as tracking:
-        run = _trained(config, folder, parts, given, resumed, tracking)
+        run = _trained(config, folder, parts, given, resumed, tracking, plots)
         tracking.finish(run)
     return run
 
@@ -390,6 +393,7 @@ def _trained(
     given: Sequence[Callback],
     resumed: Mapping[str, Any] | None,
     tracking: Tracking,
+    plots: bool,
 ) -> Run:
     started = time.perf_counter()
     dataset = build_dataset(config, parts.dataset)
@@ -511,7 +515,7 @@ def _trained(
         sampler=trainer.sampler.eval(),
     )
     if folder is not None:
-        run.save(folder)
+        run.save(folder, plots=plots)
     if config.evaluation.calibrate:
         try:
             run.calibrate()

@@ -259,6 +259,7 @@ def train_once(training: Training) -> dict[str, Any]:
     told += [ProgressLines(name=training.name)] if training.progress else []
     try:
         how: dict[str, Any] = {"resume": unfinished, "progress": False, "group": training.folder.resolve().name}
+        how["plots"] = not training.trial
         run = train(out=training.run, settings=training.given, callbacks=told, **how)
     except Interrupted:
         if reports is None or reports.pruned is None:
