@@ -31,13 +31,18 @@ def _build(toy: Dataset, memory_mb: int) -> tuple[Model, MmrnsPublished]:
 
 @pytest.mark.parametrize("relations", [1, 5])
 @pytest.mark.parametrize("memory_mb", [0, 1024])
+@pytest.mark.parametrize("at_once", [1, 3])
 def test_folded_and_chunked_similarities_equal_the_direct_ones(
     toy: Dataset,
     monkeypatch: pytest.MonkeyPatch,
     relations: int,
     memory_mb: int,
+    at_once: int,
 ) -> None:
-    """In float64, with gradients: one relation or all, in one piece or a relation at a time with recomputation."""
+    """In float64, with gradients: one relation or all, in one piece or a relation at a time with recomputation.
+
+    With cosines of one relation at a time, as on a processor, or of several.
+    """
     monkeypatch.setattr(KnowledgeGuidedAttention, "folds", lambda self, modality, n_relations: n_relations > 0)
     rows = toy.graph.train[:60]
     if relations == 1:
@@ -47,6 +52,8 @@ def test_folded_and_chunked_similarities_equal_the_direct_ones(
     outcomes: list[tuple[dict[str, Similarity], list[Tensor]]] = []
     for direct in (True, False):
         model, sampler = _build(toy, memory_mb=1024 if direct else memory_mb)
+        if not direct:
+            monkeypatch.setattr(sampler.similarity, "_relations_at_once", lambda candidates, rows: at_once)
         model.double()
         sampler.double()
         found = sampler.similarity(batch, sampler.pool(0), model, direct=direct)

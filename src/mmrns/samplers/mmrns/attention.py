@@ -12,7 +12,7 @@ from torch.nn.functional import leaky_relu
 
 from mmrns.nn.numerics import masked
 from mmrns.samplers.explanation import AttentionMap
-from mmrns.samplers.mmrns.grouped import gated_cosine
+from mmrns.samplers.mmrns.grouped import Part, gated_cosine
 
 
 @dataclass(frozen=True)
@@ -344,13 +344,11 @@ class EntityGate(nn.Module):
         targets: Float[Tensor, "B width"],
         relations: Float[Tensor, "R relation_width"],
         entities: Float[Tensor, "n width"],
-        counts: tuple[int, ...],
+        by: tuple[Part, ...],
     ) -> Float[Tensor, "B n"]:
         """`grouped_cosine` of gated targets with all entities as each target's relation sees them."""
         of_entity, of_relation = self._halves(relations, entities)
-        return gated_cosine(
-            targets, entities, of_entity, of_relation, self.gate.weight, self.gate.bias, counts, self.SLOPE
-        )
+        return gated_cosine(targets, entities, of_entity, of_relation, self.gate.weight, self.gate.bias, by, self.SLOPE)
 
     def _halves(
         self, relations: Float[Tensor, "*R relation_width"], entities: Float[Tensor, "*n width"]

@@ -14,7 +14,7 @@ from mmrns.data.features import Modality
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.samplers.explanation import NO_MODALITY, AttentionMap, Evidence
 from mmrns.samplers.mmrns.attention import EntityGate, KnowledgeGuidedAttention, Tokens
-from mmrns.samplers.mmrns.grouped import grouped_cosine
+from mmrns.samplers.mmrns.grouped import grouped_cosine, in_parts
 from mmrns.types import Batch
 
 
@@ -142,22 +142,26 @@ class PublishedSimilarity(nn.Module):
         relations = self.relations(batch, model)
         targets = self.represent(relations[batch.relation_index], batch.target, model, at_once=at_once)
         in_order = [target.values[order] for target in targets]
+        index = batch.relation_index[order]
 
-        def under(ids: Tensor, relations: Tensor, counts: tuple[int, ...], *by_term: Tensor) -> tuple[Tensor, Tensor]:
+        def under(
+            ids: Tensor, relations: Tensor, index: Tensor, counts: tuple[int, ...], *by_term: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            by = in_parts(index, counts, self._relations_at_once(ids, max(counts)))
             found: list[Tensor] = []
             present: list[Tensor] = []
             if self.attention is not None:
                 tokens = self.tokens(ids)
                 terms = self.attention.terms(tokens, n_relations=0 if direct else len(relations))
                 ys = self.attention.outer(relations, terms)
-                found += [grouped_cosine(t, y, counts) for t, y in zip(by_term, ys, strict=False)]
+                found += [grouped_cosine(t, y, by) for t, y in zip(by_term, ys, strict=False)]
                 present += [t.mask.any(1) for t in tokens]
-            found.append(self.gate.cosine(by_term[-1], relations, self.structure(ids, model), counts))
+            found.append(self.gate.cosine(by_term[-1], relations, self.structure(ids, model), by))
             present.append(torch.ones_like(ids, dtype=torch.bool))
             return torch.stack(found), torch.stack(present)
 
         if at_once:
-            found, present = under(pool, relations, batch.relation_counts, *in_order)
+            found, present = under(pool, relations, index, batch.relation_counts, *in_order)
         else:
             per_entity, per_pair = self._reals_of_pool(len(relations))
             size = max(1, self._limit // (per_entity + per_pair * len(relations)))
@@ -170,7 +174,8 @@ class PublishedSimilarity(nn.Module):
                 for first in range(0, len(relations), step):
                     counts = batch.relation_counts[first : first + step]
                     rows = slice(start, start := start + sum(counts))
-                    given = (ids, relations[first : first + step], counts, *(t[rows] for t in in_order))
+                    of_these = (relations[first : first + step], index[rows] - first, counts)
+                    given = (ids, *of_these, *(t[rows] for t in in_order))
                     parts.append(checkpoint(under, *given, use_reentrant=False, preserve_rng_state=False))
                 columns.append(torch.cat([values for values, _ in parts], dim=1))
                 there.append(parts[0][1])
@@ -224,6 +229,18 @@ class PublishedSimilarity(nn.Module):
         if self.attention is None:
             return gate, 1
         return gate + self.attention.reals_per_entity(n_relations), self.attention.reals_per_pair(n_relations)
+
+    def _relations_at_once(self, candidates: Int[Tensor, " n"], rows: int) -> int:
+        """How many relations' cosines are taken together: one on a processor, whose cache holds its candidates.
+
+        Args:
+            candidates: that they have in common.
+            rows: the most that a relation has.
+        """
+        if candidates.device.type == "cpu":
+            return 1
+        reals = 2 * self.gate.hidden.out_features + 5 * self.gate.entity_width + 3 * rows
+        return max(1, self._limit // (reals * len(candidates)))
 
     @property
     def _reals_represented(self) -> int:
