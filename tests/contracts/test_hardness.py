@@ -77,10 +77,9 @@ def test_runs_are_bit_equal_with_and_without(toy_folder: Path, tmp_path: Path, n
     rows: list[list[dict[str, Any]]] = []
     for hardness in (True, False):
         values = _values(name, **lengths, hardness=hardness) | {"data": {"dataset": str(toy_folder)}}
-        mmrns.train(values, out=tmp_path / str(hardness))
+        mmrns.train(values, out=tmp_path / str(hardness), plots=False)
         folder = tmp_path / str(hardness)
         rows.append([row for row in read_json_lines(folder / "metrics.jsonl") if "loss" in row])
-        assert (folder / "plots" / "hardness.png").exists() == hardness
     for file in ("model.safetensors", "sampler.safetensors"):
         assert (tmp_path / "True" / file).read_bytes() == (tmp_path / "False" / file).read_bytes()
     assert [row["step"] for row in rows[0] if "hardness" in row] == [5, 10, 12]

@@ -135,8 +135,8 @@ def test_the_fused_scores_and_ranks_are_the_same(dropped: Dataset, other: Datase
 def test_a_run_is_the_same_and_predicts_the_same(whole: Path, dropped: Dataset, tmp_path: Path) -> None:
     removed = rewritten(whole, dropped, "removed", tmp_path / "toy")
     told = Notes()
-    first = mmrns.train(with_config(whole, 0.3), out=tmp_path / "first", callbacks=[told])
-    second = mmrns.train(with_config(removed, 0.0), out=tmp_path / "second")
+    first = mmrns.train(with_config(whole, 0.3), out=tmp_path / "first", callbacks=[told], plots=False)
+    second = mmrns.train(with_config(removed, 0.0), out=tmp_path / "second", plots=False)
     present = {name: modality.covered for name, modality in dropped.features.items()}
     for name, n in present.items():
         assert f"{name}: {n} of 40 entities matched; others were left out by data.drop_modality=0.3." in told.notes

@@ -36,7 +36,7 @@ SETTINGS: dict[str, Any] = {
 
 def _train(dataset: Any, out: Path | None, **more: Any) -> mmrns.Run:
     given = {"method": "uniform", "device": "cpu", **more}
-    return mmrns.train(dataset=dataset, settings=SETTINGS | given.pop("settings", {}), out=out, **given)
+    return mmrns.train(dataset=dataset, settings=SETTINGS | given.pop("settings", {}), out=out, plots=False, **given)
 
 
 @pytest.fixture(scope="module")

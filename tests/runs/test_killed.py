@@ -52,7 +52,7 @@ def _made(path: Path) -> tuple[int, int] | None:
 
 def test_a_training_killed_at_any_moment_ends_in_the_same_bytes(toy_folder: Path, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    mmrns.train(CONFIG, dataset=toy_folder, out=whole)
+    mmrns.train(CONFIG, dataset=toy_folder, out=whole, plots=False)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mmrns.runs.train"])
     moments = random.Random(0)
@@ -77,7 +77,7 @@ def test_a_training_killed_at_any_moment_ends_in_the_same_bytes(toy_folder: Path
         reached.append(Checkpoint.read(last).progress.step)
     assert reached == sorted(set(reached)), "nothing that was reached is lost"
     assert reached[-1] < CONFIG["training"]["steps"]
-    run = mmrns.train(out=cut, resume=True)
+    run = mmrns.train(out=cut, resume=True, plots=False)
     expected = json.loads((whole / "results.json").read_text())
     assert {key: run.results[key] for key in ("test", "valid", "selected_step")} == {
         key: expected[key] for key in ("test", "valid", "selected_step")

@@ -345,7 +345,7 @@ def test_it_says_that_there_is_no_modality_to_compare() -> None:
 @pytest.mark.parametrize("at", [3, 20, 33, 55, 60])
 def test_an_abandoned_run_resumes_to_the_same_bytes(toy_folder: Path, tmp_path: Path, method: str, at: int) -> None:
     config = _config(toy_folder, method=method, sampler={"negatives": 6})
-    whole = mmrns.train(config, out=tmp_path / "whole")
+    whole = mmrns.train(config, out=tmp_path / "whole", plots=False)
 
     with pytest.raises(_Stop):
         mmrns.train(config, out=tmp_path / "cut", callbacks=[_Abandon(at)])
@@ -353,7 +353,7 @@ def test_an_abandoned_run_resumes_to_the_same_bytes(toy_folder: Path, tmp_path: 
         mmrns.load_run(tmp_path / "cut")
     with pytest.raises(DataError, match="holds a run already"):
         mmrns.train(config, out=tmp_path / "cut")
-    resumed = mmrns.train(out=tmp_path / "cut", resume=True)
+    resumed = mmrns.train(out=tmp_path / "cut", resume=True, plots=False)
     for name in ("model", "sampler"):
         file = f"{name}.safetensors"
         assert (resumed.folder / file).read_bytes() == (whole.folder / file).read_bytes()
@@ -432,10 +432,10 @@ def test_validation_leak_is_said_and_can_be_dropped(toy_folder: Path, tmp_path: 
     valid.write_text(valid.read_text() + "".join(train.read_text().splitlines(keepends=True)[:5]))
     told = _Notes()
     config = _config(toy_folder) | {"training": SMALL["training"] | {"steps": 2}}
-    leaking = mmrns.train(config, out=tmp_path / "a", callbacks=[told])
+    leaking = mmrns.train(config, out=tmp_path / "a", callbacks=[told], plots=False)
     assert any("5 of 30 validation rows" in note for note in told.notes)
     config["data"] = {"dataset": str(toy_folder), "drop_leaked_valid": True}
-    clean = mmrns.train(config, out=tmp_path / "b")
+    clean = mmrns.train(config, out=tmp_path / "b", plots=False)
     assert (leaking.results["valid"]["queries"], clean.results["valid"]["queries"]) == (60, 50)
 
 
