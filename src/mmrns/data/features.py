@@ -17,7 +17,7 @@ from mmrns.data.folders import largest_exponent
 from mmrns.data.tables import read_lines
 from mmrns.data.tokens import Origin, origins_path, parse_origins, read_origins
 from mmrns.data.vocabulary import Vocabulary
-from mmrns.errors import DataError, unknown
+from mmrns.errors import DataError, UsageError, unknown
 from mmrns.files import stamp_of
 from mmrns.rng import generator
 
@@ -105,6 +105,35 @@ class Modality:
         """The same modality for the entities of another vocabulary; `own` is the one whose ids `row` has."""
         ids = own.find(other.names).to(self.row.device)
         return replace(self, row=torch.where(ids >= 0, self.row[ids.clamp(min=0)], -1))
+
+    def joined(self, more: Modality) -> Modality:
+        """The rows of both, of entities in the same ids; where both have one that of `more` counts.
+
+        The values are then in memory, whether or not they were mapped before, and nothing tells any more what the
+        tokens were made of.
+
+        Raises:
+            UsageError: `more` has tokens of another width, more of them than there is room for, or values that the type
+                of these values cannot hold.
+        """
+        found, wanted = more.values.shape[1:], self.values.shape[1:]
+        if found[1] != wanted[1] or found[0] > wanted[0]:
+            raise UsageError(f"tokens [L, D] of {list(found)} where L <= {wanted[0]} and D = {wanted[1]} are expected")
+        values = more.values.new_zeros(len(more.values), *wanted, dtype=self.values.dtype)
+        mask = more.mask.new_zeros(values.shape[:2])
+        values[:, : found[0]], mask[:, : found[0]] = more.values.to(values.dtype), more.mask
+        device = self.values.device
+        row = torch.where(more.row >= 0, more.row + len(self.values), self.row.to(more.row.device))
+        made = replace(
+            self,
+            values=torch.cat([self.values, values.to(device)]),
+            mask=torch.cat([self.mask, mask.to(device)]),
+            row=row.to(self.row.device),
+            source=None,
+        )
+        if replace(more, values=values, mask=mask).first_unfit() is not None:
+            raise UsageError(f"a value that {str(values.dtype).removeprefix('torch.')} cannot hold; scale the values")
+        return made
 
     def gather(
         self, ids: Int[Tensor, " n"], *, fill: bool = True
@@ -266,6 +295,10 @@ class Features(Mapping[str, Modality]):
     def within(self, own: Vocabulary, other: Vocabulary) -> Features:
         """The modalities for the entities of another vocabulary; see `Modality.within`."""
         return Features({name: modality.within(own, other) for name, modality in self.items()})
+
+    def joined(self, more: Mapping[str, Modality]) -> Features:
+        """The modalities, some with further rows; see `Modality.joined`."""
+        return Features({name: m.joined(more[name]) if name in more else m for name, m in self.items()})
 
     def gather(self, modality: str, ids: Int[Tensor, " n"]) -> tuple[Float[Tensor, "n L D"], Bool[Tensor, "n L"]]:
         """Values and mask of just these entities in one modality."""

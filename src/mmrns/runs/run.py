@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mmrns.data.arrays import triples_frame
 from mmrns.data.datasets import Dataset
+from mmrns.data.features import Modality
 from mmrns.errors import DataError, UsageError, note
 from mmrns.evaluation.candidates import Candidates
 from mmrns.evaluation.ranking import Ranks, ScoresAll, rank
@@ -33,6 +34,7 @@ from mmrns.runs.display import Predictions
 from mmrns.runs.exports import ROWS, copy_licences, features_read, write_bundle, write_predictions, write_vectors
 from mmrns.runs.hub import check_login, check_name, located, upload
 from mmrns.runs.judged import JudgedRun, Split
+from mmrns.runs.kept import modalities_read, with_entities
 from mmrns.runs.queries import Known, Queries, answers, every_query, queries_of, read_queries, schema
 from mmrns.runs.vectors import neighbours, vectors_frame
 from mmrns.samplers.base import Sampler
@@ -212,6 +214,31 @@ class Run(JudgedRun):
             raise UsageError("give either queries or head, relation and tail")
         asked = self.queries([(head, relation, tail)] if queries is None else queries)
         return self.answers(asked, top=top, known=known, candidates=candidates)
+
+    @property
+    def modalities(self) -> dict[str, Modality]:
+        """The features by which the model knows entities, whether or not it was trained with them; maybe none."""
+        return {name: self.dataset.features[name] for name in modalities_read(self.config, self.dataset)}
+
+    def with_entities(self, features: Mapping[str, Mapping[str, Any]], names: Mapping[str, str] | None = None) -> Run:
+        """The same run with entities that it was not trained with, known by their features alone.
+
+        They are asked about, ranked and listed as entities are that were added to the dataset: as answers too, unless
+        `candidates` leaves them out. The run itself, its folder and its dataset stay as they are.
+        `mmrns.prepare.encoders.encode_entities` makes such features of texts, pictures and numbers.
+
+        Args:
+            features: for each modality by name the tokens [L, D], or a single one [D], of each entity that has it.
+            names: readable names of the entities that have one; blank = none.
+
+        Raises:
+            UsageError: the model reads no features; an entity has none of those that it reads, or is in the dataset
+                already; tokens of another shape.
+        """
+        data = with_entities(self.config, self._data, features, names or {})
+        run = self._grown(data)
+        run.__dict__["_as_trained"] = self._as_trained if self._data.added else self
+        return run
 
     def show(self, predictions: pl.DataFrame, *, rows: int = ROWS_SHOWN) -> Predictions:
         """Predictions as a notebook shows them: query by query, by name, with thumbnails of the entities' pictures.
