@@ -84,6 +84,8 @@ def values(schema: dict[str, Any]) -> str:
         return f"`{schema['const']}`"
     if schema["type"] == "array":
         return "list of names"
+    if isinstance(schema.get("additionalProperties"), dict):
+        return f"section of {values(schema['additionalProperties'])}"
     kind = {"boolean": "`true`, `false`", "string": "text", "object": "section"}.get(schema["type"])
     if kind:
         return kind

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 import torch
@@ -23,6 +24,9 @@ from mmrns.rng import generator
 
 CHUNK = 1024
 """How many rows are looked at in one go."""
+Alteration = Literal["shuffled", "noise"] | float
+"""What takes the place of a modality: its tokens, shuffled among the entities that have some; noise like them; or it is
+lost by a share of the entities."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,52 @@ class Modality:
         row = self.row.clone()
         row[gone.to(row.device)] = -1
         return replace(self, row=row)
+
+    def altered(self, how: Alteration, seed: int, *purpose: int | str, entities: int | None = None) -> Modality:
+        """The modality with other tokens than the true ones, or for fewer entities; see `Alteration`.
+
+        - `shuffled`: an entity that has the modality is given the tokens of another one that has it, each to one.
+        - `noise`: every present token is drawn anew, each of its D numbers from a normal distribution with the mean and
+          the standard deviation of that number in all present tokens. How many tokens an entity has stays.
+        - a share: see `drop`.
+
+        Args:
+            how: what is done.
+            seed, purpose: of the draws.
+            entities: only the first so many are shuffled, or lose it, and tell mean and deviation. None = all.
+        """
+        first = replace(self, row=self.row[:entities])
+        if how == "noise":
+            return self._noise(first, seed, *purpose)
+        changed = first._shuffled(seed, *purpose) if how == "shuffled" else first.drop(how, seed, *purpose)
+        return replace(changed, row=torch.cat([changed.row, self.row[len(first.row) :]]))
+
+    def _shuffled(self, seed: int, *purpose: int | str) -> Modality:
+        have = self.present.cpu().nonzero().squeeze(1)
+        # Round a circle in random order, so that nobody keeps its own.
+        order = have[torch.randperm(len(have), generator=generator(seed, "shuffled", *purpose))].to(self.row.device)
+        return replace(self, row=self.row.index_put((order,), self.row[order.roll(1)]))
+
+    def _noise(self, like: Modality, seed: int, *purpose: int | str) -> Modality:
+        """Noise as the tokens of `like` are, a row for each entity that has the modality, in the order of ids."""
+        have = self.present.nonzero().squeeze(1)
+        count, total, squares = 0, torch.zeros(self.width), torch.zeros(self.width)
+        for ids in like.present.nonzero().squeeze(1).split(CHUNK):
+            tokens = self.values[self.row[ids]][self.mask[self.row[ids]]].double().cpu()
+            count, total, squares = count + len(tokens), total + tokens.sum(0), squares + (tokens**2).sum(0)
+        mean = total / max(1, count)
+        deviation = (squares / max(1, count) - mean**2).clamp(min=0).sqrt()
+        parts = [self.values[:0].cpu()]
+        for number, ids in enumerate(torch.arange(len(self.row)).split(CHUNK)):
+            # For entities that lack it as well, so that each has its own numbers whoever else is there.
+            shape = CHUNK, *self.values.shape[1:]
+            drawn = torch.randn(shape, generator=generator(seed, "noise", *purpose, number))[: len(ids)]
+            drawn = drawn[self.present[ids].cpu()] * deviation + mean
+            parts.append(drawn.to(self.values.dtype))
+        row = torch.full_like(self.row, -1)
+        row[have] = torch.arange(len(have), device=row.device)
+        values = torch.cat(parts).to(self.values.device)
+        return replace(self, values=values, mask=self.mask[self.row[have]], row=row, source=None)
 
     def within(self, own: Vocabulary, other: Vocabulary) -> Modality:
         """The same modality for the entities of another vocabulary; `own` is the one whose ids `row` has."""
@@ -295,6 +345,15 @@ class Features(Mapping[str, Modality]):
     def within(self, own: Vocabulary, other: Vocabulary) -> Features:
         """The modalities for the entities of another vocabulary; see `Modality.within`."""
         return Features({name: modality.within(own, other) for name, modality in self.items()})
+
+    def altered(self, how: Mapping[str, Alteration], seed: int, entities: int | None = None) -> Features:
+        """The modalities, some of them with other tokens than the true ones; see `Modality.altered`.
+
+        Raises:
+            UsageError: one is not there.
+        """
+        made = {name: self[name].altered(one, seed, name, entities=entities) for name, one in how.items()}
+        return Features({name: made.get(name, modality) for name, modality in self.items()})
 
     def joined(self, more: Mapping[str, Modality]) -> Features:
         """The modalities, some with further rows; see `Modality.joined`."""

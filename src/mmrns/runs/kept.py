@@ -12,7 +12,7 @@ import torch
 
 from mmrns.data.arrays import modality_of
 from mmrns.data.datasets import Dataset, load_dataset
-from mmrns.data.features import Features, Modality
+from mmrns.data.features import Alteration, Features, Modality
 from mmrns.data.folders import SPLITS
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.data.tables import read_bytes, split_lines
@@ -125,7 +125,7 @@ def run_data(
         # Where they need not be left out this was said before.
         if len(names) and grows:
             note(f"{where} has {_count(names, kind)} since the training, which the model has no vector for; left out")
-    found = build_dataset(config, found, device)
+    found = build_dataset(config, found, device, len(entities))
     trained = found.graph if kept is None else kept.graph.within(vocabulary, relations)
     return RunData(found, trained, len(known), strangers, left_out)
 
@@ -270,6 +270,11 @@ class _Absent(Features):
 
     def within(self, own: Vocabulary, other: Vocabulary) -> Features:
         return self._with(super().within(own, other))
+
+    def altered(self, how: Mapping[str, Alteration], seed: int, entities: int | None = None) -> Features:
+        # What is not at hand is altered by nobody, and whoever reads it is told.
+        here = {name: one for name, one in how.items() if name not in self._absent}
+        return self._with(super().altered(here, seed, entities))
 
     def joined(self, more: Mapping[str, Modality]) -> Features:
         return self._with(super().joined(more))

@@ -290,14 +290,14 @@ class StoredRun:
                     raise DataError(path, f"holds what is not finite in {name!r}", "restore the file, or train again")
         return module.to(self.device).eval()
 
-    def _grown(self: _Run, data: RunData) -> _Run:
-        """The same run with further entities behind those of its data; what is drawn and trained is not theirs."""
-        graph, before = data.dataset.graph, len(self.dataset.graph.entities)
-        more = len(graph.entities) - before
-        model = build_model(self.config, replace(data.dataset, graph=data.trained))
-        tensors = _grown(self.model.state_dict(), model, len(graph.entities), more)
+    def _with_data(self: _Run, data: RunData) -> _Run:
+        """The same run with other features, or with further entities behind those that it has."""
+        entities = len(data.dataset.graph.entities)
+        model, tensors = build_model(self.config, replace(data.dataset, graph=data.trained)), self.model.state_dict()
+        if more := entities - len(self.dataset.graph.entities):
+            tensors = _grown(tensors, model, entities, more)
         if reason := weights_misfit(model, tensors):
-            raise UsageError(f"the model is not what its configuration makes, so that it cannot grow ({reason})")
+            raise UsageError(f"the model is not what its configuration makes, so that its data are fixed ({reason})")
         model.load_state_dict(tensors)
         run = copy.copy(self)
         # Beside the properties, which would make them of the folder.
