@@ -33,6 +33,7 @@ from mmrns.runs.config import (
     options_of,
 )
 from mmrns.runs.methods import method_names, method_of
+from mmrns.runs.presets import presets
 from mmrns.samplers.base import Sampler
 from mmrns.training.callbacks import Callback
 from mmrns.training.trackers.base import Tracker
@@ -84,6 +85,8 @@ def values(schema: dict[str, Any]) -> str:
         return f"`{schema['const']}`"
     if schema["type"] == "array":
         return "list of names"
+    if isinstance(schema.get("additionalProperties"), dict):
+        return f"section of {values(schema['additionalProperties'])}"
     kind = {"boolean": "`true`, `false`", "string": "text", "object": "section"}.get(schema["type"])
     if kind:
         return kind
@@ -267,7 +270,21 @@ def registries() -> str:
     )
 
 
+def of_presets() -> str:
+    """The presets: what they are for, and what they set."""
+    rows = [
+        (
+            f"`{name}`",
+            prose(one.about),
+            ", ".join(f"`{key}: {shown(value)[1:-1]}`" for key, value in one.settings.items()),
+        )
+        for name, one in presets().items()
+    ]
+    return table(("preset", "for", "settings"), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "presets": of_presets,
     "top level": lambda: of_config(None),
     **{
         name: lambda name=name: of_config(name)

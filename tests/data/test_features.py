@@ -266,3 +266,66 @@ def test_modalities_are_dropped_independently() -> None:
     both = (features["a"].present & features["b"].present).sum()
     assert features["a"].covered == features["b"].covered == 400
     assert 150 < both < 250  # 200 are expected, with a standard deviation of 7
+
+
+def modality(n: int, missing: Sequence[int] = (), width: int = 3) -> Modality:
+    """Entity i has the tokens [i, i, ...], two of them or, where i is odd, one; rows are in reverse order."""
+    have = [i for i in reversed(range(n)) if i not in missing]
+    values = torch.tensor(have, dtype=torch.float16)[:, None, None].expand(-1, 2, width).clone()
+    mask = torch.ones(len(have), 2, dtype=torch.bool)
+    mask[:, 1] = torch.tensor([i % 2 == 0 for i in have])
+    row = torch.full((n,), -1)
+    row[torch.tensor(have)] = torch.arange(len(have))
+    return Modality(values, mask, row)
+
+
+@given(st.integers(2, 30), st.integers(0, 5), st.integers(0, 9))
+def test_shuffled_tokens_are_those_of_others(n: int, missing: int, seed: int) -> None:
+    true = modality(n, range(min(missing, n - 2)))
+    found = true.altered("shuffled", seed, "text")
+    assert torch.equal(found.present, true.present)
+    have = true.present.nonzero().squeeze(1)
+    values, mask = found.gather(have)
+    given = values[:, 0, 0].long()
+    assert (given != have).all()
+    assert sorted(given.tolist()) == have.tolist()
+    assert torch.equal(mask.sum(1), 2 - given % 2)
+    assert torch.equal(true.altered("shuffled", seed, "text").row, found.row)
+
+
+def test_noise_has_the_mean_and_deviation_of_the_tokens_and_the_same_places() -> None:
+    true = modality(3000, [5, 2000], width=2)
+    found = true.altered("noise", 0, "text")
+    assert torch.equal(found.present, true.present)
+    ids = torch.arange(3000)
+    (values, mask), (before, there) = found.gather(ids), true.gather(ids)
+    assert torch.equal(mask, there)
+    for tokens, expected in ((values[mask], before[there]),):
+        assert tokens.mean(0) == pytest.approx(expected.mean(0), rel=0.05)
+        assert tokens.std(0) == pytest.approx(expected.std(0), rel=0.05)
+    assert not torch.equal(values, before)
+    # An entity's own, whoever else has some, and however many there are.
+    fewer = modality(2990, [5, 7], width=2).altered("noise", 0, "text", entities=2990)
+    again = modality(2990, [5], width=2).altered("noise", 0, "text")
+    kept = torch.tensor([0, 6, 8, 1500, 2989])
+    assert torch.allclose(fewer.gather(kept)[0], again.gather(kept)[0], rtol=0.05, atol=30)
+
+
+@pytest.mark.parametrize("how", ["shuffled", 0.5, 1.0])
+def test_entities_that_came_later_keep_their_tokens(how: Any) -> None:
+    found, alone = modality(20).altered(how, 1, "text", entities=16), modality(16).altered(how, 1, "text")
+    later = torch.arange(16, 20)
+    assert torch.equal(found.gather(later)[0], modality(20).gather(later)[0])
+    first = torch.arange(16)
+    assert torch.equal(found.gather(first)[0], alone.gather(first)[0])
+    assert alone.covered == {"shuffled": 16, 0.5: 8, 1.0: 0}[how]
+
+
+def test_a_share_that_is_lost_is_what_drop_takes() -> None:
+    true = modality(20, [3])
+    assert torch.equal(true.altered(0.3, 2, "text").row, true.drop(0.3, 2, "text").row)
+    features = Features({"text": true, "image": modality(20)})
+    found = features.altered({"image": 1.0}, 0)
+    assert (found["text"], found["image"].covered) == (true, 0)
+    with pytest.raises(UsageError, match="unknown modality 'txt'; did you mean 'text'"):
+        features.altered({"txt": 1.0}, 0)

@@ -21,6 +21,7 @@ from mmrns.errors import MmrnsError
 # isort: off
 from mmrns.cli import train
 from mmrns.cli import use
+from mmrns.cli import sees
 from mmrns.cli import calibrate
 from mmrns.cli import export
 from mmrns.cli import push
@@ -45,6 +46,7 @@ __all__ = [
     "inspect",
     "main",
     "push",
+    "sees",
     "serve",
     "train",
     "use",

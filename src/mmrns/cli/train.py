@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 def train(
     config: Annotated[Path | None, typer.Argument(help="YAML file; what it leaves out takes its default.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Dataset name or folder.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Settings by name, which all else goes before: best (structure at its best), fast (good within "
+            "minutes) or large (for very many entities).",
+        ),
+    ] = None,
     scorer: Annotated[str | None, typer.Option(help="Name of the scorer, e.g. TransE, ComplEx or RotatE.")] = None,
     method: Annotated[
         str | None,
@@ -41,12 +49,13 @@ def train(
 ) -> None:
     """Train a model and its sampler, evaluate it and write a run folder."""
     from mmrns.runs.config import apply_settings, make_config
+    from mmrns.runs.presets import with_preset
     from mmrns.runs.train import train as train_run
     from mmrns.runs.values import read_config, told_of
 
     named = {"data.dataset": dataset, "model.scorer": scorer, "method": method, "seed": seed, "device": device}
     given = {key: str(value) if isinstance(value, StrEnum) else value for key, value in named.items()}
-    values = {} if config is None else read_config(config)
+    values = with_preset(preset, {} if config is None else read_config(config))
     values = apply_settings(values, {key: value for key, value in given.items() if value is not None})
     values = apply_settings(values, settings or [])
     if resume and folder is not None:

@@ -40,6 +40,8 @@ from mmrns.files import spreadsheet_safe
 if TYPE_CHECKING:
     import polars as pl
 
+    from mmrns.runs.run import Run
+
 
 @app.command(epilog="Example: mmrns evaluate runs/countries-TransE-mmrns-s0 --by relation")
 def evaluate(
@@ -149,6 +151,20 @@ def predict(
         Known, typer.Option(help="Known triples: flag them, drop them, or keep them unmarked.")
     ] = Known.flag,
     candidates: CandidatesOption = None,
+    new_entity: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE|DIR",
+            help="Entities that the run was not trained with, by their text, pictures or numbers: JSON, or a folder of "
+            "one; may be repeated.",
+        ),
+    ] = None,
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODALITY=MODEL", help="What encodes them [default: what made the dataset's features, as recorded]."
+        ),
+    ] = None,
     file: TableOption = None,
     safe_csv: Annotated[
         bool, typer.Option("--safe-csv", help="In CSV, an apostrophe before names that a spreadsheet would compute.")
@@ -167,8 +183,12 @@ def predict(
             raise UsageError(f"{option} is empty; leave it out to ask for it")
     if safe_csv and (file is None or file.suffix != ".csv"):
         raise UsageError("--safe-csv is of a table: give --out FILE.csv")
+    if encoder and not new_entity:
+        raise UsageError("--encoder is of new entities: give --new-entity FILE")
     refuse_table(file)
     opened = load_run(run, dataset=dataset, device=None if device is None else device.value)
+    if new_entity:
+        opened = _with_entities(opened, new_entity, encoder or [])
     asked = opened.queries([(head, relation, tail)] if queries is None else queries)
     frame = opened.answers(asked, top=top, known=known.value, candidates=candidates)
     if file is not None:
@@ -178,6 +198,21 @@ def predict(
         print_json(frame.to_dicts())
     elif file is None:
         _print_answers(opened.named(asked), frame)
+
+
+def _with_entities(run: Run, paths: list[Path], encoders: list[str]) -> Run:
+    """The run with the entities that some files describe."""
+    from mmrns.prepare.encoders import encode_entities, read_described
+
+    given = [entity for path in paths for entity in read_described(path)]
+    named = dict(one.partition("=")[::2] for one in encoders)
+    modalities = run.modalities
+    for name, model in named.items():
+        if name not in modalities or not model:
+            read = ", ".join(modalities) or "none"
+            raise UsageError(f"--encoder {name}: give MODALITY=MODEL, of a modality that the model reads ({read})")
+    tokens = encode_entities(given, modalities, encoders=named, device=str(run.device))
+    return run.with_entities(tokens, {one.id: one.name for one in given})
 
 
 def _print_answers(queries: pl.DataFrame, frame: pl.DataFrame) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 import torch
@@ -17,12 +18,15 @@ from mmrns.data.folders import largest_exponent
 from mmrns.data.tables import read_lines
 from mmrns.data.tokens import Origin, origins_path, parse_origins, read_origins
 from mmrns.data.vocabulary import Vocabulary
-from mmrns.errors import DataError, unknown
+from mmrns.errors import DataError, UsageError, unknown
 from mmrns.files import stamp_of
 from mmrns.rng import generator
 
 CHUNK = 1024
 """How many rows are looked at in one go."""
+Alteration = Literal["shuffled", "noise"] | float
+"""What takes the place of a modality: its tokens, shuffled among the entities that have some; noise like them; or it is
+lost by a share of the entities."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +105,85 @@ class Modality:
         row[gone.to(row.device)] = -1
         return replace(self, row=row)
 
+    def altered(self, how: Alteration, seed: int, *purpose: int | str, entities: int | None = None) -> Modality:
+        """The modality with other tokens than the true ones, or for fewer entities; see `Alteration`.
+
+        - `shuffled`: an entity that has the modality is given the tokens of another one that has it, each to one.
+        - `noise`: every present token is drawn anew, each of its D numbers from a normal distribution with the mean and
+          the standard deviation of that number in all present tokens. How many tokens an entity has stays.
+        - a share: see `drop`.
+
+        Args:
+            how: what is done.
+            seed, purpose: of the draws.
+            entities: only the first so many are shuffled, or lose it, and tell mean and deviation. None = all.
+        """
+        first = replace(self, row=self.row[:entities])
+        if how == "noise":
+            return self._noise(first, seed, *purpose)
+        changed = first._shuffled(seed, *purpose) if how == "shuffled" else first.drop(how, seed, *purpose)
+        return replace(changed, row=torch.cat([changed.row, self.row[len(first.row) :]]))
+
+    def _shuffled(self, seed: int, *purpose: int | str) -> Modality:
+        have = self.present.cpu().nonzero().squeeze(1)
+        # Round a circle in random order, so that nobody keeps its own.
+        order = have[torch.randperm(len(have), generator=generator(seed, "shuffled", *purpose))].to(self.row.device)
+        return replace(self, row=self.row.index_put((order,), self.row[order.roll(1)]))
+
+    def _noise(self, like: Modality, seed: int, *purpose: int | str) -> Modality:
+        """Noise as the tokens of `like` are, a row for each entity that has the modality, in the order of ids."""
+        have = self.present.nonzero().squeeze(1)
+        count, total, squares = 0, torch.zeros(self.width), torch.zeros(self.width)
+        for ids in like.present.nonzero().squeeze(1).split(CHUNK):
+            tokens = self.values[self.row[ids]][self.mask[self.row[ids]]].double().cpu()
+            count, total, squares = count + len(tokens), total + tokens.sum(0), squares + (tokens**2).sum(0)
+        mean = total / max(1, count)
+        deviation = (squares / max(1, count) - mean**2).clamp(min=0).sqrt()
+        parts = [self.values[:0].cpu()]
+        for number, ids in enumerate(torch.arange(len(self.row)).split(CHUNK)):
+            # For entities that lack it as well, so that each has its own numbers whoever else is there.
+            shape = CHUNK, *self.values.shape[1:]
+            drawn = torch.randn(shape, generator=generator(seed, "noise", *purpose, number))[: len(ids)]
+            drawn = drawn[self.present[ids].cpu()] * deviation + mean
+            parts.append(drawn.to(self.values.dtype))
+        row = torch.full_like(self.row, -1)
+        row[have] = torch.arange(len(have), device=row.device)
+        values = torch.cat(parts).to(self.values.device)
+        return replace(self, values=values, mask=self.mask[self.row[have]], row=row, source=None)
+
     def within(self, own: Vocabulary, other: Vocabulary) -> Modality:
         """The same modality for the entities of another vocabulary; `own` is the one whose ids `row` has."""
         ids = own.find(other.names).to(self.row.device)
         return replace(self, row=torch.where(ids >= 0, self.row[ids.clamp(min=0)], -1))
+
+    def joined(self, more: Modality) -> Modality:
+        """The rows of both, of entities in the same ids; where both have one that of `more` counts.
+
+        The values are then in memory, whether or not they were mapped before, and nothing tells any more what the
+        tokens were made of.
+
+        Raises:
+            UsageError: `more` has tokens of another width, more of them than there is room for, or values that the type
+                of these values cannot hold.
+        """
+        found, wanted = more.values.shape[1:], self.values.shape[1:]
+        if found[1] != wanted[1] or found[0] > wanted[0]:
+            raise UsageError(f"tokens [L, D] of {list(found)} where L <= {wanted[0]} and D = {wanted[1]} are expected")
+        values = more.values.new_zeros(len(more.values), *wanted, dtype=self.values.dtype)
+        mask = more.mask.new_zeros(values.shape[:2])
+        values[:, : found[0]], mask[:, : found[0]] = more.values.to(values.dtype), more.mask
+        device = self.values.device
+        row = torch.where(more.row >= 0, more.row + len(self.values), self.row.to(more.row.device))
+        made = replace(
+            self,
+            values=torch.cat([self.values, values.to(device)]),
+            mask=torch.cat([self.mask, mask.to(device)]),
+            row=row.to(self.row.device),
+            source=None,
+        )
+        if replace(more, values=values, mask=mask).first_unfit() is not None:
+            raise UsageError(f"a value that {str(values.dtype).removeprefix('torch.')} cannot hold; scale the values")
+        return made
 
     def gather(
         self, ids: Int[Tensor, " n"], *, fill: bool = True
@@ -266,6 +345,19 @@ class Features(Mapping[str, Modality]):
     def within(self, own: Vocabulary, other: Vocabulary) -> Features:
         """The modalities for the entities of another vocabulary; see `Modality.within`."""
         return Features({name: modality.within(own, other) for name, modality in self.items()})
+
+    def altered(self, how: Mapping[str, Alteration], seed: int, entities: int | None = None) -> Features:
+        """The modalities, some of them with other tokens than the true ones; see `Modality.altered`.
+
+        Raises:
+            UsageError: one is not there.
+        """
+        made = {name: self[name].altered(one, seed, name, entities=entities) for name, one in how.items()}
+        return Features({name: made.get(name, modality) for name, modality in self.items()})
+
+    def joined(self, more: Mapping[str, Modality]) -> Features:
+        """The modalities, some with further rows; see `Modality.joined`."""
+        return Features({name: m.joined(more[name]) if name in more else m for name, m in self.items()})
 
     def gather(self, modality: str, ids: Int[Tensor, " n"]) -> tuple[Float[Tensor, "n L D"], Bool[Tensor, "n L"]]:
         """Values and mask of just these entities in one modality."""

@@ -49,26 +49,48 @@ def _values(ranks: Float[Tensor, " n"] | Int[Tensor, " n"]) -> dict[str, Float[T
 def intervals(ranks: Ranks, samples: int, *, level: float = 0.95, seed: int = 0) -> dict[str, list[float]]:
     """Bootstrap percentile intervals of the realistic metrics: what other test triples of the same kind would give.
 
+    It does not cover what another seed of the training would change.
+
+    Args:
+        ranks: at least one query.
+        samples, level, seed: see `bootstrapped`.
+
+    Returns:
+        `[low, high]` of each metric.
+    """
+    return bootstrapped(ranks.triples, _values(ranks.realistic), samples, level=level, seed=seed)
+
+
+def bootstrapped(
+    triples: Int[Tensor, "n 3"],
+    values: Mapping[str, Float[Tensor, " n"]],
+    samples: int,
+    *,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, list[float]]:
+    """Bootstrap percentile intervals of means over queries.
+
     Triples are resampled, not queries: the two queries of a triple, and its duplicates, are drawn together, since they
     are not independent. With n_u and x_u the number of queries of triple u and the sum of their values, a sample is
 
         sum_u w_u x_u / sum_u w_u n_u,    w ~ Multinomial(U; 1/U, ..., 1/U)
 
-    and the interval leaves out (1 - level) / 2 of the samples on either side. It does not cover what another seed of
-    the training would change.
+    and the interval leaves out (1 - level) / 2 of the samples on either side. The differences of two models' values of
+    the same queries give a paired interval.
 
     Args:
-        ranks: at least one query.
+        triples: the triple behind each query; at least one.
+        values: of each query, by name.
         samples: how many; 1,000 give two digits.
         level: the share of the samples within.
         seed: of the weights.
 
     Returns:
-        `[low, high]` of each metric.
+        `[low, high]` of each mean.
     """
-    values = _values(ranks.realistic)
-    _, triple = torch.unique(ranks.triples, dim=0, return_inverse=True)
-    columns = torch.stack([*values.values(), torch.ones(len(ranks), dtype=torch.float64)], dim=1)
+    _, triple = torch.unique(triples, dim=0, return_inverse=True)
+    columns = torch.stack([*values.values(), torch.ones(len(triples), dtype=torch.float64)], dim=1)
     size = int(triple.max()) + 1
     sums = columns.new_zeros(size, columns.shape[1]).index_add_(0, triple, columns)
     stream = generator(seed, "bootstrap")

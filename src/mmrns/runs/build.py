@@ -48,13 +48,16 @@ class Parts:
     objective: Loss | None = None
 
 
-def build_dataset(config: Config, given: Dataset | None = None, device: torch.device | None = None) -> Dataset:
+def build_dataset(
+    config: Config, given: Dataset | None = None, device: torch.device | None = None, entities: int | None = None
+) -> Dataset:
     """The dataset, its validation split and features treated as configured, the features near the device.
 
     Args:
         config: the configuration.
         given: the dataset itself, where it is at hand.
         device: where it is used, if not where the configuration says.
+        entities: how many the training had; those behind them keep the features that they have. None = all.
 
     Raises:
         UsageError: the configuration names none, since it was made in Python, and it is not given.
@@ -63,6 +66,7 @@ def build_dataset(config: Config, given: Dataset | None = None, device: torch.de
         raise UsageError("the run's dataset was made in Python; hand it over: load_run(folder, dataset=...)")
     dataset = given if given is not None else load_dataset(config.data.dataset or "")
     features = dataset.features.drop(config.data.drop_modality, config.seed)
+    features = features.altered(config.data.altered, config.seed, entities)
     place = device or build_device(config.device)
     dataset = replace(dataset, features=features.on(place, config.data.features_mb))
     return dataset.without_leaked_valid() if config.data.drop_leaked_valid else dataset

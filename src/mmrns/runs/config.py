@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 from pydantic import (
     BaseModel,
@@ -20,6 +20,7 @@ from pydantic import (
     create_model,
 )
 
+from mmrns.data.features import Alteration
 from mmrns.errors import UsageError, nearest
 from mmrns.nn.embedders import Embedder
 from mmrns.nn.losses import Loss
@@ -35,6 +36,8 @@ from mmrns.types import SidePolicy
 
 _Schema = TypeVar("_Schema", bound=BaseModel)
 
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 _INNER = "uniform"
 """What draws for another sampler where it needs one and none is named."""
@@ -56,6 +59,11 @@ class DataConfig(_Section):
         ge=0,
         le=1,
         description="fraction of each modality's entities that lose it, at random; for robustness studies",
+    )
+    altered: dict[str, Literal["shuffled", "noise"] | Share] = Field(
+        default_factory=dict[str, Alteration],
+        description="modalities whose features are not the true ones: shuffled among the entities that have them, "
+        "noise of the same mean and deviation, or lost by a share of the entities; for studies of what a model sees",
     )
     features_mb: NonNegativeInt = Field(
         8192,

@@ -182,8 +182,9 @@ def write_bundle(
     Raises:
         DataError: `target` holds something already, or cannot be written.
     """
-    if config.data.drop_modality and any(dataset.features[name].source is None for name in names):
-        raise UsageError("features in memory of which some were dropped (data.drop_modality) cannot be bundled")
+    untrue = config.data.drop_modality or config.data.altered
+    if untrue and any(dataset.features[name].source is None for name in names):
+        raise UsageError("features in memory that are not the true ones (data.drop_modality, data.altered) stay behind")
     with new_folder(target) as made:
         place = made.resolve()
         copied = [name for name in RUN_FILES if name not in (*KEPT_FILES, "config.yaml", "record.json", "results.json")]

@@ -10,13 +10,14 @@ from typing import Any
 import polars as pl
 import torch
 
+from mmrns.data.arrays import modality_of
 from mmrns.data.datasets import Dataset, load_dataset
-from mmrns.data.features import Features, Modality
+from mmrns.data.features import Alteration, Features, Modality
 from mmrns.data.folders import SPLITS
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.data.tables import read_bytes, split_lines
 from mmrns.data.vocabulary import Vocabulary
-from mmrns.errors import DataError, note
+from mmrns.errors import DataError, UsageError, note
 from mmrns.nn.embedders import Embedder
 from mmrns.runs.build import build_dataset
 from mmrns.runs.config import Config, takes
@@ -124,9 +125,50 @@ def run_data(
         # Where they need not be left out this was said before.
         if len(names) and grows:
             note(f"{where} has {_count(names, kind)} since the training, which the model has no vector for; left out")
-    found = build_dataset(config, found, device)
+    found = build_dataset(config, found, device, len(entities))
     trained = found.graph if kept is None else kept.graph.within(vocabulary, relations)
     return RunData(found, trained, len(known), strangers, left_out)
+
+
+def with_entities(
+    config: Config, data: RunData, features: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]
+) -> RunData:
+    """The data of a run with entities that are given by their features alone, behind the others; see `Run`.
+
+    Args:
+        config: of the run.
+        data: without them.
+        features: for each modality by name the tokens [L, D] or [D] of each entity that has it.
+        names: readable names of entities; blank = none.
+
+    Raises:
+        UsageError: the model reads no features; an entity has none that it reads, or is in the dataset already; tokens
+            of another shape.
+    """
+    dataset, entities = data.dataset, data.dataset.graph.entities
+    read = modalities_read(config, dataset)
+    if not read:
+        how = "train one that does: --set model.modalities=[text,image]"
+        raise UsageError(f"the model reads no features, by which alone it could know a new entity; {how}")
+    new = pl.Series([str(name) for given in (*features.values(), names) for name in given], dtype=pl.String).unique()
+    known = new.filter((entities.find(new) >= 0).numpy())
+    if len(known):
+        raise UsageError(f"entity {known.sort()[0]!r} is in the dataset already; give the new one another id")
+    vocabulary = entities.extended(new)
+    # First by their names, so that one that the dataset lacks is told before its values are looked at.
+    width = {name: dataset.features[name].width for name in features}
+    made = {name: modality_of(name, features[name], vocabulary) for name in width}
+    grown = dataset.within(vocabulary, dataset.graph.relations)
+    labels = {name: label for name, label in names.items() if label}
+    try:
+        grown = replace(grown, features=grown.features.joined(made), names={**dataset.labels, **labels})
+    except UsageError as error:
+        raise UsageError(f"features of new entities: {error}") from error
+    _, unknown = _added(config, grown, entities, True)
+    if len(unknown):
+        raise UsageError(f"new entity {unknown[0]!r} has none of the features that the model reads ({', '.join(read)})")
+    trained = data.trained.within(vocabulary, dataset.graph.relations)
+    return replace(data, dataset=grown, trained=trained, added=data.added + len(new))
 
 
 _WHY = "was added to {} after the training, and the model has no vector for it; train again"
@@ -146,6 +188,11 @@ def _why(config: Config, where: object) -> str:
     )
 
 
+def modalities_read(config: Config, dataset: Dataset) -> list[str]:
+    """The modalities by which a model knows entities; none where it has only structure."""
+    return (config.model.modalities or list(dataset.features)) if _reads_modalities(config) else []
+
+
 def _reads_modalities(config: Config) -> bool:
     return takes(Embedder.registry.get(config.model.embedder or "table"), "modalities")
 
@@ -155,8 +202,8 @@ def _added(config: Config, dataset: Dataset, entities: Vocabulary, grows: bool) 
     ids = (entities.find(dataset.graph.entities.names) < 0).nonzero().squeeze(1)
     names = dataset.graph.entities.names.gather(pl.Series(ids.numpy()))
     known = torch.zeros(len(ids), dtype=torch.bool)
-    if grows and len(ids) and _reads_modalities(config):
-        for name in config.model.modalities or dataset.features:
+    if grows and len(ids):
+        for name in modalities_read(config, dataset):
             known |= dataset.features[name].present.cpu()[ids]
     return names.filter(known.numpy()), names.filter((~known).numpy())
 
@@ -223,6 +270,14 @@ class _Absent(Features):
 
     def within(self, own: Vocabulary, other: Vocabulary) -> Features:
         return self._with(super().within(own, other))
+
+    def altered(self, how: Mapping[str, Alteration], seed: int, entities: int | None = None) -> Features:
+        # What is not at hand is altered by nobody, and whoever reads it is told.
+        here = {name: one for name, one in how.items() if name not in self._absent}
+        return self._with(super().altered(here, seed, entities))
+
+    def joined(self, more: Mapping[str, Modality]) -> Features:
+        return self._with(super().joined(more))
 
     def _with(self, here: Features) -> Features:
         return _Absent(here, self._absent, self._folder, self._dataset)

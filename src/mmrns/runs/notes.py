@@ -29,6 +29,8 @@ def said_before(config: Config, dataset: Dataset, trainer: Trainer, measured: Ma
     yield from (f"{line}." for line in dataset.notes)
     yield from _leakage(dataset)
     yield from _coverage(dataset, config.data.drop_modality)
+    for name, how in config.data.altered.items():
+        yield f"{name}: the features are not the true ones (data.altered: {how})."
     yield from _what_is_read(config, dataset, trainer)
     yield from _unseen(dataset, trainer)
     yield from trainer.sampler.notes(trainer.batches.at(0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +16,12 @@ from torch import Tensor
 
 from mmrns.data.arrays import triples_frame
 from mmrns.data.datasets import Dataset
+from mmrns.data.features import Alteration, Modality
 from mmrns.errors import DataError, UsageError, note
 from mmrns.evaluation.candidates import Candidates
 from mmrns.evaluation.ranking import Ranks, ScoresAll, rank
 from mmrns.evaluation.report import By, breakdown, report
+from mmrns.evaluation.sight import ALTERATIONS, Altered, alterations, sight, sight_by_relation
 from mmrns.files import write_text
 from mmrns.inspection import draws, evidence
 from mmrns.inspection.rules import Rules
@@ -33,6 +35,7 @@ from mmrns.runs.display import Predictions
 from mmrns.runs.exports import ROWS, copy_licences, features_read, write_bundle, write_predictions, write_vectors
 from mmrns.runs.hub import check_login, check_name, located, upload
 from mmrns.runs.judged import JudgedRun, Split
+from mmrns.runs.kept import modalities_read, with_entities
 from mmrns.runs.queries import Known, Queries, answers, every_query, queries_of, read_queries, schema
 from mmrns.runs.vectors import neighbours, vectors_frame
 from mmrns.samplers.base import Sampler
@@ -163,6 +166,64 @@ class Run(JudgedRun):
         labels = self.dataset.relation_labels
         return [{by: row[by], "name": labels.get(row[by])} | row for row in rows]
 
+    def sees(
+        self,
+        split: Split = "test",
+        *,
+        by: Literal["relation"] | None = None,
+        seeds: int = 3,
+        bootstrap: int = 1000,
+        progress: Callable[[int], None] | None = None,
+    ) -> pl.DataFrame:
+        """Does the model see? What its MRR loses where the features that it reads are not the true ones.
+
+        Each modality by itself is shuffled among the entities that have it, lost by 10, 30 and 50 % of these, replaced
+        by noise, and left out (`Modality.altered`); all of them at once are shuffled and left out. The model stays as
+        it is. One that does as well with the pictures of others does not see them.
+
+        Args:
+            split: what to rank.
+            by: by `relation` what shuffling takes from each instead, the most first.
+            seeds: how often to draw what is shuffled, dropped or noise; the mean counts.
+            bootstrap: samples for the 95 % interval of each difference, paired by query; 0 = none.
+            progress: told of the queries ranked, those of each alteration and seed and of the true features.
+
+        Returns:
+            The rows of `sight`, or of `sight_by_relation` with the readable `name` of each.
+
+        Raises:
+            UsageError: the model reads no features.
+            Diverged: a score is not finite.
+        """
+        plan = self.alterations(seeds, by)
+        true = self.ranks(split, progress)
+        tried = [(one, [self._altered(one.how, seed).ranks(split, progress) for seed in one.seeds]) for one in plan]
+        if by is None:
+            rows = sight(true, tried, self._data.trained, bootstrap)
+        else:
+            labels = self.dataset.relation_labels
+            found = sight_by_relation(true, tried, self._data.trained)
+            rows = [{"relation": row["relation"], "name": labels.get(row["relation"])} | row for row in found]
+        strings = dict.fromkeys(("modality", "name"), pl.String) | dict.fromkeys(("low", "high"), pl.Float64)
+        schema = {key: kind for key, kind in strings.items() if rows and key in rows[0]}
+        return pl.DataFrame(rows, schema_overrides=schema, infer_schema_length=None)
+
+    def alterations(self, seeds: int = 3, by: Literal["relation"] | None = None) -> list[Altered]:
+        """What `sees` tries: with the true features so many rankings and one more.
+
+        Raises:
+            UsageError: the model reads no features.
+        """
+        read = modalities_read(self.config, self.dataset)
+        if not read:
+            raise UsageError("the model reads no features, so that there is nothing to see; give model.modalities")
+        return alterations(read, seeds, ALTERATIONS if by is None else ["shuffled"])
+
+    def _altered(self, how: Mapping[str, Alteration], seed: int) -> Run:
+        """The same run with other features than the true ones."""
+        features = self.dataset.features.altered(how, seed)
+        return self._with_data(replace(self._data, dataset=replace(self.dataset, features=features)))
+
     def _candidates(self, source: Path | str | None) -> Candidates | None:
         if source is None:
             return None
@@ -212,6 +273,31 @@ class Run(JudgedRun):
             raise UsageError("give either queries or head, relation and tail")
         asked = self.queries([(head, relation, tail)] if queries is None else queries)
         return self.answers(asked, top=top, known=known, candidates=candidates)
+
+    @property
+    def modalities(self) -> dict[str, Modality]:
+        """The features by which the model knows entities, whether or not it was trained with them; maybe none."""
+        return {name: self.dataset.features[name] for name in modalities_read(self.config, self.dataset)}
+
+    def with_entities(self, features: Mapping[str, Mapping[str, Any]], names: Mapping[str, str] | None = None) -> Run:
+        """The same run with entities that it was not trained with, known by their features alone.
+
+        They are asked about, ranked and listed as entities are that were added to the dataset: as answers too, unless
+        `candidates` leaves them out. The run itself, its folder and its dataset stay as they are.
+        `mmrns.prepare.encoders.encode_entities` makes such features of texts, pictures and numbers.
+
+        Args:
+            features: for each modality by name the tokens [L, D], or a single one [D], of each entity that has it.
+            names: readable names of the entities that have one; blank = none.
+
+        Raises:
+            UsageError: the model reads no features; an entity has none of those that it reads, or is in the dataset
+                already; tokens of another shape.
+        """
+        data = with_entities(self.config, self._data, features, names or {})
+        run = self._with_data(data)
+        run.__dict__["_as_trained"] = self._as_trained if self._data.added else self
+        return run
 
     def show(self, predictions: pl.DataFrame, *, rows: int = ROWS_SHOWN) -> Predictions:
         """Predictions as a notebook shows them: query by query, by name, with thumbnails of the entities' pictures.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from mmrns.data.datasets import Dataset, changes, load_dataset
 from mmrns.data.folders import dataset_folders, find_dataset
 from mmrns.data.writing import write_graph
-from mmrns.errors import DataError, note
+from mmrns.errors import DataError, UsageError, note
 from mmrns.files import (
     json_text,
     locked,
@@ -293,6 +294,22 @@ class StoredRun:
                 if not torch.isfinite(values).all():
                     raise DataError(path, f"holds what is not finite in {name!r}", "restore the file, or train again")
         return module.to(self.device).eval()
+
+    def _with_data(self: _Run, data: RunData) -> _Run:
+        """The same run with other features, or with further entities behind those that it has."""
+        entities = len(data.dataset.graph.entities)
+        model, tensors = build_model(self.config, replace(data.dataset, graph=data.trained)), self.model.state_dict()
+        if more := entities - len(self.dataset.graph.entities):
+            tensors = _grown(tensors, model, entities, more)
+        if reason := weights_misfit(model, tensors):
+            raise UsageError(f"the model is not what its configuration makes, so that its data are fixed ({reason})")
+        model.load_state_dict(tensors)
+        run = copy.copy(self)
+        # Beside the properties, which would make them of the folder.
+        run.__dict__ |= {"_data": data, "model": model.to(self.device).eval()}
+        for name in ("names", "_rules"):
+            run.__dict__.pop(name, None)
+        return run
 
     @cached_property
     def device(self) -> torch.device:

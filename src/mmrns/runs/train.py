@@ -50,6 +50,7 @@ from mmrns.runs.digests import PLACES, RUN_FILES
 from mmrns.runs.methods import method_names
 from mmrns.runs.notes import said_before
 from mmrns.runs.places import absolute, dataset_of_run
+from mmrns.runs.presets import with_preset
 from mmrns.runs.record import Record, Row, continued, provenance
 from mmrns.runs.run import Run, Split, rank_split
 from mmrns.runs.threads import threads_restored, use_threads
@@ -84,6 +85,7 @@ RATES = ("training.lr", "training.sampler_lr")
 def train(
     config: Mapping[str, Any] | str | Path | None = None,
     *,
+    preset: str | None = None,
     dataset: str | Path | Dataset | None = None,
     scorer: str | type[Scorer] | Scorer | None = None,
     method: str | None = None,
@@ -115,6 +117,7 @@ def train(
 
     Args:
         config: nested values, or a YAML file of them.
+        preset: settings by name (`best`, `fast`, `large`), which all else goes before.
         dataset: a name, a folder, or a `Dataset`.
         scorer: the formula of the scores.
         method: a sampler and what it is trained with, by name.
@@ -142,7 +145,7 @@ def train(
         Interrupted: after Ctrl-C, or a signal to end or hang up, with the checkpoint written where there is a folder.
         Diverged: the loss or the weights are not finite; the last checkpoint is from before.
     """
-    values = _values(config)
+    values = with_preset(preset, _values(config))
     parts = Parts(
         dataset=dataset if isinstance(dataset, Dataset) else None,
         scorer=scorer if isinstance(scorer, Scorer) else None,

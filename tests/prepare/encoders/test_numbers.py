@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmrns.prepare.encoders import number_tokens
-from mmrns.prepare.encoders.numbers import ATTRIBUTES, BASES
+from mmrns.prepare.encoders.numbers import ATTRIBUTES, BASES, tokens_beside
 
 Row = tuple[str, str, float]
 
@@ -81,3 +81,25 @@ def test_rare_attributes_have_no_place() -> None:
     entities, shape, _ = number_tokens(frame(rows))
     assert entities == ["e0", "e1"]
     assert shape == (8, ATTRIBUTES + BASES)
+
+
+@given(st.lists(st.integers(-50, 50), min_size=2, max_size=20, unique=True), st.data())
+def test_a_number_that_comes_later_lies_between_its_neighbours(values: list[int], data: st.DataObject) -> None:
+    rows = [(f"e{i:02}", "size", float(value)) for i, value in enumerate(values)]
+    rows += [(f"e{i:02}", "age", float(value)) for i, value in enumerate(values[1:])]
+    entities, _, blocks = number_tokens(frame(rows), 2)
+    made = dict(zip(entities, next(iter(blocks))[0], strict=True))
+    known = {"size": [(v, made[e][0]) for e, a, v in rows if a == "size"]}
+    known["age"] = [(v, made[e][1]) for e, a, v in rows if a == "age"]
+    ordered = sorted(values)
+    n, at = len(ordered), data.draw(st.integers(0, len(ordered) - 2))
+    share = data.draw(st.sampled_from([0.0, 0.25, 0.5, 1.0]))
+    new = ordered[at] + share * (ordered[at + 1] - ordered[at])
+    found = tokens_beside(known, [[("age", ordered[-1] + 1.0), ("size", new)], [("size", new)]], 2)
+    # The more frequent attribute first, the quantile (rank - 1/2) / n in proportion.
+    quantile = (at + 0.5 + share) / n
+    expected = [1, 0, *(math.exp(-((quantile * 15 - k) ** 2) / 2) for k in range(BASES))]
+    np.testing.assert_allclose(found[0][0], expected, atol=1e-5)
+    np.testing.assert_allclose(found[0][1][2:], dict(known["age"])[max(dict(known["age"]))][2:], atol=1e-5)
+    np.testing.assert_array_equal(found[1][0], found[0][0])
+    assert len(tokens_beside(known, [[("size", new), ("age", 1.0)]], 1)[0]) == 1

@@ -5,6 +5,7 @@ and a mask. Ours need the extra `encode`, whose libraries are imported only when
 """
 
 from mmrns.prepare.encoders.base import ENCODERS, Encoder
+from mmrns.prepare.encoders.described import Described, encode_entities, read_described
 from mmrns.prepare.encoders.encode import encode_numbers, encode_pictures, encode_texts
 from mmrns.prepare.encoders.files import stream_features, write_features
 from mmrns.prepare.encoders.numbers import NumberEncoder, number_tokens
@@ -15,6 +16,7 @@ from mmrns.prepare.encoders.texts import SentenceEncoder, split_sentences, text_
 __all__ = [
     "ENCODERS",
     "GRID_WIDTH",
+    "Described",
     "Encoded",
     "Encoder",
     "GridEncoder",
@@ -23,11 +25,13 @@ __all__ = [
     "SentenceEncoder",
     "Skipped",
     "VisionEncoder",
+    "encode_entities",
     "encode_numbers",
     "encode_pictures",
     "encode_texts",
     "grid_tokens",
     "number_tokens",
+    "read_described",
     "split_sentences",
     "stream_features",
     "text_tokens",

@@ -42,7 +42,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _CHUNK = 128
-_PREPARED = "RGB on white; grey levels of more than 8 bits scaled"
+PREPARED = "RGB on white; grey levels of more than 8 bits scaled"
+NAMED = "the name, then the sentences of the description"
+SENTENCES = "sentences"
+"""What is done with pictures and with texts, of `entities.tsv` or of a file, before they come to an encoder."""
+
 _HEADERS = {"entity", "id", "name"}
 
 
@@ -82,11 +86,8 @@ def encode_texts(
     texts, unmatched = _matched(_texts(table, file, known), known)
     if file is not None and not texts:
         raise _no_input(file, "text", unmatched)
-    sentences = {
-        entity: [s for text, whole in parts for s in ([text.strip()] if whole else split_sentences(text, tokens))]
-        for entity, parts in texts.items()
-    }
-    rows = {entity: found[:tokens] for entity, found in sentences.items() if found}
+    sentences = {entity: sentences_of(parts, tokens) for entity, parts in texts.items()}
+    rows = {entity: found for entity, found in sentences.items() if found}
     described = sum(entity in rows and not all(whole for _, whole in parts) for entity, parts in texts.items())
     names = _names(table)
     by_id = names_of_ids(known.names).to_list()
@@ -97,7 +98,7 @@ def encode_texts(
     rows = {entity: rows[entity] for entity in known}
     by = {"description": described, "name": len(rows) - described - len(unnamed), "id": len(unnamed)}
     opened = open_encoder(encoder, "texts", SentenceEncoder, batch_size=batch_size, device=device)
-    prepared = "the name, then the sentences of the description" if file is None else "sentences"
+    prepared = NAMED if file is None else SENTENCES
     lists, run = list(rows.values()), checked(opened, tokens)
 
     def encode(places: Keys) -> tuple[Block, npt.NDArray[np.bool_]]:
@@ -118,6 +119,12 @@ def encode_texts(
         progress=progress,
     )
     return replace(found, of=len(known), unmatched=unmatched, by=by)
+
+
+def sentences_of(texts: Sequence[tuple[str, bool]], tokens: int) -> list[str]:
+    """The first sentences of the texts of an entity, each with whether it is one sentence as it stands."""
+    each = (s for text, whole in texts for s in ([text.strip()] if whole else split_sentences(text, tokens)))
+    return list(each)[:tokens]
 
 
 def encode_pictures(
@@ -223,7 +230,7 @@ def encode_pictures(
             entities,
             keys,
             encode,
-            settings_of(opened, tokens, _PREPARED),
+            settings_of(opened, tokens, PREPARED),
             chunk=max(batch_size, _CHUNK),
             nothing=lambda: _unreadable(unread()[0]),
             origins=origins,

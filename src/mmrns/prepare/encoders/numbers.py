@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,6 +94,48 @@ class NumberEncoder(Encoder, name="quantiles"):
             "preprocessing": "quantile within the attribute",
             "pooling": f"a token a number, of the most frequent attributes first, at most {tokens}",
         }
+
+
+def tokens_beside(
+    known: Mapping[str, Sequence[tuple[float, npt.NDArray[np.floating[Any]]]]], pairs: Inputs, tokens: int
+) -> list[npt.NDArray[np.floating[Any]]]:
+    """`number_tokens` of further entities, by the quantiles of those that were encoded, which stay as they are.
+
+    A value that was encoded has the token that it had; between two of them the quantile goes in proportion, and beyond
+    all of them it is that of the last.
+
+    Args:
+        known: by attribute each value that was encoded, and its token [A + 16].
+        pairs: attributes and values of each entity, all of known attributes.
+        tokens: L.
+
+    Returns:
+        The tokens [l, A + 16] of each entity, l <= L, in the order of `number_tokens`.
+    """
+    found: list[npt.NDArray[np.floating[Any]]] = []
+    for row in pairs:
+        made = [(value, _beside(dict(known[attribute]), value)) for attribute, value in row]
+        # The attribute's place is where the first A numbers are 1.
+        made.sort(key=lambda one: (int(one[1][:-BASES].argmax()), one[0]))
+        found.append(np.stack([token for _, token in made[:tokens]]))
+    return found
+
+
+def _beside(known: dict[float, npt.NDArray[np.floating[Any]]], value: float) -> npt.NDArray[np.floating[Any]]:
+    """The token of a value of an attribute, from those of other values."""
+    # Ten digits of a value are recorded.
+    value = float(f"{value:.10g}")
+    if value in known:
+        return known[value]
+    values = np.array(sorted(known))
+    bases = np.stack([known[other][-BASES:].astype(np.float64) for other in values])
+    # The two greatest neighbouring bases tell the quantile: log(b_k / b_{k+1}) = k + 1/2 - 15 q.
+    k = (bases[:, :-1] * bases[:, 1:]).argmax(1)
+    here, there = (np.take_along_axis(bases, (k + step)[:, None], 1)[:, 0] for step in (0, 1))
+    quantiles = (k + 0.5 - np.log(here / there)) / (BASES - 1)
+    token = known[float(values[0])].copy()
+    token[-BASES:] = _bases(np.array([np.interp(value, values, quantiles)]))[0]
+    return token
 
 
 def _bases(quantile: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
