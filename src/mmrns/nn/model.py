@@ -175,18 +175,19 @@ class Model(nn.Module):
         match negatives:
             case None:
                 return self._scores(lookup.query, _as_candidates(lookup.target))
-            case OwnNegatives(ids, views=None) if (table := self.entity.table) is not None:
+            case OwnNegatives(ids, views=None, kept=None) if (table := self.entity.table) is not None:
                 of_rows = self.scorer.compare_rows(lookup.query.vectors[0], table, ids)
                 found = Scores(full(of_rows), (of_rows,), lookup.query.present, None)
             case _:
-                found = self._scores(lookup.query, self._candidates(negatives))
+                found = self._scores(lookup.query, self._candidates(negatives, lookup.target))
         through = negatives.through if isinstance(negatives, OwnNegatives) else None
         return found if through is None else replace(found, mixed=found.mixed + through)
 
-    def _candidates(self, negatives: Negatives) -> Views:
+    def _candidates(self, negatives: Negatives, target: Views) -> Views:
         match negatives:
-            case OwnNegatives(ids, views):
-                return self.entities(ids) if views is None else views
+            case OwnNegatives(ids, views, kept=kept):
+                found = self.entities(ids) if views is None else views
+                return found if kept is None else _as_candidates(target).where(kept, found)
             case PoolNegatives(ids):
                 return self.entities(ids)
             case AllNegatives(views=views):
