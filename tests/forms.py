@@ -37,6 +37,7 @@ FORMS: dict[str, dict[str, Any]] = {name: {"name": name} for name in Sampler.reg
     "hard": {"name": "hard", "pool": 20},
     "hard, corrected": {"name": "hard", "pool": 20, "choice": "corrected"},
     "inbatch, uncorrected": {"name": "inbatch", "corrected": False},
+    "dhns, heads from the tails' chains": {"name": "dhns", "head_chain": False, "detach_diffusion": False},
     "mans, hybrid": {"name": "mans", "strategy": "hybrid"},
     "sans, whole balls": {"name": "sans", "walks": 0, "hops": 2},
     "file with kbgan": {"name": "file", "share": 0.4, "other": {"name": "kbgan", "candidates": 8}},

@@ -152,7 +152,7 @@ def test_own_objects_are_copied_for_it(two: Torch, toy_folder: Path) -> None:
 
     def trained(threads: Any) -> mmrns.Run:
         scorer = TransE(6, 1.0)
-        spec = ModelSpec(6, scorer.entity_width, scorer.entity_width)
+        spec = ModelSpec(6, *3 * (scorer.entity_width,))
         sampler = Uniform(dataset.graph, dataset.features, spec, negatives=4)
         values = config(toy_folder, threads=threads) | {"data": {}, "sampler": {}}
         return mmrns.train(values, dataset=dataset, scorer=scorer, sampler=sampler, progress=False)

@@ -223,7 +223,7 @@ class Config(_Section):
         return Path("runs") / f"{dataset}-{scorer}-{method}-s{self.seed}"
 
 
-SAMPLER_KEYWORDS = frozenset({"seed", "alpha"})
+SAMPLER_KEYWORDS = frozenset({"seed", "alpha", "gamma"})
 EMBEDDER_KEYWORDS = frozenset({"width", "init_range", "sparse", "modalities"})
 LOSS_KEYWORDS = frozenset({"gamma", "alpha"})
 """Keywords that the composition root gives: they are no options of a class's own."""
