@@ -43,7 +43,11 @@ def build(method: str, dataset: Dataset, setting: tuple[int, int, int], device: 
     sampler = Sampler.registry.get(method_of(method).sampler)
     drawn = {"negatives": negatives} if "negatives" in inspect.signature(sampler).parameters else {}
     values: dict[str, Any] = {
-        "model": {"scorer": "TransE", "dim": dim},
+        "model": {
+            "scorer": "TransE",
+            "dim": dim,
+            "modalities": list(dataset.features) if sampler.needs_modalities else [],
+        },
         "method": method,
         "sampler": drawn | options,
         "training": {"batch_size": batch},

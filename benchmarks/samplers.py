@@ -2,7 +2,8 @@
 
 TransE, d 200, batch 1,024, 128 negatives a row, MKG-W (found through $MMRNS_DATA); the samplers take turns, so that all
 meet the same machine. KBGAN has 256 candidates, NSCaching caches of 30 and 30 candidates, `domain-range` and `mmrns`
-their defaults, `file` one negative of each side for every triple, beside uniform ones.
+their defaults, `file` one negative of each side for every triple, beside uniform ones. The model of `mans` reads all
+modalities, those of the others structure alone.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from mmrns.memory import freed_memory_kept
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
 from mmrns.runs.methods import method_names, method_of
+from mmrns.samplers.base import Sampler
 from mmrns.training.trainer import Trainer
 from mmrns.types import Batch
 
@@ -48,8 +50,9 @@ def write_negatives(path: Path, dataset: Dataset) -> Path:
 
 def trainer_of(name: str, dataset: Dataset, table: Path) -> Trainer:
     """A training with one of the methods."""
+    needs = Sampler.registry.get(method_of(name).sampler).needs_modalities
     values: dict[str, Any] = {
-        "model": {"scorer": "TransE", "dim": 200},
+        "model": {"scorer": "TransE", "dim": 200, "modalities": list(dataset.features) if needs else []},
         "method": name,
         "sampler": {"negatives": 128} | ({"path": str(table)} if name == "file" else {}),
         "training": {"batch_size": 1024},

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from mmrns.runs.methods import method_of
 from mmrns.samplers.base import Sampler
 from mmrns.training.trainer import Trainer
 
@@ -36,11 +37,19 @@ FORMS: dict[str, dict[str, Any]] = {name: {"name": name} for name in Sampler.reg
     "hard": {"name": "hard", "pool": 20},
     "hard, corrected": {"name": "hard", "pool": 20, "choice": "corrected"},
     "inbatch, uncorrected": {"name": "inbatch", "corrected": False},
+    "dhns, heads from the tails' chains": {"name": "dhns", "head_chain": False, "detach_diffusion": False},
+    "mans, hybrid": {"name": "mans", "strategy": "hybrid"},
     "sans, whole balls": {"name": "sans", "walks": 0, "hops": 2},
     "file with kbgan": {"name": "file", "share": 0.4, "other": {"name": "kbgan", "candidates": 8}},
     "file with nscaching": {"name": "file", "other": "nscaching"},
     "file with a shared list": {"name": "file", "other": "inbatch"},
 }
+
+
+def model_of(name: str, dim: int = 6) -> dict[str, Any]:
+    """The section `model` that a form, a sampler or a method is trained with: with modalities where it needs them."""
+    needs = Sampler.registry.get(FORMS[name]["name"] if name in FORMS else method_of(name).sampler).needs_modalities
+    return {"dim": dim} | ({"modalities": ["image", "text"]} if needs else {})
 
 
 def form_of(name: str, negatives: int) -> dict[str, Any]:

@@ -158,6 +158,11 @@ class Views:
         vectors = self.vectors.index_select(0, flat).unflatten(0, rows.shape)
         return Views(vectors, self.present.index_select(0, flat).unflatten(0, rows.shape))
 
+    def where(self, keep: Bool[Tensor, "*n V"], other: Views) -> Views:
+        """These in the views that are to be kept, and another's in the rest; the two are broadcast."""
+        vectors = torch.where(keep[..., None], self.vectors, other.vectors)
+        return Views(vectors, torch.where(keep, self.present, other.present))
+
     def flatten(self) -> Views:
         """All axes of entities made one."""
         return Views(self.vectors.flatten(0, -3), self.present.flatten(0, -2))
@@ -204,6 +209,8 @@ class OwnNegatives(Negatives):
         ids: Int[B K].
         views: their vectors, given by a draw through which a gradient flows. They are scored in place of the model's
             own vectors of `ids`, to which they are equal. None means that the model looks the entities up itself.
+        kept: Bool[B K V], True where a negative is no whole entity: it has the row's true entity's vector in that view,
+            and of `ids` what is not kept. None means that nothing is.
         through: Float[B K], zeros that are added to the scores, given by a draw through which a gradient flows; None
             where none does.
     """
@@ -211,6 +218,7 @@ class OwnNegatives(Negatives):
     ids: Int[Tensor, "B K"]
     views: Views | None = None
     through: Float[Tensor, "B K"] | None = None
+    kept: Bool[Tensor, "B K V"] | None = None
 
     def entities(self, rows: int) -> Int[Tensor, "B K"]:
         return self.ids

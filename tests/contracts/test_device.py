@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from forms import FORMS, form_of
+from forms import FORMS, form_of, model_of
 from mmrns.data.datasets import Dataset
 from mmrns.evaluation import ranking
 from mmrns.evaluation.candidates import Candidates
@@ -97,7 +97,7 @@ def _waits(toy: Dataset, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]
 
 @pytest.mark.parametrize("name", FORMS)
 def test_a_step_with_any_sampler(toy: Dataset, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    assert _waits(toy, monkeypatch, {"model": {"dim": 6}, "sampler": form_of(name, 5)}) == []
+    assert _waits(toy, monkeypatch, {"model": model_of(name), "sampler": form_of(name, 5)}) == []
 
 
 @pytest.mark.parametrize("modalities", [[], ["image", "text"]])
@@ -214,7 +214,7 @@ def test_what_waits_is_found(toy: Dataset, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_step_on_a_cuda_device_does_not_synchronise(toy: Dataset, name: str) -> None:
     device = torch.device("cuda")
     features = toy.features.on(device, limit_mb=1)
-    config = make_config({"device": "cuda", "model": {"dim": 6}, "sampler": form_of(name, 5)})
+    config = make_config({"device": "cuda", "model": model_of(name), "sampler": form_of(name, 5)})
     trainer = build_trainer(config, dataclasses.replace(toy, features=features))
     trainer.step(0)
     torch.cuda.set_sync_debug_mode("error")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import mmrns
-from forms import FORMS, form_of
+from forms import FORMS, form_of, model_of
 from mmrns.data.datasets import Dataset
 from mmrns.evaluation.hardness import measure
 from mmrns.files import read_json_lines
@@ -23,7 +23,7 @@ from mmrns.types import Batch, Negatives
 
 def _values(name: str, **training: Any) -> dict[str, Any]:
     return {
-        "model": {"dim": 6},
+        "model": model_of(name),
         "sampler": form_of(name, 5),
         "training": {"batch_size": 32, "lr": 0.01, **training},
         "device": "cpu",

@@ -8,7 +8,7 @@ import pytest
 import torch
 from operations import Operations, operations
 
-from forms import form_of
+from forms import form_of, model_of
 from mmrns.data.datasets import Dataset
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
@@ -18,6 +18,7 @@ from mmrns.training.trainer import Trainer
 BOUNDS = {
     "1-vs-all": 90,
     "bernoulli": 120,
+    "dhns": 1030,
     "domain-range": 135,
     "file": 150,
     "frequency": 108,
@@ -26,6 +27,7 @@ BOUNDS = {
     "inbatch": 92,
     "k-vs-all": 82,
     "kbgan": 176,
+    "mans": 490,
     "mmrns": 250,
     "mmrns-published": 880,
     "nscaching": 126,
@@ -43,7 +45,7 @@ def _trainer(toy: Dataset, method: str) -> Trainer:
     if method_of(method).sampler in ("domain-range", "mmrns"):
         # So that there is something outside of the pool.
         sampler["pool"] = 20
-    values: dict[str, Any] = {"model": {"dim": 6}, "method": method, "sampler": sampler}
+    values: dict[str, Any] = {"model": model_of(method), "method": method, "sampler": sampler}
     return build_trainer(make_config(values | {"training": {"batch_size": 32}, "device": "cpu"}), toy)
 
 

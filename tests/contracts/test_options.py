@@ -21,11 +21,11 @@ from covering import covering
 from forms import FORMS, convert, form_of
 from mmrns.data.datasets import Dataset
 from mmrns.errors import UsageError
-from mmrns.nn.embedders import Embedder
+from mmrns.nn.embedders import STRUCTURE, Embedder
 from mmrns.nn.losses import Loss
 from mmrns.nn.mixture import Mixture
 from mmrns.nn.scorers import Scorer
-from mmrns.runs.build import build_trainer
+from mmrns.runs.build import build_model, build_trainer
 from mmrns.runs.config import make_config, takes
 from mmrns.runs.methods import method_names, method_of
 from mmrns.samplers.base import Sampler
@@ -44,6 +44,7 @@ EMBEDDERS = [
         for mixture in Mixture.registry.names()
     ),
 ]
+READ = ("fused", ("image", "text"), "gated")
 FACTORS: dict[str, list[Any]] = {
     "method": METHODS,
     "scorer": Scorer.registry.names(),
@@ -105,7 +106,7 @@ def weighs(toy: Dataset) -> Callable[[str], bool]:
 
     @cache
     def found(method: str) -> bool:
-        plain = {"scorer": "TransE", "loss": None, "embedder": ("table", (), "gated"), "method": method, "n3": 0.0}
+        plain = {"scorer": "TransE", "loss": None, "embedder": READ, "method": method, "n3": 0.0}
         rest = {"optimizer": "adam", "autocast": False, "sparse": False, "reciprocal": False, "sides": None}
         trainer = build_trainer(make_config(config_of(plain | rest)), toy)
         drawn = trainer.sampler.draw(trainer.model.lookup(trainer.batch(0)), trainer.model, 0)
@@ -114,7 +115,21 @@ def weighs(toy: Dataset) -> Callable[[str], bool]:
     return found
 
 
-def why_not(row: dict[str, Any], weighs: Callable[[str], bool]) -> list[str]:
+@pytest.fixture(scope="module")
+def modal(toy: Dataset) -> Callable[[Any], bool]:
+    """Whether a model has the view structure and others, by its embedder, modalities and mixture."""
+
+    @cache
+    def found(embedder: Any) -> bool:
+        name, modalities, mixture = embedder
+        model = {"dim": 6, "embedder": name, "modalities": list(modalities), "mixture": mixture}
+        views = build_model(make_config({"model": model, "method": "uniform", "device": "cpu"}), toy).views
+        return STRUCTURE in views and len(views) > 1
+
+    return found
+
+
+def why_not(row: dict[str, Any], weighs: Callable[[str], bool], modal: Callable[[Any], bool]) -> list[str]:
     """Why a combination makes no sense, as the message has to say; empty where it does."""
     loss, every = Loss.registry.get(row["loss"]), sampler_of(row).every
     queries = row["method"] not in FORMS and method_of(row["method"]).queries
@@ -125,6 +140,8 @@ def why_not(row: dict[str, Any], weighs: Callable[[str], bool]) -> list[str]:
         "touches every row in a step": every and row["sparse"],
         # Negatives that are drawn often would count often, and nobody would be told.
         "takes no importance weights": not loss.takes_weights and not loss.needs_all and weighs(row["method"]),
+        # Who has no modality cannot have another's.
+        "replaces an entity's modalities": sampler_of(row).needs_modalities and not modal(row["embedder"]),
         # A query is of one side.
         "batches of queries have their sides in turn": queries and row["sides"] == "bernoulli",
     }
@@ -158,8 +175,10 @@ def take_steps(trainer: Trainer, method: str) -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=name_of)
-def test_a_step_with_every_pair_of_options(toy: Dataset, weighs: Callable[[str], bool], row: dict[str, Any]) -> None:
-    reasons = why_not(row, weighs)
+def test_a_step_with_every_pair_of_options(
+    toy: Dataset, weighs: Callable[[str], bool], modal: Callable[[Any], bool], row: dict[str, Any]
+) -> None:
+    reasons = why_not(row, weighs, modal)
     if reasons:
         with pytest.raises(UsageError) as caught:
             build_trainer(make_config(config_of(row)), toy)

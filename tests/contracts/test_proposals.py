@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from forms import FORMS, form_of
+from forms import FORMS, form_of, model_of
 from mmrns.data.datasets import Dataset
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
@@ -21,7 +21,7 @@ def test_draws_follow_the_proposal(toy: Dataset, name: str) -> None:
     if options["name"] in ("mmrns", "domain-range"):
         # Some candidates of many, so that the proposal differs from step to step.
         options = {"domain_range": 8} | options | {"pool": 20}
-    config = {"model": {"dim": 6}, "sampler": options, "training": {"batch_size": 32}, "device": "cpu"}
+    config = {"model": model_of(name), "sampler": options, "training": {"batch_size": 32}, "device": "cpu"}
     if options["name"] == "mmrns":
         # Its own would leave too few entities that are drawn often enough to be counted.
         config["objective"] = {"alpha": 0.5}
@@ -66,7 +66,7 @@ def test_draws_follow_the_proposal(toy: Dataset, name: str) -> None:
 
 @pytest.mark.parametrize("name", FORMS)
 def test_queries_of_train_are_served_and_evidence_fits(toy: Dataset, name: str) -> None:
-    config = {"model": {"dim": 6}, "sampler": form_of(name, 8), "device": "cpu"}
+    config = {"model": model_of(name), "sampler": form_of(name, 8), "device": "cpu"}
     trainer = build_trainer(make_config(config), toy)
     batch = trainer.batches.at(0)
     assert trainer.sampler.serves(batch).all()

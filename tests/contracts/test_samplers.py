@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from forms import FORMS, form_of
+from forms import FORMS, form_of, model_of
 from mmrns.data.datasets import Dataset
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
@@ -22,7 +22,7 @@ from mmrns.types import AllNegatives, OwnNegatives
 def _trainer(toy: Dataset, name: str, sides: str = "alternate", **options: object) -> Trainer:
     config = make_config(
         {
-            "model": {"dim": 6},
+            "model": model_of(name),
             "sampler": {**form_of(name, 5), **options},
             "training": {"batch_size": 32, "sides": sides, "lr": 0.01},
             "device": "cpu",

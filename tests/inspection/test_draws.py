@@ -18,7 +18,8 @@ from mmrns.files import write_tensors
 from mmrns.inspection import draws
 from mmrns.inspection.draws import Query
 from mmrns.runs.build import build_batches
-from mmrns.runs.methods import method_names
+from mmrns.runs.methods import method_names, method_of
+from mmrns.samplers.base import Sampler
 from mmrns.types import Batch
 
 CONFIG: dict[str, Any] = {
@@ -147,8 +148,14 @@ def test_the_attention_is_of_the_true_entity(run: mmrns.Run) -> None:
 
 
 def test_every_method_can_stand_beside_it(run: mmrns.Run) -> None:
-    # Negatives of the user's own need a file of them.
-    beside = [name for name in method_names() if name != "file"]
+    # Negatives of the user's own need a file of them, and those that are another's modalities a model that reads some.
+    needing = [n for n in method_names() if Sampler.registry.get(method_of(n).sampler).needs_modalities]
+    beside = [name for name in method_names() if name not in ("file", *needing)]
+    for name in needing:
+        with pytest.raises(
+            UsageError, match=r"the views of the model are structure; give it modalities of the dataset"
+        ):
+            run.inspect(*TRIPLE, side="tail", samplers=[name], steps=1)
     (query,) = run.inspect(*TRIPLE, side="tail", samplers=beside, steps=3)["queries"]
     assert [d["method"] for d in query["samplers"]] == ["mmrns", *(name for name in beside if name != "mmrns")]
     by_name = {d["method"]: d for d in query["samplers"]}

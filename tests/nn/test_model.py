@@ -14,7 +14,7 @@ from mmrns.types import Batch, OwnNegatives, PoolNegatives, Views
 
 def test_model_sizes_and_spec() -> None:
     model = Model(RotatE(3, 0.5), 7, 2)
-    assert model.spec == ModelSpec(dim=3, entity_width=6, relation_width=3)
+    assert model.spec == ModelSpec(dim=3, entity_width=6, relation_width=3, query_width=6)
     assert (model.n_entities, model.n_relations) == (7, 2)
     assert {name: tuple(p.shape) for name, p in model.named_parameters()} == {
         "entity.weight": (7, 6),
@@ -25,7 +25,7 @@ def test_model_sizes_and_spec() -> None:
 
 def test_the_scorers_parameters_are_the_models() -> None:
     model = Model(TuckER(3, 0.5, relation_dim=2), 7, 4)
-    assert model.spec == ModelSpec(dim=3, entity_width=3, relation_width=2)
+    assert model.spec == ModelSpec(dim=3, entity_width=3, relation_width=2, query_width=3)
     assert {name: tuple(p.shape) for name, p in model.named_parameters()} == {
         "scorer.core": (3, 2, 3),
         "entity.weight": (7, 3),

@@ -251,7 +251,9 @@ def test_every_sampler_is_bundled_with_what_it_reads(toy_folder: Path, tmp_path:
     """Whatever a sampler reads it asks for when it is made: nothing is missing when it draws."""
     names = [name for name in Sampler.registry.names() if name != "file"]  # That reads a file; above.
     for name in names:
+        needs = Sampler.registry.get(name).needs_modalities
         short = {"training.steps": 1, "training.evaluate_every": 1, "model.dim": 8}
+        short |= {"model.modalities": ["image", "text"]} if needs else {}
         run = mmrns.train(dataset=toy_folder, sampler=name, device="cpu", settings=short, out=tmp_path / name)
         run.export_bundle(tmp_path / "b" / name)
     shutil.move(toy_folder, tmp_path / "gone")

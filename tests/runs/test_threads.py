@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import mmrns
 import mmrns.runs.train
+from forms import model_of
 from mmrns.nn.kernels import compiled
 from mmrns.nn.model import ModelSpec
 from mmrns.nn.scorers import TransE
@@ -127,7 +128,7 @@ def two(monkeypatch: pytest.MonkeyPatch) -> Torch:
 def config(dataset: Path, method: str = "uniform", **more: Any) -> dict[str, Any]:
     training = {"steps": STEPS, "batch_size": 64, "evaluate_every": STEPS // 2, "hardness": False}
     sampler = {} if method in ("1-vs-all", "k-vs-all", "file") else {"negatives": 4}
-    values = {"data": {"dataset": str(dataset)}, "model": {"dim": 6}, "method": method, "sampler": sampler}
+    values = {"data": {"dataset": str(dataset)}, "model": model_of(method), "method": method, "sampler": sampler}
     return values | {"training": training, "device": "cpu"} | more
 
 
@@ -151,7 +152,7 @@ def test_own_objects_are_copied_for_it(two: Torch, toy_folder: Path) -> None:
 
     def trained(threads: Any) -> mmrns.Run:
         scorer = TransE(6, 1.0)
-        spec = ModelSpec(6, scorer.entity_width, scorer.entity_width)
+        spec = ModelSpec(6, *3 * (scorer.entity_width,))
         sampler = Uniform(dataset.graph, dataset.features, spec, negatives=4)
         values = config(toy_folder, threads=threads) | {"data": {}, "sampler": {}}
         return mmrns.train(values, dataset=dataset, scorer=scorer, sampler=sampler, progress=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from forms import FORMS, form_of
+from forms import FORMS, form_of, model_of
 from mmrns.data.datasets import Dataset
 from mmrns.errors import DataError
 from mmrns.files import read_tensors, write_tensors
@@ -20,7 +20,7 @@ from mmrns.training.trainer import Trainer
 
 def _trainer(toy: Dataset, name: str, dim: int = 6, **training: object) -> Trainer:
     values = {
-        "model": {"dim": dim},
+        "model": model_of(name, dim),
         "sampler": form_of(name, 4),
         "training": {"batch_size": 50, "steps": 9, **training},
     }

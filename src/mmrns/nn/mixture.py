@@ -21,7 +21,7 @@ from mmrns.nn.losses import Loss
 from mmrns.nn.numerics import full
 from mmrns.nn.scorers import Scorer
 from mmrns.registry import Named, Registry
-from mmrns.types import Negatives
+from mmrns.types import Negatives, OwnNegatives
 
 
 class Mixture(Named, nn.Module, ABC):
@@ -245,8 +245,9 @@ def loss_of_view(
         sum_b w_b a_b L_b / sum_b w_b
 
     a_b is 1 where the row's anchor and its true entity (of a loss that needs all entities, one of the true ones) have
-    the view, else 0. Candidates that lack it are no negatives of L_b. Divided by the weight of all rows, a view counts
-    by how often it is there, and the loss of a batch is the same in parts.
+    the view, else 0. Candidates that lack it are no negatives of L_b, nor are those who keep the true entity's vector.
+    Divided by the weight of all rows, a view counts by how often it is there, and the loss of a batch is the same in
+    parts.
 
     Args:
         view: its position.
@@ -265,5 +266,7 @@ def loss_of_view(
     else:
         counts = true.common(view).squeeze(1)
         mask = common if mask is None else mask & common
+        if isinstance(negatives, OwnNegatives) and negatives.kept is not None:
+            mask = mask & ~negatives.kept[..., view]
     rows = objective.rows(s_pos.squeeze(1), s_neg, mask, log_weight)
     return (weight * counts * rows).sum() / weight.sum()

@@ -19,6 +19,9 @@ from mmrns.nn.numerics import full
 from mmrns.nn.scorers import Scorer
 from mmrns.types import AllNegatives, Batch, Negatives, OwnNegatives, PoolNegatives, Views
 
+Sides = tuple[tuple[bool, slice], ...]
+"""Runs of rows, and whether their head is asked for; see `Batch.sides`."""
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -28,11 +31,13 @@ class ModelSpec:
         dim: d.
         entity_width: reals of an entity's vector in one view.
         relation_width: reals of a relation's vector.
+        query_width: reals of a query in one view.
     """
 
     dim: int
     entity_width: int
     relation_width: int
+    query_width: int
 
 
 class Model(nn.Module):
@@ -107,7 +112,11 @@ class Model(nn.Module):
     @property
     def spec(self) -> ModelSpec:
         """Widths, for the samplers."""
-        return ModelSpec(self.scorer.dim, self.scorer.entity_width, self.relation.weight.shape[1])
+        scorer, weight = self.scorer, self.relation.weight
+        with torch.no_grad():
+            given = weight.new_zeros(1, scorer.entity_width), weight.new_zeros(1, scorer.relation_width)
+            query = scorer.query(*given, False)
+        return ModelSpec(scorer.dim, scorer.entity_width, weight.shape[1], query.shape[1])
 
     def entities(self, ids: Int[Tensor, "*n"]) -> Views:
         """Vectors of entities."""
@@ -131,36 +140,40 @@ class Model(nn.Module):
         self, batch: Batch, anchor: Views, target: Views, relation: Float[Tensor, "B relation_width"]
     ) -> Lookup:
         """The same of vectors that are at hand, such as those whose gradient is asked for."""
-        return Lookup(batch, anchor, target, relation, self._query(batch, anchor, relation, self._step))
+        return Lookup(batch, anchor, target, relation, self._query(batch.sides, anchor, relation, self._step))
 
     def exact(self, lookup: Lookup) -> Lookup:
         """The same rows with the queries that they have outside of a training step, where nothing is dropped."""
         if self._step is None or not self.scorer.varies:
             return lookup
-        return replace(lookup, query=self._query(lookup.batch, lookup.anchor, lookup.relation))
+        return replace(lookup, query=self._query(lookup.batch.sides, lookup.anchor, lookup.relation))
+
+    def query(self, anchor: Views, relation: Float[Tensor, "B relation_width"], head: bool) -> Query:
+        """What candidates of one side are compared with, of vectors that are at hand, as outside of a training step."""
+        return self._query(((head, slice(None)),), anchor, relation)
 
     def _query(
-        self, batch: Batch, anchor: Views, relation: Float[Tensor, "B relation_width"], step: int | None = None
+        self, sides: Sides, anchor: Views, relation: Float[Tensor, "B relation_width"], step: int | None = None
     ) -> Query:
         views = len(self.views)
         anchor = self.entity.anchor(anchor, relation)
         vectors = anchor.by_view
         if self.mixture is None:
-            return Query((self._query_of_view(batch, vectors[0], relation, step),), anchor.present, None)
+            return Query((self._query_of_view(sides, vectors[0], relation, step),), anchor.present, None)
         own, numbers = relation.tensor_split([views * self.scorer.relation_width], dim=-1)
         of_views = zip(vectors, own.chunk(views, dim=-1), strict=True)
-        queries = [self._query_of_view(batch, a, r, step) for a, r in of_views]
+        queries = [self._query_of_view(sides, a, r, step) for a, r in of_views]
         return Query(tuple(queries), anchor.present, self.mixture.gate(numbers))
 
     def _query_of_view(
-        self, batch: Batch, anchor: Tensor, relation: Tensor, step: int | None
+        self, sides: Sides, anchor: Tensor, relation: Tensor, step: int | None
     ) -> Float[Tensor, "B query_width"]:
         query = self.scorer.query if step is None else partial(self.scorer.query_in_step, step=step)
         if self.reciprocal:
             return query(anchor, relation, False)
-        if len(batch.sides) == 1:
-            return query(anchor, relation, batch.sides[0][0])
-        return torch.cat([query(anchor[rows], relation[rows], head) for head, rows in batch.sides])
+        if len(sides) == 1:
+            return query(anchor, relation, sides[0][0])
+        return torch.cat([query(anchor[rows], relation[rows], head) for head, rows in sides])
 
     def score(self, lookup: Lookup) -> Float[Tensor, " B"]:
         """f(h, r, t) of each row."""
@@ -175,18 +188,19 @@ class Model(nn.Module):
         match negatives:
             case None:
                 return self._scores(lookup.query, _as_candidates(lookup.target))
-            case OwnNegatives(ids, views=None) if (table := self.entity.table) is not None:
+            case OwnNegatives(ids, views=None, kept=None) if (table := self.entity.table) is not None:
                 of_rows = self.scorer.compare_rows(lookup.query.vectors[0], table, ids)
                 found = Scores(full(of_rows), (of_rows,), lookup.query.present, None)
             case _:
-                found = self._scores(lookup.query, self._candidates(negatives))
+                found = self._scores(lookup.query, self._candidates(negatives, lookup.target))
         through = negatives.through if isinstance(negatives, OwnNegatives) else None
         return found if through is None else replace(found, mixed=found.mixed + through)
 
-    def _candidates(self, negatives: Negatives) -> Views:
+    def _candidates(self, negatives: Negatives, target: Views) -> Views:
         match negatives:
-            case OwnNegatives(ids, views):
-                return self.entities(ids) if views is None else views
+            case OwnNegatives(ids, views, kept=kept):
+                found = self.entities(ids) if views is None else views
+                return found if kept is None else _as_candidates(target).where(kept, found)
             case PoolNegatives(ids):
                 return self.entities(ids)
             case AllNegatives(views=views):
@@ -227,7 +241,7 @@ class Model(nn.Module):
                 of one at least.
         """
         relation = self.relations(self.relation_ids(batch))
-        query = self._query(batch, self.entities(batch.anchor), relation)
+        query = self._query(batch.sides, self.entities(batch.anchor), relation)
         every = self.entity.all()
         per_entity = relation.element_size() * len(batch) * self.reals_per_pair
         n = len(every.present)

@@ -148,7 +148,7 @@ def _mixture(config: Config, views: Sequence[str]) -> Mixture | None:
 
 def build_sampler(config: Config, dataset: Dataset, model: Model) -> Sampler:
     """A freshly initialised sampler, and those inside it; each is given what it needs of the objective."""
-    alpha = config.recipe.alpha
+    of_objective = {"alpha": config.recipe.alpha, "gamma": with_gamma(config, dataset).objective.gamma}
 
     def of(name: str, options: Mapping[str, Any]) -> Inner:
         cls = Sampler.registry.get(name)
@@ -157,8 +157,7 @@ def build_sampler(config: Config, dataset: Dataset, model: Model) -> Sampler:
             if chosen[option] is not None:
                 inner = dict(chosen[option])
                 chosen[option] = of(inner.pop("name"), inner)
-        if takes(cls, "alpha"):
-            chosen["alpha"] = alpha
+        chosen |= {key: value for key, value in of_objective.items() if takes(cls, key)}
         return partial(cls, dataset.graph, dataset.features, model.spec, seed=config.seed, **chosen)
 
     with seeded(config.seed, "sampler"):

@@ -231,7 +231,7 @@ class Config(_Section):
         return Path("runs") / f"{dataset}-{scorer}-{method}-s{self.seed}"
 
 
-SAMPLER_KEYWORDS = frozenset({"seed", "alpha"})
+SAMPLER_KEYWORDS = frozenset({"seed", "alpha", "gamma"})
 EMBEDDER_KEYWORDS = frozenset({"width", "init_range", "sparse", "modalities"})
 LOSS_KEYWORDS = frozenset({"gamma", "alpha"})
 """Keywords that the composition root gives: they are no options of a class's own."""
@@ -316,7 +316,7 @@ def _sampler_options(
         inner = {"name": given} if isinstance(given, str) else {"name": _INNER, **given}
         within, place = str(inner.pop("name")), f"{prefix}{option}."
         other = Sampler.registry.get(within)
-        if inner_options(other) or "negatives" not in inspect.signature(other).parameters:
+        if inner_options(other) or other.needs_modalities or not takes(other, "negatives"):
             raise UsageError(f"{place}name: {within} cannot draw for another sampler")
         found[option] = {"name": within, **_sampler_options(within, inner, place, reserved | {"negatives"})}
     return found

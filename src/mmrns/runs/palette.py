@@ -32,6 +32,8 @@ METHODS: dict[str, tuple[str, str]] = {
     "1-vs-all": ("#2c5530", "D"),
     "k-vs-all": ("#35a853", "^"),
     "file": ("#53687e", "v"),
+    "dhns": ("#3f6fb5", "h"),
+    "mans": ("#d1495b", "<"),
 }
 """Colour and mark by the name of a method."""
 _OTHERS = ("#7f74d8", "#8f6134", "#35a853", "#e8508f", "#53687e", "#6a7d1e", "#a8267c", "#2a9fe0")

@@ -667,6 +667,7 @@ class Run(JudgedRun):
 
     def _untrained(self, method: str) -> draws.Drawing:
         config = self.config.with_method(method)
+        Sampler.registry.get(config.recipe.sampler).refuse_unfit(self.model)
         sampler = build_sampler(config, self.dataset, self.model).to(self.device).eval()
         return draws.Drawing(method, sampler, build_batches(config, self.dataset), _trained(sampler, False))
 

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.data.index import DomainRangeIndex, TripleIndex
+from mmrns.errors import UsageError
+from mmrns.nn.embedders import STRUCTURE
 from mmrns.nn.lookup import Lookup
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.registry import Named, Registry
@@ -74,6 +76,10 @@ class Sampler(Named, Explanation, nn.Module, ABC):
     every: ClassVar[bool] = False
     """True where the negatives are all entities (`AllNegatives`)."""
 
+    needs_modalities: ClassVar[bool] = False
+    """True where negatives may keep the true entity's structure (`OwnNegatives.kept`): the model has to have that view
+    and others."""
+
     def __init__(
         self,
         graph: KnowledgeGraph,
@@ -101,6 +107,20 @@ class Sampler(Named, Explanation, nn.Module, ABC):
             if isinstance(value, TripleIndex | DomainRangeIndex):
                 setattr(self, name, value.to(device))
         return self
+
+    @classmethod
+    def refuse_unfit(cls, model: Model) -> None:
+        """See whether the sampler can draw for a model.
+
+        Raises:
+            UsageError: it needs modalities, and the model reads none beside its structure.
+        """
+        if cls.needs_modalities and (STRUCTURE not in model.views or len(model.views) == 1):
+            raise UsageError(
+                f"the sampler {cls.registry.name_of(cls)} replaces an entity's modalities beside its structure, and "
+                f"the views of the model are {', '.join(model.views)}; give it modalities of the dataset, as "
+                "model.modalities=[image,text], or take another sampler"
+            )
 
     def forget(self) -> None:
         """Drop what is kept from step to step only to save time, since it may lie elsewhere now. By default nothing."""

@@ -98,7 +98,7 @@ class Trainer:
 
     Raises:
         UsageError: the loss takes no importance weights, and the sampler gives its negatives unequal ones; or the loss
-            needs every entity, and the sampler gives some.
+            needs every entity, and the sampler gives some; or the sampler needs modalities, and the model reads none.
 
     Attributes:
         known_by_features: Bool[E], True for entities that no train triple has and that the model knows by other views
@@ -157,6 +157,7 @@ class Trainer:
         return replace(negatives, mask=mask)
 
     def _refuse_unfit(self) -> None:
+        self.sampler.refuse_unfit(self.model)
         loss = Loss.registry.name_of(type(self.objective))
         if self.objective.needs_all and not self.sampler.every:
             raise UsageError(f"objective.loss={loss} needs every entity as a candidate; use --method k-vs-all")
