@@ -34,6 +34,8 @@ from mmrns.training.trainer import Trainer
 # A sampler's form, or the name of a method that is no sampler.
 METHODS = [*FORMS, *(name for name in method_names() if name not in Sampler.registry.names())]
 READING = [name for name in Embedder.registry.names() if takes(Embedder.registry.get(name), "modalities")]
+# Those that give a single view say so in the class.
+SINGLE = [name for name in READING if "views" in vars(Embedder.registry.get(name))]
 # With the mixture of their views.
 EMBEDDERS = [
     *((name, (), "gated") for name in Embedder.registry.names() if name not in READING),
@@ -41,7 +43,7 @@ EMBEDDERS = [
         (name, modalities, mixture)
         for name in READING
         for modalities in (("text",), ("image", "text"))
-        for mixture in Mixture.registry.names()
+        for mixture in (["gated"] if name in SINGLE else Mixture.registry.names())
     ),
 ]
 FACTORS: dict[str, list[Any]] = {
