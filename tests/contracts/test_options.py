@@ -39,11 +39,14 @@ SINGLE = [name for name in READING if "views" in vars(Embedder.registry.get(name
 # With the mixture of their views.
 EMBEDDERS = [
     *((name, (), "gated") for name in Embedder.registry.names() if name not in READING),
+    *((name, ("image", "text"), "gated") for name in SINGLE),
     *(
         (name, modalities, mixture)
         for name in READING
-        for modalities in (("text",), ("image", "text"))
-        for mixture in (["gated"] if name in SINGLE else Mixture.registry.names())
+        if name not in SINGLE
+        # Each of these meets every method, so that two views are those of the first mixture alone.
+        for place, mixture in enumerate(Mixture.registry.names())
+        for modalities in [("image", "text"), ("text",)][: 1 + (place == 0)]
     ),
 ]
 FACTORS: dict[str, list[Any]] = {

@@ -21,7 +21,7 @@ class Query:
         gate: Float[B N], what the mixture makes of the relation's numbers; None with a single view.
     """
 
-    vectors: tuple[Float[Tensor, "B query_width"], ...]
+    vectors: tuple[Float[Tensor, "B _"], ...]
     present: Bool[Tensor, "B V"]
     gate: Float[Tensor, "B N"] | None
 
