@@ -83,7 +83,7 @@ def test_the_score_is_the_same_however_it_is_asked_for(toy: Dataset, name: str, 
 @pytest.mark.parametrize("sparse", [False, True])
 def test_training_moves_every_parameter_and_lowers_the_loss(toy: Dataset, name: str, sparse: bool) -> None:
     values = {
-        "model": {"embedder": name, "dim": 8},
+        "model": {"embedder": name, "scorer": "ComplEx", "dim": 8},
         "method": "self-adversarial",
         "sampler": {"negatives": 8},
         "training": {"lr": 0.02, "batch_size": 64, "sparse": sparse},

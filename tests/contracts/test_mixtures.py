@@ -94,7 +94,9 @@ def test_gradients_reach_every_part(toy: Dataset, name: str, scorer: str) -> Non
         assert torch.isfinite(p.grad).all(), key
         assert p.grad.any(), key
     assert model.mixture is not None
-    numbers, asked = model.relation.weight.grad[:, 3 * model.scorer.relation_width :], batch_of(toy).r.unique()
+    vectors = 1 if model.mixture.one_relation else 3
+    numbers, asked = model.relation.weight.grad[:, vectors * model.scorer.relation_width :], batch_of(toy).r.unique()
+    assert numbers.shape[1] == model.mixture.relation_width
     assert numbers[asked].any(0).all(), "a number of the relation has no part in any score"
 
 
@@ -113,7 +115,7 @@ def test_what_is_missing_is_not_scored(toy: Dataset, name: str, scorer: str) -> 
     relation = model.relations(model.relation_ids(batch))
     lookup = model.looked_up(batch, changed[batch.anchor], changed[batch.target], relation)
     torch.testing.assert_close(model.compare(lookup.query, changed), before)
-    assert model.weights(lookup.query, every.present).shape == (12, 40, 3)
+    assert model.shares(lookup.query, every).shape == (12, 40, 3)
 
 
 @EVERY

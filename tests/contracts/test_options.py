@@ -34,14 +34,19 @@ from mmrns.training.trainer import Trainer
 # A sampler's form, or the name of a method that is no sampler.
 METHODS = [*FORMS, *(name for name in method_names() if name not in Sampler.registry.names())]
 READING = [name for name in Embedder.registry.names() if takes(Embedder.registry.get(name), "modalities")]
+# Those that give a single view say so in the class.
+SINGLE = [name for name in READING if "views" in vars(Embedder.registry.get(name))]
 # With the mixture of their views.
 EMBEDDERS = [
     *((name, (), "gated") for name in Embedder.registry.names() if name not in READING),
+    *((name, ("image", "text"), "gated") for name in SINGLE),
     *(
         (name, modalities, mixture)
         for name in READING
-        for modalities in (("text",), ("image", "text"))
-        for mixture in Mixture.registry.names()
+        if name not in SINGLE
+        # Each of these meets every method, so that two views are those of the first mixture alone.
+        for place, mixture in enumerate(Mixture.registry.names())
+        for modalities in [("image", "text"), ("text",)][: 1 + (place == 0)]
     ),
 ]
 READ = ("fused", ("image", "text"), "gated")

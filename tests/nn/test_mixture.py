@@ -18,12 +18,12 @@ from mmrns.errors import UsageError
 from mmrns.nn.embedders import FusedEmbedder
 from mmrns.nn.lookup import Scores
 from mmrns.nn.losses import CrossEntropyLoss, KvsAllLoss, Loss, SelfAdversarialLoss, SoftplusLoss
-from mmrns.nn.mixture import Gated, Mixture, Residual, loss_of_view
+from mmrns.nn.mixture import RSME, Cross, Gated, Joint, Mixture, Residual, loss_of_view
 from mmrns.nn.model import Model
 from mmrns.nn.scorers import DistMult, Scorer
 from mmrns.runs.build import build_model, build_trainer
 from mmrns.runs.config import make_config
-from mmrns.types import OwnNegatives
+from mmrns.types import Batch, OwnNegatives, PoolNegatives, Views
 
 VIEWS = ("structure", "image", "text")
 # Two rows of three candidates; the second anchor has no image.
@@ -95,7 +95,10 @@ def test_structure_is_the_base_wherever_it_stands() -> None:
     assert Residual(("image", "text")).base == 0
 
 
-@pytest.mark.parametrize("name", Mixture.registry.names())
+WEIGHING = [name for name in Mixture.registry.names() if "weights" in vars(Mixture.registry.get(name))]
+
+
+@pytest.mark.parametrize("name", WEIGHING)
 @drawn_from(seed=st.integers(0, 10**6), views=st.integers(2, 4), pooled=st.booleans())
 def test_the_weights_are_what_scores_count(name: str, seed: int, views: int, pooled: bool) -> None:
     g = torch.Generator().manual_seed(seed)
@@ -252,6 +255,129 @@ def test_each_view_is_compared_once_a_step(
     assert counted[drawn[0] :] == [1, 2]
 
 
+LACKS_BOTH, LACKS_IMAGE, UNSEEN = 5, 11, 39
+TRIPLES = torch.tensor([[0, 1, 2], [LACKS_IMAGE, 0, 3], [4, 2, LACKS_BOTH], [UNSEEN, 1, 0], [LACKS_BOTH, 1, 7]])
+
+
+def far_from_its_start(toy: Dataset, **model: Any) -> Model:
+    made = build_model(make_config(config_of(**model)), toy).double()
+    g = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for p in made.parameters():
+            p.copy_(torch.randn(p.shape, generator=g, dtype=p.dtype) * 0.7)
+    return made
+
+
+def vectors_by_hand(model: Model) -> list[dict[str, Tensor]]:
+    """The vectors of the views that each entity has."""
+    every = model.entity.all()
+    return [
+        {name: vector for name, vector, has in zip(model.views, vectors, flags.tolist(), strict=True) if has}
+        for vectors, flags in zip(every.vectors, every.present, strict=True)
+    ]
+
+
+def score_by_hand(scorer: Scorer, anchor: Tensor, relation: Tensor, candidate: Tensor, head: bool) -> Tensor:
+    return scorer.compare(scorer.query(anchor[None], relation[None], head), candidate[None])[0, 0]
+
+
+@pytest.mark.parametrize("scorer", ["TransE", "RotatE", "PairRE", "ComplEx", "BiQUE"])
+@pytest.mark.parametrize("head", [False, True])
+@torch.no_grad()
+def test_joint_by_hand(toy: Dataset, scorer: str, head: bool) -> None:
+    model = far_from_its_start(toy, scorer=scorer, mixture="joint", dim=4)
+    assert isinstance(model.mixture, Joint)
+    width, vectors = model.scorer.relation_width, vectors_by_hand(model)
+    assert model.relation.weight.shape[1] == width + 1
+
+    def joint(e: int, r: int) -> Tensor:
+        temperature = 1 / (1 + math.exp(-float(model.relation.weight[r, -1])))
+        found = [(math.exp(float(v.tanh() @ model.mixture.attention) / temperature), v) for v in vectors[e].values()]
+        return sum(w * v for w, v in found) / sum(w for w, _ in found)
+
+    batch = Batch.of(TRIPLES, head)
+    lookup, found = model.lookup(batch), model.score_all(batch)
+    for row, (h, r, t) in enumerate(TRIPLES.tolist()):
+        anchor, relation = joint(t if head else h, r), model.relation.weight[r, :width]
+        for e in range(40):
+            expected = score_by_hand(model.scorer, anchor, relation, joint(e, r), head)
+            torch.testing.assert_close(found[row, e], expected)
+    ids = torch.randint(40, (5, 6), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(model.score_against(lookup, OwnNegatives(ids)), found.gather(1, ids))
+    torch.testing.assert_close(model.score_against(lookup, PoolNegatives(ids[0])), found[:, ids[0]])
+    # Of products the weights are what the views' scores count.
+    every = model.entity.all()
+    shares, by_view = model.shares(lookup.query, every), torch.stack(model.by_view(lookup.query, every), dim=-1)
+    torch.testing.assert_close(shares.sum(-1), torch.ones_like(found))
+    if model.scorer.linear:
+        torch.testing.assert_close((shares * by_view).sum(-1), found)
+
+
+@pytest.mark.parametrize("scorer", ["TransE", "RotatE", "ComplEx", "BiQUE", "TuckER"])
+@pytest.mark.parametrize("sums", [False, True])
+@pytest.mark.parametrize("head", [False, True])
+@torch.no_grad()
+def test_cross_by_hand(toy: Dataset, scorer: str, sums: bool, head: bool) -> None:
+    model = far_from_its_start(toy, scorer=scorer, mixture="cross", dim=4, sums=sums)
+    assert isinstance(model.mixture, Cross)
+    assert model.relation.weight.shape[1] == model.scorer.relation_width
+    vectors = vectors_by_hand(model)
+    batch = Batch.of(TRIPLES, head)
+    lookup, found = model.lookup(batch), model.score_all(batch)
+    for row, (h, r, t) in enumerate(TRIPLES.tolist()):
+        own, relation = vectors[t if head else h], model.relation.weight[r]
+        for e in range(40):
+            pairs = [
+                score_by_hand(model.scorer, u, relation, v, head) for u in own.values() for v in vectors[e].values()
+            ]
+            expected = 9 * sum(pairs) / len(pairs)
+            if sums:
+                whole = [torch.stack(list(views.values())).sum(0) for views in (own, vectors[e])]
+                expected = expected + score_by_hand(model.scorer, whole[0], relation, whole[1], head)
+            torch.testing.assert_close(found[row, e], expected)
+    every = model.entity.all()
+    shares, by_view = model.shares(lookup.query, every), torch.stack(model.by_view(lookup.query, every), dim=-1)
+    if not sums:
+        torch.testing.assert_close((shares * by_view).sum(-1), found)
+
+
+@pytest.mark.parametrize("scorer", ["TransE", "ComplEx"])
+@pytest.mark.parametrize("head", [False, True])
+@torch.no_grad()
+def test_rsme_by_hand(toy: Dataset, scorer: str, head: bool) -> None:
+    model = far_from_its_start(toy, scorer=scorer, mixture="rsme", dim=4, share=0.6, balance=0.8)
+    assert isinstance(model.mixture, RSME)
+    width, vectors = model.scorer.relation_width, vectors_by_hand(model)
+
+    def whole(e: int) -> Tensor:
+        weights = {name: 0.4 if name == "structure" else 0.3 for name in vectors[e]}
+        return sum(weights[name] * v for name, v in vectors[e].items()) / sum(weights.values())
+
+    batch = Batch.of(TRIPLES, head)
+    found = model.score_all(batch)
+    for row, (h, r, t) in enumerate(TRIPLES.tolist()):
+        anchor, relation = t if head else h, model.relation.weight[r, :width]
+        gate = 1 / (1 + math.exp(-float(model.relation.weight[r, -1])))
+        for e in range(40):
+            common = (set(vectors[anchor]) & set(vectors[e])) - {"structure"}
+            cosines = [torch.cosine_similarity(vectors[anchor][m], vectors[e][m], dim=0) for m in common]
+            cosine = sum(cosines) / len(cosines) if cosines else 0.0
+            own = score_by_hand(model.scorer, whole(anchor), relation, whole(e), head)
+            torch.testing.assert_close(found[row, e], 0.8 * own + 0.2 * gate * cosine)
+
+
+def test_joint_starts_as_the_mean_of_what_an_entity_has(toy: Dataset) -> None:
+    model = build_model(make_config(config_of(mixture="joint")), toy)
+    lookup, every = model.lookup(Batch.of(TRIPLES, False)), model.entity.all()
+    expected = every.present / every.present.sum(-1, keepdim=True)
+    torch.testing.assert_close(model.shares(lookup.query, every), expected.expand(5, -1, -1))
+
+
+def test_a_mixture_without_weights_says_what_it_lacks() -> None:
+    with pytest.raises(TypeError, match="defines no `weights`"):
+        Mixture(VIEWS).weights(torch.zeros(2, 0), OWN, POOL)
+
+
 RECORDED = {
     ("ComplEx", "k-vs-all"): (10.463570594787598, 5.8113322257995605),
     ("TransE", "self-adversarial"): (0.8969599604606628, 0.7545308470726013),
@@ -276,7 +402,8 @@ def test_gated_is_what_it_was_before_there_were_others(toy: Dataset, scorer: str
 def test_the_configuration_has_its_options(toy: Dataset) -> None:
     assert make_config({}).model.mixture == "gated"
     found = make_config(config_of(mixture="residual", scale=0.5)).model.model_extra
-    assert found == {"structure_dropout": 0.0, "scale": 0.5, "structure_loss": 0.5, "view_loss": 0.05}
+    of_embedder = {"structure_dropout": 0.0, "hidden": None, "concatenate": False}
+    assert found == {**of_embedder, "scale": 0.5, "structure_loss": 0.5, "view_loss": 0.05}
     model = build_model(make_config(config_of(mixture="residual", scale=0.5)), toy)
     assert isinstance(model.mixture, Residual)
     assert model.mixture.scale == 0.5

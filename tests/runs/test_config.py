@@ -74,7 +74,8 @@ def test_yaml_mistakes_have_a_line(tmp_path: Path) -> None:
 
 
 def test_shipped_experiment_configurations_are_valid() -> None:
-    paths = sorted((Path(__file__).parents[2] / "experiments").glob("*/*.yaml"))
+    folder = Path(__file__).parents[2] / "experiments"
+    paths = sorted([*folder.glob("*/*.yaml"), *folder.glob("*/models/*.yaml")])
     configs = [path for path in paths if "methods" not in parse_yaml(path.read_text())]
     assert configs
     for path in configs:

@@ -65,10 +65,13 @@ VARYING: list[dict[str, object]] = [
         "reciprocal": True,
         **dict.fromkeys(("anchor_dropout", "matrix_dropout", "query_dropout"), 0.3),
     },
+    {"embedder": "mygo", "inner": 8, "contrastive": 0.1, **dict.fromkeys(("dropout", "token_noise"), 0.2)},
+    {"embedder": "adamf"},
+    {"modalities": ["image", "text"], "mixture": "joint"},
 ]
 
 
-@pytest.mark.parametrize("model", VARYING, ids=["structure", "TuckER"])
+@pytest.mark.parametrize("model", VARYING, ids=["structure", "TuckER", "mygo", "adamf", "joint"])
 def test_resume_is_bit_equal_where_steps_leave_something_out(
     toy: Dataset, tmp_path: Path, model: dict[str, object]
 ) -> None:

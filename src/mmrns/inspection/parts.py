@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TypedDict
 
 import torch
@@ -13,14 +12,15 @@ from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.lookup import Lookup
 from mmrns.nn.model import Model
 from mmrns.nn.numerics import full
-from mmrns.types import AllNegatives, Batch, Views
+from mmrns.types import Batch, Views
 
 
 class Part(TypedDict):
     """What a view of the model, `structure` or a modality, adds to the score.
 
     The score is a sum of the views' own scores by their `weight`, and perhaps of what depends on none of them: of the
-    mixture `gated` a mean, of `residual` that of structure (weight 1) and what modalities add. A score says little by
+    mixture `gated` a mean, of `residual` that of structure (weight 1) and what modalities add. Where vectors are mixed
+    before a distance is taken, as by `joint`, it is no such sum, and the parts say about what views add. A score says little by
     itself, so that each is held against those of the candidates that have the same views in common with the anchor as
     the answer has:
 
@@ -73,10 +73,9 @@ def parts_of(model: Model, lookup: Lookup, every: Views, among: Bool[Tensor, " E
         target: the answer.
     """
     query, n_views = lookup.query, len(model.views)
-    scores = model.scores(lookup, AllNegatives(len(among), every.vectors.device, every))
-    own = torch.stack([full(of_view)[0] for of_view in scores.by_view], dim=1).cpu()
+    own = torch.stack([full(of_view)[0] for of_view in model.by_view(query, every)], dim=1).cpu()
     present = query.present[0] & every.present
-    weights = model.weights(query, every.present)[0].cpu()
+    weights = model.shares(query, every)[0].cpu()
     # As the mixture has it, such as that without a common view the first one counts.
     common, weight = weights != 0, weights[target]
     alike = among & (common == common[target]).all(1)
@@ -86,7 +85,8 @@ def parts_of(model: Model, lookup: Lookup, every: Views, among: Bool[Tensor, " E
         has = bool(common[target, v])
         by_itself = _mean_where_not(own[:, v], common[:, v], among)
         others = torch.arange(n_views, device=present.device) != v
-        left = replace(query, present=query.present & others)
+        anchor = Views(lookup.anchor.vectors, lookup.anchor.present & others)
+        left = model.looked_up(lookup.batch, anchor, lookup.target, lookup.relation).query
         without = model.compare(left, Views(every.vectors, every.present & others))[0].cpu()
         without = _mean_where_not(without, (present & others).any(1).cpu(), among)
         found.append(

@@ -16,12 +16,12 @@ class Query:
     """What the model makes of the known part of each row, the anchor and the relation, to compare candidates with.
 
     Attributes:
-        vectors: one Float[B query_width] for each view.
+        vectors: one Float[B query_width] for each view, or what else the mixture compares candidates with.
         present: Bool[B V], the views that the anchor has.
         gate: Float[B N], what the mixture makes of the relation's numbers; None with a single view.
     """
 
-    vectors: tuple[Float[Tensor, "B query_width"], ...]
+    vectors: tuple[Float[Tensor, "B _"], ...]
     present: Bool[Tensor, "B V"]
     gate: Float[Tensor, "B N"] | None
 
@@ -59,7 +59,7 @@ class Scores:
     Attributes:
         mixed: Float[B K], the model's scores.
         by_view: Float[B K] of each view, in the precision of the scorer. Where one of the two entities lacks the view
-            it means nothing.
+            it means nothing. Empty where the views' vectors are mixed before they are scored.
         anchors: Bool[B V], the views that the anchors have.
         candidates: Bool[B K V], the views that the candidates have, or of one pool Bool[P V]; None for the only view,
             which everyone has.

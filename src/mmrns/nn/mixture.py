@@ -1,31 +1,40 @@
-"""Mixtures: one score from the scores of several views, and the losses that views have of their own.
+"""Mixtures: one score from several views, and the losses that views have of their own.
 
 A mixture takes the scores of the views and some numbers of the relation. To add one: subclass `Mixture` with a `name`
-and define `weights`.
+and define `weights`. What mixes vectors before they are scored, or scores other pairs of views, overrides `queries` and
+`compare`.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar
+from abc import ABC
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from mmrns.nn.embedders.base import STRUCTURE
-from mmrns.nn.lookup import Scores, common_views
+from mmrns.nn.joint import joined, joint_weights
+from mmrns.nn.kernels import comparisons
+from mmrns.nn.lookup import Query, Scores, common_views
 from mmrns.nn.losses import Loss
 from mmrns.nn.numerics import full
 from mmrns.nn.scorers import Scorer
 from mmrns.registry import Named, Registry
-from mmrns.types import Negatives, OwnNegatives
+from mmrns.types import Negatives, OwnNegatives, Views
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Ask = Callable[[Float[Tensor, "B width"], Float[Tensor, "B relation_width"]], Float[Tensor, "B query_width"]]
+"""A scorer's query of anchors and relations."""
 
 
 class Mixture(Named, nn.Module, ABC):
-    """One score from the scores of several views, by numbers of the relation.
+    """One score from several views, by numbers of the relation.
 
     To add one: subclass it with a `name` and define `weights`. Its constructor is called with the names of the views;
     further keywords are its options, settable as `model.OPTION`. Parameters of its own are trained and stored with the
@@ -36,6 +45,9 @@ class Mixture(Named, nn.Module, ABC):
     """
 
     registry: ClassVar[Registry[Mixture]] = Registry("mixture", "mmrns.nn.mixture")
+
+    one_relation: ClassVar[bool] = False
+    """True where a relation has one vector for all views, False where it has one for each."""
 
     def __init__(self, views: Sequence[str]):
         super().__init__()
@@ -53,7 +65,37 @@ class Mixture(Named, nn.Module, ABC):
         """What is made of the relation's numbers once for each query; by default they are taken as they are."""
         return numbers
 
-    @abstractmethod
+    def queries(
+        self, ask: Ask, anchor: Views, relation: Float[Tensor, "B n"], gate: Float[Tensor, "B N"]
+    ) -> tuple[Tensor, ...]:
+        """What candidates are compared with: by default a query for each view, with the relation's vector for it.
+
+        Args:
+            ask: makes the queries.
+            anchor: the views of the anchors.
+            relation: the relation's vectors of all views, or its only one.
+            gate: of the relation.
+        """
+        own = relation.chunk(len(self.views), dim=-1)
+        return tuple(ask(a, r) for a, r in zip(anchor.by_view, own, strict=True))
+
+    def compare(self, scorer: Scorer, query: Query, candidates: Views) -> Scores:
+        """The scores of each row's own candidates [B K V width], or of one pool [P V width] for all rows."""
+        by_view = self.by_view(scorer, query, candidates)
+        assert query.gate is not None, "of several views"
+        mixed = self(by_view, query.gate, query.present, candidates.present)
+        return Scores(full(mixed), by_view, query.present, candidates.present)
+
+    def by_view(self, scorer: Scorer, query: Query, candidates: Views) -> tuple[Float[Tensor, "B K"], ...]:
+        """The scores of the candidates in each view."""
+        pairs = zip(query.vectors, candidates.by_view, strict=True)
+        return tuple(scorer.compare(of_query, of_candidates) for of_query, of_candidates in pairs)
+
+    def shares(self, query: Query, candidates: Views) -> Float[Tensor, "B K V"]:
+        """How much the score of each view counts in that of these candidates; by default `weights`."""
+        assert query.gate is not None, "of several views"
+        return self.weights(query.gate, query.present, candidates.present)
+
     def weights(
         self, gate: Float[Tensor, "B N"], own: Bool[Tensor, "B V"], candidates: Bool[Tensor, "*K V"]
     ) -> Float[Tensor, "B K V"]:
@@ -64,6 +106,7 @@ class Mixture(Named, nn.Module, ABC):
             own: which views the anchor has.
             candidates: which views the candidates have, [B K V] or of one pool [P V].
         """
+        raise TypeError(f"{type(self).__name__} defines no `weights` and does not override `compare` and `shares`")
 
     def forward(
         self,
@@ -235,6 +278,215 @@ class Residual(Mixture, name="residual"):
     @property
     def n_losses(self) -> int:
         return bool(self.structure_loss) + len(self.added) * bool(self.view_loss)
+
+
+class Joint(Mixture, name="joint"):
+    """f(h, r, t) of one vector for each entity, the mean of its views as the relation weighs them:
+
+        joint(e, r) = sum_v p_v(e, r) e_v        p(e, r) = softmax_v( <w, tanh(e_v)> / sigma(g_r) )
+
+    over the views that the entity has, of heads and candidates alike. g_r is a number of the relation, whose sigma is
+    the temperature of the softmax. It is the joint representation of NativE (Zhang et al., "NativE: Multi-modal
+    Knowledge Graph Completion in the Wild", 2024), whose projections have a hidden layer (`model.hidden`). w starts at
+    0, so that at first all views weigh the same. The relation has one vector. Left out is the authors' adversarial
+    training of the views.
+
+    Of products the score is that of the views by these weights, as exact and at the cost of one product for each view.
+    Of distances the joint vectors of the candidates are made for each row, as B x K x width numbers also of a pool.
+
+    Args:
+        views: see `Mixture`.
+    """
+
+    one_relation = True
+    attention: nn.Parameter | None
+
+    def __init__(self, views: Sequence[str]):
+        super().__init__(views)
+        self.register_parameter("attention", None)
+
+    @property
+    def relation_width(self) -> int:
+        return 1
+
+    def start(self, scorer: Scorer) -> None:
+        if self.attention is None:
+            self.attention = nn.Parameter(torch.zeros(scorer.entity_width))
+        self._width = 0 if scorer.linear else scorer.entity_width
+
+    def gate(self, numbers: Float[Tensor, "B 1"]) -> Float[Tensor, "B 1"]:
+        return torch.sigmoid(numbers)
+
+    def queries(
+        self, ask: Ask, anchor: Views, relation: Float[Tensor, "B n"], gate: Float[Tensor, "B 1"]
+    ) -> tuple[Tensor, ...]:
+        return (ask(joined(self._weights(anchor, gate), anchor.vectors), relation),)
+
+    def compare(self, scorer: Scorer, query: Query, candidates: Views) -> Scores:
+        weights = self.shares(query, candidates)
+        if scorer.linear:
+            by_view = self.by_view(scorer, query, candidates)
+            mixed = sum((w * s for w, s in zip(weights.unbind(-1), by_view, strict=True)), torch.zeros_like(by_view[0]))
+            return Scores(full(mixed), by_view, query.present, candidates.present)
+        mixed = scorer.compare(query.vectors[0], joined(weights, candidates.vectors))
+        return Scores(full(mixed), (), query.present, candidates.present)
+
+    def by_view(self, scorer: Scorer, query: Query, candidates: Views) -> tuple[Float[Tensor, "B K"], ...]:
+        """The scores of each view's vectors where the anchor is the joint one."""
+        return tuple(scorer.compare(query.vectors[0], vectors) for vectors in candidates.by_view)
+
+    def shares(self, query: Query, candidates: Views) -> Float[Tensor, "B K V"]:
+        assert query.gate is not None, "of several views"
+        return self._weights(candidates, query.gate[:, None])
+
+    def _weights(self, views: Views, temperature: Float[Tensor, "*#n 1"]) -> Float[Tensor, "*n V"]:
+        assert self.attention is not None, "made by `start`"
+        return joint_weights(views, self.attention, temperature)
+
+    @property
+    def reals_per_pair(self) -> int:
+        # The joint vector and what a comparison with one's own candidates makes of it.
+        return super().reals_per_pair + 3 * self._width
+
+
+class Cross(Mixture, name="cross"):
+    """f(h, r, t) = sum_{u, v} f(h_u, r, t_v) over all pairs of views, with one vector of the relation.
+
+    Of structure and image these are the four energies of IKRL (Xie et al., "Image-embodied Knowledge Representation
+    Learning", 2017) and, with RotatE, of VBKGC (Zhang and Zhang, 2022). With `sums` the score of the entities' summed
+    views is added, as TBKGC (Mousselly-Sergieh et al., "A Multimodal Translation-Based Approach for Knowledge Graph
+    Representation Learning", 2018) does, whose only view beside structure is of all modalities (`model.concatenate`).
+
+    A pair counts where h has u and t has v. The sum is scaled up by V^2 over the number of these pairs, so that it is
+    on the same scale whatever is missing. Of products it costs one for each view, of distances V^2 comparisons.
+
+    Args:
+        views: see `Mixture`.
+        sums: add f(sum_u h_u, r, sum_v t_v).
+    """
+
+    one_relation = True
+
+    def __init__(self, views: Sequence[str], *, sums: bool = False):
+        super().__init__(views)
+        self.sums = sums
+
+    def queries(
+        self, ask: Ask, anchor: Views, relation: Float[Tensor, "B n"], gate: Float[Tensor, "B N"]
+    ) -> tuple[Tensor, ...]:
+        vectors = (*anchor.by_view, *([_summed(anchor)] if self.sums else []))
+        return tuple(ask(of_view, relation) for of_view in vectors)
+
+    def compare(self, scorer: Scorer, query: Query, candidates: Views) -> Scores:
+        found = super().compare(scorer, query, candidates)
+        if not self.sums:
+            return found
+        return replace(found, mixed=found.mixed + full(scorer.compare(query.vectors[-1], _summed(candidates))))
+
+    def by_view(self, scorer: Scorer, query: Query, candidates: Views) -> tuple[Float[Tensor, "B K"], ...]:
+        """For each view of the candidates V times the mean of its scores with the views that the anchor has."""
+        n, own = len(self.views), query.present.to(query.vectors[0].dtype)
+        weights = (n * own / own.sum(-1, keepdim=True).clamp(min=1)).unbind(-1)
+        pairs = list(zip(weights, query.vectors[:n], strict=True))
+        if scorer.linear:
+            # A sum of products is the product of the sum.
+            total = sum((w[:, None] * q for w, q in pairs), torch.zeros_like(query.vectors[0]))
+            return tuple(scorer.compare(total, vectors) for vectors in candidates.by_view)
+
+        def of_view(vectors: Tensor) -> Tensor:
+            of_pairs = [w[:, None] * scorer.compare(q, vectors) for w, q in pairs]
+            return torch.stack(of_pairs).sum(0)
+
+        return tuple(of_view(vectors) for vectors in candidates.by_view)
+
+    def weights(
+        self, gate: Float[Tensor, "B N"], own: Bool[Tensor, "B V"], candidates: Bool[Tensor, "*K V"]
+    ) -> Float[Tensor, "B K V"]:
+        there = candidates.to(gate.dtype)
+        weights = len(self.views) * there / there.sum(-1, keepdim=True).clamp(min=1)
+        return weights if candidates.ndim == 3 else weights.expand(len(own), -1, -1)
+
+
+class RSME(Mixture, name="rsme"):
+    """f(h, r, t) = balance f(e_h, r, e_t) + (1 - balance) sigma(g_r) cos(m_h, m_t):
+
+        e = (1 - share) e_s + share mean_m e_m        cos = mean_m cos(m_h, m_t), over the modalities m of both
+
+    of structure and modalities in fixed shares, and of how similar h and t are by their modalities where the relation
+    cares (Wang et al., "Is Visual Context Really Helpful for Knowledge Graph? A Representation Learning Perspective",
+    2021). A view that an entity lacks leaves its share to the others. The relation has one vector, and g_r is a number
+    of its own that is trained. The authors' gate is 0 or 1 by how the pictures of the triples compare, those of valid
+    and test among them, and their cosine, of the bare features, has no part in training. Here it is of the projections,
+    as in the port by which RSME is usually compared.
+
+    Args:
+        views: see `Mixture`.
+        share: a, of the modalities in the vector of an entity.
+        balance: b, of the formula beside the cosine.
+    """
+
+    one_relation = True
+    base: Tensor
+
+    def __init__(self, views: Sequence[str], *, share: Share = 0.7, balance: Share = 0.5):
+        super().__init__(views)
+        self.share, self.balance = share, balance
+        self.modalities = [view for view, name in enumerate(self.views) if name != STRUCTURE]
+        of_views = [1 - share if name == STRUCTURE else share / len(self.modalities) for name in self.views]
+        self.register_buffer("base", torch.tensor(of_views), persistent=False)
+
+    @property
+    def relation_width(self) -> int:
+        return 1
+
+    def gate(self, numbers: Float[Tensor, "B 1"]) -> Float[Tensor, "B 1"]:
+        return (1 - self.balance) * torch.sigmoid(numbers)
+
+    def queries(
+        self, ask: Ask, anchor: Views, relation: Float[Tensor, "B n"], gate: Float[Tensor, "B 1"]
+    ) -> tuple[Tensor, ...]:
+        query = ask(joined(self._weights(anchor.present), anchor.vectors), relation)
+        return query, *(normalize(anchor.by_view[m], dim=-1) for m in self.modalities)
+
+    def compare(self, scorer: Scorer, query: Query, candidates: Views) -> Scores:
+        by_view, weights = (), self._weights(candidates.present)
+        if scorer.linear:
+            by_view = self.by_view(scorer, query, candidates)
+            found = sum((w * s for w, s in zip(weights.unbind(-1), by_view, strict=True)), torch.zeros_like(by_view[0]))
+        else:
+            found = scorer.compare(query.vectors[0], joined(weights, candidates.vectors))
+        mixed = self.balance * full(found) + query.gate * self._cosine(query, candidates)
+        return Scores(full(mixed), by_view, query.present, candidates.present)
+
+    def by_view(self, scorer: Scorer, query: Query, candidates: Views) -> tuple[Float[Tensor, "B K"], ...]:
+        """The scores of each view's vectors where the anchor is the whole one."""
+        return tuple(scorer.compare(query.vectors[0], vectors) for vectors in candidates.by_view)
+
+    def shares(self, query: Query, candidates: Views) -> Float[Tensor, "B K V"]:
+        weights = self.balance * self._weights(candidates.present)
+        return weights if weights.ndim == 3 else weights.expand(len(query.present), -1, -1)
+
+    def _weights(self, present: Bool[Tensor, "*n V"]) -> Float[Tensor, "*n V"]:
+        there = self.base * present
+        return there / there.sum(-1, keepdim=True).clamp(min=1e-9)
+
+    def _cosine(self, query: Query, candidates: Views) -> Float[Tensor, "B K"]:
+        """The mean over the modalities that both have; 0 where there are none."""
+        total, n = torch.zeros((), device=self.base.device), torch.zeros((), device=self.base.device)
+        for m, own in zip(self.modalities, query.vectors[1:], strict=True):
+            common = query.present[:, m, None] & candidates.present[..., m]
+            total = total + common * comparisons.compare("dot", own, normalize(candidates.by_view[m], dim=-1))
+            n = n + common
+        return total / n.clamp(min=1)
+
+    @property
+    def reals_per_pair(self) -> int:
+        return super().reals_per_pair + 4
+
+
+def _summed(views: Views) -> Float[Tensor, "*n width"]:
+    """The sum of the views that each entity has."""
+    return joined(views.present.to(views.vectors.dtype), views.vectors)
 
 
 def loss_of_view(

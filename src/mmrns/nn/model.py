@@ -45,8 +45,8 @@ class Model(nn.Module):
 
     Scores are of at least single precision, also where autocast makes them of products in bfloat16.
 
-    With several views a relation has a vector of its own for each of them, then the numbers that the `mixture` takes,
-    which makes one score of the views' scores.
+    With several views a relation has a vector of its own for each of them, or one of all as the `mixture` has it, then
+    the numbers that the mixture takes, which makes one score of the views.
 
     Args:
         scorer: the formula, of one view.
@@ -78,7 +78,7 @@ class Model(nn.Module):
         self.n_entities, self.n_relations, self.reciprocal = n_entities, n_relations, reciprocal
         self.entity = embedder or TableEmbedder.of(n_entities, scorer.entity_width, scorer.init_range, sparse=sparse)
         self.mixture = self._fitting(mixture)
-        width = len(self.views) * scorer.relation_width + (self.mixture.relation_width if self.mixture else 0)
+        width = self._relation_width + (self.mixture.relation_width if self.mixture else 0)
         self.relation = Table(n_relations * (1 + reciprocal), width, scorer.init_range, sparse=sparse)
         self._step: int | None = None
         if scorer.batch_norm and not reciprocal:
@@ -103,6 +103,12 @@ class Model(nn.Module):
     def __repr__(self) -> str:
         views = "" if len(self.views) == 1 else f", views {', '.join(self.views)}"
         return f"Model({self.scorer!r}, {self.n_entities:,} entities, {self.n_relations:,} relations{views})"
+
+    @property
+    def _relation_width(self) -> int:
+        """Reals of a relation's vectors, one for each view unless the mixture has one of all; without its numbers."""
+        vectors = 1 if self.mixture is None or self.mixture.one_relation else len(self.views)
+        return vectors * self.scorer.relation_width
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -155,15 +161,13 @@ class Model(nn.Module):
     def _query(
         self, sides: Sides, anchor: Views, relation: Float[Tensor, "B relation_width"], step: int | None = None
     ) -> Query:
-        views = len(self.views)
         anchor = self.entity.anchor(anchor, relation)
-        vectors = anchor.by_view
+        ask = partial(self._query_of_view, sides, step=step)
         if self.mixture is None:
-            return Query((self._query_of_view(sides, vectors[0], relation, step),), anchor.present, None)
-        own, numbers = relation.tensor_split([views * self.scorer.relation_width], dim=-1)
-        of_views = zip(vectors, own.chunk(views, dim=-1), strict=True)
-        queries = [self._query_of_view(sides, a, r, step) for a, r in of_views]
-        return Query(tuple(queries), anchor.present, self.mixture.gate(numbers))
+            return Query((ask(anchor.by_view[0], relation),), anchor.present, None)
+        own, numbers = relation.tensor_split([self._relation_width], dim=-1)
+        gate = self.mixture.gate(numbers)
+        return Query(self.mixture.queries(ask, anchor, own, gate), anchor.present, gate)
 
     def _query_of_view(
         self, sides: Sides, anchor: Tensor, relation: Tensor, step: int | None
@@ -219,18 +223,22 @@ class Model(nn.Module):
         return self.compare(query, candidates.index_select(rows))
 
     def _scores(self, query: Query, candidates: Views) -> Scores:
-        pairs = zip(query.vectors, candidates.by_view, strict=True)
-        by_view = tuple(self.scorer.compare(of_query, of_candidates) for of_query, of_candidates in pairs)
-        mixed = by_view[0]
-        if self.mixture is not None and query.gate is not None:
-            mixed = self.mixture(by_view, query.gate, query.present, candidates.present)
-        return Scores(full(mixed), by_view, query.present, candidates.present)
+        if self.mixture is not None:
+            return self.mixture.compare(self.scorer, query, candidates)
+        (of_view,) = self.by_view(query, candidates)
+        return Scores(full(of_view), (of_view,), query.present, candidates.present)
 
-    def weights(self, query: Query, present: Bool[Tensor, "*K V"]) -> Float[Tensor, "B K V"]:
-        """How much the score of each view counts in that of candidates who have these views; 1 of a single view."""
-        if self.mixture is None or query.gate is None:
-            return common_views(query.present, present).to(query.vectors[0].dtype)
-        return self.mixture.weights(query.gate, query.present, present)
+    def by_view(self, query: Query, candidates: Views) -> tuple[Float[Tensor, "B K"], ...]:
+        """The scores of candidates in each view."""
+        if self.mixture is not None:
+            return self.mixture.by_view(self.scorer, query, candidates)
+        return (self.scorer.compare(query.vectors[0], candidates.by_view[0]),)
+
+    def shares(self, query: Query, candidates: Views) -> Float[Tensor, "B K V"]:
+        """How much the score of each view counts in that of candidates; 1 of a single view."""
+        if self.mixture is None:
+            return common_views(query.present, candidates.present).to(query.vectors[0].dtype)
+        return self.mixture.shares(query, candidates)
 
     def score_all(self, batch: Batch, memory_mb: float | int = math.inf) -> Float[Tensor, "B E"]:
         """Scores with each row's target replaced by every entity, in id order.
@@ -285,7 +293,8 @@ class Model(nn.Module):
             return None
         view = self.views.index(STRUCTURE)
         width = self.scorer.relation_width
-        relation = lookup.relation[:, view * width : (view + 1) * width]
+        own = lookup.relation[:, : self._relation_width].split(width, dim=-1)
+        relation = own[0] if len(own) == 1 else own[view]
         return lookup.anchor.by_view[view], relation, lookup.target.by_view[view]
 
     def begin(self, step: int) -> None:

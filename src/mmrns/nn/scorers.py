@@ -76,6 +76,11 @@ class Scorer(Named, nn.Module, ABC):
         """What every candidate is compared with; `head` = the candidates replace the head."""
 
     @property
+    def linear(self) -> bool:
+        """True where the score of a mean of queries, or of candidates, is the mean of their scores: of products."""
+        return self.comparison == "dot"
+
+    @property
     def varies(self) -> bool:
         """True where `query_in_step` differs from `query`."""
         return False
@@ -135,17 +140,28 @@ class TransE(Scorer, name="TransE"):
         dim: d.
         init_range: see `Scorer`.
         p: the norm, 1 or 2.
+        normalize: scale h, r and t to length 1 first, as OpenKE does.
     """
 
     distance = True
 
-    def __init__(self, dim: int, init_range: float, *, p: Literal[1, 2] = 1):
+    def __init__(self, dim: int, init_range: float, *, p: Literal[1, 2] = 1, normalize: bool = False):
         super().__init__(dim, init_range)
-        self.p = p
+        self.p, self.normalize = p, normalize
         self.comparison = "l1" if p == 1 else "l2"
 
     def query(self, anchor: Queries, relation: Queries, head: bool) -> Queries:
+        anchor, relation = self._scaled(anchor), self._scaled(relation)
         return anchor - relation if head else anchor + relation
+
+    def compare(self, query: Queries, candidates: Candidates) -> Scores:
+        return super().compare(query, self._scaled(candidates))
+
+    def compare_rows(self, query: Queries, table: Float[Tensor, "E width"], ids: Int[Tensor, "B K"]) -> Scores:
+        return super().compare_rows(query, self._scaled(table), ids)
+
+    def _scaled(self, vectors: Float[Tensor, "*n width"]) -> Float[Tensor, "*n width"]:
+        return normalize(vectors, dim=-1) if self.normalize else vectors
 
 
 class TransD(Scorer, name="TransD"):

@@ -11,7 +11,6 @@ from mmrns.data.datasets import Dataset
 from mmrns.errors import DataError
 from mmrns.evaluation.report import shortcomings
 from mmrns.files import read_json
-from mmrns.nn.embedders import STRUCTURE
 from mmrns.runs.config import Config
 from mmrns.runs.values import dump_yaml
 
@@ -26,7 +25,7 @@ def model_card(
     dataset: Dataset,
     *,
     reads: Sequence[str],
-    views: Sequence[str],
+    scored: Sequence[str],
     features: bool,
 ) -> str:
     """The `README.md` of a repository of the Hub: metadata in YAML, then Markdown.
@@ -36,7 +35,7 @@ def model_card(
         config, results, record: of the run.
         dataset: of the training.
         reads: the modalities that its model or its sampler reads.
-        views: those that its model knows entities by, `structure` among them.
+        scored: those that its model reads.
         features: whether they are in the repository.
     """
     from jinja2 import Environment, StrictUndefined
@@ -73,8 +72,8 @@ def model_card(
         entities=len(graph.entities),
         relations=len(graph.relations),
         reads=reads,
-        without=escaped(without_features(reads, views)),
-        views=[escaped(view) for view in views if view != STRUCTURE],
+        without=escaped(without_features(reads, scored)),
+        views=[escaped(name) for name in scored],
         features=features and bool(reads),
         rows=rows,
         queries=f"{ranked['queries']:,} queries, {ranked['ties']:,} of them tied with another candidate.",
@@ -83,9 +82,9 @@ def model_card(
     )
 
 
-def without_features(reads: Sequence[str], views: Sequence[str]) -> str:
+def without_features(reads: Sequence[str], scored: Sequence[str]) -> str:
     """What is missing where the features that a run reads are not at hand, in a sentence without its end."""
-    by_model = [name for name in reads if name in views]
+    by_model = [name for name in reads if name in scored]
     if by_model:
         return f"The model reads {' and '.join(by_model)} of each entity, so that its use takes the dataset"
     what = " and ".join(reads)

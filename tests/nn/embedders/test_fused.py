@@ -53,6 +53,42 @@ def test_pooling_by_hand_and_blind_to_what_is_masked() -> None:
     assert torch.equal(none[0], none[1])
 
 
+def test_a_hidden_layer_by_hand() -> None:
+    torch.manual_seed(0)
+    pool = AttentionPool(3, 2, 0.5, hidden=5)
+    assert pool.hidden is not None
+    x = torch.randn(4, 1, 3)
+    inner = torch.relu(torch.nn.functional.layer_norm(x[:, 0], (3,)) @ pool.hidden.weight.T)
+    found = pool(x, torch.ones(4, 1, dtype=torch.bool))
+    torch.testing.assert_close(found, inner @ pool.projection.weight.T)
+    wide = AttentionPool(64, 100, 0.3, hidden=200)(torch.randn(200, 5, 64), torch.ones(200, 5, dtype=torch.bool))
+    assert float(wide.detach().std()) == pytest.approx(0.3 / 3**0.5, rel=0.15)
+
+
+def test_concatenated_modalities_have_a_part_of_the_vector_each(toy: Dataset) -> None:
+    model = model_of(toy, concatenate=True, dim=5)
+    embedder, ids = model.entity, torch.tensor([0, LACKS_IMAGE, LACKS_BOTH, UNSEEN])
+    assert isinstance(embedder, FusedEmbedder)
+    assert embedder.views == ("structure", "image+text")
+    assert embedder.reads == ("image", "text")
+    found = embedder(ids)
+    assert found.present.tolist() == [[1, 1], [1, 1], [1, 0], [0, 1]]
+    parts = [
+        pool(values.double(), mask) * mask.any(1, keepdim=True)
+        for pool, (values, mask) in zip(
+            embedder.pools, (m.gather(ids) for m in embedder.modalities.values()), strict=True
+        )
+    ]
+    assert [part.shape[1] for part in parts] == [2, 3]
+    torch.testing.assert_close(found.vectors[:, 1], torch.cat(parts, 1))
+    assert not found.vectors[1, 1, :2].any()
+    assert embedder.by_features(ids).tolist() == [True, True, False, True]
+    # The estimate of structure is of the whole width.
+    estimating = model_of(toy, concatenate=True, dim=5, structure_dropout=0.2).entity
+    assert estimating(ids).vectors.shape == (4, 2, 5)
+    assert estimating(ids).present[3].all()
+
+
 def test_vectors_start_as_long_as_structural_ones() -> None:
     torch.manual_seed(0)
     pooled = AttentionPool(64, 100, 0.3)(torch.randn(200, 5, 64), torch.ones(200, 5, dtype=torch.bool))

@@ -1,7 +1,8 @@
 """Embedders: ids of entities to the vectors that they are scored by, one class a file."""
 
 from mmrns.nn.embedders.base import STRUCTURE, Embedder
+from mmrns.nn.embedders.computed import ComputedEmbedder
 from mmrns.nn.embedders.fused import AttentionPool, FusedEmbedder
 from mmrns.nn.embedders.table import Table, TableEmbedder
 
-__all__ = ["STRUCTURE", "AttentionPool", "Embedder", "FusedEmbedder", "Table", "TableEmbedder"]
+__all__ = ["STRUCTURE", "AttentionPool", "ComputedEmbedder", "Embedder", "FusedEmbedder", "Table", "TableEmbedder"]

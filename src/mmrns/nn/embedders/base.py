@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mmrns.nn.lookup import Lookup, Scores
@@ -58,6 +58,16 @@ class Embedder(Named, nn.Module, ABC):
     def table(self) -> Float[Tensor, "E width"] | None:
         """The tensor whose rows are the vectors of the only view, where there is one that kernels may read."""
         return None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the modalities that the vectors are made of; by default those of the views beside `structure`."""
+        return tuple(view for view in self.views if view != STRUCTURE)
+
+    def by_features(self, ids: Int[Tensor, " n"]) -> Bool[Tensor, " n"]:
+        """Whether each entity is known by a modality. By default: by a view beside `structure`."""
+        views = [view for view, name in enumerate(self.views) if name != STRUCTURE]
+        return self(ids).present[:, views].any(1)
 
     def anchor(self, views: Views, relation: Float[Tensor, "B relation_width"]) -> Views:
         """The views of anchors as the relation asked about sees them. By default the relation changes nothing."""

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
-from mmrns.nn.embedders.base import STRUCTURE, Embedder
+from mmrns.nn.embedders.base import STRUCTURE
+from mmrns.nn.embedders.computed import ComputedEmbedder
 from mmrns.nn.embedders.table import Table
 from mmrns.nn.numerics import masked
 from mmrns.rng import among
@@ -22,29 +23,39 @@ from mmrns.types import Views
 class AttentionPool(nn.Module):
     """Tokens to one vector: `W LN( sum_j softmax_j(<u, x_j>) x_j ) + b`, over the tokens that are there.
 
+    With a hidden layer it is `W relu( W' LN( .. ) + b' ) + b`.
+
     Args:
         token_width: D.
         width: of the result.
         init_range: the results start about as long as vectors uniform on `[-init_range, init_range]`.
+        hidden: width of the hidden layer; None = none.
     """
 
-    def __init__(self, token_width: int, width: int, init_range: float):
+    def __init__(self, token_width: int, width: int, init_range: float, hidden: int | None = None):
         super().__init__()
         self.attention = nn.Parameter(torch.zeros(token_width))
         self.norm = nn.LayerNorm(token_width)
-        self.projection = nn.Linear(token_width, width)
+        self.projection = nn.Linear(hidden or token_width, width)
+        self.hidden = None
+        if hidden:
+            self.hidden = nn.Linear(token_width, hidden)
+            # Half of the squares pass the rectifier, so that those of the hidden layer sum up to its width.
+            nn.init.normal_(self.hidden.weight, std=(2 / token_width) ** 0.5)
+            nn.init.zeros_(self.hidden.bias)
         # A normalised vector has D entries of variance 1, so that the result's have the variance of the uniform
         # distribution.
-        nn.init.normal_(self.projection.weight, std=init_range / (3 * token_width) ** 0.5)
+        nn.init.normal_(self.projection.weight, std=init_range / (3 * (hidden or token_width)) ** 0.5)
         nn.init.zeros_(self.projection.bias)
 
     def forward(self, values: Float[Tensor, "n L D"], mask: Bool[Tensor, "n L"]) -> Float[Tensor, "n width"]:
         """The pooled vectors; of an entity without tokens, a constant."""
         weights = torch.softmax(masked(values @ self.attention, mask), dim=1) * mask
-        return self.projection(self.norm((weights[:, None] @ values).squeeze(1)))
+        pooled = self.norm((weights[:, None] @ values).squeeze(1))
+        return self.projection(pooled if self.hidden is None else torch.relu(self.hidden(pooled)))
 
 
-class FusedEmbedder(Embedder, name="fused"):
+class FusedEmbedder(ComputedEmbedder, name="fused"):
     """The view `structure`, and one view for each modality, pooled from its tokens (`AttentionPool`).
 
     The structural vector of an entity that no train triple mentions is nothing but its initial value. With
@@ -64,6 +75,8 @@ class FusedEmbedder(Embedder, name="fused"):
         width, init_range, sparse: see `Table`.
         modalities: names of the modalities, in the order of the views; all of them by default.
         structure_dropout: the share of the entities whose structural vectors are estimated in a step; 0 = no estimate.
+        hidden: width of a hidden layer of rectified units between a modality's tokens and its vector; none by default.
+        concatenate: all modalities are one view, in which each has its part of the vector; 0 where it is missing.
     """
 
     seen: Tensor
@@ -78,55 +91,27 @@ class FusedEmbedder(Embedder, name="fused"):
         sparse: bool = False,
         modalities: Sequence[str] | None = None,
         structure_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        hidden: PositiveInt | None = None,
+        concatenate: bool = False,
     ):
         super().__init__(len(graph.entities))
         names = list(features) if modalities is None else list(modalities)
         self.modalities = {name: features[name] for name in names}
-        self.views = (STRUCTURE, *names)
+        self.concatenate = concatenate and len(names) > 1
+        self.views = (STRUCTURE, "+".join(names)) if self.concatenate else (STRUCTURE, *names)
         self.structure = Table(len(graph.entities), width, init_range, sparse=sparse)
-        # Of the vector of a modality, and of the estimate of the structural one.
-        pooled = width * (2 if structure_dropout else 1)
-        self.pools = nn.ModuleList(AttentionPool(m.width, pooled, init_range) for m in self.modalities.values())
+        # Of the vectors of the modalities, and of the estimates of the structural one.
+        parts = range(len(names) if self.concatenate else 1)
+        self.widths = [width * (part + 1) // len(parts) - width * part // len(parts) for part in parts] * len(names)
+        estimated = width if structure_dropout else 0
+        self.pools = nn.ModuleList(
+            AttentionPool(m.width, own + estimated, init_range, hidden)
+            for own, m in zip(self.widths, self.modalities.values(), strict=False)
+        )
         self.register_buffer("seen", graph.seen_entities, persistent=False)
-        self.structure_dropout, self.seed = structure_dropout, torch.initial_seed()
-        self._step: int | None = None
-        self._all: tuple[list[int], Views] | None = None
+        self.structure_dropout = structure_dropout
 
-    def forward(self, ids: Int[Tensor, "*n"]) -> Views:
-        if ids.is_cpu:
-            distinct, place = torch.unique(ids, return_inverse=True)
-        elif ids.numel() < self.n_entities:
-            # How many are distinct would have to be asked of the device.
-            distinct, place = ids.flatten(), torch.arange(ids.numel(), device=ids.device).view(ids.shape)
-        else:
-            distinct, place = torch.arange(self.n_entities, device=ids.device), ids
-        views = self._views(distinct)
-        flat = nn.functional.embedding(place, views.vectors.flatten(1))
-        return Views(flat.unflatten(-1, views.vectors.shape[1:]), views.present[place])
-
-    def all(self) -> Views:
-        """The views of every entity. Without gradients they are kept until a parameter changes or `constrain`."""
-        ids = torch.arange(self.n_entities, device=self.structure.weight.device)
-        if torch.is_grad_enabled():
-            return self._views(ids)
-        state = [
-            -1 if self._step is None else self._step,
-            *(number for p in self.parameters() for number in (p.data_ptr(), p._version)),
-        ]
-        if self._all is None or self._all[0] != state:
-            # In parts, so that the tokens of all entities are never in memory at once.
-            self._all = state, Views.concatenate([self._views(part) for part in ids.split(4096)])
-        return self._all[1]
-
-    def begin(self, step: int) -> None:
-        """From here to `constrain` a share of the entities, chosen by the step, goes by estimates."""
-        self._step = step
-
-    def constrain(self) -> None:
-        """Let go of what `all` keeps: some optimizers change parameters without a trace."""
-        self._all = self._step = None
-
-    def _views(self, ids: Int[Tensor, " n"]) -> Views:
+    def views_of(self, ids: Int[Tensor, " n"]) -> Views:
         structure, known = self.structure(ids), self.seen[ids]
         found = [
             (pool(values.to(structure.dtype), mask), mask.any(1))
@@ -134,13 +119,20 @@ class FusedEmbedder(Embedder, name="fused"):
         ]
         there = torch.stack([known, *(has for _, has in found)], dim=1)
         if self.structure_dropout:
-            if self._step is not None:
-                known = known & ~among(ids, self.structure_dropout, self.seed, "structure dropout", self._step)
-            width, n = structure.shape[1], there[:, 1:].sum(1)
-            estimates = sum(has[:, None] * pooled[:, width:] for pooled, has in found)
+            if self.at is not None:
+                known = known & ~among(ids, self.structure_dropout, self.seed, "structure dropout", self.at)
+            n = there[:, 1:].sum(1)
+            estimates = sum(has[:, None] * pooled[:, -structure.shape[1] :] for pooled, has in found)
             estimated = ~known & (n > 0)
             structure = torch.where(estimated[:, None], estimates / n.clamp(min=1)[:, None], structure)
-            found = [(pooled[:, :width], has) for pooled, has in found]
+            found = [(pooled[:, :own], has) for own, (pooled, has) in zip(self.widths, found, strict=False)]
             there[:, 0] |= estimated
         there[:, 0] |= ~there.any(1)
+        if self.concatenate:
+            whole = torch.cat([pooled * has[:, None] for pooled, has in found], dim=1)
+            return Views(torch.stack([structure, whole], dim=1), torch.stack([there[:, 0], there[:, 1:].any(1)], dim=1))
         return Views(torch.stack([structure, *(pooled for pooled, _ in found)], dim=1), there)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return tuple(self.modalities)
