@@ -22,12 +22,12 @@ def embedder_of(toy: Dataset, **options: object) -> AdaMFEmbedder:
     return found
 
 
+@torch.no_grad()
 def test_vectors_by_hand(toy: Dataset) -> None:
     embedder, ids = embedder_of(toy), torch.tensor([0, LACKS_IMAGE, LACKS_BOTH, UNSEEN])
-    with torch.no_grad():
-        embedder.attention.copy_(torch.tensor([1.0, -2.0, 0.5, 3.0]))
-        for pool in embedder.parts.pools:
-            pool.projection.bias.copy_(torch.tensor([0.3, -0.2, 0.1, 0.4]))
+    embedder.attention.copy_(torch.tensor([1.0, -2.0, 0.5, 3.0]))
+    for pool in embedder.parts.pools:
+        pool.projection.bias.copy_(torch.tensor([0.3, -0.2, 0.1, 0.4]))
     parts, found, weights = embedder.parts(ids), embedder(ids), embedder.weights(ids)
     # Structure, image, text; of the last two the image, and neither of the others.
     has = [[0, 1, 2], [0, 2], [0], [1]]
