@@ -23,7 +23,7 @@ from mmrns.nn.model import Model
 from mmrns.nn.scorers import DistMult, Scorer
 from mmrns.runs.build import build_model, build_trainer
 from mmrns.runs.config import make_config
-from mmrns.types import Batch, OwnNegatives, PoolNegatives, Views
+from mmrns.types import Batch, OwnNegatives, PoolNegatives
 
 VIEWS = ("structure", "image", "text")
 # Two rows of three candidates; the second anchor has no image.

@@ -20,9 +20,9 @@ class Part(TypedDict):
 
     The score is a sum of the views' own scores by their `weight`, and perhaps of what depends on none of them: of the
     mixture `gated` a mean, of `residual` that of structure (weight 1) and what modalities add. Where vectors are mixed
-    before a distance is taken, as by `joint`, it is no such sum, and the parts say about what views add. A score says little by
-    itself, so that each is held against those of the candidates that have the same views in common with the anchor as
-    the answer has:
+    before a distance is taken, as by `joint`, it is no such sum, and the parts say about what views add. A score says
+    little by itself, so that each is held against those of the candidates that have the same views in common with the
+    anchor as the answer has:
 
         adds_v = weight_v (own_score_v - mean over these candidates of their own scores in view v)
 

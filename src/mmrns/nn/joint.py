@@ -13,7 +13,7 @@ from mmrns.types import Views
 def joint_weights(
     views: Views, attention: Float[Tensor, " width"], temperature: Float[Tensor, "*#n 1"] | float = 1.0
 ) -> Float[Tensor, "*n V"]:
-    """`softmax_v( <w, tanh(e_v)> / temperature )` over the views that each entity has (AdaMF, 2024, eq. 3).
+    """`softmax_v( <w, tanh(e_v)> / temperature )` over the views that each entity has (AdaMF, 2024).
 
     Args:
         views: of the entities.

@@ -281,7 +281,7 @@ class Residual(Mixture, name="residual"):
 
 
 class Joint(Mixture, name="joint"):
-    """f(h, r, t) of one vector for each entity, the mean of its views as the relation weighs them:
+    """f(h, r, t) of the joint vectors of h and t, each the mean of its entity's views as the relation weighs them.
 
         joint(e, r) = sum_v p_v(e, r) e_v        p(e, r) = softmax_v( <w, tanh(e_v)> / sigma(g_r) )
 
@@ -408,16 +408,16 @@ class Cross(Mixture, name="cross"):
 
 
 class RSME(Mixture, name="rsme"):
-    """f(h, r, t) = balance f(e_h, r, e_t) + (1 - balance) sigma(g_r) cos(m_h, m_t):
+    """f(h, r, t) = balance f(e_h, r, e_t) + (1 - balance) sigma(g_r) cos(m_h, m_t), of views joined in fixed shares.
 
         e = (1 - share) e_s + share mean_m e_m        cos = mean_m cos(m_h, m_t), over the modalities m of both
 
-    of structure and modalities in fixed shares, and of how similar h and t are by their modalities where the relation
-    cares (Wang et al., "Is Visual Context Really Helpful for Knowledge Graph? A Representation Learning Perspective",
-    2021). A view that an entity lacks leaves its share to the others. The relation has one vector, and g_r is a number
-    of its own that is trained. The authors' gate is 0 or 1 by how the pictures of the triples compare, those of valid
-    and test among them, and their cosine, of the bare features, has no part in training. Here it is of the projections,
-    as in the port by which RSME is usually compared.
+    The score is of structure and modalities together, and of how similar h and t are by their modalities where the
+    relation cares (Wang et al., "Is Visual Context Really Helpful for Knowledge Graph? A Representation Learning
+    Perspective", 2021). A view that an entity lacks leaves its share to the others. The relation has one vector,
+    and g_r is a number of its own that is trained. The authors' gate is 0 or 1 by how the pictures of the triples
+    compare, those of valid and test among them, and their cosine, of the bare features, has no part in training.
+    Here it is of the projections, as in the port by which RSME is usually compared.
 
     Args:
         views: see `Mixture`.

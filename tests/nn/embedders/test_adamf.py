@@ -45,7 +45,12 @@ def test_what_is_known_by_features_and_what_is_read(toy: Dataset) -> None:
     embedder = embedder_of(toy)
     assert embedder.views == ("joint",)
     assert embedder.reads == ("image", "text")
-    assert embedder.by_features(torch.tensor([0, LACKS_IMAGE, LACKS_BOTH, UNSEEN])).tolist() == [True, True, False, True]
+    assert embedder.by_features(torch.tensor([0, LACKS_IMAGE, LACKS_BOTH, UNSEEN])).tolist() == [
+        True,
+        True,
+        False,
+        True,
+    ]
     assert embedder_of(toy, modalities=["text"]).reads == ("text",)
 
 

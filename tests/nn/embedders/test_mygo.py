@@ -142,9 +142,13 @@ def test_the_contrastive_loss_by_hand(toy: Dataset) -> None:
     tokens = embedder.tokens(ids)
     output = embedder.layers[0](tokens.values, tokens.mask, whole)
     own, mask = output[:, 0], tokens.mask
-    others = [own, *((output * m[..., None]).sum(1) / m.sum(1, keepdim=True).clamp(min=1) for m in (
-        mask, torch.arange(10).lt(7) & torch.arange(10).ge(2) & mask, torch.arange(10).ge(7) & mask
-    ))]
+    others = [
+        own,
+        *(
+            (output * m[..., None]).sum(1) / m.sum(1, keepdim=True).clamp(min=1)
+            for m in (mask, torch.arange(10).lt(7) & torch.arange(10).ge(2) & mask, torch.arange(10).ge(7) & mask)
+        ),
+    ]
     there = [mask[:, 0], mask[:, 0], mask[:, 2:7].any(1), mask[:, 7:].any(1)]
     expected = sum(info_nce(own, o, t) for o, t in zip(others, there, strict=True)) / 4
     torch.testing.assert_close(embedder.contrast(ids), torch.as_tensor(expected))

@@ -21,7 +21,7 @@ class AdaMFEmbedder(ComputedEmbedder, name="adamf"):
     """The view `joint`: `sum_v p_v(e) e_v` with `p(e) = softmax_v <w, tanh(e_v)>` over structure and modalities.
 
     Zhang et al., "Unleashing the Power of Imbalanced Modality Information for Multi-modal Knowledge Graph Completion"
-    (AdaMF-MAT), 2024, eq. 2 to 4. The vectors e_v are those of `fused`, its own and one pooled from each modality. A
+    (AdaMF-MAT), 2024. The vectors e_v are those of `fused`, its own and one pooled from each modality. A
     view that an entity lacks has no weight, and neither has the structure of an entity that no train triple mentions
     and that has a modality. The attention starts at 0, so that at first all views weigh the same.
 

@@ -94,20 +94,20 @@ class Tokens:
 class MyGOEmbedder(ComputedEmbedder, name="mygo"):
     """The view `joint`: what a Transformer encoder makes of [CLS] before an entity's structure and its tokens.
 
-        x_s = drop(LN(e_s)) + p_s        x_mj = drop(LN(W_m token_mj)) + p_m        v(e) = encoder([CLS], x_s, x_mj ..)_1
+        x_s = drop(LN(e_s)) + p_s        x_mj = drop(LN(W_m token_mj)) + p_m        v(e) = encoder([CLS], x_s, ..)_1
 
     Zhang et al., "MyGO: Discrete Modality Information as Fine-Grained Tokens for Multi-modal Knowledge Graph
-    Completion", 2024, eq. 3 to 5. p is one trained vector for structure and one for each modality. Tokens that are
-    masked take no part, nor does the structure of an entity that no train triple mentions and that has a token. Of the
-    last layer only what [CLS] needs is computed, and only for the entities that a step touches.
+    Completion", 2024, whose code this follows. p is one trained vector for structure and one for each modality.
+    Tokens that are masked take no part, nor does the structure of an entity that no train triple mentions and that
+    has a token. Of the last layer only what [CLS] needs is computed, and only for the entities that a step touches.
 
-    With `contrastive` the loss has the mean over four kinds of o of
+    With `contrastive` the loss has the mean over four kinds of o, of two modalities, of
 
         - ln [ exp(cos(v_i, o_i) / 0.5) / sum_j exp(cos(v_i, o_j) / 0.5) ]
 
-    added by that weight, over random entities i, j, where o is made of the encoder's output with other noise: that of
-    [CLS], the mean of all tokens, and for each modality the mean of its tokens, over the entities that have any
-    (section 3.4). Without a modality there are fewer kinds.
+    added by that weight, over random entities i, j, where o is made of the encoder's output with other noise: that
+    of [CLS], the mean of all tokens, and for each modality the mean of its tokens, over the entities that have any.
+    With fewer modalities, or more, there are fewer kinds, or more.
 
     What a step leaves out is a function of the entity, the step and the seed, so that all looks at an entity in a step
     are the same. Left out are the authors' decoder, a further Transformer over (h, r, mask) before the scorer, and
