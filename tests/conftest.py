@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # Without a GPU the kernels for one are interpreted, which Triton asks for when it is imported. Nothing else runs by it.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+# What torch warns of but once would fail whichever test comes first.
+torch.set_warn_always(True)
 jaxtyping.install_import_hook("mmrns", "beartype.beartype")
 # How long an example takes depends on the machine and on what else it does.
 hypothesis.settings.register_profile("untimed", deadline=None)

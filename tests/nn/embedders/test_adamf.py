@@ -54,6 +54,7 @@ def test_what_is_known_by_features_and_what_is_read(toy: Dataset) -> None:
     assert embedder_of(toy, modalities=["text"]).reads == ("text",)
 
 
+@torch.no_grad()
 def test_vectors_start_as_long_as_those_of_a_table(toy: Dataset) -> None:
     embedder = embedder_of(toy, dim=200)
     vectors = embedder.all().vectors[embedder.parts.all().present.all(1)]
