@@ -174,6 +174,25 @@ def test_what_describes_no_new_entity_is_refused_in_one_line(
     assert "\n" not in str(told.value)
 
 
+def test_a_folder_describes_an_entity(tmp_path: Path) -> None:
+    own = tmp_path / "erin"
+    own.mkdir()
+    (own / "a.txt").write_text("She paints.", encoding="utf-8-sig")
+    (own / "b.png").write_bytes(b"")
+    (one,) = read_described(own)
+    assert (one.id, one.name, one.text.strip(), one.pictures) == ("erin", "", "She paints.", [own / "b.png"])
+    (own / "entity.json").write_text('{"id": "e", "name": "Erin", "text": "Tall.", "pictures": ["b.png"]}')
+    (one,) = read_described(own)
+    assert (one.id, one.name, one.text, one.pictures) == ("e", "Erin", "Tall.\nShe paints.", [own / "b.png"])
+    (own / "entity.json").write_text("[]")
+    with pytest.raises(DataError, match=r"entity\.json: describes no entity"):
+        read_described(own)
+    (own / "entity.json").unlink()
+    (own / "a.txt").write_bytes(b"\xff")
+    with pytest.raises(DataError, match=r"a\.txt: cannot be read .*; save it as UTF-8$"):
+        read_described(own)
+
+
 def test_a_model_of_structure_refuses_new_entities(place: Path, tmp_path: Path) -> None:
     path = describe(place / "kg", "e01", tmp_path / "f.json")
     with pytest.raises(

@@ -205,7 +205,7 @@ def _with_entities(run: Run, paths: list[Path], encoders: list[str]) -> Run:
     from mmrns.prepare.encoders import encode_entities, read_described
 
     given = [entity for path in paths for entity in read_described(path)]
-    named = dict(one.partition("=")[::2] for one in encoders)
+    named: dict[str, str] = {name: model for name, _, model in (one.partition("=") for one in encoders)}
     modalities = run.modalities
     for name, model in named.items():
         if name not in modalities or not model:

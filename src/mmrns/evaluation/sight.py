@@ -56,7 +56,7 @@ def alterations(modalities: Iterable[str], seeds: int, names: Iterable[str] = AL
         seeds: how many draws of what is drawn.
         names: which of `ALTERATIONS`.
     """
-    several = {name: (name,) for name in modalities}
+    several: dict[str, tuple[str, ...]] = {name: (name,) for name in modalities}
     if len(several) > 1:
         several["all"] = tuple(several)
     return [

@@ -273,7 +273,7 @@ class _Absent(Features):
 
     def altered(self, how: Mapping[str, Alteration], seed: int, entities: int | None = None) -> Features:
         # What is not at hand is altered by nobody, and whoever reads it is told.
-        here = {name: one for name, one in how.items() if name not in self._absent}
+        here: dict[str, Alteration] = {name: one for name, one in how.items() if name not in self._absent}
         return self._with(super().altered(here, seed, entities))
 
     def joined(self, more: Mapping[str, Modality]) -> Features:

@@ -71,9 +71,16 @@ def _of_folder(folder: Path) -> Described:
     read = read_json(own, remedy=_REMEDY) if own.exists() else {}
     said = _described(own, values | read if isinstance(read, dict) else read, folder)
     files = pictures_of(folder)
-    texts = [said.text, *(file.read_text(encoding="utf-8") for file in files if file.suffix == ".txt")]
+    texts = [said.text, *(_read_text(file) for file in files if file.suffix == ".txt")]
     pictures = dict.fromkeys([*said.pictures, *filter(is_picture, files)])
     return said.model_copy(update={"text": "\n".join(texts), "pictures": [*pictures]})
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(path, f"cannot be read ({error})", "save it as UTF-8") from error
 
 
 def _described(path: Path, values: Any, folder: Path) -> Described:
