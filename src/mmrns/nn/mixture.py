@@ -455,6 +455,7 @@ class RSME(Mixture, name="rsme"):
             found = sum((w * s for w, s in zip(weights.unbind(-1), by_view, strict=True)), torch.zeros_like(by_view[0]))
         else:
             found = scorer.compare(query.vectors[0], joined(weights, candidates.vectors))
+        assert query.gate is not None, "of several views"
         mixed = self.balance * full(found) + query.gate * self._cosine(query, candidates)
         return Scores(full(mixed), by_view, query.present, candidates.present)
 
