@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -301,3 +301,18 @@ def test_scores_equal_those_of_pykeen(name: str, options: dict[str, int], head: 
     found = scores(scorer, h, r, t, head)
     assert found.std() > 1e-3
     torch.testing.assert_close(found, pykeen_scores(scorer, h, r, t), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_transe_of_vectors_of_length_1_by_hand(p: Literal[1, 2]) -> None:
+    scorer = TransE(3, 0.5, p=p, normalize=True)
+    h, r, t = torch.tensor([[3.0, 0.0, 4.0]]), torch.tensor([[0.0, 2.0, 0.0]]), torch.tensor([[0.0, 0.0, -7.0]])
+    # (0.6, 0, 0.8) + (0, 1, 0) - (0, 0, -1), whatever side is asked for.
+    expected = -(0.6 + 1 + 1.8) if p == 1 else -((0.36 + 1 + 3.24) ** 0.5)
+    for found in (
+        scorer.compare(scorer.query(h, r, False), t),
+        scorer.compare(scorer.query(t, r, True), h),
+        scorer.compare(scorer.query(h, r, False), t[None]),
+        scorer.compare_rows(scorer.query(h, r, False), torch.cat([h, t]), torch.tensor([[1]])),
+    ):
+        assert found.item() == pytest.approx(expected)

@@ -23,7 +23,7 @@ from mmrns.nn.joint import joined, joint_weights
 from mmrns.nn.kernels import comparisons
 from mmrns.nn.lookup import Query, Scores, common_views
 from mmrns.nn.losses import Loss
-from mmrns.nn.numerics import full
+from mmrns.nn.numerics import full, masked
 from mmrns.nn.scorers import Scorer
 from mmrns.registry import Named, Registry
 from mmrns.types import Negatives, OwnNegatives, Views
@@ -323,13 +323,23 @@ class Joint(Mixture, name="joint"):
         return (ask(joined(self._weights(anchor, gate), anchor.vectors), relation),)
 
     def compare(self, scorer: Scorer, query: Query, candidates: Views) -> Scores:
-        weights = self.shares(query, candidates)
-        if scorer.linear:
-            by_view = self.by_view(scorer, query, candidates)
-            mixed = sum((w * s for w, s in zip(weights.unbind(-1), by_view, strict=True)), torch.zeros_like(by_view[0]))
-            return Scores(full(mixed), by_view, query.present, candidates.present)
-        mixed = scorer.compare(query.vectors[0], joined(weights, candidates.vectors))
-        return Scores(full(mixed), (), query.present, candidates.present)
+        if not scorer.linear:
+            mixed = scorer.compare(query.vectors[0], joined(self.shares(query, candidates), candidates.vectors))
+            return Scores(full(mixed), (), query.present, candidates.present)
+        by_view, weights = self.by_view(scorer, query, candidates), self._by_view(query, candidates)
+        mixed = sum((w * s for w, s in zip(weights, by_view, strict=True)), torch.zeros_like(by_view[0]))
+        mixed = mixed / sum(weights, torch.zeros_like(weights[0]))
+        return Scores(full(mixed), by_view, query.present, candidates.present)
+
+    def _by_view(self, query: Query, candidates: Views) -> list[Float[Tensor, "B K"]]:
+        """`shares` before they are divided by their sum, one tensor for each view: a softmax of so few is slow."""
+        assert self.attention is not None, "made by `start`"
+        assert query.gate is not None, "of several views"
+        logits = torch.tanh(candidates.vectors) @ self.attention
+        top = masked(logits.detach(), candidates.present).amax(-1, keepdim=True)
+        below = (logits - top).masked_fill(~candidates.present, 0.0)
+        views = zip(below.unbind(-1), candidates.present.unbind(-1), strict=True)
+        return [torch.exp(logit / query.gate) * has for logit, has in views]
 
     def by_view(self, scorer: Scorer, query: Query, candidates: Views) -> tuple[Float[Tensor, "B K"], ...]:
         """The scores of each view's vectors where the anchor is the joint one."""
@@ -455,6 +465,7 @@ class RSME(Mixture, name="rsme"):
             found = sum((w * s for w, s in zip(weights.unbind(-1), by_view, strict=True)), torch.zeros_like(by_view[0]))
         else:
             found = scorer.compare(query.vectors[0], joined(weights, candidates.vectors))
+        assert query.gate is not None, "of several views"
         mixed = self.balance * full(found) + query.gate * self._cosine(query, candidates)
         return Scores(full(mixed), by_view, query.present, candidates.present)
 

@@ -97,7 +97,7 @@ class MyGOEmbedder(ComputedEmbedder, name="mygo"):
         x_s = drop(LN(e_s)) + p_s        x_mj = drop(LN(W_m token_mj)) + p_m        v(e) = encoder([CLS], x_s, ..)_1
 
     Zhang et al., "MyGO: Discrete Modality Information as Fine-Grained Tokens for Multi-modal Knowledge Graph
-    Completion", 2024, whose code this follows. p is one trained vector for structure and one for each modality.
+    Completion", 2024. p is one trained vector for structure and one for each modality.
     Tokens that are masked take no part, nor does the structure of an entity that no train triple mentions and that
     has a token. Of the last layer only what [CLS] needs is computed, and only for the entities that a step touches.
 
@@ -165,9 +165,10 @@ class MyGOEmbedder(ComputedEmbedder, name="mygo"):
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(kinds))
         # What all entities have in common starts at 0, so that they differ.
         self.first, self.place = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(kinds, width))
-        self.layers = nn.ModuleList(TransformerLayer(width, heads, inner) for _ in range(layers))
+        made = [TransformerLayer(width, heads, inner) for _ in range(layers)]
         # What is normalised has numbers of variance 1, a vector at the start that of the uniform distribution.
-        nn.init.constant_(self.layers[-1].norms[1].weight, init_range / 3**0.5)
+        nn.init.constant_(made[-1].norms[1].weight, init_range / 3**0.5)  # pyright: ignore[reportArgumentType]
+        self.layers = nn.ModuleList(made)
         self.register_buffer("seen", graph.seen_entities, persistent=False)
 
     @property
