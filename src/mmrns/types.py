@@ -36,6 +36,7 @@ class Batch:
         step: of the training whose batch this is; None for any other.
         place: Int[B], the place of each row's query in the index that was made with this `index` number, so that it
             need not be looked for again; None where nobody has looked.
+        given: what the sampler of the training has prepared for a step that is recorded (`Sampler.prepare`).
     """
 
     h: Int[Tensor, " B"]
@@ -50,6 +51,7 @@ class Batch:
     step: int | None = None
     place: Int[Tensor, " B"] | None = None
     index: int | None = None
+    given: Any = None
 
     @classmethod
     def of(

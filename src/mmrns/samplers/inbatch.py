@@ -37,6 +37,8 @@ class InBatch(Sampler, name="inbatch"):
         corrected: divide the weights of the loss by the proposal.
     """
 
+    alike = True
+
     frequency: Tensor
 
     def __init__(

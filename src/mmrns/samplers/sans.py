@@ -61,6 +61,8 @@ class Sans(Sampler, name="sans"):
         UsageError: the whole neighbourhoods are too large to be held.
     """
 
+    alike = True
+
     offsets: Tensor
     members: Tensor
 
