@@ -163,8 +163,6 @@ def among(ids: Tensor, share: float, seed: int, *purpose: int | str) -> Tensor:
 
 def _stream_number(like: Tensor, seed: int, *purpose: int | str) -> Tensor | int:
     """`stream_seed`, as a number of the device where a step is recorded."""
-    import torch
-
     number, streams = stream_seed(seed, *purpose), _STREAMS.get()
     return number if streams is None else streams.take(lambda: like.new_full((), number), seed, *purpose)
 

@@ -146,8 +146,8 @@ class TrainingConfig(_Section):
     )
     capture: bool | Literal["auto"] = Field(
         "auto",
-        description="on a CUDA device, record a step of each kind and replay it for those like it, one launch instead of "
-        "hundreds, to the same numbers; true refuses what cannot be recorded, which auto goes on without",
+        description="on a CUDA device, record a step of each kind and replay it for those like it, one launch instead "
+        "of hundreds, to the same numbers; true refuses what cannot be recorded, which auto goes on without",
     )
     sides: SidePolicy | None = Field(None, description="alternate or bernoulli; the method's own by default")
     evaluate_every: PositiveInt = Field(500, description="interval of validation")
