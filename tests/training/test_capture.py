@@ -265,4 +265,5 @@ def test_cuda_graphs_give_the_same_numbers(toy: Dataset, name: str) -> None:
     trainer.record(True)
     _same(_numbers(trainer, 40), expected)
     assert trainer.capture is not None
-    assert trainer.capture.n_recorded == 2
+    # Steps with a lesson are of kinds of their own.
+    assert trainer.capture.n_recorded == (4 if FORMS[name]["name"] == "mmrns" else 2)

@@ -149,6 +149,7 @@ class Trainer:
                 raise UsageError(f"training.capture=true: {why}", "training.capture")
             note(f"steps are not recorded (training.capture): {why}")
 
+        self.capture = None
         there = recorder is not None or self.device.type == "cuda"
         if not wanted or (wanted == "auto" and not there):
             return
