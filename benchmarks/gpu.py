@@ -6,10 +6,9 @@ Of every method, TransE at d 200, 1,024 rows and 64 negatives on one dataset: th
 (`operations.py`), its wall time, the time in which the device is busy with its kernels, the kernels and copies that
 it launches, and the most memory that its tensors take, each operation launched by itself; under `recorded` wall and
 busy time and memory of the steps that `training.capture` replays. The same of the published setting
-(`mmrns_step.py`). Ranking
-and training beside PyKEEN on another dataset (`ranking.py`, `training.py`), in queries and triples a second. And of
-each comparison of queries with rows of a table, forward and backward, the share of the device's bandwidth of copying
-that it attains, if it moved no more than it must.
+(`mmrns_step.py`). Ranking and training beside PyKEEN on another dataset (`ranking.py`, `training.py`), in queries and
+triples a second. And of each comparison of queries with rows of a table, forward and backward, the share of the
+device's bandwidth of copying that it attains, if it moved no more than it must.
 
 It takes less than five minutes on one GPU. With `--device cpu` it shows that it runs: what only a device can tell is
 null. Datasets are found through $MMRNS_DATA.

@@ -29,6 +29,7 @@ from mmrns.nn.mixture import Mixture
 from mmrns.nn.scorers import Scorer
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
+from mmrns.samplers.base import Sampler
 from mmrns.training.trainer import Trainer
 
 META = torch.device("meta")
@@ -130,7 +131,7 @@ def test_a_step_with_any_sampler(toy: Dataset, monkeypatch: pytest.MonkeyPatch, 
     assert _waits(toy, monkeypatch, {"model": {"dim": 6}, "sampler": form_of(name, 5)}) == []
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", [*Sampler.registry.names(), "mmrns with attention", "file with nscaching"])
 def test_a_recorded_step_takes_nothing_from_the_host(toy: Dataset, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     model = {"dim": 6, "modalities": ["image", "text"], "structure_dropout": 0.3}
     often = {"refresh": 4} if FORMS[name]["name"] == "mmrns" else {}

@@ -158,6 +158,9 @@ class Model(nn.Module):
         query = self.scorer.query if step is None else partial(self.scorer.query_in_step, step=step)
         if self.reciprocal:
             return query(anchor, relation, False)
+        if batch.mixed is not None:
+            # Rows of one side read nothing of the other's queries, and give them no gradient.
+            return torch.where(batch.mixed[:, None], query(anchor, relation, True), query(anchor, relation, False))
         if len(batch.sides) == 1:
             return query(anchor, relation, batch.sides[0][0])
         return torch.cat([query(anchor[rows], relation[rows], head) for head, rows in batch.sides])

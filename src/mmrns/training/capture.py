@@ -64,9 +64,14 @@ class CudaGraphs:
         graph: Any = torch.cuda.CUDAGraph()
         for generator in generators:
             graph.register_generator_state(generator)
-        # The thread that makes the next batch may allocate meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            found = run()
+        stream = torch.cuda.current_stream()
+        try:
+            # The thread that makes the next batch may allocate meanwhile.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                found = run()
+        finally:
+            # Where recording fails torch stays on the stream that it recorded.
+            torch.cuda.set_stream(stream)
 
         def replay() -> Numbers:
             graph.replay()
@@ -91,6 +96,16 @@ def leaves(value: Any) -> Iterator[Any]:
 def tensors(value: Any) -> list[Tensor]:
     """The tensors among the `leaves`."""
     return [leaf for leaf in leaves(value) if isinstance(leaf, Tensor)]
+
+
+def copy(value: Any, into: Any) -> None:
+    """Write the tensors of a value to those of another one of the same form, all of a type at once."""
+    pairs: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
+    for new, old in zip(tensors(value), tensors(into), strict=True):
+        if new.numel():
+            pairs.setdefault(new.dtype, []).append((old, new))
+    for of_type in pairs.values():
+        torch._foreach_copy_(*map(list, zip(*of_type, strict=True)))  # pyright: ignore
 
 
 def cloned(value: Any) -> Any:
@@ -162,7 +177,7 @@ class Capture:
             return self.descend(batch, step)
         if recording is None:
             return self._looked_at(key, inputs, step)
-        torch._foreach_copy_(tensors(recording.inputs), tensors(inputs))  # pyright: ignore[reportPrivateUsage]
+        copy(inputs, recording.inputs)
         recording.streams.seed(step)
         if recording.replay is None and not self._record(recording):
             return self.descend(batch, step)
@@ -219,8 +234,11 @@ class Capture:
 
 
 def _alike(batch: Batch) -> Batch:
-    """What a batch has in the same shapes in each step: how many distinct relations and true answers differs."""
-    return replace(batch, relations=batch.relations[:0], relation_counts=(), n_true=None, step=None)
+    """What a batch has in the same shapes in each step: how many distinct relations and true answers differs, and how many
+    rows are of each side where it is of both.
+    """
+    alike = replace(batch, relations=batch.relations[:0], relation_counts=(), n_true=None, step=None)
+    return replace(alike, n_tail=0, mixed=batch.head) if len(batch.sides) == 2 else alike
 
 
 def _form(leaf: Any) -> Hashable:

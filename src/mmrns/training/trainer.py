@@ -164,8 +164,8 @@ class Trainer:
         """Why no step can be replayed for another one; "" where it can."""
         if sparse_tables(self.model):
             return "training.sparse: gradients have other rows in each step"
-        if self.batches.sides == "bernoulli":
-            return "training.sides=bernoulli: how many rows have their head replaced differs from step to step"
+        if self.batches.sides == "bernoulli" and self.model.scorer.varies and not self.model.reciprocal:
+            return "training.sides=bernoulli: how much is dropped of each side differs from step to step"
         if self.rows_at_once < self.batches.size:
             return "training.memory_mb: the rows of a batch are compared with every entity in parts"
         if self.sampler.kind(0) is None:
