@@ -234,8 +234,8 @@ class Capture:
 
 
 def _alike(batch: Batch) -> Batch:
-    """What a batch has in the same shapes in each step: how many distinct relations and true answers differs, and how many
-    rows are of each side where it is of both.
+    """What a batch has in the same shapes in each step: how many distinct relations and true answers differs, and how
+    many rows are of each side where it is of both.
     """
     alike = replace(batch, relations=batch.relations[:0], relation_counts=(), n_true=None, step=None)
     return replace(alike, n_tail=0, mixed=batch.head) if len(batch.sides) == 2 else alike
