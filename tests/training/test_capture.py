@@ -137,6 +137,12 @@ def test_with_any_scorer(toy: Dataset, name: str) -> None:
     _the_same_when_replayed(toy, {"model": model | dropout} | UNIFORM | sides, 6, False)
 
 
+def test_what_is_prepared_reads_the_model_as_it_is_in_the_step(toy: Dataset) -> None:
+    model = {"dim": 4, "modalities": ["image", "text"], "structure_dropout": 0.5}
+    values = {"model": model, "sampler": form_of("mmrns", 5) | {"modalities": [], "refresh": 4}}
+    _the_same_when_replayed(toy, values, 12, False)
+
+
 @pytest.mark.parametrize("name", Mixture.registry.names())
 def test_with_any_mixture(toy: Dataset, name: str) -> None:
     model = {"dim": 4, "modalities": ["image", "text"], "mixture": name}

@@ -167,6 +167,8 @@ class Capture:
         kind = sampler.kind(step)
         if self._refused or kind is None:
             return self.descend(batch, step)
+        # What is prepared may read what the model leaves out in the step.
+        model.begin(step)
         with torch.no_grad():
             batch = replace(batch, given=sampler.prepare(batch, model, step))
         inputs = _alike(batch)
