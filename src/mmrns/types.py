@@ -36,6 +36,9 @@ class Batch:
         step: of the training whose batch this is; None for any other.
         place: Int[B], the place of each row's query in the index that was made with this `index` number, so that it
             need not be looked for again; None where nobody has looked.
+        mixed: Bool[B], True where the head is replaced, in a step that is recorded for any number of such rows:
+            `n_tail` means nothing then, and there are no `sides`. None in any other step.
+        given: what the sampler of the training has prepared for a step that is recorded (`Sampler.prepare`).
     """
 
     h: Int[Tensor, " B"]
@@ -50,6 +53,8 @@ class Batch:
     step: int | None = None
     place: Int[Tensor, " B"] | None = None
     index: int | None = None
+    mixed: Bool[Tensor, " B"] | None = None
+    given: Any = None
 
     @classmethod
     def of(
@@ -78,6 +83,8 @@ class Batch:
     @cached_property
     def head(self) -> Bool[Tensor, " B"]:
         """True where the head is replaced."""
+        if self.mixed is not None:
+            return self.mixed
         return torch.arange(len(self), device=self.h.device) >= self.n_tail
 
     @cached_property
@@ -92,6 +99,8 @@ class Batch:
 
     def _of_sides(self, tail: Int[Tensor, " B"], head: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
         """The first's rows of the tail side, and the second's of the head side."""
+        if self.mixed is not None:
+            return torch.where(self.mixed, head, tail)
         if self.n_tail in (0, len(self)):
             return tail if self.n_tail else head
         return torch.cat([tail[: self.n_tail], head[self.n_tail :]])
@@ -99,6 +108,8 @@ class Batch:
     @property
     def sides(self) -> tuple[tuple[bool, slice], ...]:
         """The sides that have rows, as `(head, rows)`, the tail side first. An empty batch has an empty tail side."""
+        if self.mixed is not None:
+            raise TypeError("how many rows have their tail replaced differs from step to step")
         both = (False, slice(0, self.n_tail)), (True, slice(self.n_tail, len(self)))
         return tuple(side for side in both if side[1].start < side[1].stop) or both[:1]
 

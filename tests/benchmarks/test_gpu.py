@@ -27,6 +27,7 @@ def test_it_measures_every_method_and_the_peer(toy_folder: Path) -> None:
         assert all(value > 0 for value in found[key].values())
     for key in ("busy_ms", "launches", "peak_gb"):
         assert found[key] == dict.fromkeys(method_names())
+    assert found["recorded"] == dict.fromkeys(method_names())
     for row in found["published"].values():
         assert row["aten_ops"] > 0
         assert row["busy_ms"] is None

@@ -29,6 +29,8 @@ from mmrns.nn.mixture import Mixture
 from mmrns.nn.scorers import Scorer
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
+from mmrns.samplers.base import Sampler
+from mmrns.training.trainer import Trainer
 
 META = torch.device("meta")
 
@@ -73,8 +75,31 @@ class Watch(TorchDispatchMode):
         return made
 
 
-def _waits(toy: Dataset, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], steps: int = 4) -> list[str]:
-    """What no step may do, in the second and later steps; the first copies the indexes to the device."""
+class Inside(TorchDispatchMode):
+    """Collects what a step that is recorded takes from the host: it would be the same in each step that replays it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.runs = 0
+
+    def __call__(self, run: Callable[[], Any], generators: Any) -> Callable[[], Any]:
+        def replay() -> Any:
+            self.runs += 1
+            with self:
+                return run()
+
+        return replay
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for x in tree_leaves((args, kwargs)):
+            if isinstance(x, Tensor) and x.device != META and x.ndim:
+                self.found.append(f"{func} of {list(x.shape)} of {x.device}")
+        return func(*args, **(kwargs or {}))
+
+
+def _on_meta(toy: Dataset, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], steps: int) -> Trainer:
+    """A trainer there, of a few steps."""
     config = make_config({"device": "cpu", "training": {"batch_size": 24}, "objective": {"n3": 0.1}} | values)
     trainer = build_trainer(config, toy)
     generator: Callable[[], torch.Generator] = torch.Generator
@@ -88,6 +113,12 @@ def _waits(toy: Dataset, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]
     monkeypatch.setattr(trainer.optimizer, "step", lambda step: None)
     batches = [trainer.batches.at(step) for step in range(steps)]
     monkeypatch.setattr(trainer.batches, "at", batches.__getitem__)
+    return trainer
+
+
+def _waits(toy: Dataset, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], steps: int = 4) -> list[str]:
+    """What no step may do, in the second and later steps; the first copies the indexes to the device."""
+    trainer = _on_meta(toy, monkeypatch, values, steps)
     trainer.step(0)
     with Watch() as watch:
         for step in range(1, steps):
@@ -98,6 +129,21 @@ def _waits(toy: Dataset, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]
 @pytest.mark.parametrize("name", FORMS)
 def test_a_step_with_any_sampler(toy: Dataset, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     assert _waits(toy, monkeypatch, {"model": model_of(name), "sampler": form_of(name, 5)}) == []
+
+
+@pytest.mark.parametrize("name", [*Sampler.registry.names(), "mmrns with attention", "file with nscaching"])
+def test_a_recorded_step_takes_nothing_from_the_host(toy: Dataset, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    model = {"dim": 6, "modalities": ["image", "text"], "structure_dropout": 0.3}
+    often = {"refresh": 4} if FORMS[name]["name"] == "mmrns" else {}
+    values = {"model": model, "sampler": form_of(name, 5) | often, "training": {"batch_size": 24, "sides": "alternate"}}
+    trainer, inside = _on_meta(toy, monkeypatch, values, 12), Inside()
+    if trainer.sampler.kind(0) is None:
+        pytest.skip("it cannot be recorded")
+    trainer.record(True, inside)
+    for step in range(12):
+        trainer.step(step)
+    assert inside.runs == (4 if often else 8)
+    assert inside.found == []
 
 
 @pytest.mark.parametrize("modalities", [[], ["image", "text"]])

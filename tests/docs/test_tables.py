@@ -60,6 +60,6 @@ def test_prose_may_stand_in_a_cell(tables: ModuleType) -> None:
 def test_the_step_is_quoted_from_its_source() -> None:
     page = (ROOT / "docs" / "step.md").read_text(encoding="utf-8")
     quoted = re.findall(r"^```python\n# quoted from [^\n]*\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    assert len(quoted) == 2
-    for block, of in zip(quoted, (Trainer.step, Trainer.compare), strict=True):
+    sources = Trainer.step, Trainer.descend, Trainer.compare
+    for block, of in zip(quoted, sources, strict=True):
         assert block in textwrap.dedent(inspect.getsource(of)).replace("\n    ", "\n")

@@ -217,10 +217,8 @@ def _count(
     scores: Float[Tensor, "Q E"], query: Int[Tensor, " n"], true: Float[Tensor, " n"], size: int
 ) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
     """For each true score, how many scores of its query are higher, and how many are at least as high."""
-    if comparisons.form_of(scores) == "numba":
-        from mmrns.nn.kernels import compiled
-
-        return compiled.ranked(scores, query, true)
+    if (found := comparisons.counted(scores, query, true)) is not None:
+        return found
     # Ones of a float type are written and added several times as fast as booleans; 2^24 of them are exact in 32 bits.
     ones = torch.float32 if scores.shape[1] <= 2**24 else torch.bool
     counts: list[Tensor] = []

@@ -19,8 +19,8 @@ from mmrns.nn.numerics import full
 from mmrns.nn.scorers import Scorer
 from mmrns.types import AllNegatives, Batch, Negatives, OwnNegatives, PoolNegatives, Views
 
-Sides = tuple[tuple[bool, slice], ...]
-"""Runs of rows, and whether their head is asked for; see `Batch.sides`."""
+Sides = tuple[tuple[bool, slice], ...] | Bool[Tensor, " B"]
+"""Runs of rows and whether their head is asked for, or whether that of each row is; see `Batch`."""
 
 
 @dataclass(frozen=True)
@@ -146,13 +146,13 @@ class Model(nn.Module):
         self, batch: Batch, anchor: Views, target: Views, relation: Float[Tensor, "B relation_width"]
     ) -> Lookup:
         """The same of vectors that are at hand, such as those whose gradient is asked for."""
-        return Lookup(batch, anchor, target, relation, self._query(batch.sides, anchor, relation, self._step))
+        return Lookup(batch, anchor, target, relation, self._query(_sides(batch), anchor, relation, self._step))
 
     def exact(self, lookup: Lookup) -> Lookup:
         """The same rows with the queries that they have outside of a training step, where nothing is dropped."""
         if self._step is None or not self.scorer.varies:
             return lookup
-        return replace(lookup, query=self._query(lookup.batch.sides, lookup.anchor, lookup.relation))
+        return replace(lookup, query=self._query(_sides(lookup.batch), lookup.anchor, lookup.relation))
 
     def query(self, anchor: Views, relation: Float[Tensor, "B relation_width"], head: bool) -> Query:
         """What candidates of one side are compared with, of vectors that are at hand, as outside of a training step."""
@@ -175,6 +175,9 @@ class Model(nn.Module):
         query = self.scorer.query if step is None else partial(self.scorer.query_in_step, step=step)
         if self.reciprocal:
             return query(anchor, relation, False)
+        if isinstance(sides, Tensor):
+            # Rows of one side read nothing of the other's queries, and give them no gradient.
+            return torch.where(sides[:, None], query(anchor, relation, True), query(anchor, relation, False))
         if len(sides) == 1:
             return query(anchor, relation, sides[0][0])
         return torch.cat([query(anchor[rows], relation[rows], head) for head, rows in sides])
@@ -249,7 +252,7 @@ class Model(nn.Module):
                 of one at least.
         """
         relation = self.relations(self.relation_ids(batch))
-        query = self._query(batch.sides, self.entities(batch.anchor), relation)
+        query = self._query(_sides(batch), self.entities(batch.anchor), relation)
         every = self.entity.all()
         per_entity = relation.element_size() * len(batch) * self.reals_per_pair
         n = len(every.present)
@@ -306,6 +309,10 @@ class Model(nn.Module):
         """What follows an optimizer step: the embedder's projections."""
         self._step = None
         self.entity.constrain()
+
+
+def _sides(batch: Batch) -> Sides:
+    return batch.sides if batch.mixed is None else batch.mixed
 
 
 def _as_candidates(target: Views) -> Views:

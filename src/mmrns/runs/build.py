@@ -206,7 +206,9 @@ def build_trainer(config: Config, dataset: Dataset, parts: Parts | None = None) 
         compile_formulas(model, objective)
     autocast, memory_mb = config.training.autocast, config.training.memory_mb
     parts_of_step = model, sampler, objective, regularizer, optimizer, batches, device
-    return Trainer(*parts_of_step, autocast=autocast, memory_mb=memory_mb, unseen_negatives=o.unseen_negatives)
+    trainer = Trainer(*parts_of_step, autocast=autocast, memory_mb=memory_mb, unseen_negatives=o.unseen_negatives)
+    trainer.record(config.training.capture)
+    return trainer
 
 
 def compile_formulas(model: Model, objective: Loss) -> None:

@@ -152,6 +152,11 @@ class TrainingConfig(_Section):
         description="have torch compile the scorer's and the loss's formulas, which takes a C++ compiler and most of a "
         "minute: pays for formulas of many small operations, as PairRE's",
     )
+    capture: bool | Literal["auto"] = Field(
+        "auto",
+        description="on a CUDA device, record a step of each kind and replay it for those like it, one launch instead "
+        "of hundreds, to the same numbers; true refuses what cannot be recorded, which auto goes on without",
+    )
     sides: SidePolicy | None = Field(None, description="alternate or bernoulli; the method's own by default")
     evaluate_every: PositiveInt = Field(500, description="interval of validation")
     log_every: PositiveInt = Field(100, description="interval of the loss in metrics.jsonl")

@@ -8,9 +8,9 @@ sampler.OPTION=value`), checked against their annotations.
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -80,6 +80,10 @@ class Sampler(Named, Explanation, nn.Module, ABC):
     """True where negatives may keep the true entity's structure (`OwnNegatives.kept`): the model has to have that view
     and others."""
 
+    alike: ClassVar[bool] = False
+    """True where every step does the same with tensors of the same shapes: `draw` and `loss` ask the host for nothing
+    but what `prepare` gives, and keep nothing but what buffers hold. A subclass has to say so itself."""
+
     def __init__(
         self,
         graph: KnowledgeGraph,
@@ -124,6 +128,19 @@ class Sampler(Named, Explanation, nn.Module, ABC):
 
     def forget(self) -> None:
         """Drop what is kept from step to step only to save time, since it may lie elsewhere now. By default nothing."""
+
+    def kind(self, step: int) -> Hashable | None:
+        """What a step has in common with those that do the same, so that one of them is recorded and replayed for all.
+
+        None where a step has to be taken as it is. By default all are of one kind if they are `alike`.
+        """
+        return "any" if vars(type(self)).get("alike", False) else None
+
+    def prepare(self, batch: Batch, model: Model, step: int) -> Any:
+        """What a step that is recorded finds in `batch.given`: what `draw` would otherwise ask the host for, or make in
+        a shape that is not that of every step. Tensors, in tuples and frozen dataclasses. By default None.
+        """
+        return None
 
     def propose(self, batch: Batch, step: int) -> Int[Tensor, "B K"] | Int[Tensor, " P"]:
         """Entities to be negatives: K for each row, or one list for all rows. What is true in train may be among them.

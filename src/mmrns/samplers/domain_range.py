@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 
@@ -11,8 +13,8 @@ from mmrns.nn.lookup import Lookup
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.samplers.base import Inner
 from mmrns.samplers.gumbel import log_inclusion, top_k
-from mmrns.samplers.mmrns.proposal import CandidateSampler, Trace
-from mmrns.types import Negatives, OwnNegatives
+from mmrns.samplers.mmrns.proposal import Candidates, CandidateSampler, Trace
+from mmrns.types import Batch, Negatives, OwnNegatives
 
 
 class DomainRange(CandidateSampler, name="domain-range"):
@@ -56,9 +58,17 @@ class DomainRange(CandidateSampler, name="domain-range"):
         self.alpha = alpha
         self.fill_pool_with(pool_sampler)
 
+    def kind(self, step: int) -> Hashable | None:
+        """All steps are alike, but where another sampler draws for the pool."""
+        return "any" if self.pool_sampler is None else None
+
+    def prepare(self, batch: Batch, model: Model, step: int) -> Candidates:
+        """The candidates, which are drawn for several steps at once."""
+        return self.candidates(batch, step).by_row()
+
     def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
-        of_pool = self.for_the_pool(lookup, model, step)
-        candidates = self.candidates(lookup.batch, step, of_pool)
+        of_pool, batch = self.for_the_pool(lookup, model, step), lookup.batch
+        candidates = self.candidates(batch, step, of_pool) if batch.given is None else batch.given
         with torch.no_grad():
             scores = self.scores(lookup, model, candidates)
             logits = (self.alpha * scores - candidates.log_density).masked_fill(candidates.excluded, -torch.inf)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -122,6 +122,14 @@ class File(Sampler, name="file"):
         if weight is not None:
             weight = torch.where(replaced, average(weight, inner.mask)[:, None], weight)
         return OwnNegatives(ids, views, through, mask=mask, log_weight=weight, trace=Trace(inner, place, replaced))
+
+    def kind(self, step: int) -> Hashable | None:
+        """The other sampler's."""
+        return self.other.kind(step)
+
+    def prepare(self, batch: Batch, model: Model, step: int) -> Any:
+        """The other sampler's."""
+        return self.other.prepare(batch, model, step)
 
     def loss(
         self,

@@ -44,6 +44,8 @@ class Frequency(Sampler, name="frequency"):
 
     weight: Tensor
 
+    alike = True
+
     def __init__(
         self,
         graph: KnowledgeGraph,

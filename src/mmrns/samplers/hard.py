@@ -44,6 +44,8 @@ class Hard(Sampler, name="hard"):
         alpha: inverse temperature of the objective's self-adversarial weights, and of the softmax.
     """
 
+    alike = True
+
     def __init__(
         self,
         graph: KnowledgeGraph,
@@ -61,12 +63,19 @@ class Hard(Sampler, name="hard"):
         self.pool_size = size
         self.choice, self.alpha = choice, alpha
 
+    def prepare(self, batch: Batch, model: Model, step: int) -> Int[Tensor, " P"]:
+        """The pool, which the host draws."""
+        return self._pool(step, batch.h.device)
+
+    def _pool(self, step: int, device: torch.device) -> Int[Tensor, " P"]:
+        pool = distinct(self.seed, "hard pool", step, n=self.n_entities, size=self.pool_size)
+        return pool.to(device, non_blocking=True)
+
     @torch.no_grad()
     def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
         batch = lookup.batch
         device = batch.h.device
-        pool = distinct(self.seed, "hard pool", step, n=self.n_entities, size=self.pool_size)
-        pool = pool.to(device, non_blocking=True)
+        pool = self._pool(step, device) if batch.given is None else batch.given
         true = self.index.batch_contains(batch, pool)
         scores = model.score_against(lookup, PoolNegatives(pool))
         if self.choice == "top":

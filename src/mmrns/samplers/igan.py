@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
@@ -72,7 +74,7 @@ class Igan(Rewarded, name="igan"):
         logits = full(self.out(self.hidden(torch.cat([self.entity(batch.anchor), self.relation(relation)], dim=1))))
         some = torch.ones(len(batch), dtype=torch.bool, device=device)
         if self.filtered:
-            true = self.index.batch_mask(batch, batch.n_true)
+            true = self._true(batch) if batch.given is None else batch.given
             some = ~true.all(1)
             # Finite, so that a row for which everything is true has a gradient: 0.
             logits = masked(logits, ~(true & some[:, None]))
@@ -81,6 +83,17 @@ class Igan(Rewarded, name="igan"):
         stream = self.stream(step, "igan", device=device)
         ids = torch.multinomial(q, self.negatives, replacement=True, generator=stream)
         return OwnNegatives(ids, mask=some[:, None].expand_as(ids), trace=(logq.gather(1, ids), q))
+
+    def kind(self, step: int) -> Hashable:
+        """Steps before and after the uniform draws end."""
+        return step < self.pretrain_steps
+
+    def prepare(self, batch: Batch, model: Model, step: int) -> Bool[Tensor, "B E"] | None:
+        """What is true: each batch has another number of true answers."""
+        return self._true(batch) if self.filtered and step >= self.pretrain_steps else None
+
+    def _true(self, batch: Batch) -> Bool[Tensor, "B E"]:
+        return self.index.batch_mask(batch, batch.n_true)
 
     def _uniform(self, batch: Batch, step: int) -> Negatives:
         device = batch.h.device

@@ -37,6 +37,8 @@ class InBatch(Sampler, name="inbatch"):
         corrected: divide the weights of the loss by the proposal.
     """
 
+    alike = True
+
     frequency: Tensor
 
     def __init__(
@@ -69,7 +71,8 @@ class InBatch(Sampler, name="inbatch"):
         rows = torch.randperm(len(batch), generator=stream, device=device)[: self.negatives]
         # Ascending, which makes the searches for the true ones cheaper.
         ids = target[rows].sort().values
-        side = 2 if 0 < batch.n_tail < len(batch) else int(batch.n_tail == 0)
+        both = batch.mixed is not None or 0 < batch.n_tail < len(batch)
+        side = 2 if both else int(batch.n_tail == 0)
         mask = ~(self.index.batch_contains(batch, ids) | (ids == target[:, None]))
         weight = -self.frequency[side][ids].log().expand(mask.shape) if self.corrected else None
         return PoolNegatives(ids, mask=mask, log_weight=weight)

@@ -43,6 +43,7 @@ class Kbgan(Rewarded, name="kbgan"):
     """
 
     recipe = Recipe(alpha=0.0, sides="bernoulli")
+    alike = True
 
     def __init__(
         self,

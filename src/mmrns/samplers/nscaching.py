@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
@@ -115,6 +117,10 @@ class NSCaching(Sampler, name="nscaching"):
             self.cache.index_copy_(0, torch.where(first_of_each(place), place, last), kept)
             self.cache[last].zero_()
         return 0.0
+
+    def kind(self, step: int) -> Hashable:
+        """Steps that refresh caches, and those of epochs that do not."""
+        return self.epoch % (self.lazy + 1) == 0
 
     def proposal(self, batch: Batch, negatives: Negatives, rows: Int[Tensor, " n"]) -> Float[Tensor, "n E"]:
         """Uniform over the places of the cache."""

@@ -61,6 +61,8 @@ class Sans(Sampler, name="sans"):
         UsageError: the whole neighbourhoods are too large to be held.
     """
 
+    alike = True
+
     offsets: Tensor
     members: Tensor
 
@@ -187,11 +189,17 @@ class Sans(Sampler, name="sans"):
         first = self.offsets[anchor]
         size = self.offsets[anchor + 1] - first
         near = (self.near_tails, self.near_heads)
+        sides = batch.sides if batch.mixed is None else ((False, slice(None)), (True, slice(None)))
         parts = [
-            near[head].sample_absent(anchor[rows], batch.r[rows], head, bits[rows], size[rows])
-            for head, rows in batch.sides
+            near[head].sample_absent(anchor[rows], batch.r[rows], head, bits[rows], size[rows]) for head, rows in sides
         ]
-        place, some = torch.cat([place for place, _ in parts]), torch.cat([free for _, free in parts]) > 0
+        if batch.mixed is None:
+            place, free = torch.cat([place for place, _ in parts]), torch.cat([free for _, free in parts])
+        else:
+            (of_tails, free_tails), (of_heads, free_heads) = parts
+            place = torch.where(batch.mixed[:, None], of_heads, of_tails)
+            free = torch.where(batch.mixed, free_heads, free_tails)
+        some = free > 0
         far, free = self.index.batch_absent(batch, bits)
         ids = far
         if len(self.members):

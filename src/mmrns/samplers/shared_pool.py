@@ -23,6 +23,8 @@ class SharedPool(Sampler, name="shared-pool"):
         graph, features, spec, seed, negatives: see `Sampler`.
     """
 
+    alike = True
+
     def propose(self, batch: Batch, step: int) -> Int[Tensor, " P"]:
         device = batch.h.device
         stream = self.stream(step, "shared", device=device)

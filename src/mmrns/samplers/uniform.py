@@ -33,6 +33,7 @@ class Uniform(Sampler, name="uniform"):
     """
 
     recipe = Recipe(alpha=0.0)
+    alike = True
 
     def __init__(
         self,

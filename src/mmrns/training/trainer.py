@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from mmrns.errors import Diverged, UsageError
+from mmrns.errors import Diverged, UsageError, note
 from mmrns.nn.lookup import Lookup
 from mmrns.nn.losses import Loss
 from mmrns.nn.model import Model
@@ -23,7 +23,8 @@ from mmrns.nn.regularizers import Regularizer
 from mmrns.samplers.base import Sampler
 from mmrns.training.batches import Batches, Upcoming
 from mmrns.training.callbacks import Callback, Training
-from mmrns.training.optimizer import Optimizer
+from mmrns.training.capture import Capture, CudaGraphs, Descent, Recorder
+from mmrns.training.optimizer import Optimizer, sparse_tables
 from mmrns.training.progress import Plan, Progress
 from mmrns.types import AllNegatives, Batch, Negatives, OwnNegatives, PoolNegatives, Views
 
@@ -128,6 +129,48 @@ class Trainer:
         self.candidates = (~self.known_by_features).nonzero().squeeze(1)
         sampler.foresee(batches.at)
         self._refuse_unfit()
+        self.capture: Capture | None = None
+
+    def record(self, wanted: bool | Literal["auto"] = True, recorder: Recorder | None = None) -> None:
+        """Have the steps from here on recorded, and what was recorded replayed, to the same numbers (`Capture`).
+
+        Args:
+            wanted: `auto` does so on a CUDA device, and where a step cannot be recorded it says so and goes on without;
+                False leaves all steps as they are.
+            recorder: what records; CUDA graphs by default.
+
+        Raises:
+            UsageError: `wanted` is True, and the steps cannot be recorded.
+        """
+
+        def refused(why: str) -> None:
+            if wanted is True:
+                raise UsageError(f"training.capture=true: {why}", "training.capture")
+            note(f"steps are not recorded (training.capture): {why}")
+
+        self.capture = None
+        there = recorder is not None or self.device.type == "cuda"
+        if not wanted or (wanted == "auto" and not there):
+            return
+        if why := self._unrecordable() if there else f"that takes a CUDA device, and this is {self.device.type}":
+            refused(why)
+            return
+        parameters = [parameter for group in self.optimizer.groups for parameter in group["params"]]
+        parts = self.model, self.objective, self.sampler
+        self.capture = Capture(self.descend, parts, parameters, recorder or CudaGraphs(), refused)
+
+    def _unrecordable(self) -> str:
+        """Why no step can be replayed for another one; "" where it can."""
+        if sparse_tables(self.model):
+            return "training.sparse: gradients have other rows in each step"
+        if self.batches.sides == "bernoulli" and self.model.scorer.varies and not self.model.reciprocal:
+            return "training.sides=bernoulli: how much is dropped of each side differs from step to step"
+        if self.rows_at_once < self.batches.size:
+            return "training.memory_mb: the rows of a batch are compared with every entity in parts"
+        if self.sampler.kind(0) is None:
+            name = Sampler.registry.name_of(type(self.sampler))
+            return f"what the sampler {name} asks the host for differs from step to step"
+        return ""
 
     @torch.no_grad()
     def _known_by_features(self) -> Bool[Tensor, " E"]:
@@ -205,8 +248,21 @@ class Trainer:
         Returns:
             The loss, still on the device.
         """
-        model = self.model
         batch = self.batch(step)
+        # Whoever looks on is shown what was drawn, which what is replayed does not tell.
+        descend = self.descend if self.capture is None or on_step is not None else self.capture
+        descent = descend(batch, step)
+        self.optimizer.step(step)
+        self.model.constrain()
+        if sums is not None:
+            sums.add(descent.loss, descent.sampler)
+        if on_step is not None:
+            on_step(descent.rows, descent.negatives)
+        return descent.loss
+
+    def descend(self, batch: Batch, step: int) -> Descent:
+        """The forward and the backward pass of a step."""
+        model = self.model
         model.begin(step)
         with self.precision():
             lookup = model.lookup(batch)  # the batch's own vectors, once
@@ -214,13 +270,8 @@ class Trainer:
             loss = compared.model + compared.sampler + self.regularizer(model, lookup)
         self.optimizer.zero_grad()
         loss.backward()
-        self.optimizer.step(step)
-        model.constrain()
-        if sums is not None:
-            sums.add(loss, compared.sampler)
-        if on_step is not None:
-            on_step(rows, negatives)
-        return loss.detach()
+        own = compared.sampler
+        return Descent(loss.detach(), own.detach() if isinstance(own, Tensor) else own, rows, negatives)
 
     def compare(self, lookup: Lookup, step: int, views: Views | None = None) -> tuple[Losses, Negatives]:
         """The loss of some rows against the negatives that are drawn for them, and these.

@@ -59,6 +59,7 @@ def main() -> None:
         for candidates, rows in forms[: 2 if kind == "dot" else 3]:
             gpu.forward(kind, query, candidates, rows)
             gpu.backward(kind, query, candidates, rows, weight, True, True)
+        gpu.ranked(weight, ids[:, 0], weight[:, 0])
 
 
 if __name__ == "__main__":

@@ -279,6 +279,18 @@ def test_the_host_reads_no_value(kind: comparisons.Kind, form: str, monkeypatch:
     assert min(grids) > 0
 
 
+@pytest.mark.skipif(not find_spec("triton"), reason="needs Triton")
+def test_counting_reads_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmrns.nn.kernels import gpu
+
+    grids: list[int] = []
+    monkeypatch.setattr(gpu._ranked, "run", lambda *_, grid, **__: grids.extend(grid))
+    scores, query = torch.empty(3, 5000, device="meta"), torch.empty(7, dtype=torch.int64, device="meta")
+    assert [x.shape for x in gpu.ranked(scores, query, scores[query, 0])] == [(7,), (7,)]
+    assert [x.shape for x in gpu.ranked(scores, query[:0], scores[query[:0], 0])] == [(0,), (0,)]
+    assert grids == [7]
+
+
 def test_for_few_pairs_the_kernels_are_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparisons, "_loads", {"numba": True, "triton": True})
     for device, form in (("cpu", "numba"), ("cuda", "triton")):
@@ -315,4 +327,4 @@ def test_the_kernels_for_a_gpu_compile_without_one(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     names = {line.split()[0] for line in done.stdout.splitlines()}
-    assert names == {"_pool", "_pool_gradient", "_rows", "_sum_of_cells", "_own_gradient"}
+    assert names == {"_pool", "_pool_gradient", "_rows", "_sum_of_cells", "_own_gradient", "_ranked"}

@@ -51,6 +51,17 @@ def compare_rows(
     return _fused(form, kind, query, table, ids)
 
 
+def counted(
+    scores: Float[Tensor, "Q E"], query: Int[Tensor, " n"], true: Float[Tensor, " n"]
+) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]] | None:
+    """How many scores of row `query` are higher than each true score, and how many are at least as high, in one pass.
+
+    None where no fused kernel is at hand.
+    """
+    form = form_of(scores)
+    return None if form == "torch" else import_module(_MODULES[form]).ranked(scores, query, true)
+
+
 def pair_width(width: int, device: torch.device | str) -> int:
     """Reals that a comparison of vectors this wide with a pool holds for each pair, beside the result."""
     # The difference, and what is made of it on the way to the sum.

@@ -31,6 +31,9 @@ _SQUARE = 64
 _OWNED, _OWNED_WIDE = 32, 64
 """Rows of a pool's gradient, and coordinates of theirs, that a program adds up."""
 
+_COUNTED = 2048
+"""Scores of a row that a program counts at a time: 16 a thread."""
+
 _PROGRAMS = 1024
 """So many programs keep a large device busy; where rows give fewer, what is added up is divided among several."""
 
@@ -278,6 +281,41 @@ def _pool_gradient(
     tl.store(at, re, mask=mask)
     if KIND == "modulus":
         tl.store(at + TERMS, im, mask=mask)
+
+
+@_kernel
+def _ranked(
+    scores: tl.tensor,
+    query: tl.tensor,
+    true: tl.tensor,
+    higher: tl.tensor,
+    at_least: tl.tensor,
+    E: tl.tensor,
+    BLOCK: tl.constexpr,
+) -> None:
+    """How many scores of a row are higher than one number, and how many are at least as high. Reads the row once."""
+    n = tl.program_id(0).to(tl.int64)
+    row = scores + tl.load(query + n) * E
+    mine = tl.load(true + n)
+    above, level = tl.zeros((BLOCK,), tl.int32), tl.zeros((BLOCK,), tl.int32)
+    for start in tl.range(0, E, BLOCK):
+        e = start + tl.arange(0, BLOCK)
+        there = e < E
+        s = tl.load(row + e, mask=there, other=0)
+        above += (there & (s > mine)).to(tl.int32)
+        level += (there & (s >= mine)).to(tl.int32)
+    tl.store(higher + n, tl.sum(above, axis=0).to(tl.int64))
+    tl.store(at_least + n, tl.sum(level, axis=0).to(tl.int64))
+
+
+def ranked(scores: Tensor, query: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
+    """How many scores of its query are higher than each true score, and how many are at least as high."""
+    higher, at_least = torch.empty_like(query), torch.empty_like(query)
+    if len(query):
+        operands = scores.contiguous(), query.contiguous(), true.contiguous(), higher, at_least
+        with torch.cuda.device_of(scores):
+            _ranked[(len(query),)](*operands, scores.shape[1], BLOCK=_COUNTED)
+    return higher, at_least
 
 
 def forward(kind: str, query: Tensor, candidates: Tensor, ids: Tensor | None) -> Tensor:

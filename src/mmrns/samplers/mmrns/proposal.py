@@ -122,6 +122,14 @@ class Candidates:
         lists = self.typed.view(-1, self.listed, self.typed.shape[1]).transpose(0, 1)
         return lists if len(relations) == self.listed else lists.index_select(0, relations)
 
+    def by_row(self) -> Candidates:
+        """The same with a list for each row: their shapes are those of every batch of the size."""
+        held, group = self.held, self.group
+        of_rows = (x.index_select(0, group) for x in (held.typed, held.usable, held.log_density, held.per_density))
+        return Candidates(
+            Held(held.pool, None, *of_rows), torch.arange(len(group), device=group.device), self.excluded, 0
+        )
+
     def ids(self, columns: Int[Tensor, "B K"]) -> Int[Tensor, "B K"]:
         """The entities in some columns of each row."""
         n = len(self.pool)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -97,6 +98,48 @@ class Lesson:
     excluded: Bool[Tensor, "n c"]
     positive: Float[Tensor, " n"]
     has_positive: Bool[Tensor, " n"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a lesson is about, which no parameter decides.
+
+    Attributes:
+        rows, columns, there: see `Lesson`.
+        which: Int[n], which of the k relations is each row's.
+        relations: Int[k].
+        typed: Int[k m], entities of the domain or range of each.
+        share: Float[c], ln of how many candidates each column stands for.
+        positives: Int[n], another positive of each row's query.
+        has_positive: see `Lesson`.
+    """
+
+    rows: Int[Tensor, " n"]
+    columns: Int[Tensor, " c"]
+    there: Bool[Tensor, " n"]
+    which: Int[Tensor, " n"]
+    relations: Int[Tensor, " k"]
+    typed: Int[Tensor, "k m"]
+    share: Float[Tensor, " c"]
+    positives: Int[Tensor, " n"]
+    has_positive: Bool[Tensor, " n"]
+
+    def filled_up(self, k: int) -> Choice:
+        """With relations that no row is of, so that there are k of them."""
+        more = k - len(self.relations)
+        relations = torch.cat([self.relations, self.relations.new_zeros(more)])
+        return replace(
+            self, relations=relations, typed=torch.cat([self.typed, self.typed.new_zeros(more, self.typed.shape[1])])
+        )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a step that is recorded finds of the candidates, their pmi and its lesson, if it has one."""
+
+    candidates: Candidates
+    pmi: Float[Tensor, "B C"]
+    choice: Choice | None
 
 
 class Mmrns(CandidateSampler, name="mmrns"):
@@ -225,11 +268,29 @@ class Mmrns(CandidateSampler, name="mmrns"):
         super().forget()
         self._block = self._encoded = None
 
+    def kind(self, step: int) -> Hashable | None:
+        """Steps with a lesson, and those without; none where another sampler draws for the pool."""
+        return self._teaches(step) if self.pool_sampler is None else None
+
+    def prepare(self, batch: Batch, model: Model, step: int) -> Prepared:
+        """The candidates, which are drawn for several steps at once, and what was learnt some steps ago of them."""
+        candidates = self.candidates(batch, step)
+        choice = self._choice(batch, candidates, step) if self._teaches(step) else None
+        pmi = self.pmi(batch, candidates, model, step, trains=True)
+        if choice is not None:
+            choice = choice.filled_up(min(_KINDS, 2 * self.n_relations))
+        return Prepared(candidates.by_row(), pmi, choice)
+
     def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
-        of_pool = self.for_the_pool(lookup, model, step)
-        candidates = self.candidates(lookup.batch, step, of_pool)
-        lesson = self.lesson(lookup.batch, candidates, model, step)
-        pmi = self.pmi(lookup.batch, candidates, model, step, trains=torch.is_grad_enabled())
+        of_pool, batch = self.for_the_pool(lookup, model, step), lookup.batch
+        given: Prepared | None = batch.given
+        if given is None:
+            candidates = self.candidates(batch, step, of_pool)
+            lesson = self.lesson(batch, candidates, model, step)
+            pmi = self.pmi(batch, candidates, model, step, trains=torch.is_grad_enabled())
+        else:
+            candidates, pmi = given.candidates, given.pmi
+            lesson = None if given.choice is None else self._taught(batch, candidates, given.choice, model)
         with torch.no_grad():
             scores = self.scores(lookup, model, candidates)
             ratio = density_ratio(pmi, candidates.per_density, candidates.excluded, self.n_entities)
@@ -401,11 +462,17 @@ class Mmrns(CandidateSampler, name="mmrns"):
 
     def lesson(self, batch: Batch, candidates: Candidates, model: Model, step: int) -> Lesson | None:
         """What a step trains with, with gradients; None where it trains the model alone."""
-        if step % self.refresh >= 2 or not torch.is_grad_enabled():
+        if not self._teaches(step) or not torch.is_grad_enabled():
             return None
-        device, n_pool = batch.h.device, len(candidates.pool)
+        return self._taught(batch, candidates, self._choice(batch, candidates, step), model)
+
+    def _teaches(self, step: int) -> bool:
+        return step % self.refresh < 2
+
+    def _choice(self, batch: Batch, candidates: Candidates, step: int) -> Choice:
+        """What the lesson of a step is about."""
         columns, share = self._lesson_columns(candidates, step)
-        of_pool, of_typed = columns[: self.columns], columns[self.columns :] - n_pool
+        of_typed = columns[self.columns :] - len(candidates.pool)
         positives, has_positive = self.other_positives(batch, step)
         n_relations = len(batch.relations)
         kind = batch.relation_index + n_relations * batch.head
@@ -413,17 +480,23 @@ class Mmrns(CandidateSampler, name="mmrns"):
         there, which = which >= 0, which.clamp(min=0)
         group = kind.new_zeros(2 * n_relations).index_copy(0, kind, candidates.group).index_select(0, kinds)
         typed = candidates.typed.index_select(0, group).index_select(1, of_typed)
-        relations = self.relations(model, batch.relations.index_select(0, kinds % n_relations))
-        own = batch.target.index_select(0, rows), positives.index_select(0, rows)
-        information = self.information
-        with without_autocast(device):
-            parts = [*own, typed.flatten(), candidates.pool.index_select(0, of_pool)]
+        relations = batch.relations.index_select(0, kinds % n_relations)
+        positives, has_positive = positives.index_select(0, rows), has_positive.index_select(0, rows) & there
+        return Choice(rows, columns, there, which, relations, typed, share, positives, has_positive)
+
+    def _taught(self, batch: Batch, candidates: Candidates, choice: Choice, model: Model) -> Lesson:
+        """The lesson about what was chosen, with gradients."""
+        rows, columns, typed = choice.rows, choice.columns, choice.typed
+        own, pool = batch.target.index_select(0, rows), candidates.pool.index_select(0, columns[: self.columns])
+        relations, information = self.relations(model, choice.relations), self.information
+        with without_autocast(batch.h.device):
+            parts = [own, choice.positives, typed.flatten(), pool]
             encoded = information.encode(self.given(model, torch.cat(parts)))
-            pmi = information.pmi_of_few(relations, which, encoded, len(of_typed))
-        log_density = candidates.log_density[rows[:, None], columns] + share
+            pmi = information.pmi_of_few(relations, choice.which, encoded, typed.shape[1])
+        log_density = candidates.log_density[rows[:, None], columns] + choice.share
         excluded = candidates.excluded[rows[:, None], columns]
-        has_positive = has_positive.index_select(0, rows) & there
-        return Lesson(rows, columns, there, pmi[:, :-1], log_density, excluded, pmi[:, -1], has_positive)
+        of_rows = pmi[:, :-1], log_density, excluded, pmi[:, -1], choice.has_positive
+        return Lesson(rows, columns, choice.there, *of_rows)
 
     def _lesson_rows(
         self, kind: Int[Tensor, " B"], n_kinds: int, has_positive: Bool[Tensor, " B"], step: int
