@@ -18,7 +18,7 @@ from mmrns.training.trainer import Trainer
 BOUNDS = {
     "1-vs-all": 90,
     "bernoulli": 120,
-    "dhns": 1030,
+    "dhns": 880,
     "domain-range": 135,
     "file": 150,
     "frequency": 108,

@@ -13,7 +13,8 @@ from mmrns.errors import UsageError
 from mmrns.nn.mixture import loss_of_view
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
-from mmrns.samplers.mans import _first_rows, _spread
+from mmrns.runs.notes import said_before
+from mmrns.samplers.mans import first_rows, spread
 from mmrns.training.trainer import Trainer
 from mmrns.types import Batch, OwnNegatives
 
@@ -88,7 +89,7 @@ def test_a_loss_of_structure_alone_has_no_modal_negative(toy: Dataset) -> None:
 
 
 @torch.no_grad()
-def test_adaptive_takes_whom_the_model_takes_for_mixed_up(toy: Dataset) -> None:
+def test_adaptive_takes_whom_the_model_takes_formixed_up(toy: Dataset) -> None:
     trainer = _trainer(toy, "adaptive", modalities=("text",))
     model = trainer.model
     batch, negatives = _drawn(trainer, toy)
@@ -124,8 +125,8 @@ def test_two_stages(toy: Dataset) -> None:
 
 
 @given(st.integers(0, 20), st.integers(1, 70), st.integers(0, 20))
-def test_a_share_is_rounded_down_and_evenly_spread(rows: int, k: int, twentieths: int) -> None:
-    modal = _spread(twentieths / 20, rows, k, CPU)
+def test_a_share_is_rounded_down_and_evenlyspread(rows: int, k: int, twentieths: int) -> None:
+    modal = spread(twentieths / 20, rows, k, CPU)
     assert modal.shape == (rows, k)
     assert int(modal.sum()) == rows * k * twentieths // 20
     before = modal.flatten().cumsum(0)
@@ -136,7 +137,7 @@ def test_a_share_is_rounded_down_and_evenly_spread(rows: int, k: int, twentieths
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**30))
 def test_the_first_rows_are_as_many(rows: int, k: int, seed: int) -> None:
     modal = torch.rand(rows, k, generator=torch.Generator().manual_seed(seed)) < 0.5
-    first = _first_rows(modal)
+    first = first_rows(modal)
     n = int(modal.sum()) // k
     assert first[:n].all()
     assert not first[n:].any()
@@ -150,6 +151,22 @@ def test_a_model_without_modalities_is_refused(toy: Dataset, model: dict[str, An
         "the sampler mans replaces an entity's modalities beside its structure, and the views of the model are "
         "structure; give it modalities of the dataset, as model.modalities=[image,text], or take another sampler"
     )
+
+
+@pytest.mark.parametrize("method", ["mans", "dhns"])
+@pytest.mark.parametrize("mixture", ["joint", "rsme", "cross"])
+def test_a_mixture_that_asks_one_question_of_all_views_is_refused(toy: Dataset, method: str, mixture: str) -> None:
+    model = {"dim": 6, "modalities": ["text"], "mixture": mixture, "sums": True}
+    if mixture != "cross":
+        del model["sums"]
+    with pytest.raises(UsageError, match=f"^the sampler {method} asks each view by itself, and the mixture "):
+        build_trainer(make_config({"model": model, "method": method, "device": "cpu"}), toy)
+
+
+def test_a_training_says_what_is_replaced(toy: Dataset) -> None:
+    config = make_config({"model": {"dim": 6, "modalities": ["text"]}, "method": "mans", "device": "cpu"})
+    told = [*said_before(config, toy, build_trainer(config, toy), {})]
+    assert "The scores read structure and text; the sampler mans replaces text." in told
 
 
 @pytest.mark.parametrize("outer", [{"name": "domain-range", "pool_sampler": "mans"}, {"name": "mmrns", "pool": 9}])

@@ -58,6 +58,11 @@ class Mixture(Named, nn.Module, ABC):
         """Trained numbers of each relation that it takes, beside the relation's vectors; they start as these do."""
         return 0
 
+    @property
+    def asks_each_view(self) -> bool:
+        """Whether `queries` are one for each view, for samplers that ask the views by themselves."""
+        return True
+
     def start(self, scorer: Scorer) -> None:
         """Told of the formula of the views' scores, once, before anything is trained. By default nothing."""
 
@@ -314,6 +319,10 @@ class Joint(Mixture, name="joint"):
             self.attention = nn.Parameter(torch.zeros(scorer.entity_width))
         self._width = 0 if scorer.linear else scorer.entity_width
 
+    @property
+    def asks_each_view(self) -> bool:
+        return False
+
     def gate(self, numbers: Float[Tensor, "B 1"]) -> Float[Tensor, "B 1"]:
         return torch.sigmoid(numbers)
 
@@ -380,6 +389,10 @@ class Cross(Mixture, name="cross"):
     def __init__(self, views: Sequence[str], *, sums: bool = False):
         super().__init__(views)
         self.sums = sums
+
+    @property
+    def asks_each_view(self) -> bool:
+        return not self.sums
 
     def queries(
         self, ask: Ask, anchor: Views, relation: Float[Tensor, "B n"], gate: Float[Tensor, "B N"]
@@ -448,6 +461,10 @@ class RSME(Mixture, name="rsme"):
     @property
     def relation_width(self) -> int:
         return 1
+
+    @property
+    def asks_each_view(self) -> bool:
+        return False
 
     def gate(self, numbers: Float[Tensor, "B 1"]) -> Float[Tensor, "B 1"]:
         return (1 - self.balance) * torch.sigmoid(numbers)

@@ -60,13 +60,18 @@ def _coverage(dataset: Dataset, dropped: float) -> Iterator[str]:
 def _what_is_read(config: Config, dataset: Dataset, trainer: Trainer) -> Iterator[str]:
     """The modalities that the sampler compares and the scores read, and how to have the others read."""
     there, sampler = list(dataset.features), config.recipe.sampler
-    compares = takes(Sampler.registry.get(sampler), "modalities")
+    cls = Sampler.registry.get(sampler)
+    compares = takes(cls, "modalities")
     if not there:
         if compares:
             yield f"The dataset has no features: the sampler {sampler} compares structure alone."
         return
     drawn = list(trainer.sampler.reads)
     scored = trainer.model.entity.reads
+    if cls.needs_modalities:
+        read, replaced = _enumerated([STRUCTURE, *scored]), _enumerated(scored)
+        yield f"The scores read {read}; the sampler {sampler} replaces {replaced}."
+        return
     verb, nothing = ("compares", "structure alone") if drawn or compares else ("reads", "no modality")
     by_sampler = f"The sampler {sampler} {verb} {_enumerated(drawn) or nothing}"
     by_scores = f"the scores read {_enumerated([STRUCTURE, *scored]) if scored else 'structure alone'}"

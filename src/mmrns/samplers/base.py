@@ -76,6 +76,9 @@ class Sampler(Named, Explanation, nn.Module, ABC):
     every: ClassVar[bool] = False
     """True where the negatives are all entities (`AllNegatives`)."""
 
+    asks_each_view: ClassVar[bool] = False
+    """True where the sampler asks each view of the model by itself: the mixture must have a query for each."""
+
     needs_modalities: ClassVar[bool] = False
     """True where negatives may keep the true entity's structure (`OwnNegatives.kept`): the model has to have that view
     and others."""
@@ -117,8 +120,15 @@ class Sampler(Named, Explanation, nn.Module, ABC):
         """See whether the sampler can draw for a model.
 
         Raises:
-            UsageError: it needs modalities, and the model reads none beside its structure.
+            UsageError: it needs modalities, and the model reads none beside its structure; or it asks each view by
+                itself, and the model's mixture makes one query of all.
         """
+        if cls.asks_each_view and model.mixture is not None and not model.mixture.asks_each_view:
+            mixture = type(model.mixture).registry.name_of(type(model.mixture))
+            raise UsageError(
+                f"the sampler {cls.registry.name_of(cls)} asks each view by itself, and the mixture {mixture} makes one "
+                "question of all; use model.mixture=gated or residual, or take another sampler"
+            )
         if cls.needs_modalities and (STRUCTURE not in model.views or len(model.views) == 1):
             raise UsageError(
                 f"the sampler {cls.registry.name_of(cls)} replaces an entity's modalities beside its structure, and "

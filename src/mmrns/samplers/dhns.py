@@ -17,8 +17,9 @@ from mmrns.nn.model import Model, ModelSpec
 from mmrns.nn.numerics import full
 from mmrns.samplers.base import Recipe
 from mmrns.samplers.diffusion import BARS, STEPS, Denoiser, chain, noised, reverse
+from mmrns.samplers.explanation import Evidence
 from mmrns.samplers.uniform import Uniform
-from mmrns.types import Negatives, Views
+from mmrns.types import Batch, Negatives, Views
 
 LEVELS = {25: (0.5, 0.9), 12: (1.0, 0.7), 6: (1.0, 0.5), 5: (0.5, 0.3)}
 """By how many steps are left: weight and margin of what is generated, from easy to hard.
@@ -56,8 +57,8 @@ class Dhns(Uniform, name="dhns"):
     - a fifth level, the hardest, has the weight 0 there and is left out with the 5 steps that lead to it,
     - some rows of a batch have chains, and on the CPU rows with the same query share one.
 
-    Cost of a draw: that of `uniform`; in the loss 2 n V chains for n rows, of 45 steps with 8 w^2 products each, w
-    the width of a vector, and the training of a network of 17 w^2 weights with as many vectors.
+    Cost of a draw: that of `uniform`; in the loss 2 n V chains for n rows, of 45 steps with 17 w^2 products each for
+    vectors and queries of width w.
 
     Args:
         graph, features, spec, seed, negatives: see `Sampler`.
@@ -70,6 +71,8 @@ class Dhns(Uniform, name="dhns"):
     """
 
     recipe = Recipe(alpha=0.5)
+
+    asks_each_view = True
 
     bars: Tensor
 
@@ -112,6 +115,12 @@ class Dhns(Uniform, name="dhns"):
         s_made = self.scores(asked, made, model)
         return diffusion + self.mu * self.of_levels(s_pos.index_select(0, rows), s_made, asked.weight, model)
 
+    def evidence(self, batch: Batch, ids: Int[Tensor, " n"], model: Model) -> Evidence:
+        """Nothing but that its draws are not all."""
+        return Evidence(
+            why_not="the vectors that it makes beside these draws are no entities, and none of them is here"
+        )
+
     def noise_error(self, asked: Asked, stream: torch.Generator) -> Float[Tensor, ""]:
         """|eps - eps'|_1 / w, the mean over the views that are there; a triple's sides have the same t and eps."""
         x, condition = asked.in_units(detached=self.detach_diffusion)
@@ -120,7 +129,8 @@ class Dhns(Uniform, name="dhns"):
         noise = torch.randn(n, views, width, generator=stream, device=x.device).to(x.dtype)
         x = noised(x, self.bars.index_select(0, t)[:, None], noise)
         each = t[:, None].expand(2, -1, views).flatten()
-        found = self.denoiser(x.flatten(0, 2), each, condition.flatten(0, 2)).view_as(x)
+        times = self.denoiser.times().index_select(0, each)
+        found = self.denoiser(x.flatten(0, 2), times, condition.flatten(0, 2)).view_as(x)
         there = asked.there.to(x.dtype).expand(2, -1, -1)
         return (full(found - noise).abs().mean(-1) * there).sum() / there.sum().clamp(min=1)
 
@@ -154,11 +164,12 @@ class Dhns(Uniform, name="dhns"):
     ) -> Float[Tensor, "L 2 n V w"]:
         """The tails' chains; the heads are single steps from the states before, by their own queries."""
         tails, heads = (side.flatten(0, 1) for side in conditions)
-        predict, shape = self.denoiser.given(heads), conditions.shape[1:3]
+        times, shape = self.denoiser.times(), conditions.shape[1:3]
         found: list[Tensor] = []
         for t, before, x in chain(self.denoiser, tails, LEVELS, stream):
             noise = torch.randn(x.shape, generator=stream, device=x.device).to(x.dtype)
-            found.append(torch.stack([x, reverse(before, t, predict(before, t), noise)]).unflatten(1, shape))
+            eps = self.denoiser(before, times[t].expand_as(x), heads)
+            found.append(torch.stack([x, reverse(before, t, eps, noise)]).unflatten(1, shape))
         return torch.stack(found)
 
     def scores(self, asked: Asked, made: Float[Tensor, "L 2 n V w"], model: Model) -> Float[Tensor, "n L 3"]:

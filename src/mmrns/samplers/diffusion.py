@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm, linear
 
 STEPS = 50
 """T, the steps from an entity's vector to noise."""
@@ -18,8 +17,6 @@ _FIRST, _LAST = 1e-4, 0.02
 BETAS = [_FIRST + (_LAST - _FIRST) * t / (STEPS - 1) for t in range(STEPS)]
 BARS = [math.prod(1 - beta for beta in BETAS[: t + 1]) for t in range(STEPS)]
 """Of each step t, counted from 0, the product of 1 - beta up to it: how much of a vector's variance is left."""
-
-Predict = Callable[[Float[Tensor, "n width"], int], Float[Tensor, "n width"]]
 
 
 class Denoiser(nn.Module):
@@ -46,37 +43,19 @@ class Denoiser(nn.Module):
         angles = torch.arange(STEPS)[:, None] / 10_000 ** (torch.arange(half) / half)
         self.register_buffer("positions", torch.cat([angles.sin(), angles.cos()], 1)[:, :width], persistent=False)
 
+    def times(self) -> Float[Tensor, "T width"]:
+        """time(t) of every t."""
+        return self.time(self.positions)
+
     def forward(
-        self, x: Float[Tensor, "n width"], t: Int[Tensor, " n"], condition: Float[Tensor, "n condition_width"]
+        self,
+        x: Float[Tensor, "n width"],
+        time: Float[Tensor, "n width"],
+        condition: Float[Tensor, "n condition_width"],
     ) -> Float[Tensor, "n width"]:
-        """The noise in each vector, of which t steps, counted from 0, have been taken."""
-        given = torch.cat([x, self.time(self.positions).index_select(0, t), condition], dim=1)
-        return self.out(self.down(self.hidden_norm(self.hidden(self.norm(given)).relu())))
-
-    @torch.no_grad()
-    def given(self, condition: Float[Tensor, "n condition_width"]) -> Predict:
-        """The same for a condition that stays, without a gradient; t is the same for all.
-
-        The normalisation takes the mean from the weights instead of the vectors; then the condition's part of the first
-        product, and that of the time, are made once, and the last two layers are one: 8 w^2 products a vector, not 17.
-        """
-        width = self.out.out_features
-        weight = self.hidden.weight * self.norm.weight
-        of_x, of_time, of_condition = (weight - weight.mean(1, keepdim=True)).tensor_split([width, 2 * width], dim=1)
-        bias = linear(self.norm.bias, self.hidden.weight, self.hidden.bias)
-        times = self.time(self.positions)
-        from_time, from_condition = times @ of_time.T, condition @ of_condition.T
-        out, out_bias = self.out.weight @ self.down.weight, self.out(self.down.bias)
-        norm = self.hidden_norm
-
-        def predict(x: Float[Tensor, "n width"], t: int) -> Float[Tensor, "n width"]:
-            given = torch.cat([x, times[t].expand(len(x), -1), condition], dim=1)
-            scale = (given.var(1, correction=0, keepdim=True) + self.norm.eps).rsqrt()
-            centred = torch.addmm(from_condition, x, of_x.T) + from_time[t]
-            hidden = torch.addcmul(bias, centred, scale).relu()
-            return linear(layer_norm(hidden, norm.normalized_shape, norm.weight, norm.bias, norm.eps), out, out_bias)
-
-        return predict
+        """The noise in each vector x_t, by time(t) and its condition."""
+        given = self.norm(torch.cat([x, time, condition], dim=1))
+        return self.out(self.down(self.hidden_norm(self.hidden(given).relu())))
 
 
 def noised(
@@ -109,14 +88,15 @@ def chain(
     Yields:
         t, x_t and x_{t-1}, for each t that is wanted, descending.
     """
-    predict = denoiser.given(condition)
-    shape = len(condition), denoiser.out.out_features
+    times = denoiser.times()
+    shape = len(condition), times.shape[1]
 
     def noise() -> Tensor:
         return torch.randn(shape, generator=stream, device=condition.device).to(condition.dtype)
 
     x = noise()
     for t in reversed(range(min(wanted), STEPS)):
-        before, x = x, reverse(x, t, predict(x, t), noise() if t else None)
+        eps = denoiser(x, times[t].expand(shape), condition)
+        before, x = x, reverse(x, t, eps, noise() if t else None)
         if t in wanted:
             yield t, before, x

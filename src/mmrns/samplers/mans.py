@@ -59,7 +59,7 @@ class Mans(Uniform, name="mans"):
 
     recipe = Recipe(sides="bernoulli")
 
-    needs_modalities = True
+    asks_each_view = needs_modalities = True
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Mans(Uniform, name="mans"):
         structure = torch.tensor([view == STRUCTURE for view in model.views]).to(common.device, non_blocking=True)
         modal = self._chosen(lookup.query, views, common, model, step)
         if self.row_select == "prefix":
-            modal = _first_rows(modal)
+            modal = first_rows(modal)
         modal = modal & (common & ~structure).any(-1)
         return replace(found, views=views, kept=modal[..., None] & structure)
 
@@ -96,9 +96,9 @@ class Mans(Uniform, name="mans"):
         rows, k = common.shape[:2]
         match self.strategy:
             case "hybrid":
-                return _spread(self.share, rows, k, common.device)
+                return spread(self.share, rows, k, common.device)
             case "adaptive":
-                return _mixed_up(query, views, model)
+                return mixed_up(query, views, model)
             case "modal" | "two-stage":
                 every = self.strategy == "modal" or step < self.first_steps
                 return torch.full((rows, k), every, device=common.device)
@@ -111,20 +111,20 @@ class Mans(Uniform, name="mans"):
         )
 
 
-def _spread(share: float, rows: int, k: int, device: torch.device) -> Bool[Tensor, "B K"]:
+def spread(share: float, rows: int, k: int, device: torch.device) -> Bool[Tensor, "B K"]:
     """True for a share of all negatives, rounded down, evenly spread; draws do not depend on their position."""
     before = (torch.arange(rows * k + 1, device=device) * math.ceil(share * 2**30)) >> 30
     return (before[1:] > before[:-1]).view(rows, k)
 
 
-def _first_rows(modal: Bool[Tensor, "B K"]) -> Bool[Tensor, "B K"]:
+def first_rows(modal: Bool[Tensor, "B K"]) -> Bool[Tensor, "B K"]:
     """As many True, but for a part of a row, in the first rows."""
     rows, k = modal.shape
     return (torch.arange(1, rows + 1, device=modal.device)[:, None] * k <= modal.sum()).expand(-1, k)
 
 
 @torch.no_grad()
-def _mixed_up(query: Query, views: Views, model: Model) -> Bool[Tensor, "B K"]:
+def mixed_up(query: Query, views: Views, model: Model) -> Bool[Tensor, "B K"]:
     """Whose mean score over the pairs of different views is above that over the views that both have."""
     n = len(query.vectors)
     scores = torch.stack([model.scorer.compare(q, e) for q in query.vectors for e in views.by_view], dim=-1)

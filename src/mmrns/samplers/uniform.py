@@ -48,7 +48,7 @@ class Uniform(Sampler, name="uniform"):
         super().__init__(graph, features, spec, seed=seed, negatives=negatives)
         self.filtered = filtered
 
-    def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
+    def draw(self, lookup: Lookup, model: Model, step: int) -> OwnNegatives:
         batch = lookup.batch
         bits = self.random_bits(step, "uniform", rows=len(batch), device=batch.h.device)
         if not self.filtered:
