@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mmrns.data.graph import KnowledgeGraph
@@ -28,6 +28,33 @@ def test_vocabulary_is_every_name_once_in_code_point_order(names: list[str]) -> 
     assert vocabulary.names.to_list() == expected
     assert vocabulary.find(pl.Series(names, dtype=pl.String)).tolist() == [expected.index(n) for n in names]
     assert all(vocabulary.id(n) == i and n in vocabulary for i, n in enumerate(expected))
+
+
+NAMED = st.lists(st.tuples(TEXT, TEXT, TEXT), max_size=12)
+
+
+@settings(max_examples=25)
+@given(NAMED, NAMED, st.lists(TEXT, max_size=4, unique=True))
+def test_categories_and_strings_make_the_same_graph(
+    train: list[tuple[str, str, str]], test: list[tuple[str, str, str]], more: list[str]
+) -> None:
+    schema = dict.fromkeys(["head", "relation", "tail"], pl.String)
+    frames = [pl.DataFrame(rows, schema=schema, orient="row") for rows in (train, [], test)]
+    extra = pl.Series("entity", more, dtype=pl.String)
+    # Others of the process, so that the numbers of categories are neither dense nor in order.
+    kept = pl.Series(["zz", *reversed(more), "yy"]).cast(pl.Categorical)
+    strings, categories = (
+        KnowledgeGraph.from_names(*(frame.cast(kind) for frame in frames), entities=extra)
+        for kind in (pl.String, pl.Categorical)
+    )
+    assert len(kept) == len(more) + 2
+    names = {name for h, _, t in (*train, *test) for name in (h, t)} | set(more)
+    for graph in (strings, categories):
+        assert list(graph.entities) == sorted(names)
+        assert list(graph.relations) == sorted({r for _, r, _ in (*train, *test)})
+        for rows, ids in ((train, graph.train), ([], graph.valid), (test, graph.test)):
+            assert [(graph.entities[h], graph.relations[r], graph.entities[t]) for h, r, t in ids.tolist()] == rows
+    assert categories.entities.find(pl.Series(["", "absent name"])).tolist() == [0 if "" in names else -1, -1]
 
 
 def test_code_point_order_is_not_utf16_order() -> None:
@@ -143,6 +170,7 @@ def test_keys_that_do_not_fit_are_refused() -> None:
         TripleIndex(several, 2**60, 1)
 
 
+@settings(max_examples=25)
 @given(
     TRIPLES,
     st.lists(st.integers(0, 2**40 - 1), min_size=E, max_size=E, unique=True),
