@@ -67,7 +67,7 @@ def measure(folder: Path) -> dict[str, Any]:
     index = graph.train_index
     found["index_seconds"] = round(time.process_time() - started, 2)
     found["index_peak_bytes"] = round((peak() - before) / n, 1)
-    tensors = [value for value in vars(index._rows).values() if hasattr(value, "nbytes")]
+    tensors = [value for value in vars(vars(index)["_rows"]).values() if hasattr(value, "nbytes")]
     found["index_bytes"] = round(sum(value.nbytes for value in tensors) / n, 1)
     letters = graph.entities.names.str.len_bytes()  # Up to 12 of them lie in the 16 bytes that each name takes.
     found["name_bytes"] = round(16 + float(letters.filter(letters > 12).sum()) / entities, 1)

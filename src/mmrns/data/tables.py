@@ -147,7 +147,7 @@ def _pieces(path: Path, size: int) -> Iterator[bytes]:
         raise DataError(path, f"cannot be read ({reason})", "check the file") from error
 
 
-def _opened(path: Path, packed: bool) -> AbstractContextManager[IO[bytes]]:
+def _opened(path: Path, packed: bool) -> AbstractContextManager[gzip.GzipFile | IO[bytes]]:
     if str(path) == "-":
         return nullcontext(sys.stdin.buffer)
     return gzip.open(path) if packed else path.open("rb")

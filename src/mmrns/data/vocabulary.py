@@ -46,9 +46,9 @@ class Vocabulary(Sequence[str]):
             return made, made.find
         distinct = names.unique()
         order = distinct.cast(pl.String).arg_sort()
-        codes = distinct.gather(order).to_physical()
-        id_of = np.empty(int(codes.max() or 0) + 1, dtype=np.int64)  # Of each category.
-        id_of[codes.to_numpy()] = np.arange(len(codes))
+        codes = distinct.gather(order).to_physical().to_numpy()
+        id_of = np.empty(int(codes.max(initial=0)) + 1, dtype=np.int64)  # Of each category.
+        id_of[codes] = np.arange(len(codes))
         made = cls.__new__(cls)
         made._names = distinct.gather(order).cast(pl.String).alias("name")
         made._sorted = len(made._names)
