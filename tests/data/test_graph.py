@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mmrns.data.graph import KnowledgeGraph
@@ -28,6 +28,33 @@ def test_vocabulary_is_every_name_once_in_code_point_order(names: list[str]) -> 
     assert vocabulary.names.to_list() == expected
     assert vocabulary.find(pl.Series(names, dtype=pl.String)).tolist() == [expected.index(n) for n in names]
     assert all(vocabulary.id(n) == i and n in vocabulary for i, n in enumerate(expected))
+
+
+NAMED = st.lists(st.tuples(TEXT, TEXT, TEXT), max_size=12)
+
+
+@settings(max_examples=25)
+@given(NAMED, NAMED, st.lists(TEXT, max_size=4, unique=True))
+def test_categories_and_strings_make_the_same_graph(
+    train: list[tuple[str, str, str]], test: list[tuple[str, str, str]], more: list[str]
+) -> None:
+    schema = dict.fromkeys(["head", "relation", "tail"], pl.String)
+    frames = [pl.DataFrame(rows, schema=schema, orient="row") for rows in (train, [], test)]
+    extra = pl.Series("entity", more, dtype=pl.String)
+    # Others of the process, so that the numbers of categories are neither dense nor in order.
+    kept = pl.Series(["zz", *reversed(more), "yy"]).cast(pl.Categorical)
+    strings, categories = (
+        KnowledgeGraph.from_names(*(frame.cast(kind) for frame in frames), entities=extra)
+        for kind in (pl.String, pl.Categorical)
+    )
+    assert len(kept) == len(more) + 2
+    names = {name for h, _, t in (*train, *test) for name in (h, t)} | set(more)
+    for graph in (strings, categories):
+        assert list(graph.entities) == sorted(names)
+        assert list(graph.relations) == sorted({r for _, r, _ in (*train, *test)})
+        for rows, ids in ((train, graph.train), ([], graph.valid), (test, graph.test)):
+            assert [(graph.entities[h], graph.relations[r], graph.entities[t]) for h, r, t in ids.tolist()] == rows
+    assert categories.entities.find(pl.Series(["", "absent name"])).tolist() == [0 if "" in names else -1, -1]
 
 
 def test_code_point_order_is_not_utf16_order() -> None:
@@ -134,9 +161,51 @@ def test_index_on_another_device_is_a_copy() -> None:
 
 def test_keys_that_do_not_fit_are_refused() -> None:
     none = torch.empty(0, 3, dtype=torch.int64)
-    TripleIndex(none, 2**31, 1)
-    with pytest.raises(MmrnsError, match="too many for 64-bit triple keys"):
-        TripleIndex(none, 2**31, 2)
+    TripleIndex(none, 2**31, 2**30)
+    with pytest.raises(MmrnsError, match="too many for 64-bit keys"):
+        TripleIndex(none, 2**31, 2**31)
+    several = torch.tensor([[0, 0, 1], [1, 0, 2], [2, 0, 3], [3, 0, 0]])
+    TripleIndex(several, 2**59, 1)
+    with pytest.raises(MmrnsError, match=r"8 queries of .* entities are too many for 64-bit numbers"):
+        TripleIndex(several, 2**60, 1)
+
+
+@settings(max_examples=25)
+@given(
+    TRIPLES,
+    st.lists(st.integers(0, 2**40 - 1), min_size=E, max_size=E, unique=True),
+    st.lists(st.integers(0, 2**20 - 1), min_size=R, max_size=R, unique=True),
+    st.booleans(),
+)
+@example(FULL, [2**40 - 1 - i for i in range(E)], [2**20 - 1 - i for i in range(R)], True)
+def test_an_index_of_ids_whose_triples_fit_no_number(
+    triples: list[tuple[int, int, int]], entities: list[int], relations: list[int], head: bool
+) -> None:
+    # Of 2^40 entities and 2^20 relations, 100 bits a triple, a few occur; which are the same ids in another order.
+    entity, relation = torch.tensor(entities).sort().values, torch.tensor(relations).sort().values
+    h, r, t = torch.tensor(triples, dtype=torch.int64).reshape(-1, 3).unbind(1)
+    large = TripleIndex(torch.stack([entity[h], relation[r], entity[t]], 1), 2**40, 2**20)
+    small = index_of(triples)
+    a, q = QUERIES.unbind(1)
+    large_query = entity[a], relation[q], head
+    assert len(large) == len(small)
+    assert large.counts(*large_query).tolist() == small.counts(a, q, head).tolist()
+    rows, targets = small.targets(a, q, head)
+    assert [x.tolist() for x in large.targets(*large_query)] == [rows.tolist(), entity[targets].tolist()]
+    h, r, t = EVERY.unbind(1)
+    assert large.contains(entity[h], relation[r], entity[t]).tolist() == small.contains(h, r, t).tolist()
+    for found, expected, of in zip(
+        large.queries(), small.queries(), (entity, relation, torch.tensor([0, 1])), strict=True
+    ):
+        assert found.tolist() == of[expected.long()].tolist()
+    # The entities that no triple names are absent, and as far as to the first known one they are counted from 0.
+    n = torch.cat([torch.arange(3), torch.tensor([2**40 - 1 - E])]).expand(len(a), -1)
+    absent = large.nth_absent(n, *large_query)
+    for found, (anchor, q_) in zip(absent.tolist(), QUERIES.tolist(), strict=True):
+        taken = [int(entity[i]) for i in known(triples, anchor, q_, head)]
+        for place, x in zip(n[0].tolist(), found, strict=True):
+            assert x not in taken
+            assert x - sum(i < x for i in taken) == place
 
 
 def test_index_of_large_ids() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mmrns.data import tables
@@ -45,6 +46,51 @@ def test_every_layout_reads_the_same(tmp_path: Path, layout: str, packed: bool) 
     frame = read_columns(path, COLUMNS)
     assert frame.columns == COLUMNS
     assert frame.rows() == ROWS
+
+
+PARTS = ["a", "\t", "\t", "\n", "\n", "\r", "\r\n", "é", "\xff", "a\tr\tb\n", "a\tr\tb\r\n", "a\tr\tb\r"]
+
+
+@settings(max_examples=50)
+@given(st.lists(st.sampled_from(PARTS), max_size=20), st.integers(1, 24), st.booleans(), st.booleans())
+@example(["a\tr\tb\n", "a\tr\tb\r"], 8, False, False)
+@example(["a\tr\tb\r", "a\tr\tb\n", "\n"], 10, False, False)
+def test_a_file_is_read_alike_in_blocks_of_any_size(
+    tmp_path_factory: pytest.TempPathFactory, parts: list[str], size: int, packed: bool, bom: bool
+) -> None:
+    data = b"\xef\xbb\xbf" * bom + "".join(parts).encode("utf-8").replace("\xff".encode(), b"\xff")
+    name = "blocks.tsv.gz" if packed else "blocks.tsv"
+    path = write(tmp_path_factory.getbasetemp(), gzip.compress(data) if packed else data, name)
+
+    def outcome() -> object:
+        try:
+            return read_columns(path, COLUMNS).rows()
+        except DataError as error:
+            return str(error)
+
+    whole = outcome()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "BLOCK", size)
+        in_blocks = outcome()
+        if isinstance(whole, list):
+            assert sum(len(block) for block in tables.column_blocks(path, COLUMNS)) == len(whole)
+    # Which of two faults comes first depends on the blocks.
+    assert isinstance(in_blocks, str) if isinstance(whole, str) else in_blocks == whole
+
+
+def test_blocks_are_cut_at_line_ends_and_count_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "BLOCK", 16)
+    path = write(tmp_path, "a\tr\tb\n" * 9 + "a\tr\n" + "a\tr\tb\n" * 9)
+    blocks = tables.line_blocks(path)
+    assert [(first, lines.to_list()) for first, lines in itertools.islice(blocks, 2)] == [
+        (1, ["a\tr\tb"] * 2),
+        (3, ["a\tr\tb"] * 3),
+    ]
+    with pytest.raises(DataError, match=r"t\.tsv:10: 2 columns"):
+        read_columns(path, COLUMNS)
+    path = write(tmp_path, b"a\tr\tb\n" * 9 + b"\xff\tr\tb\n")
+    with pytest.raises(DataError, match=r"t\.tsv:10: is not valid UTF-8"):
+        read_columns(path, COLUMNS)
 
 
 NAMES = st.text(

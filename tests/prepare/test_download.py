@@ -25,6 +25,7 @@ from mmrns.errors import DataError, Note, UsageError
 from mmrns.prepare.catalogue import Entry, catalogue, entry
 from mmrns.prepare.check import check_dataset
 from mmrns.prepare.download import _most_bytes, download, get_dataset, triples_digest
+from tiny_wordnet import Synset, write_wordnet
 from toy import write_toy
 
 
@@ -216,6 +217,76 @@ def test_from_a_folder_by_hand(known: Entry, folder: Path) -> None:
     assert (found / "README.md").exists()
     assert not (found / "notes.txt").exists()
     assert check_dataset(found)["errors"] == 0
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Entry:
+    """A small WordNet in the folder `dict`, as if the archive of its database were in the catalogue."""
+    synsets = {f"v{i:08d}": Synset([f"do_{i}"], f"do {i}", [("@", f"v{i // 3:08d}", "0000")]) for i in range(1, 9)}
+    synsets["v00000000"] = Synset(["do"], "do")
+    for i in range(40):
+        more = [("@", f"n{i // 3:08d}", "0000"), ("+", f"v{i % 9:08d}", "0101"), ("+", f"v{i % 7:08d}", "0101")]
+        holonyms = [("#p", f"n{i * i % 40:08d}", "0000"), ("!", f"n{(i + 20) % 40:08d}", "0101")]
+        synsets[f"n{i:08d}"] = Synset([f"thing_{i}"], f'the thing {i}; "there is a thing"', [*more, *holonyms])
+    write_wordnet(tmp_path / "package" / "dict", synsets)
+    known = Entry("words", "Words", "WordNet", "nowhere", 49, 4, 156, 10, 10, ("text",), (), layout="wordnet")
+    return replace(known, files=("data.noun", "data.verb", "data.adj", "data.adv"))
+
+
+def test_a_database_is_converted_and_split_without_leakage(
+    server: str, words: Entry, tmp_path: Path, cache: Path
+) -> None:
+    (tmp_path / "package" / "LICENSE").write_text("of the package")
+    content = tarred(tmp_path / "package", "package")
+    Server.files["/words.tgz"] = content
+    digest = hashlib.sha256(content).hexdigest()
+    found = get_dataset(replace(words, url=f"{server}/words.tgz", sha256=digest))
+    assert found == cache / "words"
+    assert {path.name for path in found.iterdir()} == {
+        *(f"{split}.tsv" for split in SPLITS),
+        *("entities.tsv", "dataset.json", "LICENSE"),
+    }
+    assert (found / "LICENSE").read_text().startswith("This software and database is provided under a licence.")
+    pairs = {
+        split: {frozenset(line.split("\t")[::2]) for line in (found / f"{split}.tsv").read_text().splitlines()}
+        for split in SPLITS
+    }
+    assert not pairs["train"] & (pairs["valid"] | pairs["test"])
+    assert not pairs["valid"] & pairs["test"]
+    assert check_dataset(found)["errors"] == 0
+    record = json.loads((found / "dataset.json").read_text())
+    assert (record["name"], record["split"]["method"], record["split"]["seed"]) == ("words", "leakage-free", 0)
+    assert record["obtained"]["triples"] == triples_digest(found)
+    again = get_dataset(replace(words, name="again"), str(tmp_path / "package" / "dict"))
+    assert triples_digest(again) == triples_digest(found)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("", "words.tgz: has SHA-256"),
+        ("lacks", "words.tgz: holds no data.noun"),
+        ("fewer", "words.tgz: 155 rows in train where words has 156"),
+        ("cut", "words.tgz/data.noun:43: is no line of a synset; fetch the file again"),
+    ],
+)
+def test_a_database_that_is_not_the_known_one_leaves_nothing(
+    server: str, words: Entry, tmp_path: Path, cache: Path, change: str, message: str
+) -> None:
+    nouns = tmp_path / "package" / "dict" / "data.noun"
+    if change == "lacks":
+        nouns.unlink()
+    elif change == "fewer":
+        nouns.write_text(nouns.read_text().replace("005 @ 00000013 n 0000", "004", 1))
+    elif change == "cut":
+        nouns.write_text(nouns.read_text()[:-60])
+    Server.files["/words.tgz"] = content = tarred(tmp_path / "package", "package")
+    digest = hashlib.sha256(content if change else b"").hexdigest()
+    with pytest.raises(DataError) as caught:
+        get_dataset(replace(words, url=f"{server}/words.tgz", sha256=digest))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not any(cache.iterdir())
 
 
 def test_an_archive_cannot_write_elsewhere(known: Entry, folder: Path, tmp_path: Path, cache: Path) -> None:

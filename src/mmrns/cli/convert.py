@@ -34,8 +34,8 @@ def data_convert(
         typer.Option(
             "--from",
             metavar="LAYOUT",
-            help="tsv, csv, parquet, openke, ids, by-id, libkge, rdf, ntriples, mmrns (the authors' files), pykeen "
-            "(SRC is a name there), or package.module:Class [default: found by the files' names].",
+            help="tsv, csv, parquet, openke, ids, by-id, libkge, rdf, ntriples, wordnet, mmrns (the authors' files), "
+            "pykeen (SRC is a name there), or package.module:Class [default: found by the files' names].",
         ),
     ] = None,
     target: Annotated[

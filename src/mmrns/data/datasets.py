@@ -248,7 +248,7 @@ def load_dataset(name_or_folder: str | Path) -> Dataset:
     """
     folder = find_dataset(name_or_folder)
     files = {split: split_file(folder, split) for split in SPLITS}
-    frames = {split: read_triples(path) for split, path in files.items()}
+    frames = {split: read_triples(path, categories=True) for split, path in files.items()}
     if frames["train"].is_empty():
         raise DataError(files["train"], "holds no triple", "put the training triples there")
     table = read_entities(folder)

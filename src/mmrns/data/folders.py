@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from mmrns.data.names import BREAKS, COLUMNS
-from mmrns.data.tables import is_utf8, read_columns, read_header_table
+from mmrns.data.tables import column_blocks, is_utf8, read_header_table
 from mmrns.errors import DataError, UsageError, nearest, note
 
 SPLITS = ("train", "valid", "test")
@@ -141,14 +141,23 @@ def split_file(folder: Path, split: str) -> Path:
     return found
 
 
-def read_triples(path: Path) -> pl.DataFrame:
-    """Read a table of triples in any of the formats of a split, as strings in the columns head, relation, tail.
+def read_triples(path: Path, *, categories: bool = False) -> pl.DataFrame:
+    """Read a table of triples in any of the formats of a split, as names in the columns head, relation, tail.
+
+    Args:
+        path: the file.
+        categories: the names are categories and not strings: 4 bytes each, however long they are.
 
     Raises:
         DataError: unreadable, or the first malformed row, by line.
     """
+    kind = pl.Categorical if categories else pl.String
     if path.suffix != ".parquet":
-        return read_columns(path, COLUMNS)
+        return pl.concat(block.cast(kind) for block in column_blocks(path, COLUMNS))
+    return _read_parquet_triples(path).cast(kind)
+
+
+def _read_parquet_triples(path: Path) -> pl.DataFrame:
     frame = read_parquet(path)
     bad = frame.select(pl.any_horizontal(pl.all().fill_null("").str.strip_chars() == "")).to_series().arg_true()
     if len(bad):

@@ -37,15 +37,20 @@ class KnowledgeGraph:
     def from_names(
         cls, train: pl.DataFrame, valid: pl.DataFrame, test: pl.DataFrame, entities: pl.Series | None = None
     ) -> KnowledgeGraph:
-        """The graph of frames with the columns head, relation, tail; `entities` adds names that no triple mentions."""
+        """The graph of frames with the columns head, relation, tail, strings or categories.
+
+        `entities` adds names that no triple mentions.
+        """
         every = pl.concat([train, valid, test])
-        extra = [] if entities is None else [entities.cast(pl.String).alias("head")]
-        names = Vocabulary(pl.concat([every["head"], every["tail"].alias("head"), *extra]))
-        relations = Vocabulary(every["relation"])
+        extra = [] if entities is None else [entities.cast(every["head"].dtype).alias("head")]
+        names, entity = Vocabulary.numbered(pl.concat([every["head"], every["tail"].alias("head"), *extra]))
+        relations, relation = Vocabulary.numbered(every["relation"])
 
         def encode(frame: pl.DataFrame) -> Int[Tensor, "n 3"]:
-            columns = (names.find(frame["head"]), relations.find(frame["relation"]), names.find(frame["tail"]))
-            return torch.stack(columns, dim=1)
+            found = torch.empty(len(frame), 3, dtype=torch.int64)
+            for place, (column, ids) in enumerate((("head", entity), ("relation", relation), ("tail", entity))):
+                found[:, place] = ids(frame[column])  # One after the other: a copy of one column at a time.
+            return found
 
         return cls(names, relations, encode(train), encode(valid), encode(test))
 

@@ -52,13 +52,24 @@ class _Rows:
 
     @classmethod
     def of(cls, parts: Sequence[tuple[Int[Tensor, " n"], Int[Tensor, " n"]]], n_entities: int, shift: int = 0) -> _Rows:
-        """From parts (keys, targets), where all keys are less than `shift`, which is added once more to each part."""
+        """From parts (keys, targets), where all keys are less than `shift`, which is added once more to each part.
+
+        Raises:
+            MmrnsError: the distinct keys times the entities do not fit 63 bits.
+        """
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         for part, (key, target) in enumerate(parts):
+            known = None
+            if len(key) and (int(key.max()) + 1) * n_entities >= 2**63:
+                # Keys and targets that fit no common number are numbered first, which takes another sort.
+                known, key = torch.unique(key, return_inverse=True)
             pairs = torch.unique(key * n_entities + target)
             keys, counts = torch.unique_consecutive(pairs // n_entities, return_counts=True)
+            keys = keys if known is None else known
             found.append((keys + part * shift, counts, pairs % n_entities))
         keys, counts, targets = (torch.cat(columns) for columns in zip(*found, strict=True))
+        if (len(keys) + 1) * (n_entities + 1) >= 2**63:
+            raise MmrnsError(f"{len(keys):,} queries of {n_entities:,} entities are too many for 64-bit numbers")
         keys = torch.cat([keys, keys.new_tensor([torch.iinfo(torch.int64).max])])
         offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0), counts.sum()[None]])
         place = torch.repeat_interleave(torch.arange(len(counts)), counts)
@@ -282,14 +293,12 @@ class TripleIndex(_TwoSided):
         number: of this index and its copies on other devices, of no other one in the process.
 
     Raises:
-        MmrnsError: `E * E * R` does not fit 63 bits.
+        MmrnsError: `2 * E * R`, or the distinct queries of both sides times E, do not fit 63 bits.
     """
 
     def __init__(self, triples: Int[Tensor, "n 3"], n_entities: int, n_relations: int):
-        if n_entities * n_entities * n_relations >= 2**63:
-            raise MmrnsError(
-                f"{n_entities:,} entities and {n_relations:,} relations are too many for 64-bit triple keys"
-            )
+        if 2 * n_entities * n_relations >= 2**63:
+            raise MmrnsError(f"{n_entities:,} entities and {n_relations:,} relations are too many for 64-bit keys")
         self.n_entities, self.n_relations, self.number = n_entities, n_relations, next(_NUMBERS)
         h, r, t = triples.unbind(1)
         parts = [(self._key(h, r, False), t), (self._key(t, r, False), h)]

@@ -180,7 +180,7 @@ def quoted_columns(triples: pl.DataFrame) -> list[str]:
     """The columns of triples of which every field is in double quotes, which are part of the names here."""
     first = triples.row(0) if len(triples) else ()
     doubtful = [column for column, name in zip(COLUMNS, first, strict=False) if _is_quoted(name)]
-    return [c for c in doubtful if triples[c].str.contains(r'^"[\s\S]*"$').all()]
+    return [c for c in doubtful if triples[c].unique().cast(pl.String).str.contains(r'^"[\s\S]*"$').all()]
 
 
 def _is_quoted(name: str) -> bool:

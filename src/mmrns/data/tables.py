@@ -6,8 +6,10 @@ import gzip
 import re
 import sys
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import IO
 
 import polars as pl
 
@@ -19,7 +21,8 @@ LARGEST_GZIP = 2**28
 GZIP_GROWTH = 200
 """Triples shrink ten- to fifty-fold; what grows a thousandfold is no table, and would fill the memory."""
 
-_PIECE = 2**24
+BLOCK = 2**25
+"""Bytes of a table that are decoded and cut at a time. It takes some ten times as much, so that little is best."""
 
 _SEVERAL = re.compile(rb"(?<!\r)\r++\n")
 
@@ -33,12 +36,31 @@ def read_lines(path: Path) -> pl.Series:
         DataError: unreadable, truncated, or not UTF-8 (with the line of the first bad byte); a carriage return that
             ends no line.
     """
-    text = read_text(path)
+    return _lines_of(read_text(path), path, 1)
+
+
+def line_blocks(path: Path) -> Iterator[tuple[int, pl.Series]]:
+    """The lines that `read_lines` reads, in blocks of some `BLOCK` bytes with the number of the first line of each.
+
+    A file that is far larger than the memory can be read so. An empty file is one block.
+
+    Raises:
+        DataError: as `read_lines`, when the block with the first error is reached.
+    """
+    first = 1
+    for data, alone in _blocks(path):
+        lines = _lines_of(_decoded(unify_line_ends(data, alone=alone), path, first), path, first)
+        yield first, lines
+        first += len(lines)
+
+
+def _lines_of(text: str, path: Path, first: int) -> pl.Series:
+    """The lines of a text that begins with the line `first` of a file."""
     lines = split_lines(text)
     if "\r" in text:
         row = int(lines.str.contains("\r", literal=True).arg_true()[0])
         remedy = "end lines with LF or CRLF, or let `mmrns data convert` read the file"
-        raise DataError(path, "a carriage return within the line", remedy, row + 1)
+        raise DataError(path, "a carriage return within the line", remedy, row + first)
     return lines
 
 
@@ -51,13 +73,17 @@ def read_text(path: Path) -> str:
     Raises:
         DataError: unreadable, truncated, or not UTF-8 (with the line of the first bad byte).
     """
-    data = unify_line_ends(read_bytes(path))
-    if is_utf16(data):
+    return _decoded(unify_line_ends(read_bytes(path)), path, 1)
+
+
+def _decoded(data: bytes, path: Path, first: int) -> str:
+    """The text of bytes that begin with the line `first` of a file."""
+    if first == 1 and is_utf16(data):
         raise DataError(path, "is not valid UTF-8 (it looks like UTF-16)", "save the file as UTF-8", 1)
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-8-sig" if first == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line = data.count(b"\n", 0, error.start) + first
         raise DataError(path, "is not valid UTF-8", "save the file as UTF-8", line) from error
 
 
@@ -85,11 +111,11 @@ def is_text(name: str) -> bool:
     return True
 
 
-def unify_line_ends(data: bytes) -> bytes:
-    """The same lines, each ended by LF; see `read_text`."""
+def unify_line_ends(data: bytes, *, alone: bool = True) -> bytes:
+    """The same lines, each ended by LF; see `read_text`. Bytes that are not `alone` are of a file with more lines."""
     if b"\r" not in data:
         return data
-    if b"\n" not in data.rstrip(b"\r\n"):
+    if alone and b"\n" not in data.rstrip(b"\r\n"):
         # No line but the last may end with LF, so that a CR is the end of a line.
         return _SEVERAL.sub(b"\n", data).replace(b"\r", b"\n")
     data = data.replace(b"\r\n", b"\n")
@@ -102,22 +128,44 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         DataError: unreadable or truncated; a gzip file that grows beyond all measure (see `GZIP_GROWTH`).
     """
+    return b"".join(_pieces(path, -1))
+
+
+def _pieces(path: Path, size: int) -> Iterator[bytes]:
+    """The bytes of a file in pieces of a size (-1: all that is not decompressed in one), see `read_bytes`."""
+    packed = path.suffix == ".gz"
     try:
-        if path.suffix != ".gz":
-            return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-        limit = max(LARGEST_GZIP, GZIP_GROWTH * path.stat().st_size)
-        pieces: list[bytes] = []
-        with gzip.open(path) as file:
-            while piece := file.read(_PIECE):
-                limit -= len(piece)
-                if limit < 0:
+        limit = max(LARGEST_GZIP, GZIP_GROWTH * path.stat().st_size) if packed else None
+        with _opened(path, packed) as file:
+            while piece := file.read(BLOCK if packed else size):
+                if limit is not None and (limit := limit - len(piece)) < 0:
                     message = f"grows more than {GZIP_GROWTH}-fold when it is decompressed"
                     raise DataError(path, message, "check the file; decompress it yourself if it is right")
-                pieces.append(piece)
-        return b"".join(pieces)
+                yield piece
     except (OSError, ValueError, EOFError, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise DataError(path, f"cannot be read ({reason})", "check the file") from error
+
+
+def _opened(path: Path, packed: bool) -> AbstractContextManager[gzip.GzipFile | IO[bytes]]:
+    if str(path) == "-":
+        return nullcontext(sys.stdin.buffer)
+    return gzip.open(path) if packed else path.open("rb")
+
+
+def _blocks(path: Path) -> Iterator[tuple[bytes, bool]]:
+    """The bytes of a file in blocks that end where a line ends, and whether a block is the whole file."""
+    kept, whole = b"", True
+    for piece in _pieces(path, BLOCK):
+        # More than line ends must be left for the last block: they tell what ends the lines of a whole file.
+        end = piece.rfind(b"\n", 0, len(piece.rstrip(b"\r\n"))) + 1
+        if end and len(piece) == BLOCK:
+            whole = False
+            yield kept + piece[:end], False
+            kept = piece[end:]
+        else:
+            kept += piece
+    yield kept, whole
 
 
 def split_lines(text: str) -> pl.Series:
@@ -134,11 +182,19 @@ def read_columns(path: Path, columns: list[str]) -> pl.DataFrame:
     Raises:
         DataError: the first row with another number of columns or with an empty field, by line.
     """
-    return columns_of(read_lines(path), columns, path)
+    return pl.concat(column_blocks(path, columns))
 
 
-def columns_of(lines: pl.Series, columns: list[str], path: Path, may_be_empty: Collection[str] = ()) -> pl.DataFrame:
-    """Cut all lines of a file as `read_columns` does; some columns may be empty."""
+def column_blocks(path: Path, columns: list[str]) -> Iterator[pl.DataFrame]:
+    """What `read_columns` reads, block by block (`line_blocks`)."""
+    for first, lines in line_blocks(path):
+        yield columns_of(lines, columns, path, first_line=first)
+
+
+def columns_of(
+    lines: pl.Series, columns: list[str], path: Path, may_be_empty: Collection[str] = (), *, first_line: int = 1
+) -> pl.DataFrame:
+    """Cut lines of a file, of which the first has a number, as `read_columns` does; some columns may be empty."""
     width = len(columns)
     fields = lines.str.split_exact("\t", width - 1).struct.rename_fields(columns).struct.unnest()
     tabs = lines.str.count_matches("\t", literal=True)
@@ -156,7 +212,7 @@ def columns_of(lines: pl.Series, columns: list[str], path: Path, may_be_empty: C
         remedy = (
             "it looks like RDF: let `mmrns data convert --from rdf` read it" if statement else "mend or delete the row"
         )
-        raise DataError(path, f"{what} where {wanted} is expected", remedy, row + 1)
+        raise DataError(path, f"{what} where {wanted} is expected", remedy, row + first_line)
     return fields
 
 

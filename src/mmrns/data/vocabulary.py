@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import overload
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import Any, overload
 
+import numpy as np
 import polars as pl
 import torch
 from jaxtyping import Int
@@ -27,8 +29,35 @@ class Vocabulary(Sequence[str]):
     def __init__(self, names: pl.Series | Sequence[str]):
         # Polars sorts strings by their UTF-8 bytes, which is the order of code points.
         self._names = pl.Series("name", names, dtype=pl.String).unique().sort()
-        self._categories = pl.Enum(self._names)
         self._sorted = len(self._names)
+
+    @classmethod
+    def numbered(cls, names: pl.Series) -> tuple[Vocabulary, Callable[[pl.Series], Int[Tensor, " n"]]]:
+        """The vocabulary of many names, and what gives the ids of any of them.
+
+        Of categories, which are numbers already, none is looked up by its letters: only distinct ones are sorted.
+
+        >>> vocabulary, ids = Vocabulary.numbered(pl.Series(["b", "a", "b"], dtype=pl.Categorical))
+        >>> list(vocabulary), ids(pl.Series(["b", "a", "b"], dtype=pl.Categorical)).tolist()
+        (['a', 'b'], [1, 0, 1])
+        """
+        if names.dtype != pl.Categorical:
+            made = cls(names)
+            return made, made.find
+        distinct = names.unique()
+        order = distinct.cast(pl.String).arg_sort()
+        codes = distinct.gather(order).to_physical().to_numpy()
+        id_of = np.empty(int(codes.max(initial=0)) + 1, dtype=np.int64)  # Of each category.
+        id_of[codes] = np.arange(len(codes))
+        made = cls.__new__(cls)
+        made._names = distinct.gather(order).cast(pl.String).alias("name")
+        made._sorted = len(made._names)
+        return made, lambda known: torch.from_numpy(id_of[known.to_physical().to_numpy()])
+
+    @cached_property
+    def _categories(self) -> Any:
+        """The names as what polars finds others among; it takes more memory than they do, so only if it is needed."""
+        return pl.Enum(self._names)
 
     def extended(self, names: pl.Series) -> Vocabulary:
         """The same names with the same ids, and behind them those of `names` that are new, in code-point order.
@@ -41,7 +70,6 @@ class Vocabulary(Sequence[str]):
             return self
         made = Vocabulary.__new__(Vocabulary)
         made._names = pl.concat([self._names, new._names])
-        made._categories = pl.Enum(made._names)
         made._sorted = self._sorted
         return made
 

@@ -22,6 +22,8 @@ class Entry:
         modalities: what its authors publish beside the triples.
         defects: what distorts a comparison.
         url, sha256: the archive, where there is a link, and its checksum, where one is known.
+        layout, files: where the archive holds no dataset folder, the layout to read, and the files that it needs; the
+            dataset is split then as `split_dataset` does with seed 0.
         triples: SHA-256 of the triples, whatever the order of their rows, where they are known (`triples_digest`).
         obtain: what to do by hand where there is no link.
     """
@@ -39,6 +41,8 @@ class Entry:
     defects: tuple[str, ...]
     url: str | None = None
     sha256: str | None = None
+    layout: str | None = None
+    files: tuple[str, ...] = ()
     triples: str | None = None
     obtain: str = ""
 
@@ -49,8 +53,9 @@ def catalogue() -> dict[str, Entry]:
     text = CATALOGUE.read_text(encoding="utf-8")
     entries: dict[str, Entry] = {}
     for name, found in tomllib.loads(text).items():
-        lists = {key: tuple(found.pop(key)) for key in ("modalities", "defects")}
-        entries[name] = Entry(name=name, **found.pop("file", {}), **lists, **found)
+        found |= found.pop("file", {})
+        lists = {key: tuple(found.pop(key, ())) for key in ("modalities", "defects", "files")}
+        entries[name] = Entry(name=name, **lists, **found)
     return entries
 
 

@@ -1,4 +1,4 @@
-"""Getting a named dataset: download, check, unpack, count, and only then give it its name."""
+"""Getting a named dataset: download, check, unpack or build, count, and only then give it its name."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import tarfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
@@ -25,6 +26,8 @@ from mmrns.data.folders import SPLITS, SUFFIXES, cache_folder, read_triples, spl
 from mmrns.errors import DataError, MmrnsError, UsageError
 from mmrns.files import make_folder, new_folder, sha256_of, unwritable, write_text
 from mmrns.prepare.catalogue import Entry
+from mmrns.prepare.formats import convert
+from mmrns.prepare.split import split_dataset
 
 Progress = Callable[[int, int | None], None]
 """Told the bytes there are so far and, where the server says it, the bytes in all."""
@@ -78,7 +81,10 @@ def get_dataset(
         else:
             archive = Path(origin)
             digest = sha256_of(archive) if archive.is_file() else None
-        unpack(archive, folder)
+        if entry.layout is None:
+            unpack(archive, folder)
+        else:
+            _build(archive, folder, entry, origin)
         verify(folder, entry, origin)
         _describe(folder, entry, origin if is_link else archive.name, digest)
     if is_link:
@@ -192,27 +198,52 @@ def _read_note(note: Path, url: str) -> str | None:
     return found.get("version") if isinstance(found, dict) and found.get("url") == url else None
 
 
-def unpack(source: Path, folder: Path) -> None:
+def _build(archive: Path, folder: Path, entry: Entry, origin: str) -> None:
+    """Make a dataset folder of files in another layout: unpack, convert, and split without leakage, by seed 0.
+
+    Raises:
+        DataError: see `unpack` and `convert`; the file is named within `origin`.
+    """
+    with TemporaryDirectory() as place:
+        raw, whole, split = (Path(place) / name for name in ("files", "unsplit", entry.name))
+        raw.mkdir()
+        unpack(archive, raw, entry.files)
+        try:
+            convert(raw, whole, layout=entry.layout)
+        except DataError as error:
+            raise DataError(f"{origin}/{error.where.name}", error.message, error.remedy, error.line) from error
+        split_dataset(whole, split, valid=entry.valid, test=entry.test)
+        unpack(split, folder)
+
+
+def unpack(source: Path, folder: Path, files: Sequence[str] = ()) -> None:
     """Copy the files of a dataset folder out of a folder, or out of an archive from wherever in it `train` lies.
 
     Names are matched with the layout, never followed: whatever else an archive holds, absolute paths, `..` and links
     among it, stays there.
 
+    Args:
+        source: the folder or archive.
+        folder: where to copy them.
+        files: names of what to copy instead, from wherever the first of them lies.
+
     Raises:
         DataError: not a readable archive, or it holds no `train`, or several, or a file twice, or more than
             `_most_bytes`; the files cannot be written.
     """
+    first = files[:1] or TRAIN
     left = _most_bytes(source)
     try:
         with _members(source) as members:
-            roots = sorted({path.parent for path in members if path.name in TRAIN})
+            roots = sorted({path.parent for path in members if path.name in first})
             if len(roots) != 1:
-                found = f"{len(roots)} folders in it hold a train.tsv or train.txt" if roots else "holds no train.tsv"
+                what = " or ".join(first[:2])
+                found = f"{len(roots)} folders in it hold a {what}" if roots else f"holds no {first[0]}"
                 remedy = "give one of them with --from" if roots else "`mmrns data convert` reads other layouts"
                 raise DataError(source, found, remedy)
             for path, opened in members.items():
                 inner = path.relative_to(roots[0]) if path.is_relative_to(roots[0]) else PurePosixPath()
-                if _belongs(inner):
+                if inner.as_posix() in files if files else _belongs(inner):
                     target = folder / inner
                     target.parent.mkdir(parents=True, exist_ok=True)
                     with opened() as content, _appended(target, 0) as write:

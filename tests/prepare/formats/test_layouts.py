@@ -19,7 +19,7 @@ from mmrns.errors import DataError, UsageError
 from mmrns.prepare.formats import LAYOUTS, Contents, Layout, convert, sniff
 from mmrns.prepare.formats.base import find_layout, find_target, writes
 
-OURS = ["by-id", "csv", "ids", "libkge", "mmrns", "ntriples", "openke", "parquet", "pykeen", "rdf", "tsv"]
+OURS = ["by-id", "csv", "ids", "libkge", "mmrns", "ntriples", "openke", "parquet", "pykeen", "rdf", "tsv", "wordnet"]
 TRIPLES = [("a", "likes", "b c"), ("b c", "hates", "a")]
 
 

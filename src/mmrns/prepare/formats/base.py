@@ -15,7 +15,7 @@ from mmrns.registry import Named, Registry
 
 LAYOUTS: Registry[Layout] = Registry("layout", "mmrns.prepare.formats")
 
-_ORDER = ("openke", "libkge", "ids", "by-id", "mmrns", "rdf", "ntriples", "parquet", "csv", "tsv", "pykeen")
+_ORDER = ("wordnet", "openke", "libkge", "ids", "by-id", "mmrns", "rdf", "ntriples", "parquet", "csv", "tsv", "pykeen")
 """In which order our layouts are asked whether they recognise a source: the most particular one first."""
 
 

@@ -46,6 +46,7 @@ class Contents:
         relations: a table with the columns relation and name.
         numbers: a table with the columns entity, attribute, value.
         texts: a table with the columns entity and text: further texts of an entity, one a row.
+        licence: the text of the licence, where the files themselves hold it.
         malformed: statements that were left out since they are malformed.
         left_out: literals that were left out since they are neither numbers nor texts, by datatype.
         notes: what the user should know.
@@ -59,6 +60,7 @@ class Contents:
     relations: pl.DataFrame | None = None
     numbers: pl.DataFrame | None = None
     texts: pl.DataFrame | None = None
+    licence: str | None = None
     malformed: int = 0
     left_out: dict[str, int] = field(default_factory=dict[str, int])
     notes: list[str] = field(default_factory=list[str])

@@ -15,7 +15,7 @@ from mmrns.data.folders import find_dataset, read_entities
 from mmrns.data.names import lookalikes
 from mmrns.data.tables import read_header_table
 from mmrns.errors import DataError
-from mmrns.files import new_folder, refuse_taken
+from mmrns.files import new_folder, refuse_taken, write_text
 from mmrns.prepare.folders import lies_within
 from mmrns.prepare.formats import features as feature_tables
 from mmrns.prepare.formats.arrays import open_table
@@ -157,6 +157,8 @@ def convert(
             _refuse_unloadable(made, folder)
         if beside is not None:
             _carry(beside, made, sources)
+        if contents.licence is not None and not list(made.glob("LICEN[CS]E*")):
+            write_text(made / "LICENSE", contents.licence)
         if sources:
             done.features = feature_tables.convert_features(
                 contents,
