@@ -126,8 +126,8 @@ class Sampler(Named, Explanation, nn.Module, ABC):
         if cls.asks_each_view and model.mixture is not None and not model.mixture.asks_each_view:
             name, mixture = cls.registry.name_of(cls), type(model.mixture).registry.name_of(type(model.mixture))
             raise UsageError(
-                f"the sampler {name} asks each view by itself, and the mixture {mixture} makes one question of all; use "
-                "model.mixture=gated or residual, or take another sampler"
+                f"the sampler {name} asks each view by itself, and the mixture {mixture} makes one question of all; "
+                "use model.mixture=gated or residual, or take another sampler"
             )
         if cls.needs_modalities and (STRUCTURE not in model.views or len(model.views) == 1):
             raise UsageError(
