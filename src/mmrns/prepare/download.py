@@ -26,8 +26,6 @@ from mmrns.data.folders import SPLITS, SUFFIXES, cache_folder, read_triples, spl
 from mmrns.errors import DataError, MmrnsError, UsageError
 from mmrns.files import make_folder, new_folder, sha256_of, unwritable, write_text
 from mmrns.prepare.catalogue import Entry
-from mmrns.prepare.formats import convert
-from mmrns.prepare.split import split_dataset
 
 Progress = Callable[[int, int | None], None]
 """Told the bytes there are so far and, where the server says it, the bytes in all."""
@@ -204,6 +202,9 @@ def _build(archive: Path, folder: Path, entry: Entry, origin: str) -> None:
     Raises:
         DataError: see `unpack` and `convert`; the file is named within `origin`.
     """
+    from mmrns.prepare.formats import convert  # Here, since it brings torch.
+    from mmrns.prepare.split import split_dataset
+
     with TemporaryDirectory() as place:
         raw, whole, split = (Path(place) / name for name in ("files", "unsplit", entry.name))
         raw.mkdir()
