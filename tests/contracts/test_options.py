@@ -25,11 +25,12 @@ from mmrns.nn.embedders import Embedder
 from mmrns.nn.losses import Loss
 from mmrns.nn.mixture import Mixture
 from mmrns.nn.scorers import Scorer
-from mmrns.runs.build import build_trainer
+from mmrns.runs.build import build_model, build_trainer
 from mmrns.runs.config import make_config, takes
 from mmrns.runs.methods import method_names, method_of
 from mmrns.samplers.base import Sampler
 from mmrns.training.trainer import Trainer
+from toy import toy as toy_of_features
 
 # A sampler's form, or the name of a method that is no sampler.
 METHODS = [*FORMS, *(name for name in method_names() if name not in Sampler.registry.names())]
@@ -114,6 +115,15 @@ def weighs(toy: Dataset) -> Callable[[str], bool]:
     return found
 
 
+@cache
+def n_views(embedder: str) -> int:
+    """How many views an embedder of two modalities gives, with a scorer that it has vectors for."""
+    kind = Embedder.registry.get(embedder).scorer
+    scorer = next(name for name in Scorer.registry.names() if issubclass(Scorer.registry.get(name), kind))
+    config = make_config({"model": {"embedder": embedder, "scorer": scorer, "dim": 6}, "device": "cpu"})
+    return len(build_model(config, toy_of_features()).views)
+
+
 def why_not(row: dict[str, Any], weighs: Callable[[str], bool]) -> list[str]:
     """Why a combination makes no sense, as the message has to say; empty where it does."""
     loss, every = Loss.registry.get(row["loss"]), sampler_of(row).every
@@ -125,6 +135,12 @@ def why_not(row: dict[str, Any], weighs: Callable[[str], bool]) -> list[str]:
         "touches every row in a step": every and row["sparse"],
         # Negatives that are drawn often would count often, and nobody would be told.
         "takes no importance weights": not loss.takes_weights and not loss.needs_all and weighs(row["method"]),
+        # What lies where in a vector has a meaning for one formula.
+        "gives vectors for": not issubclass(
+            Scorer.registry.get(row["scorer"]), Embedder.registry.get(row["embedder"][0]).scorer
+        ),
+        # A mean of one score is that score.
+        "there is nothing to mix": row["embedder"][2] != "gated" and n_views(row["embedder"][0]) == 1,
         # A query is of one side.
         "batches of queries have their sides in turn": queries and row["sides"] == "bernoulli",
     }

@@ -49,5 +49,5 @@ def push(
         url = opened.push(name, private=private, features=features, message=message)
         say(f"pushed to {url}; mmrns.load_run('hf://{name}') opens it")
     if reads:
-        missing = without_features(reads, opened.model.views)
+        missing = without_features(reads, opened.model.entity.reads)
         say(f"{missing[0].lower()}{missing[1:]}; --features sends them")

@@ -87,7 +87,7 @@ def parts_of(model: Model, lookup: Lookup, every: Views, among: Bool[Tensor, " E
         by_itself = _mean_where_not(own[:, v], common[:, v], among)
         others = torch.arange(n_views, device=present.device) != v
         left = replace(query, present=query.present & others)
-        without = model.compare(left, Views(every.vectors, every.present & others))[0].cpu()
+        without = model.compare(left, replace(every, present=every.present & others))[0].cpu()
         without = _mean_where_not(without, (present & others).any(1).cpu(), among)
         found.append(
             {

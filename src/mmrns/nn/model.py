@@ -53,8 +53,9 @@ class Model(nn.Module):
         mixture: of the scores of the embedder's views; gated by default, and none of a single view.
 
     Raises:
-        UsageError: the mixture is not of the embedder's views, or there is but one; or the scorer normalises over the
-            batch, and relations are not reciprocal or there are several views.
+        UsageError: the embedder's vectors are for another scorer; the mixture is not of the embedder's views, or there
+            is but one; or the scorer normalises over the batch, and relations are not reciprocal or there are several
+            views.
     """
 
     def __init__(
@@ -72,8 +73,10 @@ class Model(nn.Module):
         self.scorer = scorer
         self.n_entities, self.n_relations, self.reciprocal = n_entities, n_relations, reciprocal
         self.entity = embedder or TableEmbedder.of(n_entities, scorer.entity_width, scorer.init_range, sparse=sparse)
+        self.entity.refuse_unfit(scorer)
         self.mixture = self._fitting(mixture)
         width = len(self.views) * scorer.relation_width + (self.mixture.relation_width if self.mixture else 0)
+        width += self.entity.relation_width
         self.relation = Table(n_relations * (1 + reciprocal), width, scorer.init_range, sparse=sparse)
         self._step: int | None = None
         if scorer.batch_norm and not reciprocal:
@@ -143,14 +146,15 @@ class Model(nn.Module):
         self, batch: Batch, anchor: Views, relation: Float[Tensor, "B relation_width"], step: int | None = None
     ) -> Query:
         views = len(self.views)
-        anchor = self.entity.anchor(anchor, relation)
-        vectors = anchor.by_view
+        anchor, under = self.entity.anchor(anchor, relation), self.entity.under(relation)
+        vectors, width = anchor.by_view, views * self.scorer.relation_width
         if self.mixture is None:
-            return Query((self._query_of_view(batch, vectors[0], relation, step),), anchor.present, None)
-        own, numbers = relation.tensor_split([views * self.scorer.relation_width], dim=-1)
+            query = self._query_of_view(batch, vectors[0], relation[:, :width], step)
+            return Query((query,), anchor.present, None, under)
+        own, numbers = relation[:, :width], relation[:, width : width + self.mixture.relation_width]
         of_views = zip(vectors, own.chunk(views, dim=-1), strict=True)
         queries = [self._query_of_view(batch, a, r, step) for a, r in of_views]
-        return Query(tuple(queries), anchor.present, self.mixture.gate(numbers))
+        return Query(tuple(queries), anchor.present, self.mixture.gate(numbers), under)
 
     def _query_of_view(
         self, batch: Batch, anchor: Tensor, relation: Tensor, step: int | None
@@ -200,13 +204,12 @@ class Model(nn.Module):
 
     def compare_rows(self, query: Query, candidates: Views, rows: Int[Tensor, "B K"]) -> Float[Tensor, "B K"]:
         """Scores of each row's own candidates where they are listed elsewhere, by position."""
-        if query.gate is None:
+        if query.gate is None and query.under is None:
             return full(self.scorer.compare_rows(query.vectors[0], candidates.vectors.squeeze(-2), rows))
         return self.compare(query, candidates.index_select(rows))
 
     def _scores(self, query: Query, candidates: Views) -> Scores:
-        pairs = zip(query.vectors, candidates.by_view, strict=True)
-        by_view = tuple(self.scorer.compare(of_query, of_candidates) for of_query, of_candidates in pairs)
+        by_view = self.entity.compare(self.scorer, query, candidates)
         mixed = by_view[0]
         if self.mixture is not None and query.gate is not None:
             mixed = self.mixture(by_view, query.gate, query.present, candidates.present)
@@ -240,7 +243,8 @@ class Model(nn.Module):
     def reals_per_pair(self) -> int:
         """Reals that a comparison with a pool holds for each pair of a row and a candidate, beside the score."""
         mixture = self.mixture.reals_per_pair if self.mixture else 0
-        return len(self.views) * self.scorer.pair_width(self.relation.weight.device) + mixture
+        of_views = len(self.views) * self.scorer.pair_width(self.relation.weight.device)
+        return of_views + self.entity.reals_per_pair + mixture
 
     def loss(
         self, lookup: Lookup, negatives: Negatives, objective: Loss, true: Scores, false: Scores
@@ -287,4 +291,4 @@ class Model(nn.Module):
 
 def _as_candidates(target: Views) -> Views:
     """The true entity of each row as its only candidate."""
-    return Views(target.vectors[:, None], target.present[:, None])
+    return target[:, None]

@@ -121,6 +121,7 @@ def build_model(config: Config, dataset: Dataset, parts: Parts | None = None) ->
         embedder = parts.embedder
         if embedder is None:
             cls: Any = Embedder.registry.get(m.embedder or "table")
+            cls.refuse_unfit(scorer)
             options = {key: given[key] for key in options_of(cls, EMBEDDER_KEYWORDS).model_fields}
             if takes(cls, "modalities"):
                 options["modalities"] = m.modalities or None

@@ -11,7 +11,6 @@ from mmrns.data.datasets import Dataset
 from mmrns.errors import DataError
 from mmrns.evaluation.report import shortcomings
 from mmrns.files import read_json
-from mmrns.nn.embedders import STRUCTURE
 from mmrns.runs.config import Config
 from mmrns.runs.values import dump_yaml
 
@@ -36,7 +35,7 @@ def model_card(
         config, results, record: of the run.
         dataset: of the training.
         reads: the modalities that its model or its sampler reads.
-        views: those that its model knows entities by, `structure` among them.
+        views: the modalities that its model knows entities by.
         features: whether they are in the repository.
     """
     from jinja2 import Environment, StrictUndefined
@@ -74,7 +73,7 @@ def model_card(
         relations=len(graph.relations),
         reads=reads,
         without=escaped(without_features(reads, views)),
-        views=[escaped(view) for view in views if view != STRUCTURE],
+        views=[escaped(view) for view in views],
         features=features and bool(reads),
         rows=rows,
         queries=f"{ranked['queries']:,} queries, {ranked['ties']:,} of them tied with another candidate.",

@@ -64,10 +64,11 @@ def _what_is_read(config: Config, dataset: Dataset, trainer: Trainer) -> Iterato
             yield f"The dataset has no features: the sampler {sampler} compares structure alone."
         return
     drawn = list(trainer.sampler.reads)
-    scored = [view for view in trainer.model.views if view != STRUCTURE]
+    scored, views = trainer.model.entity.reads, trainer.model.views
+    read = [*(view for view in views if view == STRUCTURE), *scored]
     verb, nothing = ("compares", "structure alone") if drawn or compares else ("reads", "no modality")
     by_sampler = f"The sampler {sampler} {verb} {_enumerated(drawn) or nothing}"
-    by_scores = f"the scores read {_enumerated(trainer.model.views) if scored else 'structure alone'}"
+    by_scores = f"the scores read {_enumerated(read) if scored else 'structure alone'}"
     line = f"{by_sampler}; {by_scores}."
     if not scored:
         line += f" --set model.modalities=[{','.join(there)}] has entities scored by these too."

@@ -270,12 +270,11 @@ class Run(JudgedRun):
         graph, triples = self._data.trained, queries.triples
         entities = triples[:, [0, 2]].flatten().unique()
         entities = entities[(entities >= 0) & ~graph.seen_entities[entities]]
-        by_features = [view != STRUCTURE for view in self.model.views]
-        present = self.model.entities(entities.to(self.device)).present.cpu()
+        known = self.model.entity.by_features(self.model.entities(entities.to(self.device))).cpu()
         relations = triples[:, 1].unique()
         relations = relations[(relations >= 0) & ~graph.seen_relations[relations]]
         for kind, names, unseen in (
-            ("entity", graph.entities, entities[~present[:, torch.tensor(by_features)].any(1)]),
+            ("entity", graph.entities, entities[~known]),
             ("relation", graph.relations, relations),
         ):
             if len(unseen):
@@ -389,7 +388,7 @@ class Run(JudgedRun):
         dataset, target = self._trained_on, Path(folder)
         reads = features_read(self.config, dataset)
         about = self.config, self.results, self.record, dataset
-        card = model_card(name, *about, reads=reads, views=self.model.views, features=features)
+        card = model_card(name, *about, reads=reads, views=self.model.entity.reads, features=features)
         write_text(target / "README.md", card)
         copy_licences(dataset, target)
 

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from mmrns.errors import Diverged, UsageError
-from mmrns.nn.embedders import STRUCTURE
 from mmrns.nn.lookup import Lookup
 from mmrns.nn.losses import Loss
 from mmrns.nn.model import Model
@@ -133,9 +132,8 @@ class Trainer:
     @torch.no_grad()
     def _known_by_features(self) -> Bool[Tensor, " E"]:
         found = ~self.batches.graph.seen_entities
-        views = [view for view, name in enumerate(self.model.views) if name != STRUCTURE]
         for ids in found.nonzero().squeeze(1).split(4096):
-            found[ids] = self.model.entities(ids.to(self.device)).present[:, views].any(1).cpu()
+            found[ids] = self.model.entity.by_features(self.model.entities(ids.to(self.device))).cpu()
         return found
 
     def _counted(self, lookup: Lookup, negatives: Negatives) -> Negatives:

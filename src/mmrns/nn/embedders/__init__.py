@@ -1,7 +1,18 @@
 """Embedders: ids of entities to the vectors that they are scored by, one class a file."""
 
 from mmrns.nn.embedders.base import STRUCTURE, Embedder
+from mmrns.nn.embedders.encoded import EncodedEmbedder
 from mmrns.nn.embedders.fused import AttentionPool, FusedEmbedder
+from mmrns.nn.embedders.hyper import HyperEmbedder
 from mmrns.nn.embedders.table import Table, TableEmbedder
 
-__all__ = ["STRUCTURE", "AttentionPool", "Embedder", "FusedEmbedder", "Table", "TableEmbedder"]
+__all__ = [
+    "STRUCTURE",
+    "AttentionPool",
+    "Embedder",
+    "EncodedEmbedder",
+    "FusedEmbedder",
+    "HyperEmbedder",
+    "Table",
+    "TableEmbedder",
+]

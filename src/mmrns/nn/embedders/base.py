@@ -6,11 +6,13 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mmrns.nn.lookup import Lookup, Scores
+from mmrns.errors import UsageError
+from mmrns.nn.lookup import Lookup, Query, Scores
 from mmrns.nn.losses import Loss
+from mmrns.nn.scorers import Scorer
 from mmrns.registry import Named, Registry
 from mmrns.types import Negatives, Views
 
@@ -38,9 +40,26 @@ class Embedder(Named, nn.Module, ABC):
 
     views: tuple[str, ...] = (STRUCTURE,)
 
+    scorer: ClassVar[type[Scorer]] = Scorer
+    """The formulas that its vectors are for: any, or one where what stands where in a vector has a meaning."""
+
     def __init__(self, n_entities: int):
         super().__init__()
         self.n_entities = n_entities
+
+    @classmethod
+    def refuse_unfit(cls, scorer: Scorer) -> None:
+        """Refuse a formula that its vectors are not for.
+
+        Raises:
+            UsageError: it is one.
+        """
+        if not isinstance(scorer, cls.scorer):
+            own, wanted = (Scorer.registry.name_of(kind) for kind in (type(scorer), cls.scorer))
+            name = Embedder.registry.name_of(cls)
+            raise UsageError(
+                f"model.embedder={name} gives vectors for {wanted}, not for {own}; use model.scorer={wanted}"
+            )
 
     @abstractmethod
     def forward(self, ids: Int[Tensor, "*n"]) -> Views:
@@ -59,9 +78,48 @@ class Embedder(Named, nn.Module, ABC):
         """The tensor whose rows are the vectors of the only view, where there is one that kernels may read."""
         return None
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the modalities that vectors are made of; by default those that have a view of their own."""
+        return tuple(view for view in self.views if view != STRUCTURE)
+
+    def by_features(self, views: Views) -> Bool[Tensor, "*n"]:
+        """Which of these entities have features that it reads; by default, a view other than the structural one."""
+        others = [view for view, name in enumerate(self.views) if name != STRUCTURE]
+        return views.present[..., others].any(-1)
+
+    @property
+    def relation_width(self) -> int:
+        """Trained numbers of each relation that it takes, beside the relation's vectors; they start as these do.
+
+        They stand last in what `anchor` and `under` are given.
+        """
+        return 0
+
     def anchor(self, views: Views, relation: Float[Tensor, "B relation_width"]) -> Views:
         """The views of anchors as the relation asked about sees them. By default the relation changes nothing."""
         return views
+
+    def under(self, relation: Float[Tensor, "B relation_width"]) -> Float[Tensor, "B M"] | None:
+        """What of the relation decides how it sees candidates, made once for each query; None, as by default: nothing.
+
+        It comes back to `compare` as `query.under`.
+        """
+        return None
+
+    def compare(self, scorer: Scorer, query: Query, candidates: Views) -> tuple[Float[Tensor, "B K"], ...]:
+        """The scores of candidates in each view, of each row's own [B K V width] or of one pool [P V width].
+
+        By default what the formula says of their vectors as they are. What makes candidates look different under each
+        relation is done here; of formulas that are products, best by products that no relation has a part in.
+        """
+        pairs = zip(query.vectors, candidates.by_view, strict=True)
+        return tuple(scorer.compare(of_query, of_candidates) for of_query, of_candidates in pairs)
+
+    @property
+    def reals_per_pair(self) -> int:
+        """Reals that `compare` holds for each pair of a row and a candidate, beside the scores and the scorer's."""
+        return 0
 
     def loss(
         self,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
-from mmrns.nn.embedders.base import STRUCTURE, Embedder
+from mmrns.nn.embedders.encoded import EncodedEmbedder
 from mmrns.nn.embedders.table import Table
 from mmrns.nn.numerics import masked
 from mmrns.rng import among
@@ -44,7 +44,7 @@ class AttentionPool(nn.Module):
         return self.projection(self.norm((weights[:, None] @ values).squeeze(1)))
 
 
-class FusedEmbedder(Embedder, name="fused"):
+class FusedEmbedder(EncodedEmbedder, name="fused"):
     """The view `structure`, and one view for each modality, pooled from its tokens (`AttentionPool`).
 
     The structural vector of an entity that no train triple mentions is nothing but its initial value. With
@@ -66,8 +66,6 @@ class FusedEmbedder(Embedder, name="fused"):
         structure_dropout: the share of the entities whose structural vectors are estimated in a step; 0 = no estimate.
     """
 
-    seen: Tensor
-
     def __init__(
         self,
         graph: KnowledgeGraph,
@@ -79,54 +77,14 @@ class FusedEmbedder(Embedder, name="fused"):
         modalities: Sequence[str] | None = None,
         structure_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
     ):
-        super().__init__(len(graph.entities))
-        names = list(features) if modalities is None else list(modalities)
-        self.modalities = {name: features[name] for name in names}
-        self.views = (STRUCTURE, *names)
+        super().__init__(graph, features, modalities)
         self.structure = Table(len(graph.entities), width, init_range, sparse=sparse)
         # Of the vector of a modality, and of the estimate of the structural one.
         pooled = width * (2 if structure_dropout else 1)
         self.pools = nn.ModuleList(AttentionPool(m.width, pooled, init_range) for m in self.modalities.values())
-        self.register_buffer("seen", graph.seen_entities, persistent=False)
-        self.structure_dropout, self.seed = structure_dropout, torch.initial_seed()
-        self._step: int | None = None
-        self._all: tuple[list[int], Views] | None = None
+        self.structure_dropout = structure_dropout
 
-    def forward(self, ids: Int[Tensor, "*n"]) -> Views:
-        if ids.is_cpu:
-            distinct, place = torch.unique(ids, return_inverse=True)
-        elif ids.numel() < self.n_entities:
-            # How many are distinct would have to be asked of the device.
-            distinct, place = ids.flatten(), torch.arange(ids.numel(), device=ids.device).view(ids.shape)
-        else:
-            distinct, place = torch.arange(self.n_entities, device=ids.device), ids
-        views = self._views(distinct)
-        flat = nn.functional.embedding(place, views.vectors.flatten(1))
-        return Views(flat.unflatten(-1, views.vectors.shape[1:]), views.present[place])
-
-    def all(self) -> Views:
-        """The views of every entity. Without gradients they are kept until a parameter changes or `constrain`."""
-        ids = torch.arange(self.n_entities, device=self.structure.weight.device)
-        if torch.is_grad_enabled():
-            return self._views(ids)
-        state = [
-            -1 if self._step is None else self._step,
-            *(number for p in self.parameters() for number in (p.data_ptr(), p._version)),
-        ]
-        if self._all is None or self._all[0] != state:
-            # In parts, so that the tokens of all entities are never in memory at once.
-            self._all = state, Views.concatenate([self._views(part) for part in ids.split(4096)])
-        return self._all[1]
-
-    def begin(self, step: int) -> None:
-        """From here to `constrain` a share of the entities, chosen by the step, goes by estimates."""
-        self._step = step
-
-    def constrain(self) -> None:
-        """Let go of what `all` keeps: some optimizers change parameters without a trace."""
-        self._all = self._step = None
-
-    def _views(self, ids: Int[Tensor, " n"]) -> Views:
+    def encode(self, ids: Int[Tensor, " n"]) -> Views:
         structure, known = self.structure(ids), self.seen[ids]
         found = [
             (pool(values.to(structure.dtype), mask), mask.any(1))

@@ -23,7 +23,7 @@ from mmrns.samplers.gumbel import gumbel_, straight_through
 from mmrns.samplers.mmrns.contrastive import contrastive
 from mmrns.samplers.mmrns.similarity import PublishedSimilarity, Similarity
 from mmrns.samplers.pools import PoolAnswers, distinct
-from mmrns.types import Batch, Negatives, OwnNegatives, Views
+from mmrns.types import Batch, Negatives, OwnNegatives
 
 _LOG_MASKED = math.log(1e-38)
 """What the authors' code adds to the logit of a true or already drawn candidate."""
@@ -142,7 +142,7 @@ class MmrnsPublished(Sampler, name="mmrns-published"):
         soft = torch.softmax(perturbed + (first - first.detach())[:, None], dim=2)
         candidates = model.entities(pool)
         vectors = straight_through(soft, drawn, candidates.vectors.flatten(1))
-        views = Views(vectors.unflatten(-1, candidates.vectors.shape[1:]), candidates.present[drawn])
+        views = candidates[drawn].with_vectors(vectors.unflatten(-1, candidates.vectors.shape[1:]))
         return OwnNegatives(pool[drawn], views, trace=Trace(pool, true, first, drawn, similarities))
 
     def loss(
