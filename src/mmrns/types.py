@@ -127,17 +127,17 @@ class Views:
     Attributes:
         vectors: Float[n V width].
         present: Bool[n V]. Where it is False the vector means nothing.
-        logits: Float[n N], what of each entity decides how a relation sees it; None of embedders that show all
-            relations the same vectors.
+        traits: Float[n N], what of each entity beside its vectors decides how a relation sees it; None of embedders
+            that show all relations the same vectors.
     """
 
     vectors: Float[Tensor, "*n V width"]
     present: Bool[Tensor, "*n V"]
-    logits: Float[Tensor, "*n N"] | None = None
+    traits: Float[Tensor, "*n N"] | None = None
 
     def __getitem__(self, rows: Any) -> Views:
         """Some of the entities, by position, slice or mask; or with another axis."""
-        return Views(self.vectors[rows], self.present[rows], None if self.logits is None else self.logits[rows])
+        return Views(self.vectors[rows], self.present[rows], None if self.traits is None else self.traits[rows])
 
     @property
     def by_view(self) -> tuple[Float[Tensor, "*n width"], ...]:
@@ -148,29 +148,29 @@ class Views:
     @staticmethod
     def concatenate(parts: Sequence[Views]) -> Views:
         """All entities of at least one part."""
-        logits = [part.logits for part in parts if part.logits is not None]
+        traits = [part.traits for part in parts if part.traits is not None]
         vectors, present = torch.cat([part.vectors for part in parts]), torch.cat([part.present for part in parts])
-        return Views(vectors, present, torch.cat(logits) if logits else None)
+        return Views(vectors, present, torch.cat(traits) if traits else None)
 
     def split(self, size: int) -> list[Views]:
         """Runs of so many entities."""
         parts = self.vectors.split(size), self.present.split(size)
-        logits = [None] * len(parts[1]) if self.logits is None else self.logits.split(size)
-        return [Views(*part) for part in zip(*parts, logits, strict=True)]
+        traits = [None] * len(parts[1]) if self.traits is None else self.traits.split(size)
+        return [Views(*part) for part in zip(*parts, traits, strict=True)]
 
     def index_select(self, rows: Int[Tensor, "*m"]) -> Views:
         """Some of the entities, by position. Unlike indexing, the gradient is added up in a fixed order."""
         flat = rows.flatten()
         found = (
             None if values is None else values.index_select(0, flat).unflatten(0, rows.shape)
-            for values in (self.vectors, self.present, self.logits)
+            for values in (self.vectors, self.present, self.traits)
         )
         return Views(*found)
 
     def flatten(self) -> Views:
         """All axes of entities made one."""
-        logits = None if self.logits is None else self.logits.flatten(0, -2)
-        return Views(self.vectors.flatten(0, -3), self.present.flatten(0, -2), logits)
+        traits = None if self.traits is None else self.traits.flatten(0, -2)
+        return Views(self.vectors.flatten(0, -3), self.present.flatten(0, -2), traits)
 
     def with_vectors(self, vectors: Float[Tensor, "*n V width"]) -> Views:
         """The same entities with other vectors."""

@@ -14,11 +14,12 @@ import torch
 from jaxtyping import Bool, Float
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
 from mmrns.nn.embedders.base import STRUCTURE
 from mmrns.nn.lookup import Scores, common_views
 from mmrns.nn.losses import Loss
-from mmrns.nn.numerics import full
+from mmrns.nn.numerics import full, masked
 from mmrns.nn.scorers import Scorer
 from mmrns.registry import Named, Registry
 from mmrns.types import Negatives
@@ -36,6 +37,13 @@ class Mixture(Named, nn.Module, ABC):
     """
 
     registry: ClassVar[Registry[Mixture]] = Registry("mixture", "mmrns.nn.mixture")
+
+    linear: ClassVar[bool] = True
+    """True where the mixed score is a sum of the views' scores by `weights`, and of what depends on none of them."""
+
+    separate: ClassVar[bool] = False
+    """True where each view is a model of its own: with parameters of the formula that no other view has, and trained by
+    its own scores alone. `loss` is then the whole loss, and the mixed scores have none."""
 
     def __init__(self, views: Sequence[str]):
         super().__init__()
@@ -83,6 +91,8 @@ class Mixture(Named, nn.Module, ABC):
     ) -> Float[Tensor, ""] | float:
         """A term of the step's loss beside that of the mixed scores, such as a loss of each view. By default 0.
 
+        Of `separate` views it is the whole loss of the scores.
+
         Args:
             negatives: what was drawn.
             objective: the loss of the mixed scores.
@@ -122,9 +132,7 @@ class Gated(Mixture, name="gated"):
     def weights(
         self, gate: Float[Tensor, "B V"], own: Bool[Tensor, "B V"], candidates: Bool[Tensor, "*K V"]
     ) -> Float[Tensor, "B K V"]:
-        common = common_views(own, candidates)
-        alone = ~common.any(-1, keepdim=True)
-        counting = gate[:, None] * torch.cat([common[..., :1] | alone, common[..., 1:]], dim=-1)
+        counting = gate[:, None] * _counting(own, candidates)
         return counting / counting.sum(-1, keepdim=True)
 
     def forward(
@@ -141,6 +149,54 @@ class Gated(Mixture, name="gated"):
         mixed = sum((w * s for w, s in zip(weights, scores, strict=True)), torch.zeros_like(scores[0]))
         total = torch.where(alone, 1.0, sum(weights, torch.zeros_like(scores[0])))
         return torch.where(alone, scores[0], mixed / total)
+
+
+class MeanProbability(Mixture, name="mean-probability"):
+    """sigma(f) = mean_v sigma(f_v) over the views that both entities have: models of their own, asked together.
+
+    As MoMoK (2025) ranks: each view has parameters of the formula for itself and is trained alone, all by the same
+    loss, L = sum_v L(f_v). Candidates rank by the mean of the probabilities, which is given as its logarithmic odds f.
+    Without a common view the first one counts.
+
+    The score is no sum. `weights` are those of the mean.
+
+    Args:
+        views: see `Mixture`.
+    """
+
+    linear = False
+    separate = True
+
+    def weights(
+        self, gate: Float[Tensor, "B N"], own: Bool[Tensor, "B V"], candidates: Bool[Tensor, "*K V"]
+    ) -> Float[Tensor, "B K V"]:
+        counting = _counting(own, candidates).to(gate.dtype)
+        return counting / counting.sum(-1, keepdim=True)
+
+    def forward(
+        self,
+        scores: Sequence[Float[Tensor, "B K"]],
+        gate: Float[Tensor, "B N"],
+        own: Bool[Tensor, "B V"],
+        candidates: Bool[Tensor, "*K V"],
+    ) -> Float[Tensor, "B K"]:
+        counting = _counting(own, candidates).unbind(-1)
+        # ln p and ln (1 - p), each times how many there are.
+        true, false = (
+            torch.stack([masked(logsigmoid(sign * full(s)), c) for s, c in zip(scores, counting, strict=True)])
+            for sign in (1, -1)
+        )
+        return true.logsumexp(0) - false.logsumexp(0)
+
+    def loss(
+        self, negatives: Negatives, objective: Loss, weight: Float[Tensor, " B"], true: Scores, false: Scores
+    ) -> Float[Tensor, ""] | float:
+        views = range(len(self.views))
+        return sum((loss_of_view(view, negatives, objective, weight, true, false) for view in views), 0.0)
+
+    @property
+    def n_losses(self) -> int:
+        return len(self.views)
 
 
 class Residual(Mixture, name="residual"):
@@ -235,6 +291,12 @@ class Residual(Mixture, name="residual"):
     @property
     def n_losses(self) -> int:
         return bool(self.structure_loss) + len(self.added) * bool(self.view_loss)
+
+
+def _counting(own: Bool[Tensor, "B V"], candidates: Bool[Tensor, "*K V"]) -> Bool[Tensor, "B K V"]:
+    """The views that both entities have; without any, the first one."""
+    common = common_views(own, candidates)
+    return torch.cat([common[..., :1] | ~common.any(-1, keepdim=True), common[..., 1:]], dim=-1)
 
 
 def loss_of_view(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -75,6 +77,9 @@ class Model(nn.Module):
         self.entity = embedder or TableEmbedder.of(n_entities, scorer.entity_width, scorer.init_range, sparse=sparse)
         self.entity.refuse_unfit(scorer)
         self.mixture = self._fitting(mixture)
+        # What all views have in common is `scorer`, that of the first one.
+        twins = range(1, len(self.views)) if self.mixture is not None and self.mixture.separate else ()
+        self.twins = nn.ModuleList(scorer.twin(number) for number in twins)
         width = len(self.views) * scorer.relation_width + (self.mixture.relation_width if self.mixture else 0)
         width += self.entity.relation_width
         self.relation = Table(n_relations * (1 + reciprocal), width, scorer.init_range, sparse=sparse)
@@ -83,8 +88,11 @@ class Model(nn.Module):
             raise UsageError(
                 "model.batch_norm: heads are then asked for by reciprocal relations; set model.reciprocal=true"
             )
-        if scorer.batch_norm and len(self.views) > 1:
-            raise UsageError("model.batch_norm: its statistics are of one view; leave it out, or model.modalities")
+        if scorer.batch_norm and len(self.scorers) < len(self.views):
+            raise UsageError(
+                "model.batch_norm: its statistics are of one view; leave it out, or model.modalities, or have a scorer "
+                "for each view by model.mixture=mean-probability"
+            )
 
     def _fitting(self, given: Mixture | None) -> Mixture | None:
         """What mixes the scores of the views, told of their formula; None of a single view."""
@@ -106,6 +114,19 @@ class Model(nn.Module):
     def views(self) -> tuple[str, ...]:
         """Names of the views."""
         return self.entity.views
+
+    @property
+    def scorers(self) -> tuple[Scorer, ...]:
+        """The formulas that there are: one for all views, or each view's own."""
+        return self.scorer, *cast("Iterable[Scorer]", self.twins)
+
+    def _of_views(self) -> tuple[Scorer, ...]:
+        return self.scorers if len(self.twins) else self.scorers * len(self.views)
+
+    @property
+    def trains_mixed(self) -> bool:
+        """Whether the mixed scores are trained, or each view's alone."""
+        return self.mixture is None or not self.mixture.separate
 
     @property
     def spec(self) -> ModelSpec:
@@ -149,17 +170,17 @@ class Model(nn.Module):
         anchor, under = self.entity.anchor(anchor, relation), self.entity.under(relation)
         vectors, width = anchor.by_view, views * self.scorer.relation_width
         if self.mixture is None:
-            query = self._query_of_view(batch, vectors[0], relation[:, :width], step)
+            query = self._query_of_view(self.scorer, batch, vectors[0], relation[:, :width], step)
             return Query((query,), anchor.present, None, under)
         own, numbers = relation[:, :width], relation[:, width : width + self.mixture.relation_width]
-        of_views = zip(vectors, own.chunk(views, dim=-1), strict=True)
-        queries = [self._query_of_view(batch, a, r, step) for a, r in of_views]
+        of_views = zip(self._of_views(), vectors, own.chunk(views, dim=-1), strict=True)
+        queries = [self._query_of_view(scorer, batch, a, r, step) for scorer, a, r in of_views]
         return Query(tuple(queries), anchor.present, self.mixture.gate(numbers), under)
 
     def _query_of_view(
-        self, batch: Batch, anchor: Tensor, relation: Tensor, step: int | None
+        self, scorer: Scorer, batch: Batch, anchor: Tensor, relation: Tensor, step: int | None
     ) -> Float[Tensor, "B query_width"]:
-        query = self.scorer.query if step is None else partial(self.scorer.query_in_step, step=step)
+        query = scorer.query if step is None else partial(scorer.query_in_step, step=step)
         if self.reciprocal:
             return query(anchor, relation, False)
         if len(batch.sides) == 1:
@@ -209,7 +230,7 @@ class Model(nn.Module):
         return self.compare(query, candidates.index_select(rows))
 
     def _scores(self, query: Query, candidates: Views) -> Scores:
-        by_view = self.entity.compare(self.scorer, query, candidates)
+        by_view = self.entity.compare(self._of_views(), query, candidates)
         mixed = by_view[0]
         if self.mixture is not None and query.gate is not None:
             mixed = self.mixture(by_view, query.gate, query.present, candidates.present)

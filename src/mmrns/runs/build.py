@@ -210,8 +210,9 @@ def build_trainer(config: Config, dataset: Dataset, parts: Parts | None = None) 
 def compile_formulas(model: Model, objective: Loss) -> None:
     """Have torch compile the scorer's and the loss's formulas, which are what has many small operations."""
     # The stubs do not know that methods may be replaced on an instance.
-    scorer: Any = model.scorer
-    scorer.query, scorer.compare = torch.compile(scorer.query), torch.compile(scorer.compare)
+    scorers: Any = model.scorers
+    for scorer in scorers:
+        scorer.query, scorer.compare = torch.compile(scorer.query), torch.compile(scorer.compare)
     loss: Any = objective
     loss.rows = torch.compile(loss.rows)
 

@@ -237,8 +237,9 @@ class Trainer:
         true = model.scores(lookup)  # f_theta(h, r, t), and that of each view
         false = model.scores(lookup, negatives)  # f_theta(h, r, x-)
         s_pos, s_neg = true.mixed.squeeze(1), false.mixed
+        given = s_pos, s_neg, negatives.mask, lookup.batch.weight, negatives.log_weight
         losses = Losses(
-            self.objective(s_pos, s_neg, negatives.mask, lookup.batch.weight, negatives.log_weight)
+            (self.objective(*given) if model.trains_mixed else s_pos.new_zeros(()))
             + model.loss(lookup, negatives, self.objective, true, false),
             sampler.loss(lookup, negatives, s_pos, s_neg, model, step),
         )

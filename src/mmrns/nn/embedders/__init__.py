@@ -4,6 +4,7 @@ from mmrns.nn.embedders.base import STRUCTURE, Embedder
 from mmrns.nn.embedders.encoded import EncodedEmbedder
 from mmrns.nn.embedders.fused import AttentionPool, FusedEmbedder
 from mmrns.nn.embedders.hyper import HyperEmbedder
+from mmrns.nn.embedders.momok import ExpertsEmbedder
 from mmrns.nn.embedders.table import Table, TableEmbedder
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "AttentionPool",
     "Embedder",
     "EncodedEmbedder",
+    "ExpertsEmbedder",
     "FusedEmbedder",
     "HyperEmbedder",
     "Table",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -107,14 +108,19 @@ class Embedder(Named, nn.Module, ABC):
         """
         return None
 
-    def compare(self, scorer: Scorer, query: Query, candidates: Views) -> tuple[Float[Tensor, "B K"], ...]:
+    def compare(self, scorers: Sequence[Scorer], query: Query, candidates: Views) -> tuple[Float[Tensor, "B K"], ...]:
         """The scores of candidates in each view, of each row's own [B K V width] or of one pool [P V width].
 
         By default what the formula says of their vectors as they are. What makes candidates look different under each
         relation is done here; of formulas that are products, best by products that no relation has a part in.
+
+        Args:
+            scorers: one for each view.
+            query: of the rows.
+            candidates: their own, or one pool.
         """
-        pairs = zip(query.vectors, candidates.by_view, strict=True)
-        return tuple(scorer.compare(of_query, of_candidates) for of_query, of_candidates in pairs)
+        triples = zip(scorers, query.vectors, candidates.by_view, strict=True)
+        return tuple(scorer.compare(of_query, of_candidates) for scorer, of_query, of_candidates in triples)
 
     @property
     def reals_per_pair(self) -> int:

@@ -58,8 +58,8 @@ class EncodedEmbedder(Embedder):
             distinct, place = torch.arange(self.n_entities, device=ids.device), ids
         views = self.encode(distinct)
         vectors = nn.functional.embedding(place, views.vectors.flatten(1)).unflatten(-1, views.vectors.shape[1:])
-        logits = None if views.logits is None else nn.functional.embedding(place, views.logits)
-        return Views(vectors, views.present[place], logits)
+        traits = None if views.traits is None else nn.functional.embedding(place, views.traits)
+        return Views(vectors, views.present[place], traits)
 
     def all(self) -> Views:
         """The views of every entity. Without gradients they are kept until a parameter changes or `constrain`."""

@@ -130,8 +130,8 @@ class HyperEmbedder(EncodedEmbedder, name="m-hyper"):
         return tuple(self.modalities)
 
     def by_features(self, views: Views) -> Bool[Tensor, "*n"]:
-        assert views.logits is not None, "given by `encode`"
-        return (views.logits[..., 1:] > torch.finfo(views.logits.dtype).min).any(-1)
+        assert views.traits is not None, "given by `encode`"
+        return (views.traits[..., 1:] > torch.finfo(views.traits.dtype).min).any(-1)
 
     @property
     def relation_width(self) -> int:
@@ -148,9 +148,9 @@ class HyperEmbedder(EncodedEmbedder, name="m-hyper"):
         return Views(self._placed(parts, torch.softmax(logits, dim=-1))[:, None], there[:, :1] | True, logits)
 
     def anchor(self, views: Views, relation: Float[Tensor, "B relation_width"]) -> Views:
-        assert views.logits is not None, "given by `encode`"
+        assert views.traits is not None, "given by `encode`"
         parts = self._taken_apart(views.vectors.squeeze(-2))
-        weights = self._weights(views.logits, self.under(relation))
+        weights = self._weights(views.traits, self.under(relation))
         return views.with_vectors(self._placed(parts, weights)[:, None])
 
     def under(self, relation: Float[Tensor, "B relation_width"]) -> Float[Tensor, "B M"]:
@@ -158,8 +158,8 @@ class HyperEmbedder(EncodedEmbedder, name="m-hyper"):
         vectors, number = relation.tensor_split([-1], dim=-1)
         return torch.cat([full(self.relation_gate(vectors)), torch.exp(-number)], dim=-1)
 
-    def compare(self, scorer: Scorer, query: Query, candidates: Views) -> tuple[Float[Tensor, "B K"], ...]:
-        assert candidates.logits is not None, "given by `encode`"
+    def compare(self, scorers: Sequence[Scorer], query: Query, candidates: Views) -> tuple[Float[Tensor, "B K"], ...]:
+        assert candidates.traits is not None, "given by `encode`"
         assert query.under is not None, "given by `under`"
         # What the relation's shift adds to every head follows BiQUE's query.
         q, constant = query.vectors[0].tensor_split([-1], dim=-1)
@@ -167,7 +167,7 @@ class HyperEmbedder(EncodedEmbedder, name="m-hyper"):
         e = candidates.vectors.squeeze(-2).unflatten(-1, (2, 4, -1))[..., 1 : 1 + n, :]
         found = comparisons.compare("dot", q[:, :, 1 : 1 + n].flatten(1), e.flatten(-3)) + constant
         weights, of_joint = (
-            torch.softmax(_logits_of_pairs(candidates.logits, query.under), dim=0),
+            torch.softmax(_logits_of_pairs(candidates.traits, query.under), dim=0),
             q[:, :, 0].flatten(1),
         )
         for weight, part in zip(weights, e.unbind(-2), strict=True):
