@@ -160,12 +160,11 @@ class Views:
 
     def index_select(self, rows: Int[Tensor, "*m"]) -> Views:
         """Some of the entities, by position. Unlike indexing, the gradient is added up in a fixed order."""
-        flat = rows.flatten()
-        found = (
-            None if values is None else values.index_select(0, flat).unflatten(0, rows.shape)
-            for values in (self.vectors, self.present, self.traits)
-        )
-        return Views(*found)
+
+        def picked(values: Tensor) -> Tensor:
+            return values.index_select(0, rows.flatten()).unflatten(0, rows.shape)
+
+        return Views(picked(self.vectors), picked(self.present), None if self.traits is None else picked(self.traits))
 
     def flatten(self) -> Views:
         """All axes of entities made one."""

@@ -7,7 +7,10 @@ import torch
 
 from mmrns.data.datasets import Dataset
 from mmrns.errors import UsageError
+from mmrns.inspection.influence import influence
+from mmrns.inspection.parts import candidates_of, parts_of
 from mmrns.nn.embedders import STRUCTURE, Embedder
+from mmrns.nn.losses import CrossEntropyLoss
 from mmrns.nn.model import Model
 from mmrns.nn.scorers import Scorer
 from mmrns.runs.build import build_model, build_trainer
@@ -126,6 +129,23 @@ def test_what_a_step_leaves_out_is_back_after_it(toy: Dataset, name: str) -> Non
         after = embedder(ids)
         assert torch.equal(after.present, before.present)
         torch.testing.assert_close(after.vectors, before.vectors)
+
+
+@EVERY
+def test_a_prediction_is_explained(toy: Dataset, name: str) -> None:
+    model, graph = model_of(toy, name), toy.graph
+    for p in model.parameters():
+        torch.nn.init.normal_(p, generator=torch.Generator().manual_seed(len(p)))
+    h, r, t = graph.test[0].tolist()
+    objective, device = CrossEntropyLoss(gamma=1.0, alpha=1.0), torch.device("cpu")
+    near, change = influence(model, graph, (h, r, t), False, objective, device)
+    assert len(near) == len(change) > 0
+    assert torch.isfinite(change).all()
+    assert change.any()
+    batch = Batch.of(graph.test[:1], False)
+    with torch.no_grad():
+        parts = parts_of(model, model.lookup(batch), model.entity.all(), candidates_of(graph, batch), t)
+    assert [part["part"] for part in parts] == [*model.views]
 
 
 @EVERY

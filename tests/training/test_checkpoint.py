@@ -65,10 +65,12 @@ VARYING: list[dict[str, object]] = [
         "reciprocal": True,
         **dict.fromkeys(("anchor_dropout", "matrix_dropout", "query_dropout"), 0.3),
     },
+    {"embedder": "m-hyper", "scorer": "BiQUE"},
+    {"embedder": "momok", "scorer": "TuckER", "mixture": "mean-probability", "batch_norm": True, "reciprocal": True},
 ]
 
 
-@pytest.mark.parametrize("model", VARYING, ids=["structure", "TuckER"])
+@pytest.mark.parametrize("model", VARYING, ids=["structure", "TuckER", "m-hyper", "momok"])
 def test_resume_is_bit_equal_where_steps_leave_something_out(
     toy: Dataset, tmp_path: Path, model: dict[str, object]
 ) -> None:

@@ -206,7 +206,11 @@ class Model(nn.Module):
             case _:
                 found = self._scores(lookup.query, self._candidates(negatives))
         through = negatives.through if isinstance(negatives, OwnNegatives) else None
-        return found if through is None else replace(found, mixed=found.mixed + through)
+        if through is None:
+            return found
+        # What is trained hands the gradient on.
+        by_view = found.by_view if self.trains_mixed else tuple(scores + through for scores in found.by_view)
+        return replace(found, mixed=found.mixed + through, by_view=by_view)
 
     def _candidates(self, negatives: Negatives) -> Views:
         match negatives:

@@ -230,7 +230,8 @@ class Trainer:
             views: of every entity, where they are at hand.
         """
         model, sampler = self.model, self.sampler
-        negatives = sampler.draw(model.exact(lookup), model, step)  # x- ~ q_phi( . | anchor, r, step)
+        seen = lookup if sampler.every else model.exact(lookup)
+        negatives = sampler.draw(seen, model, step)  # x- ~ q_phi( . | anchor, r, step)
         negatives = self._counted(lookup, negatives)
         if views is not None and isinstance(negatives, AllNegatives):
             negatives = replace(negatives, views=views)

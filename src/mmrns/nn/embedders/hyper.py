@@ -116,13 +116,14 @@ class HyperEmbedder(EncodedEmbedder, name="m-hyper"):
         # Of the vector on one base, and of each relation in the formula.
         part, of_relation = width // 4, 2 * width
         self.structure = Table(len(graph.entities), part, init_range, sparse=sparse)
-        self.own = nn.ModuleList(Table(len(graph.entities), part, init_range, sparse=sparse) for _ in widths)
+        # A vector of the entity's own and a gate start at 0, where they change nothing.
+        self.own = nn.ModuleList(Table(len(graph.entities), part, 0.0, sparse=sparse) for _ in widths)
         self.networks = nn.ModuleList(Network(d, part, part, init_range) for d in widths)
         self.decoders = nn.ModuleList(Network(part + sum(widths) - d, part, d, init_range) for d in widths)
         self.gate = nn.Parameter(torch.zeros(1 + len(widths), part))
         self.relation_gate = nn.Linear(of_relation, 1 + len(widths))
-        for weight in (self.relation_gate.weight, self.relation_gate.bias, *(table.weight for table in self.own)):
-            nn.init.zeros_(weight)
+        nn.init.zeros_(self.relation_gate.weight)
+        nn.init.zeros_(self.relation_gate.bias)
         self.reconstruction, self.distillation, self.noise = reconstruction, distillation, noise
 
     @property

@@ -72,11 +72,12 @@ class ExpertsEmbedder(EncodedEmbedder, name="momok"):
         n = len(self.views)
         self.views = (*self.views, FUSED)
         self.structure = Table(len(graph.entities), width, init_range, sparse=sparse)
-        self.projections = nn.ModuleList(nn.Linear(d, width) for d in widths)
+        projections = [nn.Linear(d, width) for d in widths]
         # Of vectors of length 1.
-        for projection in self.projections:
+        for projection in projections:
             nn.init.normal_(projection.weight, std=init_range / 3**0.5)
             nn.init.zeros_(projection.bias)
+        self.projections = nn.ModuleList(projections)
         # The mean of K experts, and the sum of the heads' rectified means of n views, start as long as what they see.
         self.experts = nn.Parameter(torch.randn(n, experts, width, width) * (experts / width) ** 0.5)
         self.centres = nn.Parameter(torch.zeros(n, experts, width))
