@@ -91,3 +91,15 @@ def test_views_are_cut_as_one() -> None:
     assert torch.equal(picked.present, views.present[rows])
     assert picked.flatten().vectors.shape == (4, 2, 2)
     assert torch.equal(views.with_vectors(views.vectors + 1).present, views.present)
+
+
+def test_traits_go_with_the_entity_that_gives_what_is_not_kept() -> None:
+    def views(number: float) -> Views:
+        present = torch.tensor([[True, False]]).expand(3, 2)
+        return Views(torch.full((3, 2, 4), number), present, torch.full((3, 1), number))
+
+    keep = torch.tensor([[True, True], [True, False], [False, False]])
+    found = views(1.0).where(keep, views(2.0))
+    assert found.vectors[..., 0].tolist() == [[1, 1], [1, 2], [2, 2]]
+    assert found.traits is not None
+    assert found.traits.tolist() == [[1], [2], [2]]

@@ -138,14 +138,17 @@ class Views:
     Attributes:
         vectors: Float[n V width].
         present: Bool[n V]. Where it is False the vector means nothing.
+        traits: Float[n N], what of each entity beside its vectors decides how a relation sees it; None of embedders
+            that show all relations the same vectors (`Embedder.has_traits`).
     """
 
     vectors: Float[Tensor, "*n V width"]
     present: Bool[Tensor, "*n V"]
+    traits: Float[Tensor, "*n N"] | None = None
 
     def __getitem__(self, rows: Any) -> Views:
-        """Some of the entities, by position, slice or mask."""
-        return Views(self.vectors[rows], self.present[rows])
+        """Some of the entities, by position, slice or mask; or with another axis."""
+        return Views(self.vectors[rows], self.present[rows], None if self.traits is None else self.traits[rows])
 
     @property
     def by_view(self) -> tuple[Float[Tensor, "*n width"], ...]:
@@ -156,27 +159,38 @@ class Views:
     @staticmethod
     def concatenate(parts: Sequence[Views]) -> Views:
         """All entities of at least one part."""
-        return Views(torch.cat([part.vectors for part in parts]), torch.cat([part.present for part in parts]))
+        traits = [part.traits for part in parts if part.traits is not None]
+        vectors, present = torch.cat([part.vectors for part in parts]), torch.cat([part.present for part in parts])
+        return Views(vectors, present, torch.cat(traits) if traits else None)
 
     def split(self, size: int) -> list[Views]:
         """Runs of so many entities."""
-        parts = zip(self.vectors.split(size), self.present.split(size), strict=True)
-        return [Views(vectors, present) for vectors, present in parts]
+        parts = self.vectors.split(size), self.present.split(size)
+        traits = [None] * len(parts[1]) if self.traits is None else self.traits.split(size)
+        return [Views(*part) for part in zip(*parts, traits, strict=True)]
 
     def index_select(self, rows: Int[Tensor, "*m"]) -> Views:
         """Some of the entities, by position. Unlike indexing, the gradient is added up in a fixed order."""
-        flat = rows.flatten()
-        vectors = self.vectors.index_select(0, flat).unflatten(0, rows.shape)
-        return Views(vectors, self.present.index_select(0, flat).unflatten(0, rows.shape))
+
+        def picked(values: Tensor) -> Tensor:
+            return values.index_select(0, rows.flatten()).unflatten(0, rows.shape)
+
+        return Views(picked(self.vectors), picked(self.present), None if self.traits is None else picked(self.traits))
 
     def where(self, keep: Bool[Tensor, "*n V"], other: Views) -> Views:
-        """These in the views that are to be kept, and another's in the rest; the two are broadcast."""
-        vectors = torch.where(keep[..., None], self.vectors, other.vectors)
-        return Views(vectors, torch.where(keep, self.present, other.present))
+        """These in the views that are to be kept, and another's in the rest; the two are broadcast.
+
+        The traits, which are of no single view, are the other's where not all views are kept.
+        """
+        vectors, traits = torch.where(keep[..., None], self.vectors, other.vectors), None
+        if self.traits is not None and other.traits is not None:
+            traits = torch.where(keep.all(-1, keepdim=True), self.traits, other.traits)
+        return Views(vectors, torch.where(keep, self.present, other.present), traits)
 
     def flatten(self) -> Views:
         """All axes of entities made one."""
-        return Views(self.vectors.flatten(0, -3), self.present.flatten(0, -2))
+        traits = None if self.traits is None else self.traits.flatten(0, -2)
+        return Views(self.vectors.flatten(0, -3), self.present.flatten(0, -2), traits)
 
     def with_vectors(self, vectors: Float[Tensor, "*n V width"]) -> Views:
         """The same entities with other vectors."""

@@ -24,6 +24,7 @@ from mmrns.data.datasets import Dataset
 from mmrns.evaluation import ranking
 from mmrns.evaluation.candidates import Candidates
 from mmrns.evaluation.ranking import Ranks, rank
+from mmrns.nn.embedders import Embedder
 from mmrns.nn.losses import Loss
 from mmrns.nn.mixture import Mixture
 from mmrns.nn.scorers import Scorer
@@ -159,6 +160,15 @@ def test_a_step_with_any_scorer(
 @pytest.mark.parametrize("name", Mixture.registry.names())
 def test_a_step_with_any_mixture(toy: Dataset, monkeypatch: pytest.MonkeyPatch, name: str, method: str) -> None:
     model = {"dim": 6, "modalities": ["image", "text"], "mixture": name}
+    assert _waits(toy, monkeypatch, {"model": model, "method": method}) == []
+
+
+@pytest.mark.parametrize("method", ["mmrns", "1-vs-all"])
+@pytest.mark.parametrize("name", Embedder.registry.names())
+def test_a_step_with_any_embedder(toy: Dataset, monkeypatch: pytest.MonkeyPatch, name: str, method: str) -> None:
+    kind = Embedder.registry.get(name).scorer
+    scorer = next(scorer for scorer in Scorer.registry.names() if issubclass(Scorer.registry.get(scorer), kind))
+    model = {"dim": 6, "embedder": name, "scorer": scorer}
     assert _waits(toy, monkeypatch, {"model": model, "method": method}) == []
 
 

@@ -6,7 +6,11 @@ import pytest
 import torch
 
 from mmrns.data.datasets import Dataset
+from mmrns.errors import UsageError
+from mmrns.inspection.influence import influence
+from mmrns.inspection.parts import candidates_of, parts_of
 from mmrns.nn.embedders import STRUCTURE, Embedder
+from mmrns.nn.losses import CrossEntropyLoss
 from mmrns.nn.model import Model
 from mmrns.nn.scorers import Scorer
 from mmrns.runs.build import build_model, build_trainer
@@ -17,7 +21,14 @@ NAMES = Embedder.registry.names()
 EVERY = pytest.mark.parametrize("name", NAMES)
 
 
-def model_of(toy: Dataset, name: str, scorer: str = "ComplEx") -> Model:
+def scorers_of(name: str) -> list[str]:
+    """The scorers that an embedder gives vectors for, of all that there are."""
+    kind = Embedder.registry.get(name).scorer
+    return [scorer for scorer in Scorer.registry.names() if issubclass(Scorer.registry.get(scorer), kind)]
+
+
+def model_of(toy: Dataset, name: str, scorer: str | None = None) -> Model:
+    scorer = scorer or ("ComplEx" if "ComplEx" in scorers_of(name) else scorers_of(name)[0])
     config = {"model": {"embedder": name, "scorer": scorer, "dim": 6}, "method": "uniform", "device": "cpu"}
     return build_model(make_config(config), toy)
 
@@ -34,6 +45,7 @@ def test_shapes_and_names_of_views(toy: Dataset, name: str) -> None:
         assert views.present.shape == (*ids.shape, n)
         assert views.present.dtype == torch.bool
         assert views.present.any(-1).all(), "an entity without any view cannot be scored"
+        assert (views.traits is not None) == embedder.has_traits
         assert torch.isfinite(views.vectors).all()
     if embedder.table is not None:
         assert n == 1
@@ -50,10 +62,13 @@ def test_all_is_every_entity_in_the_order_of_ids(toy: Dataset, name: str) -> Non
         torch.testing.assert_close(embedder.all().vectors, every.vectors)
 
 
-@EVERY
-@pytest.mark.parametrize("scorer", Scorer.registry.names())
+@pytest.mark.parametrize(("name", "scorer"), [(name, scorer) for name in NAMES for scorer in Scorer.registry.names()])
 @torch.no_grad()
 def test_the_score_is_the_same_however_it_is_asked_for(toy: Dataset, name: str, scorer: str) -> None:
+    if scorer not in scorers_of(name):
+        with pytest.raises(UsageError, match=f"model.embedder={name} gives vectors for .* not for {scorer}; use model"):
+            model_of(toy, name, scorer)
+        return
     model = model_of(toy, name, scorer).double()
     batch = Batch.of(toy.graph.train[:12], torch.arange(12) % 3 == 0)
     lookup, every = model.lookup(batch), model.score_all(batch)
@@ -83,7 +98,11 @@ def test_the_score_is_the_same_however_it_is_asked_for(toy: Dataset, name: str, 
 @pytest.mark.parametrize("sparse", [False, True])
 def test_training_moves_every_parameter_and_lowers_the_loss(toy: Dataset, name: str, sparse: bool) -> None:
     values = {
-        "model": {"embedder": name, "scorer": "ComplEx", "dim": 8},
+        "model": {
+            "embedder": name,
+            "dim": 8,
+            "scorer": "ComplEx" if "ComplEx" in scorers_of(name) else scorers_of(name)[0],
+        },
         "method": "self-adversarial",
         "sampler": {"negatives": 8},
         "training": {"lr": 0.02, "batch_size": 64, "sparse": sparse},
@@ -111,6 +130,24 @@ def test_what_a_step_leaves_out_is_back_after_it(toy: Dataset, name: str) -> Non
         after = embedder(ids)
         assert torch.equal(after.present, before.present)
         torch.testing.assert_close(after.vectors, before.vectors)
+
+
+@EVERY
+def test_a_prediction_is_explained(toy: Dataset, name: str) -> None:
+    model, graph = model_of(toy, name), toy.graph
+    for p in model.parameters():
+        torch.nn.init.normal_(p, generator=torch.Generator().manual_seed(len(p)))
+    h, r, t = graph.test[0].tolist()
+    objective, device = CrossEntropyLoss(gamma=1.0, alpha=1.0), torch.device("cpu")
+    near, change = influence(model, graph, (h, r, t), False, objective, device)
+    assert len(near) == len(change)
+    assert torch.isfinite(change).all()
+    # It is by the structural vectors.
+    assert bool(change.any()) == (STRUCTURE in model.views)
+    batch = Batch.of(graph.test[:1], False)
+    with torch.no_grad():
+        parts = parts_of(model, model.lookup(batch), model.entity.all(), candidates_of(graph, batch), t)
+    assert [part["part"] for part in parts] == [*model.views]
 
 
 @EVERY

@@ -29,6 +29,7 @@ from mmrns.runs.build import build_model, build_trainer
 from mmrns.runs.config import make_config, takes
 from mmrns.runs.methods import method_names, method_of
 from mmrns.samplers.base import Sampler
+from mmrns.samplers.dhns import Dhns
 from mmrns.training.trainer import Trainer
 
 # A sampler's form, or the name of a method that is no sampler.
@@ -49,6 +50,13 @@ EMBEDDERS = [
         for modalities in [("image", "text"), ("text",)][: 1 + (place == 0)]
     ),
 ]
+
+
+def fits(embedder: Any, scorer: str) -> bool:
+    """Whether an embedder gives vectors for a scorer."""
+    return issubclass(Scorer.registry.get(scorer), Embedder.registry.get(embedder[0]).scorer)
+
+
 READ = ("fused", ("image", "text"), "gated")
 FACTORS: dict[str, list[Any]] = {
     "method": METHODS,
@@ -70,6 +78,7 @@ COMPILED = [
     {key: values[i % len(values)] for key, values in FACTORS.items()}
     | {"method": ["self-adversarial", "1-vs-all", "inbatch, uncorrected"][i % 3], "dtype": torch.float32}
     | {"scorer": scorer, "loss": (losses := [x for x in Loss.registry.names() if x != "k-vs-all"])[i % len(losses)]}
+    | {"embedder": (fitting := [embedder for embedder in EMBEDDERS if fits(embedder, scorer)])[i % len(fitting)]}
     | {"autocast": i % 2 == 1, "sparse": i % 3 == 2, "reciprocal": i // 2 % 2 == 1, "sides": "bernoulli"}
     for i, scorer in enumerate(Scorer.registry.names())
 ]
@@ -127,6 +136,8 @@ def modal(toy: Dataset) -> Callable[[Any], bool]:
     @cache
     def found(embedder: Any) -> bool:
         name, modalities, mixture = embedder
+        if name in SINGLE:
+            return False
         model = {"dim": 6, "embedder": name, "modalities": list(modalities), "mixture": mixture}
         views = build_model(make_config({"model": model, "method": "uniform", "device": "cpu"}), toy).views
         return STRUCTURE in views and len(views) > 1
@@ -137,6 +148,7 @@ def modal(toy: Dataset) -> Callable[[Any], bool]:
 def why_not(row: dict[str, Any], weighs: Callable[[str], bool], modal: Callable[[Any], bool]) -> list[str]:
     """Why a combination makes no sense, as the message has to say; empty where it does."""
     loss, every = Loss.registry.get(row["loss"]), sampler_of(row).every
+    embedder, mixture = Embedder.registry.get(row["embedder"][0]), Mixture.registry.get(row["embedder"][2])
     queries = row["method"] not in FORMS and method_of(row["method"]).queries
     reasons = {
         # A mean over all true entities needs all entities.
@@ -147,6 +159,12 @@ def why_not(row: dict[str, Any], weighs: Callable[[str], bool], modal: Callable[
         "takes no importance weights": not loss.takes_weights and not loss.needs_all and weighs(row["method"]),
         # Who has no modality cannot have another's.
         "replaces an entity's modalities": sampler_of(row).needs_modalities and not modal(row["embedder"]),
+        # One query of all views is none of any.
+        "asks each view by itself": sampler_of(row).asks_each_view and not mixture(("a", "b")).asks_each_view,
+        # What lies where in a vector has a meaning for one formula.
+        "gives vectors for": not fits(row["embedder"], row["scorer"]),
+        # What is made up has vectors and nothing else.
+        "makes vectors of no entity": issubclass(sampler_of(row), Dhns) and embedder.has_traits,
         # A query is of one side.
         "batches of queries have their sides in turn": queries and row["sides"] == "bernoulli",
     }

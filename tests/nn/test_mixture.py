@@ -18,7 +18,7 @@ from mmrns.errors import UsageError
 from mmrns.nn.embedders import FusedEmbedder
 from mmrns.nn.lookup import Scores
 from mmrns.nn.losses import CrossEntropyLoss, KvsAllLoss, Loss, SelfAdversarialLoss, SoftplusLoss
-from mmrns.nn.mixture import RSME, Cross, Gated, Joint, Mixture, Residual, loss_of_view
+from mmrns.nn.mixture import RSME, Cross, Gated, Joint, MeanProbability, Mixture, Residual, loss_of_view
 from mmrns.nn.model import Model
 from mmrns.nn.scorers import DistMult, Scorer
 from mmrns.runs.build import build_model, build_trainer
@@ -46,6 +46,25 @@ def test_gated_by_hand() -> None:
     # The text is in common with no one who has no text: then structure counts.
     alone = gated(SCORES, gate, torch.tensor([[False, False, True]] * 2), POOL)
     assert alone[:, 1].tolist() == [2.0, 5.0]
+
+
+def test_mean_probability_by_hand() -> None:
+    mixture = MeanProbability(VIEWS)
+    assert mixture.relation_width == 0
+    odds = (torch.tensor([[1.0, 3.0], [1.0, 1.0]]), torch.tensor([[4.0, 0.25], [9.0, 9.0]]), torch.ones(2, 2))
+    scores, gate = [x.log() for x in odds], mixture.gate(torch.zeros(2, 0))
+    own = torch.tensor([[True, True, False], [False, True, True]])
+    candidates = torch.tensor([[True, True, True], [True, False, False]])
+    # 1/2 and 4/5; 3/4 alone. 9/10 and 1/2; of nothing in common the first, 1/2.
+    p = torch.tensor([[0.65, 0.75], [0.7, 0.5]])
+    torch.testing.assert_close(mixture(scores, gate, own, candidates).sigmoid(), p)
+    weights = [[[0.5, 0.5, 0], [1, 0, 0]], [[0, 0.5, 0.5], [1, 0, 0]]]
+    assert mixture.weights(gate, own, candidates).tolist() == weights
+    # Odds of which single precision knows no probability.
+    for far in (200.0, -200.0):
+        given = [torch.tensor([[far]]), torch.tensor([[far + 1]])]
+        mixed = MeanProbability(VIEWS[:2])(given, gate[:1], own[:1, :2], candidates[:1, :2])
+        assert far < float(mixed) < far + 1
 
 
 def residual_of(scorer: Scorer | None = None, **options: Any) -> Residual:
@@ -112,7 +131,12 @@ def test_the_weights_are_what_scores_count(name: str, seed: int, views: int, poo
     weights = mixture.weights(gate, own, candidates)
     assert weights.shape == (3, 5, views)
     gradients = torch.stack(torch.autograd.grad(mixed.sum(), scores), dim=-1)
-    torch.testing.assert_close(gradients, weights.detach())
+    if mixture.linear:
+        torch.testing.assert_close(gradients, weights.detach())
+    else:
+        # No sum: but what counts is the same, and whoever rises raises the score.
+        assert torch.equal(gradients > 0, weights > 0)
+        assert not gradients[weights == 0].any()
     # Nothing that both entities lack makes a difference, whatever its number.
     lacking = ~(own[:, None] & candidates)
     if name == "residual":
@@ -211,6 +235,8 @@ def test_the_losses_of_the_views_are_weighed() -> None:
             structure * own[0] + view * (own[1] + own[2])
         )
         assert mixture.n_losses == n
+    assert float(torch.as_tensor(MeanProbability(VIEWS).loss(*given)).detach()) == pytest.approx(sum(own))
+    assert MeanProbability(VIEWS).n_losses == 3
     assert Gated(VIEWS).loss(*given) == 0.0
     assert Gated(VIEWS).n_losses == 0
 
@@ -234,6 +260,28 @@ def test_the_step_descends_the_losses_of_the_views(toy: Dataset) -> None:
     ]
     assert all(value > 0 for value in own)
     assert found.model.item() == pytest.approx(alone.model.item() + 0.5 * own[0] + 0.25 * (own[1] + own[2]))
+
+
+@pytest.mark.parametrize("name", ["pRotatE", "TuckER"])
+def test_views_that_are_models_of_their_own(toy: Dataset, name: str) -> None:
+    """Each has parameters of the formula for itself, and no loss but its own."""
+    trainer = build_trainer(make_config(config_of(mixture="mean-probability", scorer=name)), toy)
+    model = trainer.model
+    assert [type(scorer) for scorer in model.scorers] == [type(model.scorer)] * 3
+    parameters = [parameter for scorer in model.scorers for parameter in scorer.parameters()]
+    assert len({id(parameter) for parameter in parameters}) == 3
+    if name == "TuckER":
+        assert not any(torch.equal(scorer.core, model.scorer.core) for scorer in model.twins)
+    lookup = model.lookup(trainer.batch(0))
+    found, negatives = trainer.compare(lookup, 0)
+    true, false = model.scores(lookup), model.scores(lookup, negatives)
+    given = negatives, trainer.objective, lookup.batch.weight, true, false
+    assert found.model.item() == pytest.approx(sum(loss_of_view(view, *given).item() for view in range(3)))
+    # Which view a parameter has a part in.
+    for view, scorer in enumerate(model.scorers):
+        of_others = sum(loss_of_view(other, *given) for other in range(3) if other != view)
+        gradients = torch.autograd.grad(of_others, [*scorer.parameters()], allow_unused=True, retain_graph=True)
+        assert gradients == (None,) * len(gradients)
 
 
 @pytest.mark.parametrize("mixture", Mixture.registry.names())

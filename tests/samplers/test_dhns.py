@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmrns.data.datasets import Dataset
+from mmrns.errors import UsageError
 from mmrns.nn.scorers import Scorer
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
@@ -250,6 +251,13 @@ def test_who_lacks_a_view_is_made_without_it(toy: Dataset) -> None:
         other = made.clone()
         other[:, :, row, view] += 1.0
         assert torch.equal(sampler.scores(asked, other, model)[row], found[row])
+
+
+@pytest.mark.parametrize(("embedder", "scorer"), [("m-hyper", "BiQUE"), ("momok", "TuckER")])
+def test_who_is_scored_by_more_than_vectors_is_refused(toy: Dataset, embedder: str, scorer: str) -> None:
+    model = {"dim": 6, "embedder": embedder, "scorer": scorer}
+    with pytest.raises(UsageError, match=f"^the sampler dhns makes vectors of no entity, and the embedder {embedder} "):
+        _trainer(toy, model=model)
 
 
 def test_the_denoiser_learns(toy: Dataset) -> None:

@@ -68,10 +68,12 @@ VARYING: list[dict[str, object]] = [
     {"embedder": "mygo", "inner": 8, "contrastive": 0.1, **dict.fromkeys(("dropout", "token_noise"), 0.2)},
     {"embedder": "adamf"},
     {"modalities": ["image", "text"], "mixture": "joint"},
+    {"embedder": "m-hyper", "scorer": "BiQUE"},
+    {"embedder": "momok", "scorer": "TuckER", "mixture": "mean-probability", "batch_norm": True, "reciprocal": True},
 ]
 
 
-@pytest.mark.parametrize("model", VARYING, ids=["structure", "TuckER", "mygo", "adamf", "joint"])
+@pytest.mark.parametrize("model", VARYING, ids=["structure", "TuckER", "mygo", "adamf", "joint", "m-hyper", "momok"])
 def test_resume_is_bit_equal_where_steps_leave_something_out(
     toy: Dataset, tmp_path: Path, model: dict[str, object]
 ) -> None:

@@ -113,7 +113,8 @@ def _gradients(
             lookup = model.looked_up(batch, anchor, target, relation)
             score = model.score(lookup)
             total = score if objective is None else _losses(model, lookup, objective, score, negatives)
-            gradients = torch.autograd.grad(total.sum(), vectors)
+            # Embedders that see anchors by other than their vectors leave these without a part.
+            gradients = torch.autograd.grad(total.sum(), vectors, materialize_grads=True)
         of_anchor, of_target = (gradient[:, view].cpu().double() for gradient in gradients)
         found.append((of_target, of_anchor) if head else (of_anchor, of_target))
     of_heads, of_tails = zip(*found, strict=True)

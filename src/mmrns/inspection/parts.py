@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TypedDict
 
 import torch
@@ -85,9 +86,9 @@ def parts_of(model: Model, lookup: Lookup, every: Views, among: Bool[Tensor, " E
         has = bool(common[target, v])
         by_itself = _mean_where_not(own[:, v], common[:, v], among)
         others = torch.arange(n_views, device=present.device) != v
-        anchor = Views(lookup.anchor.vectors, lookup.anchor.present & others)
+        anchor = replace(lookup.anchor, present=lookup.anchor.present & others)
         left = model.looked_up(lookup.batch, anchor, lookup.target, lookup.relation).query
-        without = model.compare(left, Views(every.vectors, every.present & others))[0].cpu()
+        without = model.compare(left, replace(every, present=every.present & others))[0].cpu()
         without = _mean_where_not(without, (present & others).any(1).cpu(), among)
         found.append(
             {

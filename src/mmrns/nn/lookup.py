@@ -19,11 +19,19 @@ class Query:
         vectors: one Float[B query_width] for each view, or what else the mixture compares candidates with.
         present: Bool[B V], the views that the anchor has.
         gate: Float[B N], what the mixture makes of the relation's numbers; None with a single view.
+        under: Float[B M], what of the relation decides how it sees the candidates; None of embedders that show all
+            relations the same vectors.
     """
 
     vectors: tuple[Float[Tensor, "B _"], ...]
     present: Bool[Tensor, "B V"]
     gate: Float[Tensor, "B N"] | None
+    under: Float[Tensor, "B M"] | None = None
+
+    def __getitem__(self, rows: slice) -> Query:
+        """Some of the rows."""
+        gate, under = (None if numbers is None else numbers[rows] for numbers in (self.gate, self.under))
+        return Query(tuple(vectors[rows] for vectors in self.vectors), self.present[rows], gate, under)
 
 
 @dataclass(frozen=True)
@@ -46,10 +54,7 @@ class Lookup:
 
     def part(self, batch: Batch, rows: slice) -> Lookup:
         """Some of the rows, of which `batch` is made."""
-        query = self.query
-        gate = None if query.gate is None else query.gate[rows]
-        of_rows = Query(tuple(vectors[rows] for vectors in query.vectors), query.present[rows], gate)
-        return Lookup(batch, self.anchor[rows], self.target[rows], self.relation[rows], of_rows)
+        return Lookup(batch, self.anchor[rows], self.target[rows], self.relation[rows], self.query[rows])
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import logsigmoid, normalize
 
 from mmrns.nn.embedders.base import STRUCTURE
 from mmrns.nn.joint import joined, joint_weights
@@ -49,6 +49,13 @@ class Mixture(Named, nn.Module, ABC):
     one_relation: ClassVar[bool] = False
     """True where a relation has one vector for all views, False where it has one for each."""
 
+    linear: ClassVar[bool] = True
+    """True where the mixed score is a sum of the views' scores by `weights`, and of what depends on none of them."""
+
+    separate: ClassVar[bool] = False
+    """True where each view is a model of its own: with parameters of the formula that no other view has, and trained by
+    its own scores alone. `loss` is then the whole loss, and the mixed scores have none."""
+
     def __init__(self, views: Sequence[str]):
         super().__init__()
         self.views = tuple(views)
@@ -71,30 +78,36 @@ class Mixture(Named, nn.Module, ABC):
         return numbers
 
     def queries(
-        self, ask: Ask, anchor: Views, relation: Float[Tensor, "B n"], gate: Float[Tensor, "B N"]
+        self, asks: Sequence[Ask], anchor: Views, relation: Float[Tensor, "B n"], gate: Float[Tensor, "B N"]
     ) -> tuple[Tensor, ...]:
         """What candidates are compared with: by default a query for each view, with the relation's vector for it.
 
         Args:
-            ask: makes the queries.
+            asks: make the queries, one for each view.
             anchor: the views of the anchors.
             relation: the relation's vectors of all views, or its only one.
             gate: of the relation.
         """
         own = relation.chunk(len(self.views), dim=-1)
-        return tuple(ask(a, r) for a, r in zip(anchor.by_view, own, strict=True))
+        return tuple(ask(a, r) for ask, a, r in zip(asks, anchor.by_view, own, strict=True))
 
-    def compare(self, scorer: Scorer, query: Query, candidates: Views) -> Scores:
-        """The scores of each row's own candidates [B K V width], or of one pool [P V width] for all rows."""
-        by_view = self.by_view(scorer, query, candidates)
+    def compare(self, scorers: Sequence[Scorer], query: Query, candidates: Views) -> Scores:
+        """The scores of each row's own candidates [B K V width], or of one pool [P V width] for all rows.
+
+        Args:
+            scorers: the formula of each view, the same one unless the views are `separate`.
+            query: of the rows.
+            candidates: their own, or one pool.
+        """
+        by_view = self.by_view(scorers, query, candidates)
         assert query.gate is not None, "of several views"
         mixed = self(by_view, query.gate, query.present, candidates.present)
         return Scores(full(mixed), by_view, query.present, candidates.present)
 
-    def by_view(self, scorer: Scorer, query: Query, candidates: Views) -> tuple[Float[Tensor, "B K"], ...]:
+    def by_view(self, scorers: Sequence[Scorer], query: Query, candidates: Views) -> tuple[Float[Tensor, "B K"], ...]:
         """The scores of the candidates in each view."""
-        pairs = zip(query.vectors, candidates.by_view, strict=True)
-        return tuple(scorer.compare(of_query, of_candidates) for of_query, of_candidates in pairs)
+        views = zip(scorers, query.vectors, candidates.by_view, strict=True)
+        return tuple(scorer.compare(of_query, of_candidates) for scorer, of_query, of_candidates in views)
 
     def shares(self, query: Query, candidates: Views) -> Float[Tensor, "B K V"]:
         """How much the score of each view counts in that of these candidates; by default `weights`."""
@@ -130,6 +143,8 @@ class Mixture(Named, nn.Module, ABC):
         self, negatives: Negatives, objective: Loss, weight: Float[Tensor, " B"], true: Scores, false: Scores
     ) -> Float[Tensor, ""] | float:
         """A term of the step's loss beside that of the mixed scores, such as a loss of each view. By default 0.
+
+        Of `separate` views it is the whole loss of the scores.
 
         Args:
             negatives: what was drawn.
@@ -170,9 +185,7 @@ class Gated(Mixture, name="gated"):
     def weights(
         self, gate: Float[Tensor, "B V"], own: Bool[Tensor, "B V"], candidates: Bool[Tensor, "*K V"]
     ) -> Float[Tensor, "B K V"]:
-        common = common_views(own, candidates)
-        alone = ~common.any(-1, keepdim=True)
-        counting = gate[:, None] * torch.cat([common[..., :1] | alone, common[..., 1:]], dim=-1)
+        counting = gate[:, None] * _counting(own, candidates)
         return counting / counting.sum(-1, keepdim=True)
 
     def forward(
@@ -189,6 +202,54 @@ class Gated(Mixture, name="gated"):
         mixed = sum((w * s for w, s in zip(weights, scores, strict=True)), torch.zeros_like(scores[0]))
         total = torch.where(alone, 1.0, sum(weights, torch.zeros_like(scores[0])))
         return torch.where(alone, scores[0], mixed / total)
+
+
+class MeanProbability(Mixture, name="mean-probability"):
+    """sigma(f) = mean_v sigma(f_v) over the views that both entities have: models of their own, asked together.
+
+    As MoMoK (2025) ranks: each view has parameters of the formula for itself and is trained alone, all by the same
+    loss, L = sum_v L(f_v). Candidates rank by the mean of the probabilities, which is given as its logarithmic odds f.
+    Without a common view the first one counts.
+
+    The score is no sum. `weights` are those of the mean.
+
+    Args:
+        views: see `Mixture`.
+    """
+
+    linear = False
+    separate = True
+
+    def weights(
+        self, gate: Float[Tensor, "B N"], own: Bool[Tensor, "B V"], candidates: Bool[Tensor, "*K V"]
+    ) -> Float[Tensor, "B K V"]:
+        counting = _counting(own, candidates).to(gate.dtype)
+        return counting / counting.sum(-1, keepdim=True)
+
+    def forward(
+        self,
+        scores: Sequence[Float[Tensor, "B K"]],
+        gate: Float[Tensor, "B N"],
+        own: Bool[Tensor, "B V"],
+        candidates: Bool[Tensor, "*K V"],
+    ) -> Float[Tensor, "B K"]:
+        counting = _counting(own, candidates).unbind(-1)
+        # ln p and ln (1 - p), each times how many there are.
+        true, false = (
+            torch.stack([masked(logsigmoid(sign * full(s)), c) for s, c in zip(scores, counting, strict=True)])
+            for sign in (1, -1)
+        )
+        return true.logsumexp(0) - false.logsumexp(0)
+
+    def loss(
+        self, negatives: Negatives, objective: Loss, weight: Float[Tensor, " B"], true: Scores, false: Scores
+    ) -> Float[Tensor, ""] | float:
+        views = range(len(self.views))
+        return sum((loss_of_view(view, negatives, objective, weight, true, false) for view in views), 0.0)
+
+    @property
+    def n_losses(self) -> int:
+        return len(self.views)
 
 
 class Residual(Mixture, name="residual"):
@@ -327,15 +388,15 @@ class Joint(Mixture, name="joint"):
         return torch.sigmoid(numbers)
 
     def queries(
-        self, ask: Ask, anchor: Views, relation: Float[Tensor, "B n"], gate: Float[Tensor, "B 1"]
+        self, asks: Sequence[Ask], anchor: Views, relation: Float[Tensor, "B n"], gate: Float[Tensor, "B 1"]
     ) -> tuple[Tensor, ...]:
-        return (ask(joined(self._weights(anchor, gate), anchor.vectors), relation),)
+        return (asks[0](joined(self._weights(anchor, gate), anchor.vectors), relation),)
 
-    def compare(self, scorer: Scorer, query: Query, candidates: Views) -> Scores:
-        if not scorer.linear:
-            mixed = scorer.compare(query.vectors[0], joined(self.shares(query, candidates), candidates.vectors))
+    def compare(self, scorers: Sequence[Scorer], query: Query, candidates: Views) -> Scores:
+        if not scorers[0].linear:
+            mixed = scorers[0].compare(query.vectors[0], joined(self.shares(query, candidates), candidates.vectors))
             return Scores(full(mixed), (), query.present, candidates.present)
-        by_view, weights = self.by_view(scorer, query, candidates), self._by_view(query, candidates)
+        by_view, weights = self.by_view(scorers, query, candidates), self._by_view(query, candidates)
         mixed = sum((w * s for w, s in zip(weights, by_view, strict=True)), torch.zeros_like(by_view[0]))
         mixed = mixed / sum(weights, torch.zeros_like(weights[0]))
         return Scores(full(mixed), by_view, query.present, candidates.present)
@@ -350,9 +411,9 @@ class Joint(Mixture, name="joint"):
         views = zip(below.unbind(-1), candidates.present.unbind(-1), strict=True)
         return [torch.exp(logit / query.gate) * has for logit, has in views]
 
-    def by_view(self, scorer: Scorer, query: Query, candidates: Views) -> tuple[Float[Tensor, "B K"], ...]:
+    def by_view(self, scorers: Sequence[Scorer], query: Query, candidates: Views) -> tuple[Float[Tensor, "B K"], ...]:
         """The scores of each view's vectors where the anchor is the joint one."""
-        return tuple(scorer.compare(query.vectors[0], vectors) for vectors in candidates.by_view)
+        return tuple(scorers[0].compare(query.vectors[0], vectors) for vectors in candidates.by_view)
 
     def shares(self, query: Query, candidates: Views) -> Float[Tensor, "B K V"]:
         assert query.gate is not None, "of several views"
@@ -395,20 +456,20 @@ class Cross(Mixture, name="cross"):
         return not self.sums
 
     def queries(
-        self, ask: Ask, anchor: Views, relation: Float[Tensor, "B n"], gate: Float[Tensor, "B N"]
+        self, asks: Sequence[Ask], anchor: Views, relation: Float[Tensor, "B n"], gate: Float[Tensor, "B N"]
     ) -> tuple[Tensor, ...]:
         vectors = (*anchor.by_view, *([_summed(anchor)] if self.sums else []))
-        return tuple(ask(of_view, relation) for of_view in vectors)
+        return tuple(asks[0](of_view, relation) for of_view in vectors)
 
-    def compare(self, scorer: Scorer, query: Query, candidates: Views) -> Scores:
-        found = super().compare(scorer, query, candidates)
+    def compare(self, scorers: Sequence[Scorer], query: Query, candidates: Views) -> Scores:
+        found = super().compare(scorers, query, candidates)
         if not self.sums:
             return found
-        return replace(found, mixed=found.mixed + full(scorer.compare(query.vectors[-1], _summed(candidates))))
+        return replace(found, mixed=found.mixed + full(scorers[0].compare(query.vectors[-1], _summed(candidates))))
 
-    def by_view(self, scorer: Scorer, query: Query, candidates: Views) -> tuple[Float[Tensor, "B K"], ...]:
+    def by_view(self, scorers: Sequence[Scorer], query: Query, candidates: Views) -> tuple[Float[Tensor, "B K"], ...]:
         """For each view of the candidates V times the mean of its scores with the views that the anchor has."""
-        n, own = len(self.views), query.present.to(query.vectors[0].dtype)
+        n, scorer, own = len(self.views), scorers[0], query.present.to(query.vectors[0].dtype)
         weights = (n * own / own.sum(-1, keepdim=True).clamp(min=1)).unbind(-1)
         pairs = list(zip(weights, query.vectors[:n], strict=True))
         if scorer.linear:
@@ -470,25 +531,25 @@ class RSME(Mixture, name="rsme"):
         return (1 - self.balance) * torch.sigmoid(numbers)
 
     def queries(
-        self, ask: Ask, anchor: Views, relation: Float[Tensor, "B n"], gate: Float[Tensor, "B 1"]
+        self, asks: Sequence[Ask], anchor: Views, relation: Float[Tensor, "B n"], gate: Float[Tensor, "B 1"]
     ) -> tuple[Tensor, ...]:
-        query = ask(joined(self._weights(anchor.present), anchor.vectors), relation)
+        query = asks[0](joined(self._weights(anchor.present), anchor.vectors), relation)
         return query, *(normalize(anchor.by_view[m], dim=-1) for m in self.modalities)
 
-    def compare(self, scorer: Scorer, query: Query, candidates: Views) -> Scores:
+    def compare(self, scorers: Sequence[Scorer], query: Query, candidates: Views) -> Scores:
         by_view, weights = (), self._weights(candidates.present)
-        if scorer.linear:
-            by_view = self.by_view(scorer, query, candidates)
+        if scorers[0].linear:
+            by_view = self.by_view(scorers, query, candidates)
             found = sum((w * s for w, s in zip(weights.unbind(-1), by_view, strict=True)), torch.zeros_like(by_view[0]))
         else:
-            found = scorer.compare(query.vectors[0], joined(weights, candidates.vectors))
+            found = scorers[0].compare(query.vectors[0], joined(weights, candidates.vectors))
         assert query.gate is not None, "of several views"
         mixed = self.balance * full(found) + query.gate * self._cosine(query, candidates)
         return Scores(full(mixed), by_view, query.present, candidates.present)
 
-    def by_view(self, scorer: Scorer, query: Query, candidates: Views) -> tuple[Float[Tensor, "B K"], ...]:
+    def by_view(self, scorers: Sequence[Scorer], query: Query, candidates: Views) -> tuple[Float[Tensor, "B K"], ...]:
         """The scores of each view's vectors where the anchor is the whole one."""
-        return tuple(scorer.compare(query.vectors[0], vectors) for vectors in candidates.by_view)
+        return tuple(scorers[0].compare(query.vectors[0], vectors) for vectors in candidates.by_view)
 
     def shares(self, query: Query, candidates: Views) -> Float[Tensor, "B K V"]:
         weights = self.balance * self._weights(candidates.present)
@@ -515,6 +576,12 @@ class RSME(Mixture, name="rsme"):
 def _summed(views: Views) -> Float[Tensor, "*n width"]:
     """The sum of the views that each entity has."""
     return joined(views.present.to(views.vectors.dtype), views.vectors)
+
+
+def _counting(own: Bool[Tensor, "B V"], candidates: Bool[Tensor, "*K V"]) -> Bool[Tensor, "B K V"]:
+    """The views that both entities have; without any, the first one."""
+    common = common_views(own, candidates)
+    return torch.cat([common[..., :1] | ~common.any(-1, keepdim=True), common[..., 1:]], dim=-1)
 
 
 def loss_of_view(

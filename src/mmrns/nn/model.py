@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -46,7 +48,7 @@ class Model(nn.Module):
     Scores are of at least single precision, also where autocast makes them of products in bfloat16.
 
     With several views a relation has a vector of its own for each of them, or one of all as the `mixture` has it, then
-    the numbers that the mixture takes, which makes one score of the views.
+    the numbers that the mixture takes, which makes one score of the views, then those that the embedder takes.
 
     Args:
         scorer: the formula, of one view.
@@ -58,8 +60,9 @@ class Model(nn.Module):
         mixture: of the scores of the embedder's views; gated by default, and none of a single view.
 
     Raises:
-        UsageError: the mixture is not of the embedder's views, or there is but one; or the scorer normalises over the
-            batch, and relations are not reciprocal or there are several views.
+        UsageError: the embedder's vectors are for another scorer; the mixture is not of the embedder's views, or there
+            is but one; or the scorer normalises over the batch, and relations are not reciprocal or there are several
+            views.
     """
 
     def __init__(
@@ -77,16 +80,24 @@ class Model(nn.Module):
         self.scorer = scorer
         self.n_entities, self.n_relations, self.reciprocal = n_entities, n_relations, reciprocal
         self.entity = embedder or TableEmbedder.of(n_entities, scorer.entity_width, scorer.init_range, sparse=sparse)
+        self.entity.refuse_unfit(scorer)
         self.mixture = self._fitting(mixture)
-        width = self._relation_width + (self.mixture.relation_width if self.mixture else 0)
+        # What all views have in common is `scorer`, that of the first one.
+        twins = range(1, len(self.views)) if self.mixture is not None and self.mixture.separate else ()
+        self.twins = nn.ModuleList(scorer.twin(number) for number in twins)
+        # The vectors, then the numbers that the mixture takes, then those of the embedder.
+        width = self._relation_width + (self.mixture.relation_width if self.mixture else 0) + self.entity.relation_width
         self.relation = Table(n_relations * (1 + reciprocal), width, scorer.init_range, sparse=sparse)
         self._step: int | None = None
         if scorer.batch_norm and not reciprocal:
             raise UsageError(
                 "model.batch_norm: heads are then asked for by reciprocal relations; set model.reciprocal=true"
             )
-        if scorer.batch_norm and len(self.views) > 1:
-            raise UsageError("model.batch_norm: its statistics are of one view; leave it out, or model.modalities")
+        if scorer.batch_norm and len(self.views) > 1 + len(self.twins):
+            raise UsageError(
+                "model.batch_norm: its statistics are of one view; leave it out, or model.modalities, or have a scorer "
+                "for each view by model.mixture=mean-probability"
+            )
 
     def _fitting(self, given: Mixture | None) -> Mixture | None:
         """What mixes the scores of the views, told of their formula; None of a single view."""
@@ -114,6 +125,18 @@ class Model(nn.Module):
     def views(self) -> tuple[str, ...]:
         """Names of the views."""
         return self.entity.views
+
+    @property
+    def scorers(self) -> tuple[Scorer, ...]:
+        """The formula of each view: the same one of all, or each view's own."""
+        if self.trains_mixed:
+            return (self.scorer,) * len(self.views)
+        return self.scorer, *cast("Iterable[Scorer]", self.twins)
+
+    @property
+    def trains_mixed(self) -> bool:
+        """Whether the mixed scores are trained, or each view's alone."""
+        return self.mixture is None or not self.mixture.separate
 
     @property
     def spec(self) -> ModelSpec:
@@ -162,17 +185,18 @@ class Model(nn.Module):
         self, sides: Sides, anchor: Views, relation: Float[Tensor, "B relation_width"], step: int | None = None
     ) -> Query:
         anchor = self.entity.anchor(anchor, relation)
-        ask = partial(self._query_of_view, sides, step=step)
+        asks = [partial(self._query_of_view, scorer, sides, step) for scorer in self.scorers]
         if self.mixture is None:
-            return Query((ask(anchor.by_view[0], relation),), anchor.present, None)
-        own, numbers = relation.tensor_split([self._relation_width], dim=-1)
-        gate = self.mixture.gate(numbers)
-        return Query(self.mixture.queries(ask, anchor, own, gate), anchor.present, gate)
+            own = relation[:, : self._relation_width] if self.entity.relation_width else relation
+            return Query((asks[0](anchor.by_view[0], own),), anchor.present, None, self.entity.under(relation))
+        own, rest = relation.tensor_split([self._relation_width], dim=-1)
+        gate = self.mixture.gate(rest[:, : self.mixture.relation_width])
+        return Query(self.mixture.queries(asks, anchor, own, gate), anchor.present, gate)
 
     def _query_of_view(
-        self, sides: Sides, anchor: Tensor, relation: Tensor, step: int | None
+        self, scorer: Scorer, sides: Sides, step: int | None, anchor: Tensor, relation: Tensor
     ) -> Float[Tensor, "B query_width"]:
-        query = self.scorer.query if step is None else partial(self.scorer.query_in_step, step=step)
+        query = scorer.query if step is None else partial(scorer.query_in_step, step=step)
         if self.reciprocal:
             return query(anchor, relation, False)
         if isinstance(sides, Tensor):
@@ -201,7 +225,11 @@ class Model(nn.Module):
             case _:
                 found = self._scores(lookup.query, self._candidates(negatives, lookup.target))
         through = negatives.through if isinstance(negatives, OwnNegatives) else None
-        return found if through is None else replace(found, mixed=found.mixed + through)
+        if through is None:
+            return found
+        # What is trained hands the gradient on.
+        by_view = found.by_view if self.trains_mixed else tuple(scores + through for scores in found.by_view)
+        return replace(found, mixed=found.mixed + through, by_view=by_view)
 
     def _candidates(self, negatives: Negatives, target: Views) -> Views:
         match negatives:
@@ -221,21 +249,21 @@ class Model(nn.Module):
 
     def compare_rows(self, query: Query, candidates: Views, rows: Int[Tensor, "B K"]) -> Float[Tensor, "B K"]:
         """Scores of each row's own candidates where they are listed elsewhere, by position."""
-        if query.gate is None:
+        if self.mixture is None and query.under is None:
             return full(self.scorer.compare_rows(query.vectors[0], candidates.vectors.squeeze(-2), rows))
         return self.compare(query, candidates.index_select(rows))
 
     def _scores(self, query: Query, candidates: Views) -> Scores:
         if self.mixture is not None:
-            return self.mixture.compare(self.scorer, query, candidates)
+            return self.mixture.compare(self.scorers, query, candidates)
         (of_view,) = self.by_view(query, candidates)
         return Scores(full(of_view), (of_view,), query.present, candidates.present)
 
     def by_view(self, query: Query, candidates: Views) -> tuple[Float[Tensor, "B K"], ...]:
         """The scores of candidates in each view."""
         if self.mixture is not None:
-            return self.mixture.by_view(self.scorer, query, candidates)
-        return (self.scorer.compare(query.vectors[0], candidates.by_view[0]),)
+            return self.mixture.by_view(self.scorers, query, candidates)
+        return (self.entity.compare(self.scorer, query, candidates),)
 
     def shares(self, query: Query, candidates: Views) -> Float[Tensor, "B K V"]:
         """How much the score of each view counts in that of candidates; 1 of a single view."""
@@ -265,7 +293,8 @@ class Model(nn.Module):
     def reals_per_pair(self) -> int:
         """Reals that a comparison with a pool holds for each pair of a row and a candidate, beside the score."""
         mixture = self.mixture.reals_per_pair if self.mixture else 0
-        return len(self.views) * self.scorer.pair_width(self.relation.weight.device) + mixture
+        of_views = len(self.views) * self.scorer.pair_width(self.relation.weight.device)
+        return of_views + self.entity.reals_per_pair + mixture
 
     def loss(
         self, lookup: Lookup, negatives: Negatives, objective: Loss, true: Scores, false: Scores
@@ -317,4 +346,4 @@ def _sides(batch: Batch) -> Sides:
 
 def _as_candidates(target: Views) -> Views:
     """The true entity of each row as its only candidate."""
-    return Views(target.vectors[:, None], target.present[:, None])
+    return target[:, None]

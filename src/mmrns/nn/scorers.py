@@ -8,6 +8,7 @@ subclass `Scorer` with a `name`, define `query`, name the `comparison`, and give
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from typing import Annotated, ClassVar, Literal
@@ -20,7 +21,7 @@ from torch.nn.functional import embedding, normalize
 
 from mmrns.nn.kernels import comparisons
 from mmrns.registry import Named, Registry
-from mmrns.rng import generator
+from mmrns.rng import generator, stream_seed
 
 Queries = Float[Tensor, "B width"]
 Candidates = Float[Tensor, "B K width"] | Float[Tensor, "P width"]
@@ -113,6 +114,14 @@ class Scorer(Named, nn.Module, ABC):
     def pair_width(self, device: torch.device | str) -> int:
         """Reals that a comparison with a pool holds for each pair on a device, beside the score."""
         return comparisons.pair_width(self.entity_width, device) if self.comparison == "modulus" else 0
+
+    def twin(self, number: int) -> Scorer:
+        """The same formula with parameters of its own, which start anew; by default a copy.
+
+        Args:
+            number: of the twin, from 1: what it leaves to chance is another choice.
+        """
+        return copy.deepcopy(self)
 
     @torch.no_grad()
     def untrained_mean(self) -> float:
@@ -401,6 +410,12 @@ class TuckER(Scorer, name="TuckER"):
         self.anchor_dropout, self.matrix_dropout, self.query_dropout = anchor_dropout, matrix_dropout, query_dropout
         self.batch_norm, self.seed = batch_norm, torch.initial_seed()
         self.norms = nn.ModuleList(nn.BatchNorm1d(dim) for _ in range(2 if batch_norm else 0))
+
+    def twin(self, number: int) -> TuckER:
+        made = copy.deepcopy(self)
+        nn.init.uniform_(made.core, -1, 1)
+        made.seed = stream_seed(self.seed, "twin", number)
+        return made
 
     @property
     def relation_width(self) -> int:

@@ -125,6 +125,7 @@ def build_model(config: Config, dataset: Dataset, parts: Parts | None = None) ->
         embedder = parts.embedder
         if embedder is None:
             cls: Any = Embedder.registry.get(m.embedder or "table")
+            cls.refuse_unfit(scorer)
             options = {key: given[key] for key in options_of(cls, EMBEDDER_KEYWORDS).model_fields}
             if takes(cls, "modalities"):
                 options["modalities"] = m.modalities or None
@@ -214,8 +215,9 @@ def build_trainer(config: Config, dataset: Dataset, parts: Parts | None = None) 
 def compile_formulas(model: Model, objective: Loss) -> None:
     """Have torch compile the scorer's and the loss's formulas, which are what has many small operations."""
     # The stubs do not know that methods may be replaced on an instance.
-    scorer: Any = model.scorer
-    scorer.query, scorer.compare = torch.compile(scorer.query), torch.compile(scorer.compare)
+    scorers: Any = dict.fromkeys(model.scorers)
+    for scorer in scorers:
+        scorer.query, scorer.compare = torch.compile(scorer.query), torch.compile(scorer.compare)
     loss: Any = objective
     loss.rows = torch.compile(loss.rows)
 

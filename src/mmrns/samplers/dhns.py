@@ -12,6 +12,8 @@ from torch.nn.functional import logsigmoid
 
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
+from mmrns.errors import UsageError
+from mmrns.nn.embedders import Embedder
 from mmrns.nn.lookup import Lookup, Query
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.nn.numerics import full
@@ -97,6 +99,21 @@ class Dhns(Uniform, name="dhns"):
         self.denoiser = Denoiser(spec.entity_width, spec.query_width)
         self.register_buffer("bars", torch.tensor(BARS), persistent=False)
 
+    @classmethod
+    def refuse_unfit(cls, model: Model) -> None:
+        """See whether what is made, vectors, can be scored.
+
+        Raises:
+            UsageError: the embedder scores entities by more than that; see `Sampler` for what else.
+        """
+        super().refuse_unfit(model)
+        if model.entity.has_traits:
+            name = Embedder.registry.name_of(type(model.entity))
+            raise UsageError(
+                f"the sampler dhns makes vectors of no entity, and the embedder {name} has entities scored by more "
+                "than their vectors; use model.embedder=fused, or take another sampler"
+            )
+
     def loss(
         self,
         lookup: Lookup,
@@ -179,7 +196,7 @@ class Dhns(Uniform, name="dhns"):
         t, h = _made(asked.t, tails), _made(asked.h, heads)
         both = model.query(h.flatten(), asked.relations[0].repeat_interleave(levels, 0), False)
         each = t.flatten()
-        replaced = model.compare(both, Views(each.vectors[:, None], each.present[:, None])).view(-1, levels)
+        replaced = model.compare(both, each[:, None]).view(-1, levels)
         return torch.stack([model.compare(asked.queries[0], t), model.compare(asked.queries[1], h), replaced], dim=-1)
 
     def of_levels(

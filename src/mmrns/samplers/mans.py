@@ -127,7 +127,8 @@ def first_rows(modal: Bool[Tensor, "B K"]) -> Bool[Tensor, "B K"]:
 def mixed_up(query: Query, views: Views, model: Model) -> Bool[Tensor, "B K"]:
     """Whose mean score over the pairs of different views is above that over the views that both have."""
     n = len(query.vectors)
-    scores = torch.stack([model.scorer.compare(q, e) for q in query.vectors for e in views.by_view], dim=-1)
+    asked = list(zip(model.scorers, query.vectors, strict=True))
+    scores = torch.stack([scorer.compare(q, e) for scorer, q in asked for e in views.by_view], dim=-1)
     pairs = (query.present[:, None, :, None] & views.present[..., None, :]).flatten(-2)
     of_one = torch.eye(n, dtype=torch.bool, device=pairs.device).flatten()
 

@@ -282,15 +282,17 @@ class Trainer:
             views: of every entity, where they are at hand.
         """
         model, sampler = self.model, self.sampler
-        negatives = sampler.draw(model.exact(lookup), model, step)  # x- ~ q_phi( . | anchor, r, step)
+        seen = lookup if sampler.every else model.exact(lookup)
+        negatives = sampler.draw(seen, model, step)  # x- ~ q_phi( . | anchor, r, step)
         negatives = self._counted(lookup, negatives)
         if views is not None and isinstance(negatives, AllNegatives):
             negatives = replace(negatives, views=views)
         true = model.scores(lookup)  # f_theta(h, r, t), and that of each view
         false = model.scores(lookup, negatives)  # f_theta(h, r, x-)
         s_pos, s_neg = true.mixed.squeeze(1), false.mixed
+        given = s_pos, s_neg, negatives.mask, lookup.batch.weight, negatives.log_weight
         losses = Losses(
-            self.objective(s_pos, s_neg, negatives.mask, lookup.batch.weight, negatives.log_weight)
+            (self.objective(*given) if model.trains_mixed else s_pos.new_zeros(()))
             + model.loss(lookup, negatives, self.objective, true, false),
             sampler.loss(lookup, negatives, s_pos, s_neg, model, step),
         )

@@ -3,6 +3,18 @@
 from mmrns.nn.embedders.base import STRUCTURE, Embedder
 from mmrns.nn.embedders.computed import ComputedEmbedder
 from mmrns.nn.embedders.fused import AttentionPool, FusedEmbedder
+from mmrns.nn.embedders.hyper import HyperEmbedder
+from mmrns.nn.embedders.momok import ExpertsEmbedder
 from mmrns.nn.embedders.table import Table, TableEmbedder
 
-__all__ = ["STRUCTURE", "AttentionPool", "ComputedEmbedder", "Embedder", "FusedEmbedder", "Table", "TableEmbedder"]
+__all__ = [
+    "STRUCTURE",
+    "AttentionPool",
+    "ComputedEmbedder",
+    "Embedder",
+    "ExpertsEmbedder",
+    "FusedEmbedder",
+    "HyperEmbedder",
+    "Table",
+    "TableEmbedder",
+]

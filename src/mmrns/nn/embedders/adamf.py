@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
@@ -49,21 +49,14 @@ class AdaMFEmbedder(ComputedEmbedder, name="adamf"):
         modalities: Sequence[str] | None = None,
         hidden: PositiveInt | None = None,
     ):
-        super().__init__(len(graph.entities))
-        names = list(features) if modalities is None else list(modalities)
+        super().__init__(graph, features, modalities)
+        names = list(self.modalities)
         # A mean of V vectors is shorter by the root of V.
         wider = init_range * (1 + len(names)) ** 0.5
         self.parts = FusedEmbedder(
             graph, features, width=width, init_range=wider, sparse=sparse, modalities=names, hidden=hidden
         )
         self.attention = nn.Parameter(torch.zeros(width))
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return self.parts.reads
-
-    def by_features(self, ids: Int[Tensor, " n"]) -> Bool[Tensor, " n"]:
-        return self.parts.by_features(ids)
 
     def weights(self, ids: Int[Tensor, " n"]) -> Float[Tensor, "n V"]:
         """p(e): how much structure and each modality count, in the order `structure`, then that of `reads`."""

@@ -9,8 +9,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mmrns.nn.lookup import Lookup, Scores
+from mmrns.errors import UsageError
+from mmrns.nn.lookup import Lookup, Query, Scores
 from mmrns.nn.losses import Loss
+from mmrns.nn.scorers import Scorer
 from mmrns.registry import Named, Registry
 from mmrns.types import Negatives, Views
 
@@ -38,9 +40,29 @@ class Embedder(Named, nn.Module, ABC):
 
     views: tuple[str, ...] = (STRUCTURE,)
 
+    scorer: ClassVar[type[Scorer]] = Scorer
+    """The formulas that its vectors are for: any, or one where what stands where in a vector has a meaning."""
+
+    has_traits: ClassVar[bool] = False
+    """True where more than its vectors decides how an entity is scored (`Views.traits`)."""
+
     def __init__(self, n_entities: int):
         super().__init__()
         self.n_entities = n_entities
+
+    @classmethod
+    def refuse_unfit(cls, scorer: Scorer) -> None:
+        """Refuse a formula that its vectors are not for.
+
+        Raises:
+            UsageError: it is one.
+        """
+        if not isinstance(scorer, cls.scorer):
+            own, wanted = (Scorer.registry.name_of(kind) for kind in (type(scorer), cls.scorer))
+            name = Embedder.registry.name_of(cls)
+            raise UsageError(
+                f"model.embedder={name} gives vectors for {wanted}, not for {own}; use model.scorer={wanted}"
+            )
 
     @abstractmethod
     def forward(self, ids: Int[Tensor, "*n"]) -> Views:
@@ -69,9 +91,43 @@ class Embedder(Named, nn.Module, ABC):
         views = [view for view, name in enumerate(self.views) if name != STRUCTURE]
         return self(ids).present[:, views].any(1)
 
+    @property
+    def relation_width(self) -> int:
+        """Trained numbers of each relation that it takes, beside the relation's vectors; they start as these do.
+
+        They stand last in what `anchor` and `under` are given.
+        """
+        return 0
+
     def anchor(self, views: Views, relation: Float[Tensor, "B relation_width"]) -> Views:
         """The views of anchors as the relation asked about sees them. By default the relation changes nothing."""
         return views
+
+    def under(self, relation: Float[Tensor, "B relation_width"]) -> Float[Tensor, "B M"] | None:
+        """What of the relation decides how it sees candidates, made once for each query; None, as by default: nothing.
+
+        It comes back to `compare` as `query.under`. Only embedders with a single view are asked.
+        """
+        return None
+
+    def compare(self, scorer: Scorer, query: Query, candidates: Views) -> Float[Tensor, "B K"]:
+        """The scores of candidates in the only view, of each row's own [B K 1 width] or of one pool [P 1 width].
+
+        Of several views the mixture compares. By default what the formula says of their vectors as they are. What makes
+        candidates look different under each relation is done here, where `under` gives something; of formulas that are
+        products, best by products that no relation has a part in.
+
+        Args:
+            scorer: the formula.
+            query: of the rows.
+            candidates: their own, or one pool.
+        """
+        return scorer.compare(query.vectors[0], candidates.by_view[0])
+
+    @property
+    def reals_per_pair(self) -> int:
+        """Reals that `compare` holds for each pair of a row and a candidate, beside the score and the scorer's."""
+        return 0
 
     def loss(
         self,

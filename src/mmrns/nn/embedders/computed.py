@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mmrns.data.features import Features
+from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.embedders.base import Embedder
 from mmrns.types import Views
 
@@ -18,13 +21,26 @@ class ComputedEmbedder(Embedder):
     To add one: subclass it and define `views_of` in place of `forward`. What a step leaves out depends on the entity
     and on `at`, so that all looks at an entity in a step are the same.
 
+    Args:
+        graph: whose entities they are.
+        features: where the modalities are.
+        modalities: names of the modalities that are read; all of them by default.
+
     Attributes:
+        modalities: those that are read, by name.
+        seen: Bool[E], the entities that train mentions. Of any other the structural vector is nothing but its initial
+            value.
         at: the step of the training that goes on; None outside of a step.
         seed: of what is left out in a step.
     """
 
-    def __init__(self, n_entities: int):
-        super().__init__(n_entities)
+    seen: Tensor
+
+    def __init__(self, graph: KnowledgeGraph, features: Features, modalities: Sequence[str] | None):
+        super().__init__(len(graph.entities))
+        names = list(features) if modalities is None else modalities
+        self.modalities = {name: features[name] for name in names}
+        self.register_buffer("seen", graph.seen_entities, persistent=False)
         self.at: int | None = None
         self.seed = torch.initial_seed()
         self._all: tuple[list[int], Views] | None = None
@@ -42,12 +58,13 @@ class ComputedEmbedder(Embedder):
         else:
             distinct, place = torch.arange(self.n_entities, device=ids.device), ids
         views = self.views_of(distinct)
-        flat = nn.functional.embedding(place, views.vectors.flatten(1))
-        return Views(flat.unflatten(-1, views.vectors.shape[1:]), views.present[place])
+        vectors = nn.functional.embedding(place, views.vectors.flatten(1)).unflatten(-1, views.vectors.shape[1:])
+        traits = None if views.traits is None else nn.functional.embedding(place, views.traits)
+        return Views(vectors, views.present[place], traits)
 
     def all(self) -> Views:
         """The views of every entity. Without gradients they are kept until a parameter changes or `constrain`."""
-        ids = torch.arange(self.n_entities, device=next(self.parameters()).device)
+        ids = torch.arange(self.n_entities, device=self.seen.device)
         if torch.is_grad_enabled():
             return self.views_of(ids)
         state = [
@@ -59,6 +76,17 @@ class ComputedEmbedder(Embedder):
             self._all = state, Views.concatenate([self.views_of(part) for part in ids.split(4096)])
         return self._all[1]
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return tuple(self.modalities)
+
+    def by_features(self, ids: Int[Tensor, " n"]) -> Bool[Tensor, " n"]:
+        """Whether each entity has a modality that is read."""
+        found = torch.zeros_like(ids, dtype=torch.bool)
+        for modality in self.modalities.values():
+            found |= modality.gather(ids)[1].any(1)
+        return found
+
     def begin(self, step: int) -> None:
         """From here to `constrain` what is left out is chosen by the step."""
         self.at = step
@@ -66,3 +94,22 @@ class ComputedEmbedder(Embedder):
     def constrain(self) -> None:
         """Let go of what `all` keeps: some optimizers change parameters without a trace."""
         self._all = self.at = None
+
+    def means(self, ids: Int[Tensor, " n"]) -> list[tuple[Float[Tensor, "n _"], Bool[Tensor, " n"]]]:
+        """One vector of each modality, and who has the modality: the mean of the tokens, at mean 0 and length 1.
+
+        Whoever lacks the modality has the vector 0.
+        """
+        dtype = next(self.parameters()).dtype
+        tokens = (modality.gather(ids) for modality in self.modalities.values())
+        return [(_normalised(values.to(dtype), mask), mask.any(1)) for values, mask in tokens]
+
+    def known(self, ids: Int[Tensor, " n"], modalities: Sequence[Bool[Tensor, " n"]]) -> Bool[Tensor, "n V"]:
+        """Who has structure and who has which modality: structure by train, or where there is nothing else."""
+        there = torch.stack([self.seen[ids], *modalities], dim=1)
+        return torch.cat([there[:, :1] | ~there.any(1, keepdim=True), there[:, 1:]], dim=1)
+
+
+def _normalised(values: Float[Tensor, "n L D"], mask: Bool[Tensor, "n L"]) -> Float[Tensor, "n D"]:
+    mean = values.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+    return nn.functional.layer_norm(mean, mean.shape[1:]) / mean.shape[1] ** 0.5

@@ -79,8 +79,6 @@ class FusedEmbedder(ComputedEmbedder, name="fused"):
         concatenate: all modalities are one view, in which each has its part of the vector; 0 where it is missing.
     """
 
-    seen: Tensor
-
     def __init__(
         self,
         graph: KnowledgeGraph,
@@ -94,9 +92,8 @@ class FusedEmbedder(ComputedEmbedder, name="fused"):
         hidden: PositiveInt | None = None,
         concatenate: bool = False,
     ):
-        super().__init__(len(graph.entities))
-        names = list(features) if modalities is None else list(modalities)
-        self.modalities = {name: features[name] for name in names}
+        super().__init__(graph, features, modalities)
+        names = list(self.modalities)
         self.concatenate = concatenate and len(names) > 1
         self.views = (STRUCTURE, "+".join(names)) if self.concatenate else (STRUCTURE, *names)
         self.structure = Table(len(graph.entities), width, init_range, sparse=sparse)
@@ -108,7 +105,6 @@ class FusedEmbedder(ComputedEmbedder, name="fused"):
             AttentionPool(m.width, own + estimated, init_range, hidden)
             for own, m in zip(self.widths, self.modalities.values(), strict=False)
         )
-        self.register_buffer("seen", graph.seen_entities, persistent=False)
         self.structure_dropout = structure_dropout
 
     def views_of(self, ids: Int[Tensor, " n"]) -> Views:
@@ -132,7 +128,3 @@ class FusedEmbedder(ComputedEmbedder, name="fused"):
             whole = torch.cat([pooled * has[:, None] for pooled, has in found], dim=1)
             return Views(torch.stack([structure, whole], dim=1), torch.stack([there[:, 0], there[:, 1:].any(1)], dim=1))
         return Views(torch.stack([structure, *(pooled for pooled, _ in found)], dim=1), there)
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return tuple(self.modalities)

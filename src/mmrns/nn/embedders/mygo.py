@@ -132,7 +132,6 @@ class MyGOEmbedder(ComputedEmbedder, name="mygo"):
     """
 
     views = ("joint",)
-    seen: Tensor
 
     def __init__(
         self,
@@ -152,16 +151,14 @@ class MyGOEmbedder(ComputedEmbedder, name="mygo"):
         contrastive: NonNegativeFloat = 0.0,
         contrasted: PositiveInt = 512,
     ):
-        super().__init__(len(graph.entities))
+        super().__init__(graph, features, modalities)
         if width % heads:
             raise UsageError(f"model.heads: {heads} heads do not divide the {width} reals of an entity's vector")
-        names = list(features) if modalities is None else list(modalities)
-        self.modalities = {name: features[name] for name in names}
         self.dropout, self.structure_noise, self.token_noise = dropout, structure_noise, token_noise
         self.contrastive, self.contrasted = contrastive, contrasted
         self.structure = Table(len(graph.entities), width, init_range, sparse=sparse)
         self.projections = nn.ModuleList(nn.Linear(m.width, width) for m in self.modalities.values())
-        kinds = 1 + len(names)
+        kinds = 1 + len(self.modalities)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(kinds))
         # What all entities have in common starts at 0, so that they differ.
         self.first, self.place = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(kinds, width))
@@ -169,14 +166,6 @@ class MyGOEmbedder(ComputedEmbedder, name="mygo"):
         # What is normalised has numbers of variance 1, a vector at the start that of the uniform distribution.
         nn.init.constant_(made[-1].norms[1].weight, init_range / 3**0.5)  # pyright: ignore[reportArgumentType]
         self.layers = nn.ModuleList(made)
-        self.register_buffer("seen", graph.seen_entities, persistent=False)
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return tuple(self.modalities)
-
-    def by_features(self, ids: Int[Tensor, " n"]) -> Bool[Tensor, " n"]:
-        return self.tokens(ids).mask[:, 2:].any(1)
 
     def views_of(self, ids: Int[Tensor, " n"]) -> Views:
         vectors = self._encoded(ids, self.tokens(ids), first=True)

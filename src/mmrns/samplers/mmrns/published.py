@@ -142,7 +142,8 @@ class MmrnsPublished(Sampler, name="mmrns-published"):
         soft = torch.softmax(perturbed + (first - first.detach())[:, None], dim=2)
         candidates = model.entities(pool)
         vectors = straight_through(soft, drawn, candidates.vectors.flatten(1))
-        views = Views(vectors.unflatten(-1, candidates.vectors.shape[1:]), candidates.present[drawn])
+        traits = None if candidates.traits is None else candidates.traits[drawn]
+        views = Views(vectors.unflatten(-1, candidates.vectors.shape[1:]), candidates.present[drawn], traits)
         return OwnNegatives(pool[drawn], views, trace=Trace(pool, true, first, drawn, similarities))
 
     def loss(
