@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from forms import FORMS, form_of, scorer_for
+from forms import FORMS, form_of, model_of, scorer_for
 from mmrns.data.datasets import Dataset
 from mmrns.errors import Note, UsageError
 from mmrns.nn.embedders import Embedder
@@ -116,7 +116,7 @@ def _the_same_when_replayed(
 def test_with_any_sampler(toy: Dataset, name: str) -> None:
     # With lessons often enough to be replayed.
     often = {"refresh": 4} if FORMS[name]["name"] == "mmrns" else {}
-    values = {"sampler": form_of(name, 5) | often}
+    values = {"sampler": form_of(name, 5) | often, "model": model_of(name)}
     if _trainer(toy, values).sampler.kind(0) is None:
         pytest.skip("it cannot be recorded")
     recorder = _the_same_when_replayed(toy, values, 14 if often else 8)
