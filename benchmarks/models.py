@@ -3,12 +3,13 @@
     python benchmarks/models.py [--json] [--dataset DB15K-resplit] [--dim 1000] [--models ComplEx,BiQUE,residual]
 
 Structure: every scorer that compares by products. Views: every mixture, and every embedder that reads modalities, with
-ComplEx and all features of the dataset. Each is trained by k-vs-all with Adagrad and N3, 512 rows, reciprocal
-relations, for a few steps in a process of its own. Of a step are told the seconds, in the median; the FLOP of its
-matrix products, forward and backward (`torch.utils.flop_counter`); the ratio of these seconds to what the FLOP take at
-the machine's rate, which is that of a square product of the same precision, measured in alternation with the steps;
-and the most memory that the process took beyond what it had before the model was made, the features' own among it (on
-a GPU: that of tensors). Work that is no product, and products in the package's own kernels, count as seconds alone.
+ComplEx, or the scorer that it is for, and all features of the dataset. Each is trained by k-vs-all with Adagrad and N3,
+512 rows, reciprocal relations, for a few steps in a process of its own. Of a step are told the seconds, in the median;
+the FLOP of its matrix products, forward and backward (`torch.utils.flop_counter`); the ratio of these seconds to what
+the FLOP take at the machine's rate, which is that of a square product of the same precision, measured in alternation
+with the steps; and the most memory that the process took beyond what it had before the model was made, the features'
+own among it (on a GPU: that of tensors). Work that is no product, and products in the package's own kernels, count as
+seconds alone.
 
 With `--autocast` products are of bfloat16, those that measure the rate as well. A model whose size is that of a cube of
 d, or of a square for each relation, is measured at the d of `LARGEST`. Datasets are found through $MMRNS_DATA.
@@ -56,7 +57,9 @@ def settings_of(name: str, modalities: list[str]) -> dict[str, Any]:
     kind = "mixture" if name in Mixture.registry.names() else "embedder"
     if not modalities:
         raise SystemExit(f"{name} reads features, and the dataset has none; give another --dataset")
-    return {f"model.{kind}": name, "model.modalities": modalities}
+    wanted = Embedder.registry.get(name).scorer if kind == "embedder" else Scorer
+    scorer = {} if wanted is Scorer else {"model.scorer": Scorer.registry.name_of(wanted)}
+    return {f"model.{kind}": name, "model.modalities": modalities} | scorer
 
 
 def every_model(modalities: list[str]) -> list[str]:

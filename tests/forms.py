@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from mmrns.nn.embedders import Embedder
+from mmrns.nn.scorers import Scorer
 from mmrns.runs.methods import method_of
 from mmrns.samplers.base import Sampler
 from mmrns.training.trainer import Trainer
@@ -50,6 +52,12 @@ def model_of(name: str, dim: int = 6) -> dict[str, Any]:
     """The section `model` that a form, a sampler or a method is trained with: with modalities where it needs them."""
     needs = Sampler.registry.get(FORMS[name]["name"] if name in FORMS else method_of(name).sampler).needs_modalities
     return {"dim": dim} | ({"modalities": ["image", "text"]} if needs else {})
+
+
+def scorer_for(embedder: str) -> str:
+    """A scorer that an embedder gives vectors for."""
+    kind = Embedder.registry.get(embedder).scorer
+    return next(name for name in Scorer.registry.names() if issubclass(Scorer.registry.get(name), kind))
 
 
 def form_of(name: str, negatives: int) -> dict[str, Any]:

@@ -32,6 +32,7 @@ def test_every_model_that_compares_by_products_has_a_name(models: ModuleType) ->
     assert {"ComplEx", "BiQUE", "TuckER", *Mixture.registry.names()} <= {*every}
     assert not {"TransE", "RotatE", "fused", "table"} & {*every}
     assert not {*Mixture.registry.names()} & {*models.every_model([])}
+    assert models.settings_of("m-hyper", ["text"])["model.scorer"] == "BiQUE"
     with pytest.raises(SystemExit, match="residual reads features, and the dataset has none"):
         models.settings_of("residual", [])
 

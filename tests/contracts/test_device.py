@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from forms import FORMS, form_of, model_of
+from forms import FORMS, form_of, model_of, scorer_for
 from mmrns.data.datasets import Dataset
 from mmrns.evaluation import ranking
 from mmrns.evaluation.candidates import Candidates
@@ -166,9 +166,7 @@ def test_a_step_with_any_mixture(toy: Dataset, monkeypatch: pytest.MonkeyPatch, 
 @pytest.mark.parametrize("method", ["mmrns", "1-vs-all"])
 @pytest.mark.parametrize("name", Embedder.registry.names())
 def test_a_step_with_any_embedder(toy: Dataset, monkeypatch: pytest.MonkeyPatch, name: str, method: str) -> None:
-    kind = Embedder.registry.get(name).scorer
-    scorer = next(scorer for scorer in Scorer.registry.names() if issubclass(Scorer.registry.get(scorer), kind))
-    model = {"dim": 6, "embedder": name, "scorer": scorer}
+    model = {"dim": 6, "embedder": name, "scorer": scorer_for(name)}
     assert _waits(toy, monkeypatch, {"model": model, "method": method}) == []
 
 

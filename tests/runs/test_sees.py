@@ -12,6 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 import mmrns
+from forms import scorer_for
 from mmrns.cli import app
 from mmrns.errors import UsageError
 from mmrns.nn.embedders import Embedder
@@ -113,8 +114,8 @@ READERS = [name for name in Embedder.registry.names() if takes(Embedder.registry
 
 @pytest.mark.parametrize("name", READERS)
 def test_every_embedder_that_reads_features_is_given_the_altered_ones(place: Path, name: str) -> None:
-    given = {"modalities": ["text"], "embedder": name, "settings": SHORT | {"training.steps": 2}}
-    run = mmrns.train(dataset=place / "kg", **given, **GIVEN)
+    given = {"modalities": ["text"], "embedder": name, "scorer": scorer_for(name)}
+    run = mmrns.train(dataset=place / "kg", settings=SHORT | {"training.steps": 2}, **given, **GIVEN)
     ids = torch.arange(8, 16)
     with torch.no_grad():
         before, after = (one.model.entities(ids).vectors for one in (run, run._altered({"text": "shuffled"}, 0)))

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from forms import FORMS, form_of
+from forms import FORMS, form_of, model_of, scorer_for
 from mmrns.data.datasets import Dataset
 from mmrns.errors import Note, UsageError
+from mmrns.nn.embedders import Embedder
 from mmrns.nn.lookup import Lookup
 from mmrns.nn.losses import Loss
 from mmrns.nn.mixture import Mixture
@@ -115,7 +116,7 @@ def _the_same_when_replayed(
 def test_with_any_sampler(toy: Dataset, name: str) -> None:
     # With lessons often enough to be replayed.
     often = {"refresh": 4} if FORMS[name]["name"] == "mmrns" else {}
-    values = {"sampler": form_of(name, 5) | often}
+    values = {"sampler": form_of(name, 5) | often, "model": model_of(name)}
     if _trainer(toy, values).sampler.kind(0) is None:
         pytest.skip("it cannot be recorded")
     recorder = _the_same_when_replayed(toy, values, 14 if often else 8)
@@ -146,6 +147,12 @@ def test_what_is_prepared_reads_the_model_as_it_is_in_the_step(toy: Dataset) -> 
 @pytest.mark.parametrize("name", Mixture.registry.names())
 def test_with_any_mixture(toy: Dataset, name: str) -> None:
     model = {"dim": 4, "modalities": ["image", "text"], "mixture": name}
+    _the_same_when_replayed(toy, {"model": model} | UNIFORM, 8, False)
+
+
+@pytest.mark.parametrize("name", Embedder.registry.names())
+def test_with_any_embedder(toy: Dataset, name: str) -> None:
+    model = {"dim": 4, "embedder": name, "scorer": scorer_for(name)}
     _the_same_when_replayed(toy, {"model": model} | UNIFORM, 8, False)
 
 
