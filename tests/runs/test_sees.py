@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import mmrns
 from forms import scorer_for
 from mmrns.cli import app
+from mmrns.cli.show import out
 from mmrns.errors import UsageError
 from mmrns.nn.embedders import Embedder
 from mmrns.runs.build import build_dataset
@@ -61,9 +62,12 @@ def test_what_is_ranked_is_what_a_dataset_with_such_features_gives(place: Path) 
     assert run.evaluate()["both"]["realistic"]["mrr"] == true
 
 
-def test_the_command_prints_a_table_or_json(place: Path, tmp_path: Path) -> None:
+def test_the_command_prints_a_table_or_json(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A console asks how wide it is but once, when it is made.
+    monkeypatch.setattr(out, "width", 200)
+
     def run(*arguments: str) -> str:
-        done = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["sees", str(place / "fused"), *arguments])
+        done = CliRunner().invoke(app, ["sees", str(place / "fused"), *arguments])
         assert done.exit_code == 0, done.output
         return done.stdout
 
@@ -80,9 +84,9 @@ def test_the_command_prints_a_table_or_json(place: Path, tmp_path: Path) -> None
 
 def test_a_run_trained_with_altered_features_goes_on_with_them(place: Path, tmp_path: Path) -> None:
     altered = {"data.altered": {"text": "noise", "image": 0.5}}
-    out = tmp_path / "noise"
-    run = mmrns.train(dataset=place / "kg", out=out, modalities=["text", "image"], settings=SHORT | altered, **GIVEN)
-    again = mmrns.load_run(out)
+    folder = tmp_path / "noise"
+    run = mmrns.train(dataset=place / "kg", out=folder, modalities=["text", "image"], settings=SHORT | altered, **GIVEN)
+    again = mmrns.load_run(folder)
     assert again.config.data.altered == {"text": "noise", "image": 0.5}
     assert again.evaluate() == run.results["test"]
     assert again.dataset.features["image"].covered == 35 - round(35 / 2)
