@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 
 import mmrns
+from forms import form_of
 from mmrns.data.features import Modality
 from mmrns.data.vocabulary import Vocabulary
 from mmrns.errors import DataError, UsageError
@@ -254,7 +255,8 @@ def test_every_sampler_is_bundled_with_what_it_reads(toy_folder: Path, tmp_path:
         needs = Sampler.registry.get(name).needs_modalities
         short = {"training.steps": 1, "training.evaluate_every": 1, "model.dim": 8}
         short |= {"model.modalities": ["image", "text"]} if needs else {}
-        run = mmrns.train(dataset=toy_folder, sampler=name, device="cpu", settings=short, out=tmp_path / name)
+        short |= {f"sampler.{option}": value for option, value in form_of(name, 4).items()}
+        run = mmrns.train(dataset=toy_folder, device="cpu", settings=short, out=tmp_path / name, plots=False)
         run.export_bundle(tmp_path / "b" / name)
     shutil.move(toy_folder, tmp_path / "gone")
     for name in names:
