@@ -258,9 +258,9 @@ def train_once(training: Training) -> dict[str, Any]:
     told = [*callbacks(), *([] if reports is None else [reports])]
     told += [ProgressLines(name=training.name)] if training.progress else []
     try:
-        how: dict[str, Any] = {"resume": unfinished, "progress": False, "group": training.folder.resolve().name}
-        how["plots"] = not training.trial
-        run = train(out=training.run, settings=training.given, callbacks=told, **how)
+        how: dict[str, Any] = {"resume": unfinished, "progress": False, "plots": not training.trial}
+        group = training.folder.resolve().name
+        run = train(out=training.run, settings=training.given, callbacks=told, group=group, **how)
     except Interrupted:
         if reports is None or reports.pruned is None:
             raise

@@ -113,7 +113,7 @@ class FusedEmbedder(ComputedEmbedder, name="fused"):
             (pool(values.to(structure.dtype), mask), mask.any(1))
             for pool, (values, mask) in zip(self.pools, (m.gather(ids) for m in self.modalities.values()), strict=True)
         ]
-        there = torch.stack([known, *(has for _, has in found)], dim=1)
+        there = self.known(ids, [has for _, has in found])
         if self.structure_dropout:
             if self.at is not None:
                 known = known & ~among(ids, self.structure_dropout, self.seed, "structure dropout", self.at)
@@ -123,7 +123,6 @@ class FusedEmbedder(ComputedEmbedder, name="fused"):
             structure = torch.where(estimated[:, None], estimates / n.clamp(min=1)[:, None], structure)
             found = [(pooled[:, :own], has) for own, (pooled, has) in zip(self.widths, found, strict=False)]
             there[:, 0] |= estimated
-        there[:, 0] |= ~there.any(1)
         if self.concatenate:
             whole = torch.cat([pooled * has[:, None] for pooled, has in found], dim=1)
             return Views(torch.stack([structure, whole], dim=1), torch.stack([there[:, 0], there[:, 1:].any(1)], dim=1))
