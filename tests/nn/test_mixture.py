@@ -131,7 +131,7 @@ def test_the_weights_are_what_scores_count(name: str, seed: int, views: int, poo
     weights = mixture.weights(gate, own, candidates)
     assert weights.shape == (3, 5, views)
     gradients = torch.stack(torch.autograd.grad(mixed.sum(), scores), dim=-1)
-    if mixture.linear:
+    if not mixture.separate:
         torch.testing.assert_close(gradients, weights.detach())
     else:
         # No sum: but what counts is the same, and whoever rises raises the score.

@@ -49,12 +49,9 @@ class Mixture(Named, nn.Module, ABC):
     one_relation: ClassVar[bool] = False
     """True where a relation has one vector for all views, False where it has one for each."""
 
-    linear: ClassVar[bool] = True
-    """True where the mixed score is a sum of the views' scores by `weights`, and of what depends on none of them."""
-
     separate: ClassVar[bool] = False
     """True where each view is a model of its own: with parameters of the formula that no other view has, and trained by
-    its own scores alone. `loss` is then the whole loss, and the mixed scores have none."""
+    its own scores alone. `loss` is then the whole loss; the mixed scores, which need be no sum of them, have none."""
 
     def __init__(self, views: Sequence[str]):
         super().__init__()
@@ -217,7 +214,6 @@ class MeanProbability(Mixture, name="mean-probability"):
         views: see `Mixture`.
     """
 
-    linear = False
     separate = True
 
     def weights(
