@@ -1,6 +1,7 @@
 """What a training step takes on a GPU, and what it launches there: `python benchmarks/gpu.py [--json]`.
 
     python benchmarks/gpu.py [--json] [--device cuda] [--dataset DB15K-resplit] [--beside MKG-W] [--steps 20]
+        [--part methods]
 
 Of every method, TransE at d 200, 1,024 rows and 64 negatives on one dataset: the operations of a step
 (`operations.py`), its wall time, the time in which the device is busy with its kernels, the kernels and copies that
@@ -10,8 +11,8 @@ busy time and memory of the steps that `training.capture` replays. The same of t
 triples a second. And of each comparison of queries with rows of a table, forward and backward, the share of the
 device's bandwidth of copying that it attains, if it moved no more than it must.
 
-It takes less than five minutes on one GPU. With `--device cpu` it shows that it runs: what only a device can tell is
-null. Datasets are found through $MMRNS_DATA.
+It takes less than five minutes on one GPU; `--part` measures one of these alone. With `--device cpu` it shows that it
+runs: what only a device can tell is null. Datasets are found through $MMRNS_DATA.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -37,6 +39,8 @@ from mmrns.data.datasets import Dataset
 from mmrns.nn.kernels.comparisons import compare_rows
 from mmrns.training.trainer import Trainer
 
+PARTS = ("methods", "published", "beside", "bandwidth")
+OF_STEP = ("aten_ops", "step_ms", "busy_ms", "launches", "peak_gb")
 PUBLISHED = ("mmrns", "mmrns-published")
 KINDS = ("l1", "modulus", "dot")
 COPIED = 2**28
@@ -167,31 +171,45 @@ def bandwidth(n_entities: int, setting: tuple[int, int, int], device: str) -> di
     return found
 
 
+def methods(dataset: Dataset, setting: tuple[int, int, int], steps: int, device: str) -> dict[str, Any]:
+    """Of every method: each of its numbers by name, and those of replayed steps."""
+    found: dict[str, Any] = {key: {} for key in (*OF_STEP, "recorded")}
+    for name, trainer in attention.build_each(dataset, setting, device):
+        for key, value in of_step(trainer, steps, device).items():
+            found[key][name] = value
+        found["recorded"][name] = of_recorded(trainer, steps, device)
+    return found
+
+
+def published(dataset: Dataset, batch: int, steps: int, device: str) -> dict[str, Any]:
+    """The setting of the paper, on the graph of a dataset."""
+    found: dict[str, Any] = {}
+    for name in PUBLISHED:
+        trainer = mmrns_step.build(batch, device, name, dataset.graph)
+        found[name] = of_step(trainer, steps, device) | {"recorded": of_recorded(trainer, steps, device)}
+    return found
+
+
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """All of it."""
+    """All parts, or the one that is asked for."""
     device = arguments.device
     dataset, other = mmrns.load_dataset(arguments.dataset), mmrns.load_dataset(arguments.beside)
     other = replace(other, graph=replace(other.graph, test=other.graph.test[: arguments.triples]))
     setting = arguments.dim, arguments.batch, arguments.negatives
+    beside = training.SETTING | {"dataset": other.name, "d": arguments.dim, "batch": arguments.batch}
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "methods": lambda: methods(dataset, setting, arguments.steps, device),
+        "published": lambda: {"published": published(other, min(arguments.batch, 400), arguments.steps, device)},
+        "beside": lambda: beside_peer(other, arguments.scorer or list(PEERS), beside, device),
+        "bandwidth": lambda: {"bandwidth": bandwidth(len(dataset.graph.entities), setting, device)},
+    }
     found: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if device != "cpu" else "cpu",
         "torch": torch.__version__,
         "setting": dict(zip(("d", "batch", "negatives"), setting, strict=True)),
     }
-    of_method: dict[str, dict[str, float | None]] = {}
-    found["recorded"] = {}
-    for name, trainer in attention.build_each(dataset, setting, device):
-        of_method[name] = of_step(trainer, arguments.steps, device)
-        found["recorded"][name] = of_recorded(trainer, arguments.steps, device)
-    for key in ("aten_ops", "step_ms", "busy_ms", "launches", "peak_gb"):
-        found[key] = {name: row[key] for name, row in of_method.items()}
-    found["published"] = {
-        name: of_step(mmrns_step.build(min(arguments.batch, 400), device, name, other.graph), arguments.steps, device)
-        for name in PUBLISHED
-    }
-    beside = training.SETTING | {"dataset": other.name, "d": arguments.dim, "batch": arguments.batch}
-    found |= beside_peer(other, arguments.scorer or list(PEERS), beside, device)
-    found["bandwidth"] = bandwidth(len(dataset.graph.entities), setting, device)
+    for name in [arguments.part] if arguments.part else PARTS:
+        found |= parts[name]()
     return found
 
 
@@ -199,6 +217,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--part", choices=PARTS, help="this alone")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dataset", default="DB15K-resplit", help="of the methods")
     parser.add_argument("--beside", default="MKG-W", help="dataset of what is compared with PyKEEN")
@@ -214,11 +233,12 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(found))
         return
-    for name in found["aten_ops"]:
-        row = {key: found[key][name] for key in ("aten_ops", "step_ms", "busy_ms", "launches", "peak_gb")}
+    for name in found.get("aten_ops", ()):
+        row = {key: found[key][name] for key in OF_STEP}
         print(f"{name:>16}  " + "  ".join(f"{key} {_shown(value)}" for key, value in row.items()))
     for key in ("recorded", "published", "ranking", "training", "bandwidth"):
-        print(key, json.dumps(found[key]))
+        if key in found:
+            print(key, json.dumps(found[key]))
 
 
 def _shown(value: float | None) -> str:

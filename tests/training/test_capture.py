@@ -293,12 +293,15 @@ def test_streams_are_those_of_the_step_that_they_are_seeded_for() -> None:
 def test_cuda_graphs_give_the_same_numbers(toy: Dataset, name: str) -> None:
     on_device = replace(toy, features=toy.features.on(torch.device("cuda"), limit_mb=1))
     values: dict[str, Any] = {"sampler": form_of(name, 5), "device": "cuda"}
-    expected = _numbers(_trainer(on_device, values | {"training": {"capture": False}}), 40)
-    trainer = _trainer(on_device, values | {"training": {"capture": False}})
+    expected, again, trainer = (_trainer(on_device, values | {"training": {"capture": False}}) for _ in range(3))
     if trainer.sampler.kind(0) is None:
         pytest.skip("it cannot be recorded")
     trainer.record(True)
-    _same(_numbers(trainer, 40), expected)
+    once, twice, found = (_numbers(one, 40) for one in (expected, again, trainer))
+    # What adds up in whatever order it comes is not the same to the bit even without a recording.
+    repeats = all(torch.equal(a, b) for a, b in zip(once, twice, strict=True))
+    for a, b in zip(found, once, strict=True):
+        torch.testing.assert_close(a, b, **({"rtol": 0, "atol": 0} if repeats else {"rtol": 1e-3, "atol": 1e-4}))
     assert trainer.capture is not None
     # Steps with a lesson are of kinds of their own.
     assert trainer.capture.n_recorded == (4 if FORMS[name]["name"] == "mmrns" else 2)
