@@ -26,7 +26,7 @@ from operations import cycle, operations
 import mmrns
 from mmrns.data.datasets import Dataset
 from mmrns.memory import freed_memory_kept
-from mmrns.runs.build import build_trainer
+from mmrns.runs.build import build_dataset, build_trainer
 from mmrns.runs.config import make_config
 from mmrns.runs.methods import method_names, method_of
 from mmrns.samplers.base import Sampler
@@ -53,7 +53,8 @@ def build(method: str, dataset: Dataset, setting: tuple[int, int, int], device: 
         "training": {"batch_size": batch},
         "device": device,
     }
-    return build_trainer(make_config(values), dataset)
+    config = make_config(values)
+    return build_trainer(config, build_dataset(config, dataset))
 
 
 def build_each(

@@ -63,19 +63,26 @@ def run(trainer: Trainer, first: int, steps: int, device: str) -> float:
     return time.perf_counter() - started
 
 
-def busy(trainer: Trainer, first: int, steps: int, device: str) -> tuple[float | None, float | None]:
-    """Milliseconds of kernels, and kernels and copies that are launched, of a step; None on a processor."""
+def busy(work: Callable[[], object], device: str) -> tuple[float | None, float | None]:
+    """Milliseconds of the kernels of some work, and kernels and copies that it launches; None on a processor."""
     if device == "cpu":
         return None, None
-    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
-        run(trainer, first, steps, device)
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiled:
+        work()
+        wait(device)
     # Marks of the optimizer are among the events of the device.
     events = [
         event
         for event in profiled.events()
         if event.device_type == DeviceType.CUDA and not getattr(event, "is_user_annotation", False)
     ]
-    return sum(event.time_range.elapsed_us() for event in events) / 1e3 / steps, len(events) / steps
+    return sum(event.time_range.elapsed_us() for event in events) / 1e3, len(events)
+
+
+def busy_steps(trainer: Trainer, first: int, steps: int, device: str) -> tuple[float | None, float | None]:
+    """The same of a step, in the mean."""
+    taken, launched = busy(lambda: run(trainer, first, steps, device), device)
+    return (None, None) if taken is None or launched is None else (taken / steps, launched / steps)
 
 
 def peak(trainer: Trainer, first: int, steps: int, device: str) -> float | None:
@@ -95,7 +102,7 @@ def of_step(trainer: Trainer, steps: int, device: str) -> dict[str, float | None
     found: dict[str, float | None] = {"aten_ops": operations(trainer)}
     first = 2 * whole
     found["step_ms"] = 1e3 * run(trainer, first, steps, device) / steps
-    found["busy_ms"], found["launches"] = busy(trainer, first + steps, whole, device)
+    found["busy_ms"], found["launches"] = busy_steps(trainer, first + steps, whole, device)
     found["peak_gb"] = peak(trainer, first + steps + whole, whole, device)
     return found
 
@@ -111,7 +118,7 @@ def of_recorded(trainer: Trainer, steps: int, device: str) -> dict[str, float | 
         return None
     first = 3 * whole
     taken = 1e3 * run(trainer, first, steps, device) / steps
-    worked, _ = busy(trainer, first + steps, whole, device)
+    worked, _ = busy_steps(trainer, first + steps, whole, device)
     return {"step_ms": taken, "busy_ms": worked, "peak_gb": peak(trainer, first + steps + whole, whole, device)}
 
 
@@ -133,7 +140,7 @@ def beside_peer(
     return found
 
 
-def seconds(function: Any, device: str, times: int = 5) -> float:
+def seconds(function: Callable[[], object], device: str, times: int = 5) -> float:
     """The least of some runs of a function, the device awaited."""
     taken: list[float] = []
     for _ in range(times + 1):
@@ -158,7 +165,14 @@ def bandwidth(n_entities: int, setting: tuple[int, int, int], device: str) -> di
     ids = torch.randint(n_entities, (rows, k), device=device)
     source = torch.empty(COPIED // 4, device=device)
     target = torch.empty_like(source)
-    rate = 2 * COPIED / seconds(lambda: target.copy_(source), device)
+
+    def taken(function: Callable[[], object]) -> float:
+        """Seconds of a function's kernels; of the function itself on a processor."""
+        whole = seconds(function, device)
+        of_kernels, _ = busy(function, device)
+        return whole if of_kernels is None else of_kernels / 1e3
+
+    rate = 2 * COPIED / taken(lambda: target.copy_(source))
     read = rows * (k + 1) * width * 4
     moved = 2 * read + 2 * rows * k * 4 + rows * width * 4 + table.nbytes
     found = {"copy_gb_s": rate / 1e9}
@@ -167,7 +181,7 @@ def bandwidth(n_entities: int, setting: tuple[int, int, int], device: str) -> di
         def compared(kind: Any = kind) -> None:
             torch.autograd.grad(compare_rows(kind, query, table, ids).sum(), (query, table))
 
-        found[kind] = moved / seconds(compared, device) / rate
+        found[kind] = moved / taken(compared) / rate
     return found
 
 

@@ -29,7 +29,7 @@ from mmrns.data.features import Features, Modality
 from mmrns.data.folders import dataset_folders
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.memory import freed_memory_kept
-from mmrns.runs.build import build_trainer
+from mmrns.runs.build import build_dataset, build_trainer
 from mmrns.runs.config import make_config
 from mmrns.samplers.mmrns.published import PublishedSimilarity
 from mmrns.training.trainer import Trainer
@@ -89,7 +89,7 @@ def build(
             "device": device,
         }
     )
-    return build_trainer(config, dataset)
+    return build_trainer(config, build_dataset(config, dataset))
 
 
 def seconds(trainer: Trainer, step: int) -> float:

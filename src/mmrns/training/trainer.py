@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from mmrns.data.features import Modality
 from mmrns.errors import Diverged, UsageError, note
 from mmrns.nn.lookup import Lookup
 from mmrns.nn.losses import Loss
@@ -165,12 +166,24 @@ class Trainer:
             return "training.sparse: gradients have other rows in each step"
         if self.batches.sides == "bernoulli" and self.model.scorer.varies and not self.model.reciprocal:
             return "training.sides=bernoulli: how much is dropped of each side differs from step to step"
+        if apart := sorted(self._gathered_by_the_host()):
+            return f"data.features_mb: the host gathers rows of {', '.join(apart)}"
         if self.rows_at_once < self.batches.size:
             return "training.memory_mb: the rows of a batch are compared with every entity in parts"
         if self.sampler.kind(0) is None:
             name = Sampler.registry.name_of(type(self.sampler))
             return f"what the sampler {name} asks the host for differs from step to step"
         return ""
+
+    def _gathered_by_the_host(self) -> set[str]:
+        """Names of the modalities that are too large for the device."""
+        found: set[str] = set()
+        for part in (*self.model.modules(), *self.sampler.modules()):
+            read: Any = getattr(part, "modalities", None)
+            if isinstance(read, dict):
+                own = cast("dict[str, Modality]", read)
+                found |= {name for name, it in own.items() if it.values.device.type != self.device.type}
+        return found
 
     @torch.no_grad()
     def _known_by_features(self) -> Bool[Tensor, " E"]:
