@@ -289,7 +289,7 @@ def test_streams_are_those_of_the_step_that_they_are_seeded_for() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", [name for name in FORMS if not name.startswith("mans")])
 def test_cuda_graphs_give_the_same_numbers(toy: Dataset, name: str) -> None:
     on_device = replace(toy, features=toy.features.on(torch.device("cuda"), limit_mb=1))
     values: dict[str, Any] = {"sampler": form_of(name, 5), "device": "cuda"}

@@ -64,11 +64,14 @@ class DomainRange(CandidateSampler, name="domain-range"):
 
     def prepare(self, batch: Batch, model: Model, step: int) -> Candidates:
         """The candidates, which are drawn for several steps at once."""
-        return self.candidates(batch, step).by_row()
+        return self.unfiltered(batch, step).by_row()
 
     def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
         of_pool, batch = self.for_the_pool(lookup, model, step), lookup.batch
-        candidates = self.candidates(batch, step, of_pool) if batch.given is None else batch.given
+        if batch.given is None:
+            candidates = self.candidates(batch, step, of_pool)
+        else:
+            candidates = self.filtered(batch, batch.given)
         with torch.no_grad():
             scores = self.scores(lookup, model, candidates)
             logits = (self.alpha * scores - candidates.log_density).masked_fill(candidates.excluded, -torch.inf)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import lru_cache
 
@@ -132,6 +132,11 @@ class Upcoming:
         batch = self._made(step) if begun is None else begun.result()
         self._next = step + 1, self._thread.submit(self._made, step + 1)
         return batch
+
+    def settle(self) -> None:
+        """Wait for the batch that is begun: its memory is asked of the device."""
+        if self._next is not None:
+            wait([self._next[1]])
 
     def _made(self, step: int) -> Batch:
         batch = self.batches.at(step)

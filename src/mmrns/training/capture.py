@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, NamedTuple
 
@@ -55,19 +57,24 @@ read and write the same memory each time. The function need not be executed for 
 
 
 class CudaGraphs:
-    """CUDA graphs: one launch for all operations of a step. They share the memory of what a step only needs itself."""
+    """CUDA graphs: one launch for all operations of a step. They share the memory of what a step only needs itself.
 
-    def __init__(self) -> None:
+    Args:
+        settle: waits until no other thread asks anything of the device, which would end a recording.
+    """
+
+    def __init__(self, settle: Callable[[], object]) -> None:
         self._pool = torch.cuda.graph_pool_handle()
+        self._settle = settle
 
     def __call__(self, run: Callable[[], Numbers], generators: Sequence[torch.Generator]) -> Callable[[], Numbers]:
         graph: Any = torch.cuda.CUDAGraph()
         for generator in generators:
             graph.register_generator_state(generator)
         stream = torch.cuda.current_stream()
+        self._settle()
         try:
-            # The thread that makes the next batch may allocate meanwhile.
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            with without_collection(), torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 found = run()
         finally:
             # Where recording fails torch stays on the stream that it recorded.
@@ -78,6 +85,18 @@ class CudaGraphs:
             return found
 
         return replay
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Inside, nothing is freed that only a search for cycles finds: what lay on a device would be freed there."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def leaves(value: Any) -> Iterator[Any]:

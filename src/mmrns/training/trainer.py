@@ -158,7 +158,7 @@ class Trainer:
             return
         parameters = [parameter for group in self.optimizer.groups for parameter in group["params"]]
         parts = self.model, self.objective, self.sampler
-        self.capture = Capture(self.descend, parts, parameters, recorder or CudaGraphs(), refused)
+        self.capture = Capture(self.descend, parts, parameters, recorder or CudaGraphs(self.upcoming.settle), refused)
 
     def _unrecordable(self) -> str:
         """Why no step can be replayed for another one; "" where it can."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -28,8 +28,9 @@ _DRAWN = 4
 _MOST_HELD = 2**24
 """Numbers up to which what all relations of the graph draw from is held; beyond it each step has that of its own."""
 
-_AHEAD, _MOST_AHEAD = 10, 2**23
-"""Steps for which is drawn at once, whose many small operations they share, and numbers that this may hold."""
+_AHEAD, _AHEAD_ON_DEVICE, _MOST_AHEAD = 10, 50, 2**23
+"""Steps for which is drawn at once, whose many small operations they share, on the host and on a device that waits for
+each to be launched; and numbers that this may hold."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Held:
 
     Attributes:
         pool: Int[P], ascending.
-        answers: of the pool; None where another sampler has had a part in it.
+        answers: of the pool, on the host; None where another sampler has had a part in it, and on a device, to which
+            fewer operations are worth more than fewer searches.
         typed: Int[G M].
         usable: Bool[G M], typed entities that are not in the pool, nor past the end of a small domain or range.
         log_density: Float[G P+M], ln pi, the logarithm of the probability with which each came to be a candidate.
@@ -233,23 +235,32 @@ class CandidateSampler(Sampler):
 
     def candidates(self, batch: Batch, step: int, of_pool: Negatives | None = None) -> Candidates:
         """The candidates of a batch; `of_pool` is what another sampler has drawn for its pool."""
+        return self.filtered(batch, self.unfiltered(batch, step, of_pool))
+
+    def unfiltered(self, batch: Batch, step: int, of_pool: Negatives | None = None) -> Candidates:
+        """The candidates of a batch, of which nothing is excluded yet: `excluded` has no columns."""
         if self.holds:
             relations, place, both = self.n_relations, batch.r, True
         else:
             relations, place, both = len(batch.relations), batch.relation_index, len(batch.sides) == 2
         drawn = None if of_pool is None else of_pool.entities(len(batch)).flatten()
         held = self.held(batch, step, drawn)
+        group = torch.zeros_like(place)
+        if self.typed:
+            group = place + relations * batch.head if both else place
+        return Candidates(held, group, batch.weight.new_empty((len(batch), 0), dtype=torch.bool), relations)
+
+    def filtered(self, batch: Batch, candidates: Candidates) -> Candidates:
+        """The same candidates, of which is said what each row must not draw."""
+        held = candidates.held
         if held.answers is not None:
             excluded = held.answers.among(self.index, batch)
         else:
             excluded = self.index.batch_contains(batch, held.pool)
-        if not self.typed:
-            group = torch.zeros_like(place)
-        else:
-            group = place + relations * batch.head if both else place
-            known = self.index.batch_contains(batch, held.typed.index_select(0, group))
-            excluded = torch.cat([excluded, known | ~held.usable.index_select(0, group)], dim=1)
-        return Candidates(held, group, excluded, relations)
+        if self.typed:
+            typed, usable = (x.index_select(0, candidates.group) for x in (held.typed, held.usable))
+            excluded = torch.cat([excluded, self.index.batch_contains(batch, typed) | ~usable], dim=1)
+        return replace(candidates, excluded=excluded)
 
     def held(self, batch: Batch, step: int, drawn: Int[Tensor, " F"] | None = None) -> Held:
         """What a batch draws from in a step; `drawn` is what another sampler has drawn for its pool.
@@ -272,16 +283,18 @@ class CandidateSampler(Sampler):
     def _steps_ahead(self, batch: Batch, step: int) -> range:
         """The step and those after it for which is drawn at once."""
         each = len(Lists.of(0, batch)) * (self.pool_size + self.typed)
-        return range(step, step + max(1, min(_AHEAD, _MOST_AHEAD // each)))
+        ahead = _AHEAD if self.index.device.type == "cpu" else _AHEAD_ON_DEVICE
+        return range(step, step + max(1, min(ahead, _MOST_AHEAD // each)))
 
     def _draw_held(self, lists: Sequence[Lists], drawn: Int[Tensor, " F"] | None = None) -> list[Held]:
         """What some blocks hold, in one pass over all; one block where another sampler has drawn for its pool."""
         pools, device = torch.stack([self.pool(each.block) for each in lists]), self.index.device
-        answers: Sequence[PoolAnswers | None] = [None]
+        answers: Sequence[PoolAnswers | None] = [None] * len(lists)
         mixed = occurrences = None
         if drawn is None:
             occurrences = int(self._occurrences[pools].sum())
-            answers = PoolAnswers.of_each(self.index, pools, self._degrees)
+            if device.type == "cpu":
+                answers = PoolAnswers.of_each(self.index, pools, self._degrees)
             pools = pools.to(device, non_blocking=True)
         else:
             # The names of the random streams are older than the names of what they are for; they decide the numbers.

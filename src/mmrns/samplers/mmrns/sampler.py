@@ -274,7 +274,7 @@ class Mmrns(CandidateSampler, name="mmrns"):
 
     def prepare(self, batch: Batch, model: Model, step: int) -> Prepared:
         """The candidates, which are drawn for several steps at once, and what was learnt some steps ago of them."""
-        candidates = self.candidates(batch, step)
+        candidates = self.unfiltered(batch, step)
         choice = self._choice(batch, candidates, step) if self._teaches(step) else None
         pmi = self.pmi(batch, candidates, model, step, trains=True)
         if choice is not None:
@@ -289,7 +289,7 @@ class Mmrns(CandidateSampler, name="mmrns"):
             lesson = self.lesson(batch, candidates, model, step)
             pmi = self.pmi(batch, candidates, model, step, trains=torch.is_grad_enabled())
         else:
-            candidates, pmi = given.candidates, given.pmi
+            candidates, pmi = self.filtered(batch, given.candidates), given.pmi
             lesson = None if given.choice is None else self._taught(batch, candidates, given.choice, model)
         with torch.no_grad():
             scores = self.scores(lookup, model, candidates)
