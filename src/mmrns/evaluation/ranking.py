@@ -18,7 +18,8 @@ from mmrns.nn.kernels import comparisons
 from mmrns.types import Batch
 
 SCORES = 2**25
-"""So many bytes of scores are worked on at a time. It is enough for a matrix product to run at its full rate."""
+"""So many bytes of scores a processor works on at a time. It is enough for a matrix product to run at its full rate; a
+device waits less for the host the more it is given at a time."""
 
 
 @runtime_checkable
@@ -109,7 +110,8 @@ def rank(
         none = torch.empty(0, dtype=torch.int64)
         return Ranks(triples, none.bool(), none, none, none, none.bool())
     # The scores, a copy where triples share a query, what they compare to.
-    size = int(max(1, min(memory_mb * 2**19 / 3, SCORES) // (4 * known.n_entities)))
+    held = memory_mb * 2**19 / 3
+    size = int(max(1, (min(held, SCORES) if torch.device(device).type == "cpu" else held) // (4 * known.n_entities)))
     counted = partial(_counted, model, known, known.to(device), candidates, size, memory_mb / 2, torch.device(device))
     sides: list[Ranks] = []
     for head in (False, True):
