@@ -25,6 +25,7 @@ from mmrns.rng import Step, Streams, among, generator, numpy_generator
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
 from mmrns.samplers.base import Sampler
+from mmrns.samplers.mmrns import information
 from mmrns.samplers.uniform import Uniform
 from mmrns.training.capture import Numbers
 from mmrns.training.trainer import Trainer
@@ -95,6 +96,15 @@ def _tensors(state: dict[str, Any]) -> list[Tensor]:
 def _same(found: list[Tensor], expected: list[Tensor]) -> None:
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+
+
+def test_what_a_device_compares_for_each_row_is_recorded(toy: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A processor does so where there are many relations.
+    monkeypatch.setattr(information, "_FEW", 0)
+    for modalities in (["image", "text"], []):
+        form = form_of("mmrns", 5) | {"refresh": 4, "modalities": modalities}
+        recorder = _the_same_when_replayed(toy, {"sampler": form}, 12)
+        assert len(recorder.runs) == 4
 
 
 def _the_same_when_replayed(

@@ -68,10 +68,8 @@ class DomainRange(CandidateSampler, name="domain-range"):
 
     def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
         of_pool, batch = self.for_the_pool(lookup, model, step), lookup.batch
-        if batch.given is None:
-            candidates = self.candidates(batch, step, of_pool)
-        else:
-            candidates = self.filtered(batch, batch.given)
+        given: Candidates | None = batch.given
+        candidates = self.candidates(batch, step, of_pool) if given is None else self.filtered(batch, given)
         with torch.no_grad():
             scores = self.scores(lookup, model, candidates)
             logits = (self.alpha * scores - candidates.log_density).masked_fill(candidates.excluded, -torch.inf)

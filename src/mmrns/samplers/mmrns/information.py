@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
 
@@ -23,7 +23,7 @@ _TINY = 1e-10
 """Added to norms."""
 
 _FEW = 32
-"""Lists up to which a row is multiplied with all of them, and the products with its own are chosen."""
+"""Lists up to which a processor multiplies a row with all of them, and chooses the products with its own."""
 
 _ALIGNED = 8
 """Rows and columns of grouped products are multiples of 16 bytes, in every type."""
@@ -119,6 +119,37 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.target)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What decides the pmi of U true entities and their candidates, where no relation decides what an entity is.
+
+    Attributes:
+        weights: Float[U W], w of each row's relation.
+        own: Float[U WT], the true entities, as `Encoded.columns`; so are the others.
+        pool: Float[P WT], entities for all rows.
+        lists: Float[G M WT], G lists of M entities.
+        group: Int[U], which of the lists is each row's.
+    """
+
+    weights: Float[Tensor, "U W"]
+    own: Float[Tensor, "U WT"]
+    pool: Float[Tensor, "P WT"]
+    lists: Float[Tensor, "G M WT"]
+    group: Int[Tensor, " U"]
+
+    def by_row(self) -> Compared | None:
+        """The same with a list for each row; None where that is multiplied otherwise, to other last bits."""
+        if not by_row(self.lists):
+            return None
+        lists = self.lists.index_select(0, self.group)
+        return replace(self, lists=lists, group=torch.arange(len(lists), device=lists.device))
+
+
+def by_row(lists: Float[Tensor, "G M WT"]) -> bool:
+    """Whether each row is multiplied with its own list alone."""
+    return len(lists) > _FEW or not lists.is_cpu
 
 
 class Information(nn.Module):
@@ -252,7 +283,7 @@ class Information(nn.Module):
         sizes = n, n, k * n_listed, len(entities.present) - 2 * n - k * n_listed
         if self.attention is None:
             own, others, lists, pool = entities.columns.split(sizes)
-            rows = self._rows_of(relations, which, own, pool)
+            rows = self._rows_of(self.weights(relations).index_select(0, which), own, pool)
             found = self._products(rows, pool, lists.unflatten(0, (k, n_listed)), which)
             return torch.cat([found, (rows * others).sum(1, keepdim=True)], dim=1)
         own, others, lists, pool = entities.split(*sizes)
@@ -271,41 +302,22 @@ class Information(nn.Module):
         last = self.columns(vectors[n:], others.present)
         return torch.cat([found, (in_lists @ rows[:, :, None])[:, :, 0], (rows * last).sum(1, keepdim=True)], dim=1)
 
-    def pmi(
-        self,
-        relations: Float[Tensor, "R relation_width"],
-        place: Int[Tensor, " U"],
-        own: Float[Tensor, "U WT"],
-        pool: Float[Tensor, "P WT"],
-        lists: Float[Tensor, "G M WT"],
-        group: Int[Tensor, " U"],
-    ) -> Float[Tensor, "U C"]:
+    def pmi(self, compared: Compared) -> Float[Tensor, "U C"]:
         """The pmi of U true entities and their C = P + M candidates, where no relation decides what an entity is.
 
         A candidate that lacks a term takes the mean of those of the pool that have it.
-
-        Args:
-            relations: distinct ones.
-            place: which of them is each row's.
-            own: the U true entities, as `Encoded.columns`; so are the others.
-            pool: P entities for all of them.
-            lists: G lists of M entities.
-            group: which of the lists is each row's.
         """
-        return self._products(self._rows_of(relations, place, own, pool), pool, lists, group)
+        rows = self._rows_of(compared.weights, compared.own, compared.pool)
+        return self._products(rows, compared.pool, compared.lists, compared.group)
 
     def _rows_of(
-        self,
-        relations: Float[Tensor, "R relation_width"],
-        place: Int[Tensor, " U"],
-        own: Float[Tensor, "U WT"],
-        pool: Float[Tensor, "P WT"],
+        self, weights: Float[Tensor, "U W"], own: Float[Tensor, "U WT"], pool: Float[Tensor, "P WT"]
     ) -> Float[Tensor, "U WT"]:
         """The side of the true entities, where no relation decides what an entity is."""
         total = pool.sum(0)
         present = (len(pool) - total[self.width :].detach()).clamp(min=1)
         mean = total[: self.width] / present.repeat_interleave(self.term_width)
-        return self.rows(self.weights(relations).index_select(0, place) * own[:, : self.width], mean)
+        return self.rows(weights * own[:, : self.width], mean)
 
     @staticmethod
     def _products(
@@ -317,7 +329,7 @@ class Information(nn.Module):
         found = rows @ pool.T
         if not lists.shape[1]:
             return found
-        if len(lists) > _FEW:
+        if by_row(lists):
             of_list = (lists.index_select(0, group) @ rows[:, :, None])[:, :, 0]
         else:
             products = (rows @ lists.flatten(0, 1).T).unflatten(1, lists.shape[:2])

@@ -22,6 +22,7 @@ from mmrns.samplers.explanation import NO_ATTENTION, NO_MODALITY, Evidence
 from mmrns.samplers.gumbel import gumbel_noise, log_inclusion, straight_through_top_k, top_k
 from mmrns.samplers.mmrns.contrastive import density_ratio, info_nce
 from mmrns.samplers.mmrns.information import (
+    Compared,
     Encoded,
     Given,
     Information,
@@ -135,10 +136,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a step that is recorded finds of the candidates, their pmi and its lesson, if it has one."""
+    """What a step that is recorded finds of the candidates, their pmi or what decides it, and its lesson, if any."""
 
     candidates: Candidates
-    pmi: Float[Tensor, "B C"]
+    pmi: Float[Tensor, "B C"] | Compared
     choice: Choice | None
 
 
@@ -276,7 +277,12 @@ class Mmrns(CandidateSampler, name="mmrns"):
         """The candidates, which are drawn for several steps at once, and what was learnt some steps ago of them."""
         candidates = self.unfiltered(batch, step)
         choice = self._choice(batch, candidates, step) if self._teaches(step) else None
-        pmi = self.pmi(batch, candidates, model, step, trains=True)
+        compared = None
+        if self.information.attention is None:
+            self._hold_what_is_learnt(batch, step, model)
+            with torch.no_grad(), without_autocast(candidates.pool.device):
+                compared = self._compared(self._compares_by(batch, step), batch, candidates, model).by_row()
+        pmi = self.pmi(batch, candidates, model, step, trains=True) if compared is None else compared
         if choice is not None:
             choice = choice.filled_up(min(_KINDS, 2 * self.n_relations))
         return Prepared(candidates.by_row(), pmi, choice)
@@ -290,6 +296,9 @@ class Mmrns(CandidateSampler, name="mmrns"):
             pmi = self.pmi(batch, candidates, model, step, trains=torch.is_grad_enabled())
         else:
             candidates, pmi = self.filtered(batch, given.candidates), given.pmi
+            if isinstance(pmi, Compared):
+                with torch.no_grad(), without_autocast(batch.h.device):
+                    pmi = self.information.pmi(pmi)
             lesson = None if given.choice is None else self._taught(batch, candidates, given.choice, model)
         with torch.no_grad():
             scores = self.scores(lookup, model, candidates)
@@ -354,14 +363,12 @@ class Mmrns(CandidateSampler, name="mmrns"):
             batch, candidates, model, step: as in `draw`.
             trains: the step trains the sampler, and may begin a block.
         """
-        if trains and batch.step == step:
-            self._hold_what_is_learnt(step, model)
-        information = self.information
-        if self.modalities and batch.step == step and self._since == self._start(step):
-            information = self.held_information
+        if trains:
+            self._hold_what_is_learnt(batch, step, model)
+        information = self._compares_by(batch, step)
         with without_autocast(candidates.pool.device):
             if information.attention is None:
-                return self._compared(information, batch, candidates, model)
+                return information.pmi(self._compared(information, batch, candidates, model))
             if information is self.held_information and self.holds and self._batches is not None:
                 ahead = self._read_ahead(self.block(step), candidates, model)
                 if ahead.pmi is not None:
@@ -379,16 +386,19 @@ class Mmrns(CandidateSampler, name="mmrns"):
             found = self.information.pmi_read(rows, candidates.pool, typed, encoded, limit=self._limit)
             return torch.empty_like(found).index_copy_(0, order, found)
 
-    def _compared(
-        self, information: Information, batch: Batch, candidates: Candidates, model: Model
-    ) -> Float[Tensor, "B C"]:
-        """The pmi, where no relation decides what an entity is."""
+    def _compares_by(self, batch: Batch, step: int) -> Information:
+        """What a batch is compared by in a step: what was learnt some steps ago, if it is the training's own."""
+        held = self.modalities and batch.step == step and self._since == self._start(step)
+        return self.held_information if held else self.information
+
+    def _compared(self, information: Information, batch: Batch, candidates: Candidates, model: Model) -> Compared:
+        """What decides the pmi, where no relation decides what an entity is."""
         typed = candidates.typed
         ids = torch.cat([batch.target, candidates.pool, typed.flatten()])
         parts = len(batch), len(candidates.pool), typed.numel()
         own, pool, listed = self._columns(information, ids, model).split(parts)
-        relations, lists = self.relations(model, batch.relations), listed.unflatten(0, typed.shape)
-        return information.pmi(relations, batch.relation_index, own, pool, lists, candidates.group)
+        weights = information.weights(self.relations(model, batch.relations)).index_select(0, batch.relation_index)
+        return Compared(weights, own, pool, listed.unflatten(0, typed.shape), candidates.group)
 
     def _columns(self, information: Information, ids: Int[Tensor, " n"], model: Model) -> Float[Tensor, "n WT"]:
         """Some entities, from the table of all of them where it is held and costs less than what it spares."""
@@ -415,9 +425,10 @@ class Mmrns(CandidateSampler, name="mmrns"):
         return step // length * length
 
     @torch.no_grad()
-    def _hold_what_is_learnt(self, step: int, model: Model) -> None:
+    def _hold_what_is_learnt(self, batch: Batch, step: int, model: Model) -> None:
+        """At the start of a block of the training whose batch this is."""
         start = self._start(step)
-        if not self.modalities or self._since == start:
+        if not self.modalities or batch.step != step or self._since == start:
             return
         if self._since < 0 or start // _LAG != self._since // _LAG:
             self._encoded = None
