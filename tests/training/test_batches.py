@@ -203,6 +203,26 @@ def test_upcoming_batches_are_those_of_their_steps(toy: Dataset, device: str) ->
     assert (set(makers) == {threading.get_ident()}) == (device == "cpu")
 
 
+def test_what_is_begun_can_be_awaited(toy: Dataset) -> None:
+    batches = Batches(toy.graph, size=7)
+    at, go = batches.at, threading.Event()
+    made: list[int] = []
+
+    def slow(step: int) -> Batch:
+        assert step == 0 or go.wait(60)
+        made.append(step)
+        return at(step)
+
+    batches.at = slow  # type: ignore[method-assign]
+    upcoming = Upcoming(batches, torch.device("meta"))
+    upcoming.settle()
+    upcoming.at(0)
+    assert made == [0]
+    go.set()
+    upcoming.settle()
+    assert made == [0, 1]
+
+
 def test_what_fails_in_the_thread_is_raised(toy: Dataset) -> None:
     batches = Batches(toy.graph, size=7)
     at = batches.at

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -27,7 +28,7 @@ from mmrns.runs.config import make_config
 from mmrns.samplers.base import Sampler
 from mmrns.samplers.mmrns import information
 from mmrns.samplers.uniform import Uniform
-from mmrns.training.capture import Numbers
+from mmrns.training.capture import Numbers, without_collection
 from mmrns.training.trainer import Trainer
 from mmrns.types import Negatives
 
@@ -266,6 +267,28 @@ def test_what_cannot_be_recorded_says_why(toy: Dataset, values: dict[str, Any], 
     with pytest.warns(Note, match=why):
         trainer.record("auto", Replays())
     assert trainer.capture is None
+
+
+def test_features_that_the_host_gathers_are_not_recorded(toy: Dataset) -> None:
+    trainer = _trainer(toy, {"method": "mmrns"})
+    modalities: dict[str, Any] = trainer.sampler.modalities  # pyright: ignore
+    modalities["text"] = modalities["text"].to("meta")
+    with pytest.warns(Note, match=r"data\.features_mb: the host gathers rows of text$"):
+        trainer.record("auto", Replays())
+    assert trainer.capture is None
+
+
+def test_nothing_is_collected_while_a_step_is_recorded() -> None:
+    with without_collection():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with without_collection():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 def test_on_a_processor_auto_records_nothing_and_true_is_refused(toy: Dataset) -> None:
