@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import mmrns
-from mmrns.nn.numerics import FullPrecision, full, masked
+from mmrns.nn.numerics import FullPrecision, full, logsumexp, masked
 
 
 class Product(FullPrecision):
@@ -80,3 +80,24 @@ def test_masked_is_finite_in_its_own_type(dtype: torch.dtype) -> None:
     assert values.grad is not None
     assert not values.grad.any()
     assert full(values).dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+
+
+def test_logsumexp_is_that_of_torch() -> None:
+    g = torch.Generator().manual_seed(1)
+    values = 200 * torch.randn(5, 9, generator=g, dtype=torch.float64)
+    values = masked(values, torch.rand(5, 9, generator=g) < 0.7)
+    values[4] = 2.0
+    given = values.requires_grad_()
+    torch.testing.assert_close(logsumexp(given), given.logsumexp(1))
+    weight = torch.randn(5, generator=g, dtype=torch.float64)
+    found, expected = (
+        torch.autograd.grad((weight * f).sum(), given)[0] for f in (logsumexp(given), given.logsumexp(1))
+    )
+    torch.testing.assert_close(found, expected)
+    # Torch's gradient of a row without anything to keep adds up to K.
+    nothing = masked(given.detach(), torch.zeros_like(given, dtype=torch.bool)).requires_grad_()
+    assert torch.allclose(torch.autograd.grad(logsumexp(nothing).sum(), nothing)[0], torch.full_like(nothing, 1 / 9))
+    half = torch.randn(2, 4000, generator=g, dtype=torch.bfloat16).requires_grad_()
+    single = logsumexp(half)
+    torch.testing.assert_close(single, half.float().logsumexp(1))
+    assert torch.autograd.grad(single.sum(), half)[0].dtype == torch.bfloat16

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
-from mmrns.nn.numerics import masked
+from mmrns.nn.numerics import logsumexp, masked
 from mmrns.registry import Named, Registry
 
 Smoothing = Annotated[float, Field(ge=0, lt=1)]
@@ -185,7 +185,7 @@ class CrossEntropyLoss(Loss, name="cross-entropy"):
             s_neg = s_neg + log_weight - (counting.logsumexp(1, keepdim=True) - torch.as_tensor(count).log())
         if mask is not None:
             s_neg = masked(s_neg, mask)
-        return torch.logaddexp(s_pos, s_neg.logsumexp(1)) - s_pos
+        return torch.logaddexp(s_pos, logsumexp(s_neg)) - s_pos
 
 
 class KvsAllLoss(Loss, name="k-vs-all"):
@@ -220,7 +220,7 @@ class KvsAllLoss(Loss, name="k-vs-all"):
         label = _mean(s_neg, ~mask if there is None else there & ~mask)
         if self.smoothing:
             label = (1 - self.smoothing) * label + self.smoothing * _mean(s_neg, there)
-        return (s_neg if there is None else masked(s_neg, there)).logsumexp(1) - label
+        return logsumexp(s_neg if there is None else masked(s_neg, there)) - label
 
 
 class BinaryCrossEntropyLoss(Loss, name="bce"):
