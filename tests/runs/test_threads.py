@@ -195,7 +195,7 @@ class _Told(Callback):
 
 
 def test_a_run_that_goes_on_takes_the_recorded_number(two: Torch, toy_folder: Path, tmp_path: Path) -> None:
-    whole = mmrns.train(config(toy_folder), out=tmp_path / "whole", progress=False)
+    whole = mmrns.train(config(toy_folder), out=tmp_path / "whole", progress=False, plots=False)
     first = _Told(STEPS // 2)
     with pytest.raises(Interrupted):
         mmrns.train(config(toy_folder), out=tmp_path / "cut", callbacks=[first], progress=False)
@@ -203,7 +203,7 @@ def test_a_run_that_goes_on_takes_the_recorded_number(two: Torch, toy_folder: Pa
     # On a machine where another number would be the fastest.
     two.threads = 1
     then = _Told()
-    resumed = mmrns.train(out=tmp_path / "cut", resume=True, callbacks=[then], progress=False)
+    resumed = mmrns.train(out=tmp_path / "cut", resume=True, callbacks=[then], progress=False, plots=False)
     assert then.notes[0] == "Training on cpu with 2 threads."
     assert not [note for note in then.notes if "goes on with" in note]
     assert resumed.record["threads"] == json.loads((tmp_path / "cut" / "record.json").read_text())["threads"] == 2

@@ -409,7 +409,9 @@ def test_an_ablated_run_is_repeated_from_its_configuration(tmp_path: Path, label
     # What the relation guides is compared with what was learnt by step 100.
     steps = 102 if label == "without-relation-guidance" else 10
     short = {"training.steps": steps, "training.evaluate_every": steps, "model.dim": 8, "device": "cpu"}
-    first = train(out=tmp_path / "run", settings=comparison.common | comparison.entries[label].settings | short)
+    first = train(
+        out=tmp_path / "run", settings=comparison.common | comparison.entries[label].settings | short, plots=False
+    )
     again = train(read_config(tmp_path / "run" / "config.yaml"))
     other = train(settings=comparison.common | comparison.entries["complete"].settings | short)
     for module_name in ("model", "sampler"):
