@@ -61,6 +61,7 @@ def test_every_scorer_with_every_method_and_seed(toy_folder: Path, tmp_path: Pat
         assert record["name"] == f"{record['label']}-seed-{record['seed']}"
         assert (run.config.seed, run.config.method) == (record["seed"], record["sampler"])
         assert record["curve"][-1][0] == 12
+        assert (tmp_path / "out" / "trained" / record["name"] / "plots").is_dir()
     assert read_records(tmp_path / "out") == records
     # Nothing is trained twice, and a further seed and method only add what is missing.
     more = small(toy_folder, "uniform", "mmrns", "sans", scorers=("TransE", "DistMult"), seeds=2)
