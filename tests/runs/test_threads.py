@@ -128,6 +128,8 @@ def two(monkeypatch: pytest.MonkeyPatch) -> Torch:
 def config(dataset: Path, method: str = "uniform", **more: Any) -> dict[str, Any]:
     training = {"steps": STEPS, "batch_size": 64, "evaluate_every": STEPS // 2, "hardness": False}
     sampler = {} if method in ("1-vs-all", "k-vs-all", "file") else {"negatives": 4}
+    if method == "kbgan":
+        sampler["pretrain"] = 20
     values = {"data": {"dataset": str(dataset)}, "model": model_of(method), "method": method, "sampler": sampler}
     return values | {"training": training, "device": "cpu"} | more
 
