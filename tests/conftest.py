@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
-import jaxtyping
 import pytest
 import torch
 
@@ -20,12 +20,12 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 # What torch warns of but once would fail whichever test comes first.
 torch.set_warn_always(True)
-jaxtyping.install_import_hook("mmrns", "beartype.beartype")
+# So that any test may `from toy import toy` or use what the benchmarks share; last, so that these shadow no package.
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "benchmarks")]
+import_module("shapes").enforce("mmrns")
 # How long an example takes depends on the machine and on what else it does.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
-# So that any test may `from toy import toy` or use what the benchmarks share; last, so that these shadow no package.
-sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "benchmarks")]
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,8 @@
-"""The command line as a process: every command once, its mistakes, its signals."""
+"""The command line: every command, its mistakes; training, an answer, signals and how a process ends as processes."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,6 +11,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+
+from command import inside as mmrns
+from command import process
 
 SMALL = [
     "--set=model.dim=8",
@@ -27,26 +29,13 @@ KEYS = {"head", "relation", "tail", "score", "rank", "known", "seen", "asked", "
 KEYS |= {"head_name", "relation_name", "tail_name"}
 
 
-def mmrns(*arguments: str | Path, code: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "mmrns", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "COLUMNS": "200"},
-        timeout=120,
-    )
-    assert done.returncode == code, done.stderr + done.stdout
-    return done
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from toy import write_toy
 
     folder = tmp_path_factory.mktemp("cli")
     dataset = write_toy(folder / "toy")
-    done = mmrns("train", "--dataset", dataset, "--scorer", "TransE", "--sampler", "mmrns", *SMALL, cwd=folder)
+    done = process("train", "--dataset", dataset, "--scorer", "TransE", "--sampler", "mmrns", *SMALL, cwd=folder)
     assert "relation frequency" in done.stdout
     assert "runs/toy-TransE-mmrns-s0/plots/curves.png" in done.stdout
     assert "image: 35 of 40 entities matched" in done.stderr
@@ -63,6 +52,7 @@ def test_evaluate(run: Path) -> None:
     valid = json.loads(mmrns("evaluate", run, "--split", "valid", "--json").stdout)
     assert valid == json.loads((run / "results.json").read_text())["valid"]
     table = mmrns("evaluate", run).stdout
+    assert process("evaluate", run).stdout == table
     assert f"{found['both']['realistic']['mrr']:.4f}" in table
     rows = json.loads(mmrns("evaluate", run, "--by", "relation", "--json").stdout)
     assert sum(row["queries"] for row in rows) == found["queries"]
@@ -103,6 +93,8 @@ def test_predict(run: Path, tmp_path: Path) -> None:
     query = ["--head", "e04", "--relation", "likes", "--top", "3"]
     rows = json.loads(mmrns("predict", run, *query, "--json").stdout)
     assert [set(row) for row in rows] == [KEYS] * 3
+    told = json.loads(process("predict", run, *query, "--json").stdout)
+    assert [row["tail"] for row in told] == [row["tail"] for row in rows]
     for suffix, read in ((".csv", pl.read_csv), (".parquet", pl.read_parquet), (".json", pl.read_json)):
         file = tmp_path / f"out{suffix}"
         mmrns("predict", run, *query, "--out", file)
@@ -147,6 +139,17 @@ def test_mistakes_are_one_line(arguments: list[str], code: int, message: str, tm
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["train", "--sampler", "mmrn"], 2), (["train", "--nonsense"], 2), (["evaluate", "none"], 1)],
+)
+def test_a_mistake_ends_a_process_as_it_ends_here(arguments: list[str], code: int, tmp_path: Path) -> None:
+    done = process(*arguments, code=code, cwd=tmp_path)
+    assert done.stdout == ""
+    # Before the last line stands how to call it, if anything.
+    assert done.stderr.splitlines()[-1] == mmrns(*arguments, code=code, cwd=tmp_path).stderr.splitlines()[-1]
+
+
 def test_mistaken_predictions(run: Path, tmp_path: Path) -> None:
     query = ["--head", "e04", "--relation", "likes"]
     assert "write one of .csv" in mmrns("predict", run, *query, "--out", tmp_path / "x.xls", code=2).stderr
@@ -174,27 +177,39 @@ def test_unfit_data_is_one_line(toy_folder: Path, tmp_path: Path, file: str, lin
     assert not (tmp_path / "run").exists()
 
 
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+    """The words of a training with checkpoints, and the run that they make when nothing stops it."""
+    from toy import write_toy
+
+    folder = tmp_path_factory.mktemp("long")
+    settings = [*SMALL, "--set=training.steps=200", "--set=training.checkpoint_every=10"]
+    train = ["train", "--dataset", str(write_toy(folder / "toy")), *settings]
+    process(*train, "--out", folder / "whole")
+    return train, folder / "whole"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_run_resumes_to_the_same_bytes(toy_folder: Path, tmp_path: Path, number: signal.Signals) -> None:
-    settings = [*SMALL, "--set=training.steps=400", "--set=training.checkpoint_every=10"]
-    train = ["train", "--dataset", str(toy_folder), *settings]
-    mmrns(*train, "--out", tmp_path / "whole")
+def test_a_stopped_run_resumes_to_the_same_bytes(
+    long: tuple[list[str], Path], tmp_path: Path, number: signal.Signals
+) -> None:
+    train, whole = long
     cut = tmp_path / "cut"
     command = [sys.executable, "-m", "mmrns", *train, "--out", str(cut)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    stopped = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not (cut / "metrics.jsonl").exists() or not (cut / "metrics.jsonl").read_text():
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    stopped.send_signal(number)
+    _, stderr = stopped.communicate(timeout=60)
+    assert stopped.returncode == 128 + number
     assert "interrupted at step" in stderr
     assert "Traceback" not in stderr
     assert not (cut / "results.json").exists()
-    mmrns("train", "--resume", "--out", cut)
+    process("train", "--resume", "--out", cut)
     for file in ("model.safetensors", "sampler.safetensors"):
-        assert (cut / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+        assert (cut / file).read_bytes() == (whole / file).read_bytes()
 
 
 def test_help_has_an_example() -> None:
@@ -208,4 +223,4 @@ def test_python_and_command_line_agree_on_the_version() -> None:
     import mmrns as package
 
     assert package.__version__ == importlib.metadata.version("mmrns")
-    assert mmrns("--version").stdout.strip() == f"mmrns {package.__version__}"
+    assert process("--version").stdout.strip() == f"mmrns {package.__version__}"

@@ -25,7 +25,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_toy(folder / "toy")
     settings = SHORT | {"threads": 1}
     given: dict[str, Any] = {"method": "self-adversarial", "modalities": ["text"], "settings": settings}
-    return mmrns.train(dataset=folder / "toy", out=folder / "run", device="cpu", **given).folder
+    return mmrns.train(dataset=folder / "toy", out=folder / "run", device="cpu", **given, plots=False).folder
 
 
 def test_as_a_process(run: Path) -> None:

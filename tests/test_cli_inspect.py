@@ -32,7 +32,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "training": {"steps": 4, "batch_size": 64, "evaluate_every": 4},
         "device": "cpu",
     }
-    return mmrns.train(config, out=folder / "run").folder
+    return mmrns.train(config, out=folder / "run", plots=False).folder
 
 
 def test_the_page_as_a_process(run: Path, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> tuple[mmrns.Run, Inspecti
         "training": {"steps": 4, "batch_size": 64, "evaluate_every": 4},
         "device": "cpu",
     }
-    run = mmrns.train(config, out=tmp_path_factory.mktemp("page") / "run")
+    run = mmrns.train(config, out=tmp_path_factory.mktemp("page") / "run", plots=False)
     samplers = ["uniform"]
     return run, run.inspect("France", "borders", "Germany", against=["language"], samplers=samplers, steps=6, top=6)
 

@@ -31,7 +31,7 @@ def ask(address: str, path: str, token: str | None = TOKEN) -> Any:
 
 def test_a_process_answers_and_ends_when_it_is_told_to(tmp_path: Path) -> None:
     settings = {"training.steps": 2, "training.evaluate_every": 2, "model.dim": 4}
-    mmrns.train(dataset="countries", method="uniform", settings=settings, out=tmp_path / "run")
+    mmrns.train(dataset="countries", method="uniform", settings=settings, out=tmp_path / "run", plots=False)
     (tmp_path / "token").write_text(f"{TOKEN}\n")
     command = [sys.executable, "-m", "mmrns", "serve", "run", "--port", "0", "--token-file", "token"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:

@@ -151,5 +151,5 @@ def test_a_run_is_the_same_and_predicts_the_same(whole: Path, dropped: Dataset, 
 def test_with_everything_dropped_a_run_goes_on_with_structure(whole: Path, tmp_path: Path, name: str) -> None:
     values = with_config(whole, 1.0)
     values["sampler"] = {"name": name, "negatives": 6, "pool": 20}
-    run = mmrns.train(values, out=tmp_path / "run")
+    run = mmrns.train(values, out=tmp_path / "run", plots=False)
     assert 0 < run.results["test"]["both"]["realistic"]["mrr"] < 1

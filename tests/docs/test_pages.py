@@ -1,7 +1,7 @@
 """Every page runs: its Python, its `mmrns` commands and its configurations, block by block, in a folder of its own.
 
-Trainings are cut down to a few steps here, so that the pages may say what a user would do. What cannot run is listed in
-`ELSEWHERE` with the reason; it parses all the same.
+Trainings are cut down to a few steps here, and draw no pictures, so that the pages may say what a user would do. What
+cannot run is listed in `ELSEWHERE` with the reason; it parses all the same.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from mmrns.nn.scorers import Scorer
 from mmrns.prepare.encoders import ENCODERS, Encoder
 from mmrns.prepare.formats import LAYOUTS, convert
 from mmrns.runs.config import Config, apply_settings, make_config
+from mmrns.runs.stored import StoredRun
 from mmrns.samplers.base import Sampler
 from mmrns.studies.compare import Comparison
 from mmrns.training.callbacks import Callback
@@ -62,6 +64,8 @@ ELSEWHERE = {
     r"python scripts/docs_tables": "rewrites the pages; test_tables.py compares",
 }
 """Lines of shell blocks that are not run, by how they begin."""
+
+DRAW = StoredRun.draw
 
 PLACEHOLDERS = {
     "RUN": "runs/r",
@@ -260,6 +264,11 @@ def page_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr(mmrns.runs.train, "make_config", lambda values: shortened(make_config(values)))
+    # The pictures of so short a training take longer than its steps. They have tests of their own, and the commands of
+    # the readme draw them.
+    monkeypatch.setattr(StoredRun, "draw", lambda run, folder: folder.mkdir(exist_ok=True))
+    # Nor is the tree of commands made anew for each.
+    monkeypatch.setattr(typer.main, "get_command", cache(typer.main.get_command))
     registries = [Sampler.registry, Scorer.registry, Embedder.registry, Loss.registry, Callback.registry]
     registries += [Mixture.registry, Tracker.registry, LAYOUTS, ENCODERS]
     kept = [(registry, {**registry._classes}) for registry in registries if registry.names()]
@@ -286,6 +295,10 @@ def shortened(config: Config) -> Config:
     }
     model = config.model.model_copy(update={"dim": min(config.model.dim, 8)})
     return config.model_copy(update={"training": config.training.model_copy(update=cut), "model": model})
+
+
+FEW: dict[str, Any] = {"seeds": 1, "trials": 2}
+"""How often a study that a page writes down trains each method."""
 
 
 def run_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,10 +364,12 @@ def test_a_page_runs(page: Path, page_folder: Path, monkeypatch: pytest.MonkeyPa
             elif block.language == "python":
                 run_python(block, page, namespace)
             elif block.language == "yaml":
-                values = yaml.safe_load(block.text)
-                Path(block.file or "unnamed.yaml").write_text(block.text, encoding="utf-8")
+                values, path = yaml.safe_load(block.text), Path(block.file or "unnamed.yaml")
+                path.write_text(block.text, encoding="utf-8")
                 if "methods" in values:
-                    Comparison.read(Path(block.file or "unnamed.yaml"))
+                    Comparison.read(path)
+                    few = {key: min(value, FEW[key]) for key, value in values.items() if key in FEW}
+                    path.write_text(yaml.safe_dump(values | few), encoding="utf-8")
                 else:
                     make_config(values)
             else:
@@ -378,6 +393,7 @@ def test_commands_in_running_text_parse(page: Path) -> None:
 
 
 def test_the_commands_of_the_readme(page_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StoredRun, "draw", DRAW)
     for write in FILES["README.md"]:
         write(page_folder)
     run_command(["train", "--dataset", "countries", "--out", "runs/r"], monkeypatch)

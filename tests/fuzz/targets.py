@@ -438,6 +438,7 @@ def run() -> Path:
         device="cpu",
         settings=settings,
         out=folder / "run",
+        plots=False,
     ).calibrate()
     return folder
 

@@ -36,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> mmrns.Run:
     from toy import write_toy
 
     folder = tmp_path_factory.mktemp("inspect")
-    return mmrns.train(CONFIG | {"data": {"dataset": str(write_toy(folder / "toy"))}}, out=folder / "run")
+    return mmrns.train(CONFIG | {"data": {"dataset": str(write_toy(folder / "toy"))}}, out=folder / "run", plots=False)
 
 
 def _query(run: mmrns.Run, *triple: str, **options: Any) -> Query:
@@ -211,7 +211,7 @@ def test_without_features_it_says_so(toy_folder: Path, tmp_path: Path) -> None:
     for file in (toy_folder / "features").iterdir():
         file.unlink()
     (toy_folder / "entities.tsv").unlink()
-    run = mmrns.train(CONFIG | {"data": {"dataset": str(toy_folder)}}, out=tmp_path / "run")
+    run = mmrns.train(CONFIG | {"data": {"dataset": str(toy_folder)}}, out=tmp_path / "run", plots=False)
     found = run.inspect(*TRIPLE, steps=3)
     assert found["names"] == found["images"] == {}
     drawn = found["queries"][0]["samplers"][0]

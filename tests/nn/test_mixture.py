@@ -559,7 +559,7 @@ def test_a_run_of_residual_is_stored_exported_and_predicts_the_same(toy: Dataset
     config = config_of(mixture="residual", scale=0.4) | {"method": "1-vs-all", "sampler": {}}
     config["training"] = {"steps": 12, "evaluate_every": 6, "log_every": 6, "lr": 0.05, "batch_size": 64}
     config["data"] = {"dataset": str(toy.folder)}
-    run = mmrns.train(config, out=tmp_path / "run", progress=False)
+    run = mmrns.train(config, out=tmp_path / "run", progress=False, plots=False)
     run.export_bundle(tmp_path / "bundle")
     query = {"head": "e08", "relation": "likes"}
     expected = run.predict(**query)

@@ -145,7 +145,7 @@ def test_a_stored_run_ranks_as_the_one_that_was_trained(toy: Dataset, tmp_path: 
         "training.evaluate_every": 3,
     }
     given = {"dataset": toy, "scorer": "TuckER", "method": "k-vs-all", "device": "cpu", "progress": False}
-    run = train(**given, settings=settings, out=tmp_path / "run")
+    run = train(**given, settings=settings, out=tmp_path / "run", plots=False)
     triples = Batch.of(toy.graph.test[:9], False)
     loaded = load_run(tmp_path / "run", dataset=toy)
     with torch.no_grad():

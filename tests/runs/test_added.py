@@ -24,7 +24,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_toy(folder / "kg")
     for name, modalities in (("structure", None), ("fused", ["text"])):
         given: dict[str, Any] = {"modalities": modalities, "method": "mmrns", "device": "cpu", "settings": SHORT}
-        mmrns.train(dataset=folder / "kg", out=folder / name, **given)
+        mmrns.train(dataset=folder / "kg", out=folder / name, **given, plots=False)
     return folder
 
 

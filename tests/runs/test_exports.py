@@ -31,7 +31,7 @@ SETTINGS: dict[str, Any] = {
 
 def _train(dataset: Any, out: Path, **more: Any) -> mmrns.Run:
     given = {"method": "uniform", "device": "cpu", **more}
-    return mmrns.train(dataset=dataset, settings=SETTINGS | given.pop("settings", {}), out=out, **given)
+    return mmrns.train(dataset=dataset, settings=SETTINGS | given.pop("settings", {}), out=out, **given, plots=False)
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +191,11 @@ def test_a_bundle_is_all_that_is_needed(
     _train(toy_folder, tmp_path / "run", method=method, modalities=modalities, settings=settings)
     run = mmrns.load_run(tmp_path / "run")
     expected = _used(run)
+    (tmp_path / "run" / "plots").mkdir()
+    (tmp_path / "run" / "plots" / "curves.png").write_bytes(b"a picture")
     run.export_bundle(tmp_path / "elsewhere" / "bundle")
+    (picture,) = (tmp_path / "elsewhere").rglob("curves.png")
+    assert picture.read_bytes() == b"a picture"
     assert sorted(path.stem for path in (tmp_path / "elsewhere").rglob("features/*.safetensors")) == read
     for gone in (toy_folder, tmp_path / "run", tmp_path / "negatives.tsv"):
         shutil.rmtree(gone) if gone.is_dir() else gone.unlink(missing_ok=True)

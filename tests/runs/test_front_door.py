@@ -137,7 +137,7 @@ def test_a_frame_in_memory_becomes_a_run_and_the_run_a_folder(tmp_path: Path) ->
     data = mmrns.Dataset.from_triples(
         frame, split={"valid": 0.2, "test": 0.2}, features={"size": {f"p{i}": [i / 30, 1.0] for i in range(20)}}
     )
-    run = mmrns.train(QUICK, dataset=data, sampler="mmrns", dim=6, steps=10, out=tmp_path / "run")
+    run = mmrns.train(QUICK, dataset=data, sampler="mmrns", dim=6, steps=10, out=tmp_path / "run", plots=False)
     assert run.config.data.dataset is None
     # Its folder keeps all but the features, which here the sampler reads.
     alone = mmrns.load_run(tmp_path / "run")

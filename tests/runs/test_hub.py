@@ -58,7 +58,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, mmrns.Run]:
     few = SHORT | {"training.steps": 4, "training.evaluate_every": 2}
     plain = mmrns.train(**given, method="mmrns", settings=few, out=folder / "plain")
     reading = few | {"model.modalities": ["text"], "evaluation.test": False}
-    return {"plain": plain, "reads": mmrns.train(**given, method="uniform", settings=reading, out=folder / "reads")}
+    return {
+        "plain": plain,
+        "reads": mmrns.train(**given, method="uniform", settings=reading, out=folder / "reads", plots=False),
+    }
 
 
 def metadata(card: str) -> dict[str, Any]:

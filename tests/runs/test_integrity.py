@@ -78,7 +78,7 @@ def finished(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[P
     """Two runs that differ in their seed."""
     folder = tmp_path_factory.mktemp("finished")
     for seed in (0, 1):
-        mmrns.train(SMALL, dataset=toy_data, seed=seed, out=folder / str(seed))
+        mmrns.train(SMALL, dataset=toy_data, seed=seed, out=folder / str(seed), plots=False)
     return [folder / "0", folder / "1"]
 
 
@@ -143,7 +143,7 @@ def test_results_that_were_edited_are_written_anew_as_the_remedy_says(two: list[
         mmrns.load_run(two[0])
     path.unlink()
     (two[0] / "model.safetensors").unlink()
-    again = mmrns.train(out=two[0], resume=True)
+    again = mmrns.train(out=two[0], resume=True, plots=False)
     assert again.results["test"] == json.loads(before)["test"]
     _use(two[0])
 
@@ -162,7 +162,7 @@ def test_using_a_run_writes_nothing_to_it(two: list[Path]) -> None:
 
 
 def _resume(folder: Path, *settings: str) -> mmrns.Run:
-    return mmrns.train(out=folder, resume=True, settings=settings)
+    return mmrns.train(out=folder, resume=True, settings=settings, plots=False)
 
 
 def _edit(path: Path, key: str, value: Any) -> None:
@@ -350,7 +350,7 @@ def test_two_threads_do_not_train_into_one_folder(toy_data: Path, tmp_path: Path
     found: list[Any] = []
 
     def first() -> None:
-        found.append(mmrns.train(SMALL, dataset=toy_data, out=tmp_path / "run", callbacks=[_At(10, wait)]))
+        found.append(mmrns.train(SMALL, dataset=toy_data, out=tmp_path / "run", callbacks=[_At(10, wait)], plots=False))
 
     thread = threading.Thread(target=first)
     thread.start()

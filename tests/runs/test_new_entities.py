@@ -58,8 +58,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     encode_pictures(kg, "classical", tokens=4, overwrite=True)
     encode_numbers(kg, kg / "numbers.tsv", tokens=2)
     given: dict[str, Any] = {"device": "cpu", "settings": SHORT, "method": "domain-range"}
-    mmrns.train(dataset=kg, out=folder / "fused", modalities=MODALITIES, **given)
-    mmrns.train(dataset=kg, out=folder / "structure", **given)
+    mmrns.train(dataset=kg, out=folder / "fused", modalities=MODALITIES, **given, plots=False)
+    mmrns.train(dataset=kg, out=folder / "structure", **given, plots=False)
     return folder
 
 

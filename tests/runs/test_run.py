@@ -133,7 +133,7 @@ def test_the_selected_weights_are_the_best_and_not_the_last(toy_folder: Path, tm
     config = _config(toy_folder) | {"training": SMALL["training"] | {"steps": 24, "evaluate_every": 12, "lr": 0.05}}
     out = tmp_path / "run" if in_folder else None
     best = mmrns.train({**config, "training": config["training"] | {"steps": 12}})
-    run = mmrns.train(config, out=out, callbacks=[_Spoils(24)])
+    run = mmrns.train(config, out=out, callbacks=[_Spoils(24)], plots=False)
     mrrs = run.history["valid_mrr"].drop_nulls().to_list()
     assert mrrs[0] > mrrs[1]
     assert run.results["selected_step"] == 12
@@ -414,7 +414,7 @@ def test_resume_refuses_other_data_than_it_began_with(toy_folder: Path, tmp_path
         mmrns.train(out=tmp_path / "run", resume=True)
     assert (tmp_path / "run" / "record.json").read_bytes() == record
     path.write_text(text)
-    assert mmrns.train(out=tmp_path / "run", resume=True).results["test"]
+    assert mmrns.train(out=tmp_path / "run", resume=True, plots=False).results["test"]
 
 
 def test_training_refuses_features_that_are_not_finite(toy_folder: Path, tmp_path: Path) -> None:
@@ -441,14 +441,14 @@ def test_validation_leak_is_said_and_can_be_dropped(toy_folder: Path, tmp_path: 
 
 def test_the_test_split_is_left_alone_when_asked(toy_folder: Path, tmp_path: Path) -> None:
     config = _config(toy_folder, evaluation={"test": False}) | {"training": SMALL["training"] | {"steps": 2}}
-    results = mmrns.train(config, out=tmp_path / "run").results
+    results = mmrns.train(config, out=tmp_path / "run", plots=False).results
     assert "test" not in results
     assert "baseline" not in results
 
 
 def test_a_changed_dataset_is_noticed(toy_folder: Path, tmp_path: Path) -> None:
     config = _config(toy_folder) | {"training": SMALL["training"] | {"steps": 2}}
-    run = mmrns.train(config, out=tmp_path / "run")
+    run = mmrns.train(config, out=tmp_path / "run", plots=False)
     with (toy_folder / "test.tsv").open("a") as file:
         file.write("new\tlikes\te00\n")
     with pytest.warns(Note, match=r"test\.tsv has changed"):

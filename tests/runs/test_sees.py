@@ -21,7 +21,7 @@ from mmrns.runs.build import build_dataset
 from mmrns.runs.config import make_config, takes
 from toy import SHORT, write_toy
 
-GIVEN: dict[str, Any] = {"device": "cpu", "method": "domain-range"}
+GIVEN: dict[str, Any] = {"device": "cpu", "method": "domain-range", "plots": False}
 
 
 @pytest.fixture(scope="module")

@@ -128,6 +128,8 @@ def two(monkeypatch: pytest.MonkeyPatch) -> Torch:
 def config(dataset: Path, method: str = "uniform", **more: Any) -> dict[str, Any]:
     training = {"steps": STEPS, "batch_size": 64, "evaluate_every": STEPS // 2, "hardness": False}
     sampler = {} if method in ("1-vs-all", "k-vs-all", "file") else {"negatives": 4}
+    if method == "kbgan":
+        sampler["pretrain"] = 20
     values = {"data": {"dataset": str(dataset)}, "model": model_of(method), "method": method, "sampler": sampler}
     return values | {"training": training, "device": "cpu"} | more
 
@@ -195,7 +197,7 @@ class _Told(Callback):
 
 
 def test_a_run_that_goes_on_takes_the_recorded_number(two: Torch, toy_folder: Path, tmp_path: Path) -> None:
-    whole = mmrns.train(config(toy_folder), out=tmp_path / "whole", progress=False)
+    whole = mmrns.train(config(toy_folder), out=tmp_path / "whole", progress=False, plots=False)
     first = _Told(STEPS // 2)
     with pytest.raises(Interrupted):
         mmrns.train(config(toy_folder), out=tmp_path / "cut", callbacks=[first], progress=False)
@@ -203,7 +205,7 @@ def test_a_run_that_goes_on_takes_the_recorded_number(two: Torch, toy_folder: Pa
     # On a machine where another number would be the fastest.
     two.threads = 1
     then = _Told()
-    resumed = mmrns.train(out=tmp_path / "cut", resume=True, callbacks=[then], progress=False)
+    resumed = mmrns.train(out=tmp_path / "cut", resume=True, callbacks=[then], progress=False, plots=False)
     assert then.notes[0] == "Training on cpu with 2 threads."
     assert not [note for note in then.notes if "goes on with" in note]
     assert resumed.record["threads"] == json.loads((tmp_path / "cut" / "record.json").read_text())["threads"] == 2

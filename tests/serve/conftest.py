@@ -40,8 +40,8 @@ DRAWS = {
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, mmrns.Run]:
     folder = tmp_path_factory.mktemp("served")
-    mmrns.train({**TINY, "sampler": DRAWS}, out=folder / "flags")
-    mmrns.train({**TINY, "method": "self-adversarial", "seed": 1}, out=folder / "world")
+    mmrns.train({**TINY, "sampler": DRAWS}, out=folder / "flags", plots=False)
+    mmrns.train({**TINY, "method": "self-adversarial", "seed": 1}, out=folder / "world", plots=False)
     return {name: mmrns.load_run(folder / name) for name in ("flags", "world")}
 
 

@@ -221,7 +221,7 @@ def placed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, mmrns.Run]:
     shutil.copytree(EMBEDDED["countries"], folder / "mine")
     (folder / "mine" / "numbers.tsv").write_text("entity\tattribute\tvalue\ncountry/France\tarea\t551695\n")
     settings = {"training.steps": 2, "training.evaluate_every": 2, "model.dim": 4}
-    mmrns.train(dataset=str(folder / "mine"), method="uniform", settings=settings, out=folder / "run")
+    mmrns.train(dataset=str(folder / "mine"), method="uniform", settings=settings, out=folder / "run", plots=False)
     return folder, mmrns.load_run(folder / "run")
 
 

@@ -61,6 +61,7 @@ def test_every_scorer_with_every_method_and_seed(toy_folder: Path, tmp_path: Pat
         assert record["name"] == f"{record['label']}-seed-{record['seed']}"
         assert (run.config.seed, run.config.method) == (record["seed"], record["sampler"])
         assert record["curve"][-1][0] == 12
+        assert (tmp_path / "out" / "trained" / record["name"] / "plots").is_dir()
     assert read_records(tmp_path / "out") == records
     # Nothing is trained twice, and a further seed and method only add what is missing.
     more = small(toy_folder, "uniform", "mmrns", "sans", scorers=("TransE", "DistMult"), seeds=2)
@@ -409,7 +410,9 @@ def test_an_ablated_run_is_repeated_from_its_configuration(tmp_path: Path, label
     # What the relation guides is compared with what was learnt by step 100.
     steps = 102 if label == "without-relation-guidance" else 10
     short = {"training.steps": steps, "training.evaluate_every": steps, "model.dim": 8, "device": "cpu"}
-    first = train(out=tmp_path / "run", settings=comparison.common | comparison.entries[label].settings | short)
+    first = train(
+        out=tmp_path / "run", settings=comparison.common | comparison.entries[label].settings | short, plots=False
+    )
     again = train(read_config(tmp_path / "run" / "config.yaml"))
     other = train(settings=comparison.common | comparison.entries["complete"].settings | short)
     for module_name in ("model", "sampler"):

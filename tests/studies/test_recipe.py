@@ -70,7 +70,7 @@ def test_the_recipe_of_a_study_trains_and_repeats_its_first_seed(toy_folder: Pat
     assert getattr(run.config.objective, key.removeprefix("objective.")) == value
     # A setting of the study alone is in it, so that another scorer may be laid over it.
     assert "p" not in read_config(path)["model"]
-    assert mmrns.train(path, scorer="TransE", out=tmp_path / "other").config.model.scorer == "TransE"
+    assert mmrns.train(path, scorer="TransE", out=tmp_path / "other", plots=False).config.model.scorer == "TransE"
     # The dataset is found from the folder, wherever that is moved with it.
     assert str(tmp_path) not in path.read_text()
 

@@ -90,7 +90,7 @@ def test_a_callback_may_stop_and_the_run_goes_on_later(toy_folder: Path, tmp_pat
 
     with pytest.raises(mmrns.runs.train.Interrupted, match=r"run: interrupted at step 5; continue with --resume"):
         mmrns.train(CONFIG, dataset=toy_folder, callbacks=[Stop()], out=tmp_path / "run")
-    resumed = mmrns.train(out=tmp_path / "run", resume=True)
+    resumed = mmrns.train(out=tmp_path / "run", resume=True, plots=False)
     whole = mmrns.train(CONFIG, dataset=toy_folder)
     assert resumed.results["test"] == whole.results["test"]
     with pytest.raises(mmrns.runs.train.Interrupted, match="nothing is kept without a folder"):

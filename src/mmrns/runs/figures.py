@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -97,10 +96,12 @@ def save_figure(figure: Figure, path: Path) -> None:
     make_folder(path.parent)
     # Ids that are the same each time, and text that stays text.
     with replacing(path, path.with_suffix(".svg")) as (png, svg), rc_context(_SVG):
-        pixels = BytesIO()
-        figure.savefig(pixels, format="png")
+        # Not by `savefig`, which draws twice where there is a layout to be found, and encodes what is decoded here.
+        canvas: Any = figure.canvas
+        canvas.draw()
+        pixels = Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba(), "raw", "RGBA", 0, 1)
         # Few colours: a third of the bytes.
-        few = Image.open(pixels).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        few = pixels.convert("RGB").quantize(256, dither=Image.Dither.NONE)
         few.save(png, format="png", optimize=True)
         # The layout was found for the PNG; to search for it again would take longer than to draw.
         figure.set_layout_engine("none")

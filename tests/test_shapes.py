@@ -1,0 +1,125 @@
+"""The checks that run beside all other tests refuse what they should."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+from beartype import beartype
+from beartype.roar import BeartypeCallHintViolation
+from jaxtyping import Float, Int, TypeCheckError
+from torch import Tensor
+
+from mmrns.nn.scorers import TransE
+from mmrns.types import OwnNegatives, Views
+from shapes import checked, has_arrays
+
+check = checked(typechecker=beartype)
+
+
+@check
+def rows(values: Float[Tensor, "B K"], weight: Float[Tensor, " B"] | None = None, *, of: int = 1) -> Float[Tensor, "B"]:
+    return values.sum(1) if of else values.sum(0)
+
+
+@check
+def widened(values: Float[Tensor, "B K"], n: int) -> Float[Tensor, "B K+1"]:
+    return torch.cat([values, rows(torch.zeros(n, 2))[: len(values), None]], 1)[:, : n - 1]
+
+
+@check
+def sizes(ids: Mapping[str, Int[Tensor, " B"]]) -> list[int]:
+    return [len(x) for x in ids.values()]
+
+
+@check
+def each(values: Float[Tensor, "B K"], weight: Float[Tensor, " B"]) -> Iterator[Tensor]:
+    yield from values * weight[:, None]
+
+
+@check
+def named(name: str, later: Later | None = None) -> int:
+    return len(name)
+
+
+class Later:
+    pass
+
+
+@check
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    values: Float[Tensor, "B K"]
+    weight: Float[Tensor, " B"]
+
+    @check
+    def first(self, n: int) -> Float[Tensor, "n K"]:
+        return self.values[:n]
+
+    @classmethod
+    @check
+    def of(cls, n: int) -> Pair:
+        return cls(torch.zeros(n, 2), torch.zeros(n))
+
+    @check
+    @staticmethod
+    def twice(n: int) -> int:
+        return 2 * n
+
+
+def test_what_fits_passes() -> None:
+    assert rows(torch.ones(2, 3), torch.ones(2)).tolist() == [3, 3]
+    assert rows(torch.ones(2, 3)).tolist() == [3, 3]
+    # A call inside has axes of its own, and those outside are as before when it returns.
+    assert widened(torch.zeros(2, 3), 5).shape == (2, 4)
+    assert sizes({"a": torch.zeros(2, dtype=torch.int64)}) == [2]
+    assert len([*each(torch.zeros(3, 2), torch.zeros(3))]) == 3
+    assert named("abc", later=3) == 3  # A class that comes later in the file is not known yet.
+    pair = Pair(torch.zeros(3, 2), torch.zeros(3))
+    assert len(pair.first(2)) == len(Pair.of(2).values) == Pair.twice(1) == 2
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: rows(torch.zeros(2)),
+        lambda: rows(torch.zeros(2, 3, dtype=torch.int64)),
+        lambda: rows(torch.zeros(2, 3), torch.zeros(3)),
+        lambda: rows(torch.zeros(2, 3), of="one"),
+        lambda: rows(torch.zeros(2, 3), of=0),
+        lambda: sizes({"a": torch.zeros(2)}),
+        lambda: sizes({"a": torch.zeros(2, 1, dtype=torch.int64)}),
+        lambda: widened(torch.zeros(2, 3), 4),
+        lambda: each(torch.zeros(3, 2), torch.zeros(2)),
+        lambda: named(3),
+        lambda: Pair(torch.zeros(3, 2), torch.zeros(2)),
+        lambda: Pair(torch.zeros(3, 2), torch.zeros(3)).first("2"),
+        lambda: Pair(torch.zeros(3), torch.zeros(3)),
+        lambda: Pair.of("2"),
+        lambda: Pair.twice("2"),
+        # The package itself.
+        lambda: Views(torch.zeros(3, 2, 4), torch.zeros(2, 2, dtype=torch.bool)),
+        lambda: OwnNegatives(torch.zeros(2, 3)),
+        lambda: TransE(dim=4, init_range=0.1).query(torch.zeros(2, 4), torch.zeros(3, 4), False),
+        lambda: TransE(dim="4", init_range=0.1),
+    ],
+)
+def test_what_does_not_fit_is_refused(call: Callable[[], Any]) -> None:
+    with pytest.raises((BeartypeCallHintViolation, TypeCheckError)):
+        call()
+
+
+def test_functions_look_as_they_are_written() -> None:
+    assert isinstance(inspect.signature(rows).return_annotation, str)
+    assert rows.__annotations__["of"] == "int"
+    assert (rows.__name__, rows.__module__) == ("rows", __name__)
+
+
+def test_arrays_are_found_wherever_they_are() -> None:
+    assert has_arrays(Sequence[tuple[str, Float[Tensor, " B"] | None]])
+    assert has_arrays(Callable[[Float[Tensor, " B"]], int])
+    assert not has_arrays(Mapping[str, Tensor])
