@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import mmrns
+from mmrns.data.datasets import Dataset
 from mmrns.errors import UsageError
 from mmrns.files import read_json_lines, read_tensors
 from mmrns.runs.build import build_trainer
@@ -213,6 +214,14 @@ def test_a_full_disk_of_one_process_ends_all_and_harms_nothing(whole: Path, data
     assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
+def test_processes_need_a_folder(toy: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for key, value in told.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(UsageError, match="several processes needs a folder"):
+        mmrns.train(dataset=toy, progress=False)
+
+
 @pytest.mark.parametrize(
     ("values", "why"),
     [
@@ -225,8 +234,6 @@ def test_a_full_disk_of_one_process_ends_all_and_harms_nothing(whole: Path, data
         ({"training": {"compile": True}}, "training.compile=true cannot be trained by several processes"),
     ],
 )
-def test_what_cannot_be_trained_so_is_refused(
-    toy: mmrns.Dataset, values: dict[str, dict[str, object]], why: str
-) -> None:
+def test_what_cannot_be_trained_so_is_refused(toy: Dataset, values: dict[str, dict[str, object]], why: str) -> None:
     with pytest.raises(UsageError, match=f"^{why}"):
         build_trainer(make_config({"device": "cpu", **values}), toy, world=World(0, 2))

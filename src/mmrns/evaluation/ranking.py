@@ -55,7 +55,7 @@ class ScoresPart(Protocol):
         """As `ScoresAll.score_all`, of the entities that are here."""
         ...
 
-    def part_ids(self, device: torch.device) -> Int[Tensor, " n"]:
+    def part_ids(self) -> Int[Tensor, " n"]:
         """These entities, in the order of the columns."""
         ...
 
@@ -226,7 +226,7 @@ def _counted(
         relation = batch.relation_index
         left = mask.sum(1).index_select(0, relation)
         outside = ~mask[relation[query], target]
-        own = mask if part is None else mask.index_select(1, part.part_ids(device))
+        own = mask if part is None else mask.index_select(1, part.part_ids())
         scores.masked_fill_(~own.index_select(0, relation), -torch.inf)
         taken = mask[relation[row], entity].long()
     left = left.index_add(0, row, taken, alpha=-1)

@@ -33,10 +33,12 @@ class ShardedModel(Model):
     (`mmrns.nn.rows`), so that neither candidates nor their scores move. The target's owner scores the true triple.
     A step with B rows, entity vectors of w reals and theta parameters that all processes have sends, a process,
 
-        2 (W - 1) / W (4 B w + 4 |theta|) + some 24 B        bytes,
+        2 (W - 1) / W (4 B w + 4 |theta| + 24 B)        bytes,
 
-    whatever the number of negatives and of entities. Samplers that look at scores of candidates (`score_against`) are
-    given those of all C of them, for 4 B C (W - 1) / W more, and those that look at vectors (`entities`) the vectors.
+    the last for the sums of rows, whatever the number of negatives and of entities. Samplers that look at scores of
+    candidates (`score_against`) are given those of all C of them, for 4 B C (W - 1) / W more, and those that look at
+    vectors (`entities`) the vectors. On a GPU a step waits for the device where it has to know how much each process
+    has of what the device has drawn.
 
     Args:
         scorer, n_relations, reciprocal, sparse, mixture: see `Model`.
@@ -44,6 +46,8 @@ class ShardedModel(Model):
         embedder: of the entities that `own_entities` gives.
         world: the processes.
     """
+
+    own: Tensor
 
     def __init__(
         self,
@@ -60,6 +64,7 @@ class ShardedModel(Model):
         self.world, self.parting = world, Parting(n_entities, world.size)
         options = {"reciprocal": reciprocal, "sparse": sparse}
         super().__init__(scorer, n_entities, n_relations, embedder=embedder, mixture=mixture, **options)
+        self.register_buffer("own", self.parting.ids(world.rank), persistent=False)
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}, {self.world.rank + 1} of {self.world.size} parts)"
@@ -115,8 +120,8 @@ class ShardedModel(Model):
             picked = _picked(negatives, lambda values: values.index_select(1, columns))
             return replace(negatives, ids=self.parting.place(negatives.ids[columns]), **picked)
         assert isinstance(negatives, AllNegatives)
-        own = self.parting.ids(self.world.rank).to(negatives.device)
-        return replace(negatives, n_entities=len(own), **_picked(negatives, lambda values: values.index_select(1, own)))
+        picked = _picked(negatives, lambda values: values.index_select(1, self.own))
+        return replace(negatives, n_entities=len(self.own), **picked)
 
     def _columns(self, ids: Int[Tensor, "B K"]) -> tuple[Int[Tensor, "B n"], Bool[Tensor, "B n"]]:
         """Where in its row each entity of this process is, as many for every row, and which of them are such."""
@@ -160,9 +165,9 @@ class ShardedModel(Model):
         """Scores with each row's target replaced by every entity of this process."""
         return super().score_all(batch, memory_mb)
 
-    def part_ids(self, device: torch.device) -> Int[Tensor, " n"]:
+    def part_ids(self) -> Int[Tensor, " n"]:
         """The entities of this process, by column of `score_part`."""
-        return self.parting.ids(self.world.rank).to(device)
+        return self.own
 
     def part_columns(self, ids: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
         """The column of each entity; -1 where another process has it."""

@@ -14,6 +14,8 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache, cached_property
+from itertools import count
 from typing import Any
 
 import torch
@@ -50,7 +52,7 @@ class Parting:
     n_entities: int
     size: int
 
-    @property
+    @cached_property
     def _factor(self) -> int:
         factor = max(1, round(self.n_entities * (math.sqrt(5) - 1) / 2))
         while math.gcd(factor, self.n_entities) > 1:
@@ -277,10 +279,21 @@ def world_of() -> World:
         return ALONE
     if torch.cuda.is_available() and local_rank() < torch.cuda.device_count():
         torch.cuda.set_device(local_rank())
-    store, rank, size = next(rendezvous("env://"))
+    store, rank, size = _met()
+    # Several trainings of one program have nothing to do with each other.
+    store = PrefixStore(f"mmrns/{next(_TRAININGS)}", store)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, store=PrefixStore("mmrns", store), rank=rank, world_size=size)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     return World(rank, size, store)
+
+
+_TRAININGS = count()
+
+
+@cache
+def _met() -> tuple[Store, int, int]:
+    """Where the processes meet, once in a program; the number of this one, and how many there are."""
+    return next(rendezvous("env://"))
 
 
 def _lives(pid: int) -> bool:
