@@ -17,6 +17,6 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def restarted() -> bool:
-    """Whether `torchrun` has started the processes anew since one of them has failed."""
-    return launched()[1] > 1 and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+def restarts() -> int:
+    """How often `torchrun` has started the processes anew since one of them has failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) if launched()[1] > 1 else 0

@@ -30,7 +30,7 @@ from mmrns.files import (
     write_json,
     write_text,
 )
-from mmrns.launch import launched, restarted
+from mmrns.launch import launched, restarts
 from mmrns.memory import freed_memory_kept
 from mmrns.nn.embedders import Embedder
 from mmrns.nn.losses import Loss
@@ -199,7 +199,7 @@ def train(
     if processes > 1 and folder is None:
         raise UsageError("a training by several processes needs a folder for what each of them has; give it by out")
     # A part of the processes' command, which torchrun starts again as it was.
-    resume = resume or (restarted() and folder is not None and (folder / "config.yaml").exists())
+    resume = resume or (restarts() > 0 and folder is not None and (folder / "config.yaml").exists())
     if resume and folder is not None and (folder / "results.json").exists():
         chosen = _config_of(folder, values, finished=True)
         return Run.load(folder, dataset=parts.dataset or chosen.data.dataset)

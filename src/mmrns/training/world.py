@@ -9,6 +9,8 @@ import json
 import math
 import os
 import platform
+import signal
+import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -25,7 +27,7 @@ from torch import Tensor, nn
 from torch.distributed import PrefixStore, Store, rendezvous  # pyright: ignore[reportPrivateImportUsage]
 
 from mmrns.errors import MmrnsError
-from mmrns.launch import launched, local_rank
+from mmrns.launch import launched, local_rank, restarts
 from mmrns.nn.rows import shared_rows
 
 _PATIENCE = 5.0
@@ -244,6 +246,9 @@ class World:
 
     def _say(self, error: BaseException) -> None:
         """Tell the others what has ended this process, and name it where it is not what the first one says as well."""
+        if isinstance(error, Ended) and threading.current_thread() is threading.main_thread():
+            # torchrun ends what is left by a signal, which would come before the line that says why.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if isinstance(error, Ended) or self._store is None:
             return
         text = str(error) or type(error).__name__
@@ -280,8 +285,8 @@ def world_of() -> World:
     if torch.cuda.is_available() and local_rank() < torch.cuda.device_count():
         torch.cuda.set_device(local_rank())
     store, rank, size = _met()
-    # Several trainings of one program have nothing to do with each other.
-    store = PrefixStore(f"mmrns/{next(_TRAININGS)}", store)
+    # Several trainings of one program have nothing to do with each other, nor with those before a restart.
+    store = PrefixStore(f"mmrns/{restarts()}/{next(_TRAININGS)}", store)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     return World(rank, size, store)
