@@ -42,8 +42,9 @@ def dataset_of(entities: int, relations: int, triples: int = 100_000) -> Dataset
     stream = torch.Generator().manual_seed(0)
     sizes = entities, relations, entities
     train = torch.stack([torch.randint(n, (triples,), generator=stream) for n in sizes], dim=1)
-    names = (Vocabulary([f"{kind}{i:07d}" for i in range(n)]) for kind, n in (("e", entities), ("r", relations)))
-    return Dataset("synthetic", None, KnowledgeGraph(*names, train, train[:100], train[100:200]), Features({}))
+    names = [Vocabulary([f"{kind}{i:07d}" for i in range(n)]) for kind, n in (("e", entities), ("r", relations))]
+    graph = KnowledgeGraph(names[0], names[1], train, train[:100], train[100:200])
+    return Dataset("synthetic", None, graph, Features({}))
 
 
 class Counted:
