@@ -17,10 +17,15 @@ class MmrnsError(Exception):
     """Base of every error that a user can mend: one line, whatever the names and reasons in it hold.
 
     Args:
-        text: what is wrong and what to do about it; line ends become blanks.
+        text: what is wrong and what to do about it; line ends become blanks. Nothing where somebody else says it.
+
+    Attributes:
+        rank: the process that it has ended, of several that train together; None where it is the same for all of them,
+            of which the first one says it.
     """
 
     exit_code = 1
+    rank: int | None = None
 
     def __init__(self, text: str = ""):
         super().__init__(one_line(text))

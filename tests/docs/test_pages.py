@@ -56,6 +56,7 @@ ELSEWHERE = {
     r"mmrns train --dataset (FB15k-237|MKG-W|WN9|DB15K)": "needs a published dataset",
     r"mmrns train experiments/WN9": "needs a published dataset",
     r"git clone": "needs the network",
+    r"torchrun --nnodes": "needs several machines",
     r"mmrns data (convert|split) ((data|MyGO/data)/)?(MKG-W|DB15K|triples DB15K)": "needs published files",
     r"mmrns compare experiments/": "trains for hours, most of it on published datasets",
     r"python scripts/mutants.py": "changes the package and runs its tests, for hours",
@@ -318,12 +319,18 @@ def run_shell(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     words = shlex.split(line)
     if words[0] == "PYTHONPATH=.":
         words = words[1:]
-    if words[0] == "mmrns":
-        parse(words[1:])
+    if words[0] in ("mmrns", "torchrun"):
+        parse(words[words.index("mmrns") + 1 :])
     if elsewhere(line):
         return
     if words[0] == "mmrns":
         run_command(words[1:], monkeypatch)
+    elif words[0] == "torchrun":
+        short = ["training.steps=4", "training.evaluate_every=2", "model.dim=4"]
+        further = [] if "--resume" in words else [word for each in short for word in ("--set", each)]
+        command = [sys.executable, "-m", "torch.distributed.run", *words[1:], *further]
+        done = subprocess.run(command, env=os.environ, timeout=300, capture_output=True, text=True)
+        assert not done.returncode, done.stderr
     else:
         assert words[0] == "printf", f"neither run nor listed: {line}"
         subprocess.run(["bash", "-c", line], check=True, env=os.environ, timeout=60)

@@ -315,7 +315,7 @@ def test_what_is_on_the_disk_is_from_before_the_divergence(toy_data: Path, tmp_p
     for name in ("last", "best"):
         found = Checkpoint.read(folder / "checkpoint" / f"{name}.safetensors")
         assert found.progress.step < at
-        assert all(bool(torch.isfinite(tensor.float()).all()) for tensor in found._tensors.values())
+        assert all(bool(torch.isfinite(tensor.float()).all()) for tensor in found.tensors.values())
         if name == "last":
             assert f"the checkpoint of step {found.progress.step} is from before" in str(caught.value)
     run = _resume(folder, "training.lr=0.001")

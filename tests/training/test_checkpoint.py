@@ -117,7 +117,7 @@ def test_nothing_is_loaded_of_what_does_not_fit(toy: Dataset, tmp_path: Path, op
     first.step(0)
     save_checkpoint(path, first, Progress(step=1), {})
     found = Checkpoint.read(path)
-    tensors = dict(found._tensors)
+    tensors = dict(found.tensors)
     moments = sorted(name for name in tensors if name.endswith((".exp_avg", ".sum")))
     moment, weight = moments[-1], "model.relation.weight"
     if what == "shape":
@@ -142,7 +142,7 @@ def test_nothing_is_loaded_of_what_does_not_fit(toy: Dataset, tmp_path: Path, op
     before = [tensor.clone() for part in (second.model, second.sampler) for tensor in part.state_dict().values()]
     states = json.dumps([str(part["state"]) for part in second.optimizer.state_dict()])
     with pytest.raises(DataError, match=r"last\.safetensors: does not fit the run's configuration \(") as caught:
-        replace(found, _tensors=tensors).load(second)
+        replace(found, tensors=tensors).load(second)
     assert "\n" not in str(caught.value)
     after = [tensor for part in (second.model, second.sampler) for tensor in part.state_dict().values()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))

@@ -16,6 +16,7 @@ from typing import NoReturn
 from mmrns.cli.app import app
 from mmrns.cli.show import say, show_notes
 from mmrns.errors import MmrnsError
+from mmrns.launch import launched
 
 # Importing a command's module registers it; the order is that of `mmrns --help`.
 # isort: off
@@ -69,7 +70,8 @@ def main() -> NoReturn:
     except MmrnsError as error:
         if debug:
             traceback.print_exc()
-        say(f"mmrns: {error}")
+        if str(error) and (error.rank is not None or launched()[0] == 0):
+            say(f"mmrns: {error}")
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader of our output has gone, as with `| head`.
@@ -105,5 +107,6 @@ def _little_garbage() -> Generator[None]:
 
 def _end(number: int, frame: object) -> NoReturn:
     """End by a signal as by an error, so that nothing is left behind."""
-    os.write(2, f"mmrns: ended by {signal.Signals(number).name}\n".encode())
+    if launched()[0] == 0:  # What ends one of several processes ends all of them.
+        os.write(2, f"mmrns: ended by {signal.Signals(number).name}\n".encode())
     sys.exit(128 + number)

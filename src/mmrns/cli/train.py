@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +13,7 @@ import typer
 from mmrns.cli.app import app
 from mmrns.cli.options import Device
 from mmrns.cli.show import Text, err, out, print_metrics, say
+from mmrns.launch import launched
 
 if TYPE_CHECKING:
     from mmrns.training.callbacks import Callback, Training
@@ -63,8 +64,11 @@ def train(
     else:
         with told_of(config, values):
             written = folder or make_config(values).default_folder
-    with _training_progress() as progress:
+    first = launched()[0] == 0
+    with _training_progress() if first else nullcontext([]) as progress:
         run = train_run(values, out=written, resume=resume, callbacks=progress, progress=False)
+    if not first:
+        return
     results = run.results
     if "test" in results:
         print_metrics(results["test"], results["baseline"])

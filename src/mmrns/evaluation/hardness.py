@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mmrns.data.index import TripleIndex
-from mmrns.evaluation.ranking import ScoresAll
+from mmrns.evaluation.ranking import ScoresAll, ScoresPart
 from mmrns.nn.model import Model
 from mmrns.samplers.base import Sampler
 from mmrns.samplers.explanation import effective_sample_size
@@ -169,9 +169,17 @@ def share_true(batch: Batch, negatives: Negatives, index: TripleIndex) -> float 
 
 def gradient_norm(module: nn.Module) -> float | None:
     """L2 norm of the gradients of all parameters together; None where there are none."""
-    gradients = [p.grad for p in module.parameters() if p.grad is not None]
-    norms = [torch.linalg.vector_norm(g.coalesce().values() if g.is_sparse else g) for g in gradients]
-    return _finite(torch.linalg.vector_norm(torch.stack(norms))) if norms else None
+    parted = {id(p) for p in module.parted.values()} if isinstance(module, ScoresPart) else set[int]()
+    norms = {False: list[Tensor](), True: list[Tensor]()}
+    for p in module.parameters():
+        if (g := p.grad) is not None:
+            norms[id(p) in parted].append(torch.linalg.vector_norm(g.coalesce().values() if g.is_sparse else g))
+    if isinstance(module, ScoresPart):
+        # What other processes have of the same tables.
+        squares = torch.stack([norm.square() for norm in norms[True]])
+        norms[True] = [*module.world.sum(squares).sqrt()]
+    both = norms[False] + norms[True]
+    return _finite(torch.linalg.vector_norm(torch.stack(both))) if both else None
 
 
 def _mean(values: Tensor) -> float | None:

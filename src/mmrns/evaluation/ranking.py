@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmrns.data.index import TripleIndex
 from mmrns.errors import Diverged
 from mmrns.evaluation.candidates import Candidates
 from mmrns.nn.kernels import comparisons
+from mmrns.nn.rows import Shares
 from mmrns.types import Batch
 
 SCORES = 2**25
@@ -33,6 +34,34 @@ class ScoresAll(Protocol):
             batch: the rows.
             memory_mb: at most so many MiB are held beside the scores.
         """
+        ...
+
+
+@runtime_checkable
+class ScoresPart(Protocol):
+    """Whatever scores some of the entities, of which other processes have the rest.
+
+    Attributes:
+        world: what sums up, and finds the largest, over the processes.
+    """
+
+    world: Shares
+
+    @property
+    def parted(self) -> Mapping[str, nn.Parameter]:
+        """The parameters whose rows are these entities."""
+        ...
+
+    def score_part(self, batch: Batch, memory_mb: float | int) -> Float[Tensor, "B n"]:
+        """As `ScoresAll.score_all`, of the entities that are here."""
+        ...
+
+    def part_ids(self) -> Int[Tensor, " n"]:
+        """These entities, in the order of the columns."""
+        ...
+
+    def part_columns(self, ids: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+        """The column of each entity; -1 of one that is elsewhere."""
         ...
 
 
@@ -93,7 +122,7 @@ def rank(
     Each distinct (anchor, relation) is scored once a side. The true score is read from its competitors' row.
 
     Args:
-        model: scores every entity.
+        model: scores every entity; where it scores a part of them (`ScoresPart`), all processes rank the same triples.
         triples: what to rank; rows are ranked as given, duplicates included.
         known: all true triples; the others of a query are filtered out.
         candidates: what to rank among; a true entity outside them takes part all the same. None = every entity.
@@ -180,9 +209,16 @@ def _counted(
     mask = None if candidates is None else candidates.mask(batch.relations, head).to(device, non_blocking=True)
     query, target = (x.to(device, non_blocking=True) for x in (query, triples[:, 0 if head else 2]))
     batch = batch.to(device)
-    scores = model.score_all(batch, memory_mb)
-    extremes = torch.stack(torch.aminmax(scores))
-    true = scores[query, target]
+    part = model if isinstance(model, ScoresPart) else None
+    scores = model.score_all(batch, memory_mb) if part is None else part.score_part(batch, memory_mb)
+    extremes = torch.stack(torch.aminmax(scores)) if scores.numel() else scores.new_zeros(2)
+    column = target if part is None else part.part_columns(target)
+    true = _at(scores, query, column, 0.0)
+    if part is not None:
+        true = part.world.sum(true)
+        # What is no number is taken for infinite, which a maximum does not pass over.
+        lowest, highest = part.world.max((extremes * extremes.new_tensor([-1, 1])).nan_to_num(nan=torch.inf))
+        extremes = torch.stack([-lowest, highest])
 
     row, entity = known_there.batch_targets(batch, batch.n_true)
     outside = torch.zeros_like(query, dtype=torch.bool)
@@ -192,14 +228,31 @@ def _counted(
         relation = batch.relation_index
         left = mask.sum(1).index_select(0, relation)
         outside = ~mask[relation[query], target]
-        scores.masked_fill_(~mask.index_select(0, relation), -torch.inf)
+        own = mask if part is None else mask.index_select(1, part.part_ids())
+        scores.masked_fill_(~own.index_select(0, relation), -torch.inf)
         taken = mask[relation[row], entity].long()
     left = left.index_add(0, row, taken, alpha=-1)
+    if part is not None:
+        entity = part.part_columns(entity)
+        row, entity = row[entity >= 0], entity[entity >= 0]
     scores.index_put_((row, entity), scores.new_full((), -torch.inf))
 
     # Triples that share a query are rivals unless they are known, and a triple is no rival of itself.
-    itself = torch.isfinite(scores[query, target]).long()
-    return _Counts(*_count(scores, query, true, size), itself, left.index_select(0, query), outside, extremes)
+    itself = torch.isfinite(_at(scores, query, column, -torch.inf)).long()
+    higher, at_least = _count(scores, query, true, size)
+    if part is not None:
+        # As numbers that hold every count exactly.
+        higher, at_least, itself = part.world.sum(torch.stack([higher, at_least, itself]).double()).long()
+    return _Counts(higher, at_least, itself, left.index_select(0, query), outside, extremes)
+
+
+def _at(
+    scores: Float[Tensor, "Q E"], query: Int[Tensor, " n"], column: Int[Tensor, " n"], elsewhere: float
+) -> Float[Tensor, " n"]:
+    """Some scores; a column of -1 is another process's, and has a number that says nothing."""
+    if not scores.shape[1]:
+        return scores.new_full(column.shape, elsewhere)
+    return scores[query, column.clamp(min=0)].masked_fill(column < 0, elsewhere)
 
 
 def _ranks(chunks: Sequence[_Counts], triples: Int[Tensor, "n 3"], head: bool) -> Ranks:

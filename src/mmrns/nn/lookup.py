@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mmrns.types import Batch, Views
@@ -28,7 +28,7 @@ class Query:
     gate: Float[Tensor, "B N"] | None
     under: Float[Tensor, "B M"] | None = None
 
-    def __getitem__(self, rows: slice) -> Query:
+    def __getitem__(self, rows: slice | Int[Tensor, " n"]) -> Query:
         """Some of the rows."""
         gate, under = (None if numbers is None else numbers[rows] for numbers in (self.gate, self.under))
         return Query(tuple(vectors[rows] for vectors in self.vectors), self.present[rows], gate, under)

@@ -11,7 +11,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
-from mmrns.nn.numerics import logsumexp, masked
+from mmrns.nn.numerics import masked
+from mmrns.nn.rows import row_count, row_logsumexp, row_mean, row_softmax, row_sum
 from mmrns.registry import Named, Registry
 
 Smoothing = Annotated[float, Field(ge=0, lt=1)]
@@ -32,8 +33,8 @@ def adversarial_weights(
     if log_weight is not None:
         logits = logits + log_weight
     if mask is None:
-        return torch.softmax(logits, dim=1)
-    return torch.softmax(masked(logits, mask), dim=1) * mask
+        return row_softmax(logits)
+    return row_softmax(masked(logits, mask)) * mask
 
 
 class Loss(Named, nn.Module, ABC):
@@ -57,6 +58,10 @@ class Loss(Named, nn.Module, ABC):
 
     shifts: ClassVar[bool] = True
     """True where gamma only moves the scores' zero, which a distance needs and other scores do not."""
+
+    summed_by_row: ClassVar[bool] = False
+    """True where `rows` sums over a row's candidates by `mmrns.nn.rows` alone, so that several processes may have a
+    part of the candidates each. A subclass has to say so itself."""
 
     def __init__(self, *, gamma: float, alpha: float):
         super().__init__()
@@ -98,6 +103,8 @@ class SelfAdversarialLoss(Loss, name="self-adversarial"):
         alpha: inverse temperature of the weights.
     """
 
+    summed_by_row = True
+
     def rows(
         self,
         s_pos: Float[Tensor, " B"],
@@ -106,7 +113,7 @@ class SelfAdversarialLoss(Loss, name="self-adversarial"):
         log_weight: Float[Tensor, "B K"] | None,
     ) -> Float[Tensor, " B"]:
         p = adversarial_weights(s_neg, self.alpha, mask, log_weight)
-        return -0.5 * (logsigmoid(self.gamma + s_pos) + (p * logsigmoid(-self.gamma - s_neg)).sum(1))
+        return -0.5 * (logsigmoid(self.gamma + s_pos) + row_sum(p * logsigmoid(-self.gamma - s_neg)))
 
 
 class SoftplusLoss(Loss, name="softplus"):
@@ -122,6 +129,7 @@ class SoftplusLoss(Loss, name="softplus"):
     """
 
     takes_weights = False
+    summed_by_row = True
 
     def rows(
         self,
@@ -131,8 +139,8 @@ class SoftplusLoss(Loss, name="softplus"):
         log_weight: Float[Tensor, "B K"] | None,
     ) -> Float[Tensor, " B"]:
         counts = torch.ones_like(s_neg) if mask is None else mask.to(s_neg.dtype)
-        negative = (counts * softplus(self.gamma + s_neg)).sum(1)
-        return (softplus(-self.gamma - s_pos) + negative) / (1 + counts.sum(1))
+        negative = row_sum(counts * softplus(self.gamma + s_neg))
+        return (softplus(-self.gamma - s_pos) + negative) / (1 + row_sum(counts))
 
 
 class MarginLoss(Loss, name="margin"):
@@ -148,6 +156,7 @@ class MarginLoss(Loss, name="margin"):
     """
 
     shifts = False
+    summed_by_row = True
 
     def rows(
         self,
@@ -157,7 +166,7 @@ class MarginLoss(Loss, name="margin"):
         log_weight: Float[Tensor, "B K"] | None,
     ) -> Float[Tensor, " B"]:
         p = adversarial_weights(s_neg, self.alpha, mask, log_weight)
-        return (p * torch.relu(self.gamma - s_pos[:, None] + s_neg)).sum(1)
+        return row_sum(p * torch.relu(self.gamma - s_pos[:, None] + s_neg))
 
 
 class CrossEntropyLoss(Loss, name="cross-entropy"):
@@ -171,6 +180,8 @@ class CrossEntropyLoss(Loss, name="cross-entropy"):
         gamma, alpha: not used.
     """
 
+    summed_by_row = True
+
     def rows(
         self,
         s_pos: Float[Tensor, " B"],
@@ -181,11 +192,11 @@ class CrossEntropyLoss(Loss, name="cross-entropy"):
         if log_weight is not None:
             log_weight = log_weight.to(s_neg.dtype)
             counting = log_weight if mask is None else masked(log_weight, mask)
-            count = log_weight.shape[1] if mask is None else mask.sum(1, keepdim=True).clamp(min=1)
-            s_neg = s_neg + log_weight - (counting.logsumexp(1, keepdim=True) - torch.as_tensor(count).log())
+            count = row_count(log_weight) if mask is None else row_sum(mask).clamp(min=1)
+            s_neg = s_neg + log_weight - (row_logsumexp(counting) - torch.as_tensor(count).log())[:, None]
         if mask is not None:
             s_neg = masked(s_neg, mask)
-        return torch.logaddexp(s_pos, logsumexp(s_neg)) - s_pos
+        return torch.logaddexp(s_pos, row_logsumexp(s_neg)) - s_pos
 
 
 class KvsAllLoss(Loss, name="k-vs-all"):
@@ -203,6 +214,7 @@ class KvsAllLoss(Loss, name="k-vs-all"):
 
     needs_all = True
     takes_weights = False
+    summed_by_row = True
 
     def __init__(self, *, gamma: float, alpha: float, smoothing: Smoothing = 0.0):
         super().__init__(gamma=gamma, alpha=alpha)
@@ -217,10 +229,10 @@ class KvsAllLoss(Loss, name="k-vs-all"):
     ) -> Float[Tensor, " B"]:
         assert mask is not None, "the mask tells what is true"
         there = _candidates(log_weight)
-        label = _mean(s_neg, ~mask if there is None else there & ~mask)
+        label = row_mean(s_neg, ~mask if there is None else there & ~mask)
         if self.smoothing:
-            label = (1 - self.smoothing) * label + self.smoothing * _mean(s_neg, there)
-        return logsumexp(s_neg if there is None else masked(s_neg, there)) - label
+            label = (1 - self.smoothing) * label + self.smoothing * row_mean(s_neg, there)
+        return row_logsumexp(s_neg if there is None else masked(s_neg, there)) - label
 
 
 class BinaryCrossEntropyLoss(Loss, name="bce"):
@@ -240,6 +252,7 @@ class BinaryCrossEntropyLoss(Loss, name="bce"):
 
     needs_all = True
     takes_weights = False
+    summed_by_row = True
 
     def __init__(self, *, gamma: float, alpha: float, smoothing: Smoothing = 0.0):
         super().__init__(gamma=gamma, alpha=alpha)
@@ -254,18 +267,13 @@ class BinaryCrossEntropyLoss(Loss, name="bce"):
     ) -> Float[Tensor, " B"]:
         assert mask is not None, "the mask tells what is true"
         s, there = self.gamma + s_neg, _candidates(log_weight)
-        n = s.shape[1] if there is None else there.sum(1).clamp(min=1)
-        label = (1 - self.smoothing) * (s * (~mask if there is None else there & ~mask)).sum(1)
+        n = row_count(s) if there is None else row_sum(there).clamp(min=1)
+        label = (1 - self.smoothing) * row_sum(s * (~mask if there is None else there & ~mask))
         if self.smoothing:
-            label = label + self.smoothing * _mean(s, there)
-        return _mean(softplus(s), there) - label / n
+            label = label + self.smoothing * row_mean(s, there)
+        return row_mean(softplus(s), there) - label / n
 
 
 def _candidates(log_weight: Float[Tensor, "B K"] | None) -> Bool[Tensor, "B K"] | None:
     """Which entities are candidates of a loss that needs all: not those whose importance weight is 0; None = all."""
     return None if log_weight is None else log_weight > -torch.inf
-
-
-def _mean(values: Float[Tensor, "B K"], some: Bool[Tensor, "B K"] | None) -> Float[Tensor, " B"]:
-    """The mean of some values of each row, or of all; 0 where there are none."""
-    return values.mean(1) if some is None else (values * some).sum(1) / some.sum(1).clamp(min=1)

@@ -159,6 +159,19 @@ class Model(nn.Module):
         """Rows of the relation table that the queries use; with `reciprocal` the inverses where a head is asked for."""
         return torch.where(batch.head, batch.r + self.n_relations, batch.r) if self.reciprocal else batch.r
 
+    def by_features(self, ids: Int[Tensor, " n"]) -> Bool[Tensor, " n"]:
+        """Whether each entity is known by a modality that the vectors are made of."""
+        return self.entity.by_features(ids)
+
+    @property
+    def parted(self) -> dict[str, nn.Parameter]:
+        """The parameters by name whose rows are entities, where other processes have the other entities; none here."""
+        return {}
+
+    def shown(self, negatives: Negatives) -> Negatives:
+        """Those negatives that `scores` compares here: all, unless other processes have a part of the entities."""
+        return negatives
+
     def lookup(self, batch: Batch) -> Lookup:
         """The vectors of a batch. Whatever scores the batch's rows takes them from here."""
         both = self.entities(torch.cat([batch.anchor, batch.target]))
@@ -234,10 +247,10 @@ class Model(nn.Module):
     def _candidates(self, negatives: Negatives, target: Views) -> Views:
         match negatives:
             case OwnNegatives(ids, views, kept=kept):
-                found = self.entities(ids) if views is None else views
+                found = self.entity(ids) if views is None else views
                 return found if kept is None else _as_candidates(target).where(kept, found)
             case PoolNegatives(ids):
-                return self.entities(ids)
+                return self.entity(ids)
             case AllNegatives(views=views):
                 return self.entity.all() if views is None else views
             case _:

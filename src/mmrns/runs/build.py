@@ -25,8 +25,10 @@ from mmrns.training.batches import Batches
 from mmrns.training.callbacks import Callback
 from mmrns.training.optimizer import Group, Optimizer, schedule_of, sparse_tables
 from mmrns.training.progress import Plan
+from mmrns.training.sharded import ShardedModel, own_entities, refuse_unsharded
 from mmrns.training.trackers.base import Tracker
 from mmrns.training.trainer import Trainer
+from mmrns.training.world import ALONE, World
 
 _GAMMA = 9.0
 """Where it is left open and the size of the graph says nothing of it."""
@@ -113,8 +115,11 @@ def with_gamma(config: Config, dataset: Dataset, parts: Parts | None = None) -> 
     return config.model_copy(update={"objective": config.objective.model_copy(update={"gamma": gamma})})
 
 
-def build_model(config: Config, dataset: Dataset, parts: Parts | None = None) -> Model:
-    """A freshly initialised model; embeddings start within (gamma + 2) / d as in the RotatE code base."""
+def build_model(config: Config, dataset: Dataset, parts: Parts | None = None, world: World = ALONE) -> Model:
+    """A freshly initialised model; embeddings start within (gamma + 2) / d as in the RotatE code base.
+
+    Of several processes each draws the same numbers, and keeps those of its own entities.
+    """
     m, sparse, graph = config.model, config.training.sparse, dataset.graph
     parts = parts or Parts()
     gamma = with_gamma(config, dataset, parts).objective.gamma
@@ -129,11 +134,18 @@ def build_model(config: Config, dataset: Dataset, parts: Parts | None = None) ->
             options = {key: given[key] for key in options_of(cls, EMBEDDER_KEYWORDS).model_fields}
             if takes(cls, "modalities"):
                 options["modalities"] = m.modalities or None
-            widths = {"width": scorer.entity_width, "init_range": scorer.init_range, "sparse": sparse}
-            embedder = cls(graph, dataset.features, **widths, **options)
+            options |= {"width": scorer.entity_width, "init_range": scorer.init_range, "sparse": sparse}
+            if world.size > 1:
+                own = own_entities(cls, len(graph.entities), world)
+                embedder = cls.of_part(own, graph, dataset.features, **options)
+            else:
+                embedder = cls(graph, dataset.features, **options)
+        elif world.size > 1:
+            embedder = embedder.part(own_entities(type(embedder), len(graph.entities), world))
         mixture = parts.mixture or _mixture(config, embedder.views)
         sizes = len(graph.entities), len(graph.relations)
-        return Model(scorer, *sizes, reciprocal=m.reciprocal, sparse=sparse, embedder=embedder, mixture=mixture)
+        rest: dict[str, Any] = {"reciprocal": m.reciprocal, "sparse": sparse, "embedder": embedder, "mixture": mixture}
+        return Model(scorer, *sizes, **rest) if world.size == 1 else ShardedModel(scorer, *sizes, world=world, **rest)
 
 
 def _scorer(name: str, dim: int, init_range: float, given: Mapping[str, Any]) -> Scorer:
@@ -189,25 +201,31 @@ def build_batches(config: Config, dataset: Dataset) -> Batches:
     )
 
 
-def build_trainer(config: Config, dataset: Dataset, parts: Parts | None = None) -> Trainer:
-    """Everything that trains, on the configured device."""
+def build_trainer(config: Config, dataset: Dataset, parts: Parts | None = None, world: World = ALONE) -> Trainer:
+    """Everything that trains, on the configured device; of several processes, what this one has of it."""
     device = build_device(config.device)
     parts = parts or Parts()
     config = with_gamma(config, dataset, parts)
-    model = build_model(config, dataset, parts)
+    model = build_model(config, dataset, parts, world)
     sampler = parts.sampler or build_sampler(config, dataset, model)
     model.to(device)
     sampler.to(device)
     objective = parts.objective or build_objective(config, model)
+    if world.size > 1:
+        refuse_unsharded(sampler, objective, device)
     optimizer = build_optimizer(config, model, sampler)
     batches = build_batches(config, dataset)
     o = config.objective
     regularizer = Regularizer(l2=o.l2, l3=o.l3, n3=o.n3)
     if config.training.compile:
+        if world.size > 1:
+            why = "what it compiles does not know of them"
+            raise UsageError(f"training.compile=true cannot be trained by several processes: {why}", "training.compile")
         compile_formulas(model, objective)
     autocast, memory_mb = config.training.autocast, config.training.memory_mb
     parts_of_step = model, sampler, objective, regularizer, optimizer, batches, device
-    trainer = Trainer(*parts_of_step, autocast=autocast, memory_mb=memory_mb, unseen_negatives=o.unseen_negatives)
+    options: dict[str, Any] = {"autocast": autocast, "memory_mb": memory_mb, "unseen_negatives": o.unseen_negatives}
+    trainer = Trainer(*parts_of_step, **options, world=world)
     trainer.record(config.training.capture)
     return trainer
 

@@ -24,6 +24,9 @@ def said_before(config: Config, dataset: Dataset, trainer: Trainer, measured: Ma
     """
     device = torch.cuda.get_device_name(trainer.device) if trainer.device.type == "cuda" else trainer.device.type
     yield told(device, torch.get_num_threads(), measured, config.training.steps)
+    if (size := trainer.world.size) > 1:
+        each = -(-trainer.model.n_entities // size)
+        yield f"{size} processes have {each:,} of {trainer.model.n_entities:,} entities each."
     if trainer.device.type == "cpu" and find_spec("numba") is None:
         yield "Without Numba a step takes up to twice as long; pip install 'mmrns[fast]'."
     yield from (f"{line}." for line in dataset.notes)

@@ -142,7 +142,7 @@ def continued(record: dict[str, Any], before: Mapping[str, Any]) -> tuple[dict[s
     return record | ({"earlier": earlier} if earlier else {}), ", ".join(words)
 
 
-_SITTING = ("device", "threads", "packages", "python")
+_SITTING = ("device", "threads", "packages", "python", "processes")
 """What may differ from one sitting of a training to the next, and make it another one in the last bits."""
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from mmrns.data.datasets import Dataset
 from mmrns.data.folders import dataset_folders
-from mmrns.errors import DataError, Diverged, MmrnsError, UsageError, note
+from mmrns.errors import DataError, Diverged, MmrnsError, UsageError, note, notes_heard
 from mmrns.evaluation.frequency import RelationFrequency
 from mmrns.evaluation.ranking import Ranks
 from mmrns.evaluation.report import policies, report
@@ -29,6 +30,7 @@ from mmrns.files import (
     write_json,
     write_text,
 )
+from mmrns.launch import launched, restarts
 from mmrns.memory import freed_memory_kept
 from mmrns.nn.embedders import Embedder
 from mmrns.nn.losses import Loss
@@ -62,7 +64,9 @@ from mmrns.training.checkpoint import Checkpoint, save_checkpoint
 from mmrns.training.interruption import Interruption
 from mmrns.training.lines import HeldLines
 from mmrns.training.progress import Progress
+from mmrns.training.shards import drop_unnamed, own_part, read_shards, save_shards
 from mmrns.training.trainer import Trainer
+from mmrns.training.world import ALONE, World, world_of
 
 
 class Interrupted(MmrnsError):
@@ -182,7 +186,8 @@ def train(
         values = apply_settings(values, {"data.dataset": named.pop("data.dataset")})
     values = apply_settings(values, {key: value for key, value in named.items() if value is not None})
     values = apply_settings(values, settings)
-    callbacks = [*callbacks, HeldLines()] if progress else callbacks
+    rank, processes = launched()
+    callbacks = [*callbacks, HeldLines()] if progress and rank == 0 else callbacks
     folder = None if out is None else Path(out)
     own = [
         name for name in ("scorer", "embedder", "mixture", "sampler", "objective") if getattr(parts, name) is not None
@@ -191,6 +196,10 @@ def train(
         raise UsageError(f"a folder cannot tell how the {own[0]} object was made; give its class, or out=None")
     if resume and folder is None:
         raise UsageError("resume needs the folder of the run; give it by out")
+    if processes > 1 and folder is None:
+        raise UsageError("a training by several processes needs a folder for what each of them has; give it by out")
+    # A part of the processes' command, which torchrun starts again as it was.
+    resume = resume or (restarts() > 0 and folder is not None and (folder / "config.yaml").exists())
     if resume and folder is not None and (folder / "results.json").exists():
         chosen = _config_of(folder, values, finished=True)
         return Run.load(folder, dataset=parts.dataset or chosen.data.dataset)
@@ -202,12 +211,40 @@ def train(
         assert chosen is not None
         with freed_memory_kept(), threads_restored():
             return _train(chosen, None, parts, callbacks, group=group)
-    _refuse_misuse(folder, resume)
-    with locked(folder, "checkpoint", "plots"), freed_memory_kept(), threads_restored():
-        _refuse_misuse(folder, resume)  # It may have become a run since.
+    with world_of().started() as world:
+        return _in_folder(folder, chosen, parts, callbacks, values if resume else None, group, plots, world)
+
+
+def _in_folder(
+    folder: Path,
+    chosen: Config | None,
+    parts: Parts,
+    callbacks: Sequence[Callback],
+    resumed: Mapping[str, Any] | None,
+    group: str | None,
+    plots: bool,
+    world: World,
+) -> Run:
+    """Train in a folder, of which this process, or the first of several, is the only writer.
+
+    Args:
+        chosen: the configuration; None = that of the run in the folder.
+        resumed: what was given to go on with; None for a new run.
+    """
+    resume = resumed is not None
+    with ExitStack() as held:
+        if world.first:
+            _refuse_misuse(folder, resume)
+            held.enter_context(locked(folder, "checkpoint", "plots"))
+            _refuse_misuse(folder, resume)  # It may have become a run since.
+        else:
+            held.enter_context(notes_heard())
+        world.tell(None)
+        held.enter_context(freed_memory_kept())
+        held.enter_context(threads_restored())
         try:
-            chosen = chosen or _config_of(folder, values)
-            return _train(chosen, folder, parts, callbacks, values if resume else None, group, plots)
+            chosen = chosen or _config_of(folder, resumed or {})
+            return _train(chosen, folder, parts, callbacks, resumed, group, plots, world)
         except KeyboardInterrupt as error:
             raise Interrupted(f"{folder}: interrupted; continue with --resume") from error
 
@@ -291,16 +328,54 @@ class _Memory:
 
 
 class _Folder:
-    """The checkpoints of a run folder: the last one, and the best one, which was the last one once."""
+    """The checkpoints of a run folder: the last one, and the best one, which was the last one once.
 
-    def __init__(self, folder: Path):
-        self.last, self.best = folder / "checkpoint" / "last.safetensors", folder / "checkpoint" / "best.safetensors"
+    Each is one file or, of several processes, a file from each of them (`mmrns.training.shards`). Either can be gone on
+    with by any number of processes.
+
+    Args:
+        folder: of the run.
+        trainer: whose checkpoints they are.
+    """
+
+    def __init__(self, folder: Path, trainer: Trainer):
+        self.folder, self.trainer, self.world = folder / "checkpoint", trainer, trainer.world
+        self.kind, self.other = (".safetensors", ".json") if self.world.size == 1 else (".json", ".safetensors")
+
+    @property
+    def last(self) -> Path:
+        """The last checkpoint, by whichever number of processes."""
+        return self._there("last")
+
+    @property
+    def best(self) -> Path:
+        """The best one."""
+        return self._there("best")
+
+    def _there(self, name: str) -> Path:
+        """The file of a checkpoint. What another number of processes has written goes once this one has its own."""
+        own, other = (self.folder / f"{name}{kind}" for kind in (self.kind, self.other))
+        return other if other.exists() and not own.exists() else own
 
     def save(self, best: bool, trainer: Trainer, progress: Progress, notes: Mapping[str, Any]) -> None:
-        make_folder(self.last.parent)
-        save_checkpoint(self.last, trainer, progress, notes)
-        if best:
-            link_or_copy(self.last, self.best)
+        names = ("last", "best") if best else ("last",)
+        if self.world.size == 1:
+            make_folder(self.folder)
+            save_checkpoint(self.folder / "last.safetensors", trainer, progress, notes)
+            if best:
+                link_or_copy(self.folder / "last.safetensors", self.folder / "best.safetensors")
+        else:
+            save_shards(self.folder, trainer, progress, notes, best=best)
+        if self.world.first:
+            self._drop_others(names)
+
+    def _drop_others(self, names: Sequence[str]) -> None:
+        """Remove what another number of processes has written and this has come in the place of."""
+        others = [path for name in names if (path := self.folder / f"{name}{self.other}").exists()]
+        for path in others:
+            path.unlink()
+        if others:
+            drop_unnamed(self.folder)
 
     def resume(self) -> Checkpoint | None:
         """The last checkpoint, once the best one is what it says.
@@ -314,9 +389,10 @@ class _Folder:
                     self.last, "is missing", f"restore it, or go on from the best step by a copy of {self.best.name}"
                 )
             return None
-        last = Checkpoint.read(self.last)
+        last = self._read(self.last)
         if last.progress.best_step and last.progress.best_step == last.progress.step:
-            link_or_copy(self.last, self.best)  # It may have been killed before it did.
+            # It may have been killed before it did.
+            self.world.together(lambda: link_or_copy(last.path, last.path.with_stem("best")), alone=True)
         elif last.progress.best_step:
             self._of_step(last.progress.best_step, last.extra["config"])
         return last
@@ -324,13 +400,19 @@ class _Folder:
     def load_best(self, trainer: Trainer, step: int) -> None:
         self._of_step(step).load_weights(trainer)
 
+    def _read(self, path: Path) -> Checkpoint:
+        """What this process needs of a checkpoint."""
+        if path.suffix == ".json":
+            return read_shards(path, self.trainer)
+        return own_part(Checkpoint.read(path), self.trainer)
+
     def _of_step(self, step: int, config: Mapping[str, Any] | None = None) -> Checkpoint:
         """The best checkpoint.
 
         Raises:
             DataError: it is of another step or run.
         """
-        found = Checkpoint.read(self.best)
+        found = self._read(self.best)
         if found.progress.step != step:
             reason = f"is of step {found.progress.step}, but the best step is {step}"
         elif differing := _first_difference(found.extra["config"], config or {}, (*PLACES, *RATES)):
@@ -381,10 +463,14 @@ def _train(
     resumed: Mapping[str, Any] | None = None,
     group: str | None = None,
     plots: bool = True,
+    world: World = ALONE,
 ) -> Run:
     """Train and tell the trackers; `resumed` is what was given to go on with, None for a new run."""
+    if not world.first:
+        silent = config.model_copy(update={"training": config.training.model_copy(update={"track": []})})
+        return _trained(config, folder, parts, given, resumed, Tracking(silent, None), plots, world)
     with Tracking(config, folder, group) as tracking:
-        run = _trained(config, folder, parts, given, resumed, tracking, plots)
+        run = _trained(config, folder, parts, given, resumed, tracking, plots, world)
         tracking.finish(run)
     return run
 
@@ -397,25 +483,32 @@ def _trained(
     resumed: Mapping[str, Any] | None,
     tracking: Tracking,
     plots: bool,
+    world: World,
 ) -> Run:
     started = time.perf_counter()
     dataset = build_dataset(config, parts.dataset)
     config = with_gamma(config, dataset, parts)
     refuse_nothing_to_validate_on(dataset, config)
     dataset.refuse_unfit()
-    rows, interruption = _Rows(folder), Interruption()
+    # Of several processes the first one writes what is not its own part.
+    written = folder if world.first else None
+    rows, interruption = _Rows(written), Interruption()
     callback = CallbackList([interruption, *build_callbacks(config), *given, rows, tracking])
     since = time.perf_counter()
-    measured = use_threads(config, dataset, parts, None if resumed is None else _recorded_threads(folder))
+    recorded = None if resumed is None else _recorded_threads(folder)
+    if world.size > 1:
+        recorded = recorded or torch.get_num_threads()  # As torchrun has it: what processes measured would differ.
+    measured = use_threads(config, dataset, parts, recorded)
     started += time.perf_counter() - since
-    trainer = build_trainer(config, dataset, parts)
+    trainer = build_trainer(config, dataset, parts, world)
     build_seconds = time.perf_counter() - started
     for line in said_before(config, dataset, trainer, measured):
         callback.on_note(line)
     plan = build_plan(config)
     record = provenance(config, dataset, trainer.device)
+    record["processes"] = world.size
     record |= {"step_seconds": {str(n): round(s, 6) for n, s in measured.items()}} if measured else {}
-    checkpoints = _Memory() if folder is None else _Folder(folder)
+    checkpoints = _Memory() if folder is None else _Folder(folder, trainer)
     found = checkpoints.resume() if resumed is not None else None
     progress, extra = (found.progress, found.extra) if found else (Progress(), dict[str, Any]())
     own = flatten(config.model_dump(mode="json"))
@@ -429,15 +522,15 @@ def _trained(
         found.load(trainer)
     rows.begin(extra)
     record["changes"] = changes
-    if folder is not None:
-        if found and (folder / "record.json").exists():
-            record, others = continued(record, read_json(folder / "record.json", Record, _ANEW))
+    if written is not None:
+        if found and (written / "record.json").exists():
+            record, others = continued(record, read_json(written / "record.json", Record, _ANEW))
             if others:
                 callback.on_note(
                     f"The run goes on with {others}, so it may differ in the last bits from one in one go."
                 )
-        write_text(folder / "config.yaml", dump_config(config, folder))
-        write_json(folder / "record.json", record)
+        write_text(written / "config.yaml", dump_config(config, written))
+        write_json(written / "record.json", record)
     pretrain_seconds: float = extra.get("pretrain_seconds", 0.0)
     build_seconds: float = extra.get("build_seconds", build_seconds)
     callback.load_state_dict(extra.get("callbacks", {}))
@@ -473,7 +566,7 @@ def _trained(
         trainer.sampler.pretrain(trainer.batch)
         pretrain_seconds = time.perf_counter() - started
         save(False)
-    elif changes != extra["changes"] or rows.notes() != {key: extra.get(key) for key in rows.notes()}:
+    elif world.any(changes != extra["changes"] or rows.notes() != {key: extra.get(key) for key in rows.notes()}):
         save(False)  # What is on the disk agrees before it goes on.
     try:
         with interruption:
@@ -491,10 +584,14 @@ def _trained(
     checkpoints.load_best(trainer, progress.best_step)
     graph = dataset.graph
     results: dict[str, Any] = {"valid": report(model_ranks("valid"), graph)}
-    if config.evaluation.test:
+    tested = report(model_ranks("test"), graph) if config.evaluation.test else None
+    if folder is not None and not world.first:
+        world.tell(None)
+        return Run.load(folder, dataset=parts.dataset)
+    if tested is not None:
         baseline = policies(rank_split(RelationFrequency(graph), dataset, "test", config, torch.device("cpu")))
         results = {
-            "test": report(model_ranks("test"), graph),
+            "test": tested,
             **results,
             "baseline_mrr": baseline["realistic"]["mrr"] if baseline else None,
             "baseline": baseline,
@@ -507,6 +604,8 @@ def _trained(
         "evaluate": round(progress.evaluate_seconds + time.perf_counter() - started, 3),
     }
     results |= {"selected_step": progress.best_step, "seconds": seconds}
+    if folder is not None and world.size > 1:
+        trainer = _whole(config, dataset, parts, folder, progress.best_step)
     run = Run(
         config,
         results,
@@ -519,12 +618,23 @@ def _trained(
     )
     if folder is not None:
         run.save(folder, plots=plots)
+        if world.size > 1:
+            world.tell(None)
+            run = Run.load(folder, dataset=parts.dataset)
     if config.evaluation.calibrate:
         try:
             run.calibrate()
         except MmrnsError as error:
             callback.on_note(f"The run has no calibration: {error}.")  # It is finished all the same.
     return run
+
+
+def _whole(config: Config, dataset: Dataset, parts: Parts, folder: Path, step: int) -> Trainer:
+    """What several processes have trained, put together in the memory of this one, which no GPU need have."""
+    config = config.model_copy(update={"device": "cpu"})
+    whole = build_trainer(config, dataset, parts)
+    _Folder(folder, whole).load_best(whole, step)
+    return whole
 
 
 def _recorded_threads(folder: Path | None) -> int | None:

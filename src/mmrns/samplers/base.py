@@ -83,6 +83,11 @@ class Sampler(Named, Explanation, nn.Module, ABC):
     """True where negatives may keep the true entity's structure (`OwnNegatives.kept`): the model has to have that view
     and others."""
 
+    undivided: ClassVar[str] = "it does not say that a part of the scores is enough for it (Sampler.undivided)"
+    """Why it cannot draw where several processes have some of the entities each; "" where it can. A subclass has to say
+    so itself: that `draw` takes scores and vectors of the model by `score_against` and `entities` alone, and that
+    `loss` does not read `s_neg`, of which a process has its own part."""
+
     alike: ClassVar[bool] = False
     """True where every step does the same with tensors of the same shapes: `draw` and `loss` ask the host for nothing
     but what `prepare` gives, and keep nothing but what buffers hold. A subclass has to say so itself."""
@@ -240,6 +245,8 @@ class Rewarded(Sampler):
     Args:
         graph, features, spec, seed, negatives: see `Sampler`.
     """
+
+    undivided = "its reward is the score of each negative, of which a process has only its own"
 
     def __init__(
         self, graph: KnowledgeGraph, features: Features, spec: ModelSpec, *, seed: int = 0, negatives: PositiveInt = 64

@@ -73,6 +73,7 @@ class Dhns(Uniform, name="dhns"):
     """
 
     recipe = Recipe(alpha=0.5)
+    undivided = "its negatives are vectors that no entity has, and so no process"
 
     asks_each_view = True
 

@@ -39,6 +39,8 @@ class DomainRange(CandidateSampler, name="domain-range"):
         alpha: inverse temperature of the objective's self-adversarial weights.
     """
 
+    undivided = ""
+
     def __init__(
         self,
         graph: KnowledgeGraph,

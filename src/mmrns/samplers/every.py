@@ -25,6 +25,7 @@ class Every(Sampler, name="1-vs-all"):
     recipe = Recipe(alpha=0.0, loss="cross-entropy")
     every = True
     alike = True
+    undivided = ""
 
     def __init__(self, graph: KnowledgeGraph, features: Features, spec: ModelSpec, *, seed: int = 0):
         super().__init__(graph, features, spec, seed=seed, negatives=len(graph.entities))

@@ -64,6 +64,8 @@ class File(Sampler, name="file"):
         DataError: the file is not fit.
     """
 
+    undivided = ""
+
     positives: Tensor
 
     def __init__(

@@ -45,6 +45,7 @@ class Frequency(Sampler, name="frequency"):
     weight: Tensor
 
     alike = True
+    undivided = ""
 
     def __init__(
         self,

@@ -45,6 +45,7 @@ class Hard(Sampler, name="hard"):
     """
 
     alike = True
+    undivided = ""
 
     def __init__(
         self,

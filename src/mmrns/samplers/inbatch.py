@@ -38,6 +38,7 @@ class InBatch(Sampler, name="inbatch"):
     """
 
     alike = True
+    undivided = ""
 
     frequency: Tensor
 

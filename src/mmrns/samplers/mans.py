@@ -60,6 +60,7 @@ class Mans(Uniform, name="mans"):
     recipe = Recipe(sides="bernoulli")
 
     asks_each_view = needs_modalities = True
+    undivided = "it replaces modalities in the vectors of true entities, which do not move"
 
     def __init__(
         self,

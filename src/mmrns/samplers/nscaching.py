@@ -51,6 +51,7 @@ class NSCaching(Sampler, name="nscaching"):
     cache: Tensor
 
     recipe = Recipe(alpha=0.0)
+    undivided = ""
 
     def __init__(
         self,

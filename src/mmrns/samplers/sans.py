@@ -62,6 +62,7 @@ class Sans(Sampler, name="sans"):
     """
 
     alike = True
+    undivided = ""
 
     offsets: Tensor
     members: Tensor

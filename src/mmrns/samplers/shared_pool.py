@@ -24,6 +24,7 @@ class SharedPool(Sampler, name="shared-pool"):
     """
 
     alike = True
+    undivided = ""
 
     def propose(self, batch: Batch, step: int) -> Int[Tensor, " P"]:
         device = batch.h.device

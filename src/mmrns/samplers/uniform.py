@@ -34,6 +34,7 @@ class Uniform(Sampler, name="uniform"):
 
     recipe = Recipe(alpha=0.0)
     alike = True
+    undivided = ""
 
     def __init__(
         self,

@@ -28,6 +28,14 @@ def save_checkpoint(path: Path, trainer: Trainer, progress: Progress, extra: Map
         progress: how far.
         extra: JSON values of the run (its configuration, length of its metrics file, ...).
     """
+    tensors, document = contents(trainer, progress, extra)
+    write_checkpoint(path, tensors, document)
+
+
+def contents(
+    trainer: Trainer, progress: Progress, extra: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a checkpoint by name, and the rest of it as JSON values."""
     optimizer = trainer.optimizer.state_dict()
     tensors = {
         **{f"model.{k}": v for k, v in trainer.model.state_dict().items()},
@@ -44,6 +52,11 @@ def save_checkpoint(path: Path, trainer: Trainer, progress: Progress, extra: Map
         "scalars": scalars,
         "extra": dict(extra),
     }
+    return tensors, document
+
+
+def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
+    """Write what `contents` gives, or some of it."""
     stored = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     text = json.dumps(document)
     write_tensors(path, stored, {"mmrns": text, "sha256": _digest(stored, text)})
@@ -57,14 +70,17 @@ class Checkpoint:
         path: its file.
         progress: how far the training was.
         extra: JSON values of the run.
+        tensors: by name, as `contents` gives them.
+        shard: of a part of a checkpoint, which part it is; see `mmrns.training.shards`.
     """
 
     path: Path
     progress: Progress
     extra: dict[str, Any]
-    _tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor]
     _groups: list[Any]
     _scalars: Mapping[str, Any]
+    shard: Mapping[str, Any] | None = None
 
     @classmethod
     def read(cls, path: Path) -> Checkpoint:
@@ -80,7 +96,8 @@ class Checkpoint:
             message = "is damaged: it is not what was written, by its SHA-256"
             raise DataError(path, message, "restore it, or train anew into another --out")
         found = json.loads(metadata["mmrns"])
-        return cls(path, Progress(**found["progress"]), found["extra"], tensors, found["groups"], found["scalars"])
+        rest = found["groups"], found["scalars"], found.get("shard")
+        return cls(path, Progress(**found["progress"]), found["extra"], tensors, *rest)
 
     def load(self, trainer: Trainer) -> None:
         """Put all of its state into a freshly built trainer; where something does not fit, nothing is.
@@ -89,7 +106,7 @@ class Checkpoint:
             DataError: it is of another model, sampler or optimizer.
         """
         parts: list[dict[str, Any]] = [{"state": {}, "param_groups": groups} for groups in self._groups]
-        states = {**_part(self._tensors, "optimizer."), **_part(self._scalars, "optimizer.")}
+        states = {**_part(self.tensors, "optimizer."), **_part(self._scalars, "optimizer.")}
         try:
             for name, value in states.items():
                 n, index, key = name.split(".")
@@ -108,10 +125,10 @@ class Checkpoint:
         """
         parts = {"model": trainer.model, "sampler": trainer.sampler}
         for name, module in parts.items():
-            if reason := weights_misfit(module, _part(self._tensors, f"{name}.")):
+            if reason := weights_misfit(module, _part(self.tensors, f"{name}.")):
                 raise self._misfit(f"{name}: {reason}")
         for name, module in parts.items():
-            module.load_state_dict(_part(self._tensors, f"{name}."))
+            module.load_state_dict(_part(self.tensors, f"{name}."))
 
     def _misfit(self, reason: str) -> DataError:
         return DataError(self.path, f"does not fit the run's configuration ({reason})", "restore it, or train again")

@@ -27,6 +27,7 @@ from mmrns.training.callbacks import Callback, Training
 from mmrns.training.capture import Capture, CudaGraphs, Descent, Recorder
 from mmrns.training.optimizer import Optimizer, sparse_tables
 from mmrns.training.progress import Plan, Progress
+from mmrns.training.world import ALONE, Ended, World
 from mmrns.types import AllNegatives, Batch, Negatives, OwnNegatives, PoolNegatives, Views
 
 _REALS = 8
@@ -96,6 +97,7 @@ class Trainer:
             in parts, of one at least, each compared again in the backward pass.
         unseen_negatives: count entities as negatives that no train triple has and the model knows by their features
             alone.
+        world: the processes that train together, each of which has some of the entities (`ShardedModel`).
 
     Raises:
         UsageError: the loss takes no importance weights, and the sampler gives its negatives unequal ones; or the loss
@@ -119,11 +121,15 @@ class Trainer:
         autocast: bool = False,
         memory_mb: float | int = math.inf,
         unseen_negatives: bool = False,
+        world: World = ALONE,
     ):
         self.model, self.sampler = model, sampler
         self.objective, self.regularizer = objective, regularizer
         self.optimizer, self.batches, self.device, self.autocast = optimizer, batches, device, autocast
-        self.memory_mb, self.upcoming = memory_mb, Upcoming(batches, device)
+        self.memory_mb, self.upcoming, self.world = memory_mb, Upcoming(batches, device), world
+        own = {id(parameter) for parameter in model.parted.values()}
+        parameters = (parameter for group in optimizer.groups for parameter in group["params"])
+        self.alike = [parameter for parameter in parameters if id(parameter) not in own]
         self.known_by_features = self._known_by_features()
         left_out = not unseen_negatives and bool(self.known_by_features.any())
         self.counted = ~self.known_by_features.to(device) if left_out else None
@@ -162,6 +168,8 @@ class Trainer:
 
     def _unrecordable(self) -> str:
         """Why no step can be replayed for another one; "" where it can."""
+        if self.world.size > 1:
+            return "how much each of several processes has of a batch differs from step to step"
         if sparse_tables(self.model):
             return "training.sparse: gradients have other rows in each step"
         if self.batches.sides == "bernoulli" and self.model.scorer.varies and not self.model.reciprocal:
@@ -189,7 +197,7 @@ class Trainer:
     def _known_by_features(self) -> Bool[Tensor, " E"]:
         found = ~self.batches.graph.seen_entities
         for ids in found.nonzero().squeeze(1).split(4096):
-            found[ids] = self.model.entity.by_features(ids.to(self.device)).cpu()
+            found[ids] = self.model.by_features(ids.to(self.device)).cpu()
         return found
 
     def _counted(self, lookup: Lookup, negatives: Negatives) -> Negatives:
@@ -282,7 +290,7 @@ class Trainer:
             compared, negatives, rows = self.compared(lookup, step)  # with x- ~ q_phi( . | anchor, r, step)
             loss = compared.model + compared.sampler + self.regularizer(model, lookup)
         self.optimizer.zero_grad()
-        loss.backward()
+        self.world.backward(loss, self.alike)
         own = compared.sampler
         return Descent(loss.detach(), own.detach() if isinstance(own, Tensor) else own, rows, negatives)
 
@@ -301,15 +309,14 @@ class Trainer:
         if views is not None and isinstance(negatives, AllNegatives):
             negatives = replace(negatives, views=views)
         true = model.scores(lookup)  # f_theta(h, r, t), and that of each view
-        false = model.scores(lookup, negatives)  # f_theta(h, r, x-)
+        shown = model.shown(negatives)
+        false = model.scores(lookup, shown)  # f_theta(h, r, x-)
         s_pos, s_neg = true.mixed.squeeze(1), false.mixed
-        given = s_pos, s_neg, negatives.mask, lookup.batch.weight, negatives.log_weight
-        losses = Losses(
-            (self.objective(*given) if model.trains_mixed else s_pos.new_zeros(()))
-            + model.loss(lookup, negatives, self.objective, true, false),
-            sampler.loss(lookup, negatives, s_pos, s_neg, model, step),
-        )
-        return losses, negatives
+        given = s_pos, s_neg, shown.mask, lookup.batch.weight, shown.log_weight
+        with self.world.rows():
+            of_model = self.objective(*given) if model.trains_mixed else s_pos.new_zeros(())
+            of_model = of_model + model.loss(lookup, shown, self.objective, true, false)
+        return Losses(of_model, sampler.loss(lookup, negatives, s_pos, s_neg, model, step)), negatives
 
     def compared(self, lookup: Lookup, step: int) -> tuple[Losses, Negatives, Batch]:
         """`compare` of a batch, whole, or in parts where every entity is a negative and that would take too much.
@@ -387,7 +394,7 @@ class Trainer:
                 self.step(progress.step, on_step if told.watches(progress.step + 1) else None, sums)
             except Exception as error:
                 # What draws and sorts fails in ways of its own on numbers that are not finite.
-                if self._finite():
+                if isinstance(error, Ended) or self._finite():
                     raise
                 raise _diverged("the model", progress.step + 1) from error
             progress.step += 1
@@ -396,7 +403,7 @@ class Trainer:
                 self.sampler.end_epoch(done // self.batches.per_epoch - 1)
             told.on_progress(done, None)
             log, evaluate = plan.due(plan.log_every, done), plan.due(plan.evaluate_every, done)
-            stop = told.should_stop()
+            stop = self.world.any(told.should_stop())
             if not (log or evaluate or stop or plan.due(plan.checkpoint_every, done)):
                 continue
             sums.keep(progress)
@@ -410,7 +417,7 @@ class Trainer:
                 sums.clear()
                 sums.keep(progress)
             keep = stop or plan.due(plan.checkpoint_every, done)
-            if (evaluate or keep) and not self._finite():
+            if (evaluate or keep) and self.world.any(not self._finite()):
                 # The loss is of the parameters before the step.
                 raise _diverged("the model", done)
             better = evaluate and self._evaluate(progress, plan, validate, told)
@@ -421,7 +428,7 @@ class Trainer:
             started = time.perf_counter()
 
     def _finite(self) -> bool:
-        """Whether all that is trained is finite."""
+        """Whether all that is trained here is finite."""
         parameters = [*self.model.parameters(), *self.sampler.parameters()]
         return all(bool(torch.isfinite(parameter).all()) for parameter in parameters)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mmrns.data.features import Features
+from mmrns.data.graph import KnowledgeGraph
 from mmrns.errors import UsageError
 from mmrns.nn.lookup import Lookup, Query, Scores
 from mmrns.nn.losses import Loss
@@ -46,6 +48,12 @@ class Embedder(Named, nn.Module, ABC):
     has_traits: ClassVar[bool] = False
     """True where more than its vectors decides how an entity is scored (`Views.traits`)."""
 
+    undivided: ClassVar[str] = "it does not say how it is parted (Embedder.part)"
+    """Why several processes cannot have some of the entities each; "" where they can. A subclass says so itself."""
+
+    rows: ClassVar[tuple[str, ...]] = ()
+    """Names of the parameters whose rows are entities, of an embedder that can be parted."""
+
     def __init__(self, n_entities: int):
         super().__init__()
         self.n_entities = n_entities
@@ -75,6 +83,26 @@ class Embedder(Named, nn.Module, ABC):
             return self(ids)
         # In parts, so that the tokens of all entities are never in memory at once.
         return Views.concatenate([self(part) for part in ids.split(4096)])
+
+    @classmethod
+    def of_part(
+        cls,
+        ids: Int[Tensor, " n"],
+        graph: KnowledgeGraph,
+        features: Features,
+        *,
+        width: int,
+        init_range: float,
+        sparse: bool = False,
+        **options: Any,
+    ) -> Embedder:
+        """What the constructor makes, of which only some entities are kept; see `part`."""
+        made: Any = cls
+        return made(graph, features, width=width, init_range=init_range, sparse=sparse, **options).part(ids)
+
+    def part(self, ids: Int[Tensor, " n"]) -> Embedder:
+        """One of some of the entities only, which are numbered anew, with the vectors that they have here."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be parted: {self.undivided}")
 
     @property
     def table(self) -> Float[Tensor, "E width"] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -10,6 +12,9 @@ from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.embedders.base import Embedder
 from mmrns.types import Views
+
+_BLOCK = 2**16
+"""Rows that are drawn at a time where only some of them are kept."""
 
 
 class Table(nn.Module):
@@ -44,6 +49,9 @@ class TableEmbedder(Embedder, name="table"):
         width, init_range, sparse: see `Table`.
     """
 
+    undivided = ""
+    rows = ("weight",)
+
     here: Tensor
 
     def __init__(
@@ -58,6 +66,36 @@ class TableEmbedder(Embedder, name="table"):
         made = cls.__new__(cls)
         Embedder.__init__(made, n)
         made._fill(width, init_range, sparse)
+        return made
+
+    def part(self, ids: Int[Tensor, " n"]) -> TableEmbedder:
+        return self._of_rows(self.weight.detach()[ids], self.sparse)
+
+    @classmethod
+    def of_part(
+        cls,
+        ids: Int[Tensor, " n"],
+        graph: KnowledgeGraph,
+        features: Features,
+        *,
+        width: int,
+        init_range: float,
+        sparse: bool = False,
+        **options: Any,
+    ) -> TableEmbedder:
+        """The same numbers as for a part of the whole table, which is never in memory as a whole."""
+        rows, order = torch.empty(len(ids), width), torch.argsort(ids)
+        ascending = ids[order]
+        for block in torch.arange(len(graph.entities)).split(_BLOCK):
+            drawn = torch.empty(len(block), width).uniform_(-init_range, init_range)
+            first, end = torch.searchsorted(ascending, torch.stack([block[0], block[-1] + 1])).tolist()
+            rows[order[first:end]] = drawn[ascending[first:end] - block[0]]
+        return cls._of_rows(rows, sparse)
+
+    @classmethod
+    def _of_rows(cls, rows: Float[Tensor, "n width"], sparse: bool) -> TableEmbedder:
+        made = cls.of(0, rows.shape[1], 0.0, sparse=sparse)
+        made.n_entities, made.weight = len(rows), nn.Parameter(rows)
         return made
 
     def _fill(self, width: int, init_range: float, sparse: bool) -> None:

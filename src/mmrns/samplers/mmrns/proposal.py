@@ -20,7 +20,7 @@ from mmrns.rng import random_bits
 from mmrns.samplers.base import Inner, Sampler, scattered
 from mmrns.samplers.gumbel import gumbel_noise
 from mmrns.samplers.pools import MixedPool, PoolAnswers, distinct, in_pools, mixed_pool
-from mmrns.types import Batch, Negatives, OwnNegatives
+from mmrns.types import Batch, Negatives, OwnNegatives, PoolNegatives
 
 _DRAWN = 4
 """Negatives that the sampler of half of the pool draws for each row."""
@@ -356,7 +356,7 @@ class CandidateSampler(Sampler):
 
     def scores(self, lookup: Lookup, model: Model, candidates: Candidates) -> Float[Tensor, "B C"]:
         """The model's scores of all candidates."""
-        found = model.compare(lookup.query, model.entities(candidates.pool))
+        found = model.score_against(lookup, PoolNegatives(candidates.pool))
         if not self.typed:
             return found
         own = candidates.typed.index_select(0, candidates.group)

@@ -84,6 +84,8 @@ class MmrnsPublished(Sampler, name="mmrns-published"):
         UsageError: more than two modalities.
     """
 
+    undivided = "its gradient is that of the vectors of the negatives, which do not move"
+
     def __init__(
         self,
         graph: KnowledgeGraph,

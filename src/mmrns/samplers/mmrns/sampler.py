@@ -214,6 +214,7 @@ class Mmrns(CandidateSampler, name="mmrns"):
     """
 
     recipe = Recipe(alpha=2.0)
+    undivided = ""
 
     held_relations: Tensor
     held_since: Tensor

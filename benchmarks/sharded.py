@@ -1,0 +1,170 @@
+"""What processes that train together send, hold and take: `python benchmarks/sharded.py [--json]`.
+
+Synthetic triples, `self-adversarial` with TransE, d 200, batch 1,024, 64 negatives, 50,000 entities, 200 relations.
+Bytes are counted in a wrapper of the collectives of `torch.distributed`, a process a step, as rings send them: of n
+bytes that all processes come to have, (W - 1) / W n, and of n bytes that are summed up twice as many. The formula is
+that of `ShardedModel`. Processes share the cores of the machine, so that seconds do not fall with their number where it
+has few.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import resource
+import socket
+import statistics
+import time
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mmrns.data.datasets import Dataset
+from mmrns.data.features import Features
+from mmrns.data.graph import KnowledgeGraph
+from mmrns.data.vocabulary import Vocabulary
+from mmrns.runs.build import build_trainer
+from mmrns.runs.config import make_config
+from mmrns.training.trainer import Trainer
+from mmrns.training.world import World, world_of
+
+SIZES = (1, 2, 4)
+WARM, TIMED = 2, 4
+
+
+def dataset_of(entities: int, relations: int, triples: int = 100_000) -> Dataset:
+    """Random triples; nothing that is measured depends on what they say."""
+    stream = torch.Generator().manual_seed(0)
+    sizes = entities, relations, entities
+    train = torch.stack([torch.randint(n, (triples,), generator=stream) for n in sizes], dim=1)
+    names = [Vocabulary([f"{kind}{i:07d}" for i in range(n)]) for kind, n in (("e", entities), ("r", relations))]
+    graph = KnowledgeGraph(names[0], names[1], train, train[:100], train[100:200])
+    return Dataset("synthetic", None, graph, Features({}))
+
+
+class Counted:
+    """Counts what the collectives of this process send."""
+
+    def __init__(self, size: int):
+        self.size, self.bytes = size, 0.0
+        self.all_reduce, self.all_to_all_single = dist.all_reduce, dist.all_to_all_single
+        patched: Any = dist
+        patched.all_reduce, patched.all_to_all_single = self._reduced, self._exchanged
+
+    def _reduced(self, values: Tensor, *given: Any) -> Any:
+        self.bytes += 2 * (self.size - 1) / self.size * values.nbytes
+        return self.all_reduce(values, *given)
+
+    def _exchanged(self, out: Tensor, values: Tensor, received: list[int], sent: list[int]) -> Any:
+        row = values.nbytes / max(1, len(values))
+        self.bytes += row * (sum(sent) - sent[dist.get_rank()])
+        return self.all_to_all_single(out, values, received, sent)
+
+
+def formula(trainer: Trainer) -> float:
+    """Bytes that a process sends in a step, as `ShardedModel` has it."""
+    size, rows = trainer.world.size, trainer.batches.size
+    alike = sum(parameter.numel() for parameter in trainer.alike)
+    width = trainer.model.scorer.entity_width
+    return 2 * (size - 1) / size * (4 * rows * width + 4 * alike + 24 * rows)
+
+
+def held(trainer: Trainer) -> float:
+    """MiB of the entity table of this process, its gradient and what the optimizer keeps of it."""
+    table = trainer.model.entity.weight
+    kept = [state for part in trainer.optimizer.parts for p, state in part.state.items() if p is table]
+    moments = [value for state in kept for value in state.values() if isinstance(value, Tensor)]
+    return sum(tensor.nbytes for tensor in (table, table.grad, *moments) if isinstance(tensor, Tensor)) / 2**20
+
+
+def process(rank: int, size: int, port: int, settings: dict[str, Any], answer: Connection) -> None:
+    """One of so many processes of a training of a few steps."""
+    told = {"RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({key: str(value) for key, value in told.items()})
+    torch.set_num_threads(1)
+    dataset = dataset_of(settings["entities"], settings["relations"])
+    values = {
+        "method": settings["method"],
+        "model": {"scorer": settings["scorer"], "dim": settings["dim"]},
+        "sampler": settings["sampler"],
+        "training": {"batch_size": settings["batch"]},
+        "device": "cpu",
+    }
+    config = make_config(values)
+    with world_of().started() as world:
+        answer.send(measured(build_trainer(config, dataset, world=world), world))
+
+
+def measured(trainer: Trainer, world: World) -> dict[str, float]:
+    """What some steps send and take, and what there is then."""
+    for step in range(WARM):
+        trainer.step(step)
+    counted, seconds = Counted(world.size), list[float]()
+    for step in range(WARM, WARM + TIMED):
+        started = time.perf_counter()
+        trainer.step(step)
+        seconds.append(time.perf_counter() - started)
+    return {
+        "counted": counted.bytes / TIMED,
+        "formula": formula(trainer),
+        "table_mb": held(trainer),
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
+        "seconds": statistics.median(seconds),
+    }
+
+
+def together(size: int, settings: dict[str, Any]) -> list[dict[str, float]]:
+    """What each of so many processes has measured."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    pipes = [context.Pipe(duplex=False) for _ in range(size)]
+    given = [(rank, size, port, settings, pipe[1]) for rank, pipe in enumerate(pipes)]
+    processes = [context.Process(target=process, args=each) for each in given]
+    for each, (_, sends) in zip(processes, pipes, strict=True):
+        each.start()
+        sends.close()  # So that one that ends without an answer is noticed.
+    answers = [pipe[0].recv() for pipe in pipes]
+    for each in processes:
+        each.join()
+    return answers
+
+
+def main() -> None:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--entities", type=int, default=50_000)
+    parser.add_argument("--relations", type=int, default=200)
+    parser.add_argument("--dim", type=int, default=200)
+    parser.add_argument("--batch", type=int, default=1024)
+    parser.add_argument("--scorer", default="TransE")
+    parser.add_argument("--method", default="self-adversarial")
+    parser.add_argument("--negatives", type=int, default=64)
+    settings = vars(parser.parse_args())
+    as_json, negatives = settings.pop("json"), settings.pop("negatives")
+    settings["sampler"] = {"negatives": negatives}
+    found = {str(size): together(size, settings) for size in SIZES}
+
+    def mean(size: str, key: str) -> float:
+        return statistics.mean(answer[key] for answer in found[size])
+
+    largest = str(SIZES[-1])
+    results: dict[str, Any] = {
+        "setting": settings | {"processes": SIZES[-1]},
+        "bytes": {key: round(mean(largest, key)) for key in ("counted", "formula")},
+        "table_mb_per_rank": {size: round(max(a["table_mb"] for a in found[size]), 2) for size in found},
+        "peak_mb_per_rank": {size: round(max(a["peak_mb"] for a in found[size]), 1) for size in found},
+        "step_seconds": {size: round(mean(size, "seconds"), 4) for size in found},
+    }
+    print(json.dumps(results, indent=None if as_json else 2))
+
+
+if __name__ == "__main__":
+    main()

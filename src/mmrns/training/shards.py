@@ -1,0 +1,145 @@
+"""Checkpoints of several processes: each writes what it has, and the set of them counts once all are written.
+
+A checkpoint is a folder of its own, `checkpoint/NUMBER/`, with a file `RANK-of-W.safetensors` from each process: the
+rows of its entities, their moments in the optimizer, and from the first one all the rest. `checkpoint/last.json` names
+the folder; it is replaced once every file is there, so that a set counts whole or not at all.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from pydantic import BaseModel, PositiveInt
+from torch import Tensor
+
+from mmrns.files import make_folder, read_json, write_json
+from mmrns.training.checkpoint import Checkpoint, contents, write_checkpoint
+from mmrns.training.progress import Progress
+from mmrns.training.trainer import Trainer
+from mmrns.training.world import Parting
+
+_REMEDY = "restore it, or train anew into another --out"
+
+
+class Pointer(BaseModel):
+    """`last.json` and `best.json`: the folder of a checkpoint, the step it is of, and how many files it has."""
+
+    folder: str
+    step: int
+    size: PositiveInt
+
+
+def parted_names(trainer: Trainer, names: Iterable[str]) -> list[str]:
+    """Those tensors of a checkpoint whose rows are entities that processes have parts of: tables, and their moments."""
+    parted = trainer.model.parted
+    own = {id(parameter) for parameter in parted.values()}
+    places = {f"model.{name}" for name in parted}
+    for n, part in enumerate(trainer.optimizer.parts):
+        parameters = [parameter for group in part.param_groups for parameter in group["params"]]
+        places |= {f"optimizer.{n}.{index}" for index, parameter in enumerate(parameters) if id(parameter) in own}
+    return sorted(
+        name for name in names if name in places or (name.rpartition(".")[0] in places and not name.endswith(".step"))
+    )
+
+
+def save_shards(
+    folder: Path, trainer: Trainer, progress: Progress, extra: Mapping[str, Any], *, best: bool = False
+) -> None:
+    """Write a checkpoint, of which this process has a part; every process calls it.
+
+    Args:
+        folder: `checkpoint/`.
+        trainer, progress, extra: see `save_checkpoint`; what the first process says of the last two counts.
+        best: it is also the best model so far.
+
+    Raises:
+        DataError: it cannot be written; what was there before is kept.
+        Ended: another process could not write its part.
+    """
+    world = trainer.world
+    make_folder(folder)
+    # Never a name that was used: what is left of a set that did not come to be must not be taken for a part of this.
+    used = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()] if world.first else []
+    name = world.tell(f"{max(used, default=0) + 1:08d}")[0]
+    world.together(lambda: _write(folder / name, trainer, progress, extra))
+
+    def point() -> None:
+        pointer = {"folder": name, "step": progress.step, "size": world.size}
+        write_json(folder / "last.json", pointer)
+        if best:
+            write_json(folder / "best.json", pointer)
+        drop_unnamed(folder)
+
+    world.together(point, alone=True)
+
+
+def _write(folder: Path, trainer: Trainer, progress: Progress, extra: Mapping[str, Any]) -> None:
+    world = trainer.world
+    make_folder(folder)
+    tensors, document = contents(trainer, progress, extra)
+    parted = parted_names(trainer, tensors)
+    shard = {"rank": world.rank, "size": world.size, "entities": trainer.model.n_entities, "parted": parted}
+    if not world.first:
+        tensors = {name: tensors[name] for name in parted}
+        document |= {"extra": {}, "scalars": {}}
+    write_checkpoint(folder / _file(world.rank, world.size), tensors, document | {"shard": shard})
+
+
+def drop_unnamed(folder: Path) -> None:
+    """Remove the checkpoints that neither `last.json` nor `best.json` names."""
+    pointers = (folder / f"{name}.json" for name in ("last", "best"))
+    named = {Pointer(**read_json(path, Pointer, _REMEDY)).folder for path in pointers if path.exists()}
+    for path in folder.iterdir():
+        if path.name.isdecimal() and path.name not in named:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def read_shards(pointer: Path, trainer: Trainer) -> Checkpoint:
+    """Read what a process needs of a checkpoint that processes have written together, however many.
+
+    Args:
+        pointer: `last.json` or `best.json`.
+        trainer: whose part is wanted; that of one process is all of it.
+
+    Raises:
+        DataError: a file is missing or damaged.
+    """
+    found = Pointer(**read_json(pointer, Pointer, _REMEDY))
+    folder = pointer.parent / found.folder
+    first = Checkpoint.read(folder / _file(0, found.size))
+    assert first.shard is not None
+    n_entities: int = first.shard["entities"]
+    wanted = _own_ids(trainer)
+    before = Parting(n_entities, found.size)
+    owner, place = before.owner(wanted), before.place(wanted)
+    tensors = {key: value for key, value in first.tensors.items() if key not in first.shard["parted"]}
+    for rank in torch.unique(owner).tolist():
+        shard = first if rank == 0 else Checkpoint.read(folder / _file(rank, found.size))
+        rows = (owner == rank).nonzero().squeeze(1)
+        for name in first.shard["parted"]:
+            values = shard.tensors[name]
+            into = tensors.setdefault(name, values.new_empty(len(wanted), *values.shape[1:]))
+            into[rows] = values[place[rows]]
+    return replace(first, path=pointer, tensors=tensors, shard=None)
+
+
+def own_part(whole: Checkpoint, trainer: Trainer) -> Checkpoint:
+    """What a process needs of a checkpoint that one process has written."""
+    ids = _own_ids(trainer)
+    own = {name: whole.tensors[name][ids] for name in parted_names(trainer, whole.tensors)}
+    return replace(whole, tensors={**whole.tensors, **own})
+
+
+def _own_ids(trainer: Trainer) -> Int[Tensor, " n"]:
+    world, n_entities = trainer.world, trainer.model.n_entities
+    return torch.arange(n_entities) if world.size == 1 else Parting(n_entities, world.size).ids(world.rank)
+
+
+def _file(rank: int, size: int) -> str:
+    return f"{rank}-of-{size}.safetensors"

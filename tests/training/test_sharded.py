@@ -1,0 +1,149 @@
+"""Several processes that have some of the entities each train what one process trains."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from forms import form_of
+from mmrns.data.datasets import load_dataset
+from mmrns.data.features import Features
+from mmrns.data.graph import KnowledgeGraph
+from mmrns.data.vocabulary import Vocabulary
+from mmrns.files import read_tensors
+from mmrns.nn.embedders import TableEmbedder
+from mmrns.nn.losses import Loss
+from mmrns.nn.scorers import Scorer
+from mmrns.rng import seeded
+from mmrns.samplers.base import Sampler
+from mmrns.training.sharded import undivided
+from mmrns.training.world import ALONE, Parting
+from sharded_cases import come_to, free_port, run_all
+from toy import write_toy
+
+
+def case(method: str, scorer: str = "TransE", **sections: Any) -> dict[str, Any]:
+    sampled = {} if method in ("1-vs-all", "k-vs-all") else {"negatives": 5}
+    values: dict[str, Any] = {
+        "method": method,
+        "model": {"scorer": scorer, "dim": 6},
+        "sampler": sampled,
+        "training": {"batch_size": 32, "lr": 0.01},
+    }
+    given = {key: {**values.get(key, {}), **part} if isinstance(part, dict) else part for key, part in sections.items()}
+    return values | given
+
+
+CASES: dict[str, dict[str, Any]] = {
+    **{f"scorer {name}": case("self-adversarial", name) for name in Scorer.registry.names()},
+    **{f"scorer {name} of all": case("1-vs-all", name, steps=2) for name in Scorer.registry.names()},
+    "uniform": case("uniform", sampler={"filtered": False}),
+    "bernoulli": case("bernoulli", "RotatE"),
+    "shared-pool": case("shared-pool", "DistMult", objective={"loss": "softplus"}),
+    "inbatch": case("inbatch", "ComplEx", objective={"loss": "cross-entropy"}),
+    "frequency": case("frequency", objective={"loss": "margin"}),
+    "hard": case("hard", sampler={"pool": 20}),
+    "hard, corrected": case("hard", "DistMult", sampler={"pool": 20, "choice": "corrected"}),
+    "nscaching": case("nscaching", "RotatE", sampler={"cache": 4, "candidates": 5}),
+    "sans": case("sans"),
+    "file": case("file", sampler=form_of("file with a shared list", 5)),
+    "domain-range": case("domain-range", sampler={"pool": 12, "domain_range": 30}),
+    "domain-range, filled": case("domain-range", sampler={"pool": 12, "pool_sampler": "nscaching"}),
+    "mmrns": case("mmrns", sampler={"pool": 12, "domain_range": 30}),
+    "mmrns, structure": case("mmrns", "RotatE", sampler={"pool": 12, "domain_range": 30, "modalities": []}),
+    "mmrns, attention": case("mmrns", sampler={"pool": 12, "domain_range": 30, "attention": True}),
+    "1-vs-all": case("1-vs-all", "ComplEx", objective={"n3": 0.1, "l2": 0.1}),
+    "1-vs-all, in parts": case("1-vs-all", memory_mb=0.01),
+    "k-vs-all": case("k-vs-all", "DistMult", objective={"smoothing": 0.1}),
+    "bce": case("k-vs-all", "RotatE", objective={"loss": "bce", "smoothing": 0.1}),
+    "sparse": case("self-adversarial", training={"batch_size": 16, "sparse": True}),
+    "sparse, adagrad": case("shared-pool", training={"batch_size": 16, "sparse": True, "optimizer": "adagrad"}),
+    "reciprocal": case("hard", "ComplEx", model={"reciprocal": True}, sampler={"pool": 20}),
+    "chance": case(
+        "1-vs-all",
+        "TuckER",
+        model={"reciprocal": True, "batch_norm": True, "query_dropout": 0.2, "matrix_dropout": 0.1},
+    ),
+}
+"""A training of each thing that several processes can train."""
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Tensor]]:
+    """What one process, two and four have come to, by their number."""
+    folder = tmp_path_factory.mktemp("sharded")
+    dataset = load_dataset(str(write_toy(folder / "toy")))
+    alone = {
+        f"{name}/{key}": tensor
+        for name, values in CASES.items()
+        for key, tensor in come_to(dataset, values, ALONE).items()
+    }
+    return {1: alone} | {size: together(size, folder / "toy", CASES, folder / f"{size}") for size in (2, 4)}
+
+
+def together(size: int, dataset: Path, cases: Mapping[str, Any], out: Path) -> dict[str, Tensor]:
+    """What so many processes come to."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mmrns.runs.train"])
+    port = free_port()
+    processes = [context.Process(target=run_all, args=(rank, size, port, dataset, cases, out)) for rank in range(size)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=100)
+    assert [process.exitcode for process in processes] == [0] * size
+    return read_tensors(out)[0]
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_the_number_of_processes_does_not_matter(results: dict[int, dict[str, Tensor]], size: int) -> None:
+    alone, found = results[1], results[size]
+    assert alone.keys() == found.keys()
+    for name, value in alone.items():
+        torch.testing.assert_close(
+            found[name], value, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def test_whatever_can_be_trained_so_has_a_case() -> None:
+    samplers = {values["method"] for values in CASES.values()}
+    assert {name for name in Sampler.registry.names() if not undivided(Sampler.registry.get(name))} <= samplers
+    losses = {values.get("objective", {}).get("loss") for values in CASES.values()}
+    losses |= {"self-adversarial", "cross-entropy", "k-vs-all"}
+    assert {name for name in Loss.registry.names() if Loss.registry.get(name).summed_by_row} <= losses
+
+
+@given(st.integers(1, 200), st.integers(1, 9))
+def test_every_entity_has_one_owner_and_one_row(n: int, size: int) -> None:
+    parting, every = Parting(n, size), torch.arange(n)
+    parts = [parting.ids(rank) for rank in range(size)]
+    assert torch.equal(torch.cat(parts).sort().values, every)
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    for rank, ids in enumerate(parts):
+        assert (parting.owner(ids) == rank).all()
+        assert torch.equal(parting.place(ids), torch.arange(len(ids)))
+
+
+def test_a_part_of_a_table_is_drawn_as_the_whole_one() -> None:
+    """Also where it takes several blocks, and whatever is drawn next."""
+    ids = torch.tensor([70_000, 3, 65_536, 65_535])
+    names = Vocabulary([f"{i:06d}" for i in range(70_001)]), Vocabulary(["r"])
+    none = torch.zeros(0, 3, dtype=torch.int64)
+    graph = KnowledgeGraph(*names, none, none, none)
+    found: list[Tensor] = []
+    for made in (
+        lambda: TableEmbedder.of_part(ids, graph, Features({}), width=3, init_range=0.5),
+        lambda: TableEmbedder(graph, Features({}), width=3, init_range=0.5).part(ids),
+    ):
+        with seeded(0, "model"):
+            found += [made().weight.detach(), torch.rand(2)]
+    assert torch.equal(found[0], found[2])
+    assert torch.equal(found[1], found[3])
