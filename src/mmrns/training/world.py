@@ -28,6 +28,7 @@ from torch.distributed import PrefixStore, Store, rendezvous  # pyright: ignore[
 
 from mmrns.errors import MmrnsError
 from mmrns.launch import launched, local_rank, restarts
+from mmrns.nn.numerics import FullPrecision
 from mmrns.nn.rows import shared_rows
 
 _PATIENCE = 5.0
@@ -313,7 +314,7 @@ def _lives(pid: int) -> bool:
         return True
 
 
-class _Sum(torch.autograd.Function):
+class _Sum(FullPrecision):
     """The sum over the processes. What each gives to the whole comes back to it from all of them."""
 
     @staticmethod
@@ -327,7 +328,7 @@ class _Sum(torch.autograd.Function):
         return None, ctx.world.reduced(gradient.clone(memory_format=torch.contiguous_format), dist.ReduceOp.SUM)
 
 
-class _Gather(torch.autograd.Function):
+class _Gather(FullPrecision):
     """Every process's rows, for all of them.
 
     The gradients that they all have of a row go back to its owner, who adds them up in the order of ranks.
