@@ -17,7 +17,8 @@ from typing import Any, get_args, get_type_hints
 import jaxtyping
 from beartype import beartype
 
-_jaxtyped = jaxtyping.jaxtyped
+# A second time this module is imported where its doctests are looked for.
+_jaxtyped = getattr(jaxtyping.jaxtyped, "replaced", jaxtyping.jaxtyped)
 _same_axes = _jaxtyped("context")
 """Inside, axes of the same name have the same size. It keeps nothing itself: calls may nest."""
 
@@ -25,6 +26,7 @@ _same_axes = _jaxtyped("context")
 def enforce(package: str) -> None:
     """Check the arguments and results of every function of a package that is imported from now on."""
     # The hook writes this name over each function and class.
+    checked.replaced = _jaxtyped
     jaxtyping.jaxtyped = checked
     jaxtyping.install_import_hook(package, "beartype.beartype")
 

@@ -91,7 +91,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 STUDIES = [
-    p for p in sorted((Path(__file__).parents[2] / "experiments").glob("*/*.yaml")) if p.with_suffix("").is_dir()
+    path
+    for path in sorted((Path(__file__).parents[2] / "experiments").glob("*/*.yaml"))
+    if (path.with_suffix("") / "records.jsonl").exists()
 ]
 
 

@@ -107,7 +107,7 @@ def parse_origins(path: Path, lines: pl.Series, row: int, present: int) -> list[
     return origins if tokens == present else []
 
 
-def _patches(read: dict[str, Any]) -> Patches:
+def _patches(read: Any) -> Patches:
     picture, rows, columns, box = (read[key] for key in ("picture", "rows", "columns", "box"))
     if not (isinstance(picture, str | None) and type(rows) is type(columns) is int and min(rows, columns) > 0):
         raise ValueError("no picture with rows and columns")

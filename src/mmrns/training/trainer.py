@@ -316,7 +316,8 @@ class Trainer:
         with self.world.rows():
             of_model = self.objective(*given) if model.trains_mixed else s_pos.new_zeros(())
             of_model = of_model + model.loss(lookup, shown, self.objective, true, false)
-        return Losses(of_model, sampler.loss(lookup, negatives, s_pos, s_neg, model, step)), negatives
+        losses = Losses(of_model, sampler.loss(lookup, negatives, s_pos, s_neg, model, step))
+        return losses, negatives
 
     def compared(self, lookup: Lookup, step: int) -> tuple[Losses, Negatives, Batch]:
         """`compare` of a batch, whole, or in parts where every entity is a negative and that would take too much.
