@@ -245,10 +245,9 @@ class CandidateSampler(Sampler):
             relations, place, both = len(batch.relations), batch.relation_index, len(batch.sides) == 2
         drawn = None if of_pool is None else of_pool.entities(len(batch)).flatten()
         held = self.held(batch, step, drawn)
+        group = place + relations * batch.head if both else place
         if not self.typed:
-            group = torch.zeros_like(place)
-        else:
-            group = place + relations * batch.head if both else place
+            group = torch.zeros_like(group)
         return Candidates(held, group, batch.weight.new_empty((len(batch), 0), dtype=torch.bool), relations)
 
     def filtered(self, batch: Batch, candidates: Candidates) -> Candidates:
