@@ -278,12 +278,15 @@ class Mmrns(CandidateSampler, name="mmrns"):
         """The candidates, which are drawn for several steps at once, and what was learnt some steps ago of them."""
         candidates = self.unfiltered(batch, step)
         choice = self._choice(batch, candidates, step) if self._teaches(step) else None
-        compared = None
         if self.information.attention is None:
             self._hold_what_is_learnt(batch, step, model)
+            information = self._compares_by(batch, step)
             with torch.no_grad(), without_autocast(candidates.pool.device):
-                compared = self._compared(self._compares_by(batch, step), batch, candidates, model).by_row()
-        pmi = self.pmi(batch, candidates, model, step, trains=True) if compared is None else compared
+                compared = self._compared(information, batch, candidates, model)
+                of_rows = compared.by_row()
+                pmi = information.pmi(compared) if of_rows is None else of_rows
+        else:
+            pmi = self.pmi(batch, candidates, model, step, trains=True)
         if choice is not None:
             choice = choice.filled_up(min(_KINDS, 2 * self.n_relations))
         return Prepared(candidates.by_row(), pmi, choice)
