@@ -81,7 +81,7 @@ class Recorded(Mmrns):
         return self.recorded_pool
 
     def noise(self, shape: torch.Size, step: int, device: torch.device) -> Tensor:
-        return self.recorded_noise
+        return (-self.recorded_noise).exp()
 
 
 class RecordedPublished(MmrnsPublished):

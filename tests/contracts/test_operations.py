@@ -28,7 +28,7 @@ BOUNDS = {
     "k-vs-all": 82,
     "kbgan": 176,
     "mans": 490,
-    "mmrns": 250,
+    "mmrns": 225,
     "mmrns-published": 720,
     "nscaching": 126,
     "sans": 132,

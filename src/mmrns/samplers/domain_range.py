@@ -12,9 +12,8 @@ from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.lookup import Lookup
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.samplers.base import Inner
-from mmrns.samplers.gumbel import log_inclusion, top_k
-from mmrns.samplers.mmrns.proposal import Candidates, CandidateSampler, Trace
-from mmrns.types import Batch, Negatives, OwnNegatives
+from mmrns.samplers.mmrns.proposal import Candidates, CandidateSampler
+from mmrns.types import Batch, Negatives
 
 
 class DomainRange(CandidateSampler, name="domain-range"):
@@ -73,14 +72,5 @@ class DomainRange(CandidateSampler, name="domain-range"):
         given: Candidates | None = batch.given
         candidates = self.candidates(batch, step, of_pool) if given is None else self.filtered(batch, given)
         with torch.no_grad():
-            scores = self.scores(lookup, model, candidates)
-            logits = (self.alpha * scores - candidates.log_density).masked_fill(candidates.excluded, -torch.inf)
-            perturbed = logits + self.noise(logits.shape, step, logits.device)
-            positions, left_out = top_k(perturbed, self.negatives)
-            expected = log_inclusion(logits, positions, left_out) + candidates.log_density.gather(1, positions)
-        return OwnNegatives(
-            candidates.ids(positions),
-            mask=~candidates.excluded.gather(1, positions),
-            log_weight=-expected,
-            trace=Trace(candidates, logits, positions, of_pool),
-        )
+            hardness = self.alpha * self.scores(lookup, model, candidates)
+        return self.drawn(candidates, hardness, candidates.per_density, step, of_pool)

@@ -21,8 +21,16 @@ def gumbel_noise(
 
 def gumbel_(u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """The Gumbel noise of numbers uniform on [0, 1), which it takes the place of."""
-    # u = 0 would give -inf; the largest u below 1 is what bounds the noise from above.
-    return u.clamp_(min=torch.finfo(u.dtype).tiny).log_().neg_().log_().neg_()
+    return exponential_(u).log_().neg_()
+
+
+def exponential_(u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The exponential noise -ln u of numbers uniform on [0, 1), which it takes the place of.
+
+    -ln of it is Gumbel noise, so that the noise of `ln w` is added inside the logarithm, `ln(w / noise)`.
+    """
+    # u = 0 would give infinity; the largest u below 1 is what keeps the noise from 0.
+    return u.clamp_(min=torch.finfo(u.dtype).tiny).log_().neg_()
 
 
 def top_k(perturbed: Float[Tensor, "B C"], k: int) -> tuple[Int[Tensor, "B k"], Float[Tensor, "B 1"]]:
@@ -33,9 +41,7 @@ def top_k(perturbed: Float[Tensor, "B C"], k: int) -> tuple[Int[Tensor, "B k"], 
     return positions[:, :k], left_out
 
 
-def log_inclusion(
-    logits: Float[Tensor, "B C"], positions: Int[Tensor, "B K"], left_out: Float[Tensor, "B 1"]
-) -> Float[Tensor, "B K"]:
+def log_inclusion(logits: Float[Tensor, "B K"], left_out: Float[Tensor, "B 1"]) -> Float[Tensor, "B K"]:
     """The logarithm of the probability that a draw is among the K, for each of the K that were drawn.
 
     Given the largest perturbed logit that is left out, kappa, candidate e is among the K where its Gumbel noise lifts
@@ -47,14 +53,13 @@ def log_inclusion(
     et al., "Stochastic Beams and Where to Find Them", 2019, section 4.2).
 
     Args:
-        logits: those of candidates that must not be drawn are -inf.
-        positions, left_out: of `logits + Gumbel noise`, by `top_k`.
+        logits: of the draws; those that must not be are -inf.
+        left_out: of `logits + Gumbel noise` of all candidates, by `top_k`.
 
     Returns:
         The logarithms. They are 0 where every candidate is drawn, and for draws that must not be.
     """
-    excess = logits.gather(1, positions) - left_out
-    found = torch.log(-torch.expm1(-torch.exp(excess)))
+    found = torch.log(-torch.expm1(-torch.exp(logits - left_out)))
     # Where nothing is left out it is 0 already; for draws that must not be it is -inf, or nothing if both is so.
     return found.nan_to_num_(nan=0.0, neginf=0.0)
 

@@ -86,7 +86,7 @@ class Hard(Sampler, name="hard"):
             stream = self.stream(step, "hard", device=device)
             perturbed = logits + gumbel_noise(logits.shape, stream, device)
         columns, left_out = top_k(perturbed, self.negatives)
-        weight = -log_inclusion(logits, columns, left_out) if self.choice == "corrected" else None
+        weight = -log_inclusion(logits.gather(1, columns), left_out) if self.choice == "corrected" else None
         return OwnNegatives(pool[columns], mask=~true.gather(1, columns), log_weight=weight, trace=(pool, logits))
 
     def proposal(self, batch: Batch, negatives: Negatives, rows: Int[Tensor, " n"]) -> Float[Tensor, "n E"]:

@@ -409,10 +409,10 @@ def test_weights_take_out_the_draw_and_leave_the_debiasing(toy: Dataset, discoun
         c = trace.candidates
         mean = (pmi.exp() / c.log_density.exp() * ~c.excluded).sum(1, keepdim=True) / 40
         softened = torch.log(1 + pmi.exp() / mean)
-        perturbed = logits + sampler.noise(logits.shape, step, logits.device)
+        perturbed = logits - sampler.noise(logits.shape, step, logits.device).log()
         positions, left_out = top_k(perturbed, trace.positions.shape[1])
         assert torch.equal(positions, trace.positions)
-        inclusion = log_inclusion(logits, positions, left_out)
+        inclusion = log_inclusion(logits.gather(1, positions), left_out)
         density = trace.candidates.log_density.gather(1, trace.positions)
         held_back = discount * softened.gather(1, trace.positions)
         assert drawn.log_weight is not None

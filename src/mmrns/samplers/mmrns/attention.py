@@ -310,9 +310,11 @@ class Summary(nn.Module):
         """Of raw tokens and masks; absent tokens are 0, whatever they hold."""
         parts: list[Tensor] = []
         for part, (values, mask) in zip(self.map, tokens, strict=True):
-            known = values.masked_fill(~mask[..., None], 0.0).flatten(1)
             assert isinstance(part, nn.Linear)
-            parts.append(part(known.to(part.weight.dtype)))
+            # Place by place, since what a token becomes has fewer numbers to be left out than the token.
+            by_place = part.weight.unflatten(1, values.shape[1:]).permute(1, 2, 0)
+            found = values.to(part.weight.dtype).transpose(0, 1) @ by_place
+            parts.append(found.masked_fill(~mask.T[..., None], 0.0).sum(0) + part.bias)
         return torch.stack(parts, dim=1)
 
 

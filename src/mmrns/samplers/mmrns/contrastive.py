@@ -39,21 +39,20 @@ def info_nce(
 def density_ratio(
     pmi: Float[Tensor, "B C"],
     per_density: Float[Tensor, "B C"],
-    excluded: Bool[Tensor, "B C"],
     n_entities: int,
 ) -> Float[Tensor, "B C"]:
     """`rho(e) = e^pmi(e) / mean over all entities of e^pmi`, the optimum of `info_nce` without its constant of the row.
 
     Args:
-        pmi, excluded: as in `info_nce`.
-        per_density: 1 / pi. Sums over the candidates that are not left out, each divided by pi, estimate those over all
-            entities.
+        pmi: as in `info_nce`.
+        per_density: 1 / pi, and 0 of candidates that are left out. Sums over the others, each divided by pi, estimate
+            those over all entities.
         n_entities: how many there are.
     """
     # Finite whatever the weights have learned, and where nothing is left to take the mean of.
     found = (pmi - pmi.amax(1, keepdim=True)).exp_()
-    total = (found * per_density).masked_fill_(excluded, 0.0).sum(1, keepdim=True)
-    return found * (n_entities / total.clamp(min=_TINY))
+    total = torch.linalg.vecdot(found, per_density)[:, None]
+    return found.mul_(n_entities / total.clamp(min=_TINY))
 
 
 def contrastive(

@@ -18,7 +18,7 @@ from mmrns.nn.lookup import Lookup
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.rng import random_bits
 from mmrns.samplers.base import Inner, Sampler, scattered
-from mmrns.samplers.gumbel import gumbel_noise
+from mmrns.samplers.gumbel import exponential_, log_inclusion, top_k
 from mmrns.samplers.pools import MixedPool, PoolAnswers, distinct, in_pools, mixed_pool
 from mmrns.types import Batch, Negatives, OwnNegatives, PoolNegatives
 
@@ -114,8 +114,8 @@ class Candidates:
 
     @cached_property
     def per_density(self) -> Float[Tensor, "B C"]:
-        """1 / pi."""
-        return self.held.per_density.index_select(0, self.group)
+        """1 / pi, and 0 of what is excluded."""
+        return torch.where(self.excluded, 0.0, self.held.per_density.index_select(0, self.group))
 
     def of_relations(self, relations: Int[Tensor, " R"]) -> Int[Tensor, "R S M"]:
         """`typed` by relation and side, of some relations of the graph or of all that are listed."""
@@ -147,17 +147,26 @@ class Trace:
 
     Attributes:
         candidates: what was drawn from.
-        logits: Float[B C] of the first draw, excluded candidates at -inf.
+        hardness: Float[B C], alpha s(e).
+        weight: Float[B C], what each weighs beside that; 0 of what is excluded.
+        perturbed: Float[B C], logits and their noise.
         positions: Int[B K], the columns drawn.
         of_pool: what another sampler drew for the pool; None where none does.
         more: what a subclass adds.
     """
 
     candidates: Candidates
-    logits: Float[Tensor, "B C"]
+    hardness: Float[Tensor, "B C"]
+    weight: Float[Tensor, "B C"]
+    perturbed: Float[Tensor, "B C"]
     positions: Int[Tensor, "B K"]
     of_pool: Negatives | None = None
     more: Any = None
+
+    @cached_property
+    def logits(self) -> Float[Tensor, "B C"]:
+        """Those of the first draw; of excluded candidates -inf."""
+        return self.hardness + self.weight.log()
 
 
 class CandidateSampler(Sampler):
@@ -230,8 +239,39 @@ class CandidateSampler(Sampler):
         return distinct(self.seed, "pool", block, n=self.n_entities, size=self.pool_size)
 
     def noise(self, shape: torch.Size, step: int, device: torch.device) -> Float[Tensor, "B C"]:
-        """The Gumbel noise of a step."""
-        return gumbel_noise(shape, self.stream(step, "gumbel", 0, device=device), device)
+        """The noise of a step, exponential: -ln of it is Gumbel noise."""
+        stream = self.stream(step, "gumbel", 0, device=device)
+        return exponential_(torch.rand(shape, generator=stream, device=device))
+
+    @torch.no_grad()
+    def drawn(
+        self,
+        candidates: Candidates,
+        hardness: Float[Tensor, "B C"],
+        weight: Float[Tensor, "B C"],
+        step: int,
+        of_pool: Negatives | None,
+        more: Any = None,
+    ) -> OwnNegatives:
+        """K of each row's candidates, drawn without replacement from `q(e) ~ weight(e) exp(hardness(e))`.
+
+        One Gumbel noise and its top K, the Plackett-Luce distribution. The importance weight of a draw is `weight` over
+        the probability of being among the K (`log_inclusion`).
+
+        Args:
+            step: decides the noise.
+            candidates, hardness, weight, of_pool, more: see `Trace`.
+        """
+        noise = self.noise(hardness.shape, step, hardness.device)
+        # The weight and the Gumbel noise are added by one logarithm, which is -inf where something is excluded.
+        perturbed = torch.div(weight, noise, out=noise).log_().add_(hardness)
+        positions, left_out = top_k(perturbed, self.negatives)
+        # Draws of rows that have too few candidates do not count, but what weighs nothing has to stay a number.
+        log_weight = weight.gather(1, positions).clamp_(min=torch.finfo(weight.dtype).tiny).log_()
+        log_weight = log_weight - log_inclusion(hardness.gather(1, positions) + log_weight, left_out)
+        trace = Trace(candidates, hardness, weight, perturbed, positions, of_pool, more)
+        mask = ~candidates.excluded.gather(1, positions)
+        return OwnNegatives(candidates.ids(positions), mask=mask, log_weight=log_weight, trace=trace)
 
     def candidates(self, batch: Batch, step: int, of_pool: Negatives | None = None) -> Candidates:
         """The candidates of a batch; `of_pool` is what another sampler has drawn for its pool."""

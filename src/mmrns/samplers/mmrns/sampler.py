@@ -19,7 +19,7 @@ from mmrns.nn.model import Model, ModelSpec
 from mmrns.nn.numerics import without_autocast
 from mmrns.samplers.base import Inner, Recipe
 from mmrns.samplers.explanation import NO_ATTENTION, NO_MODALITY, Evidence
-from mmrns.samplers.gumbel import gumbel_noise, log_inclusion, straight_through_top_k, top_k
+from mmrns.samplers.gumbel import gumbel_noise, straight_through_top_k
 from mmrns.samplers.mmrns.contrastive import density_ratio, info_nce
 from mmrns.samplers.mmrns.information import (
     Compared,
@@ -31,7 +31,7 @@ from mmrns.samplers.mmrns.information import (
 )
 from mmrns.samplers.mmrns.proposal import Candidates, CandidateSampler, Trace
 from mmrns.samplers.pools import distinct
-from mmrns.types import Batch, Negatives, OwnNegatives
+from mmrns.types import Batch, Negatives
 
 _LAG = 100
 """Steps that compare with what the first of them does: it changes slowly, and encoded entities are kept so long."""
@@ -232,7 +232,7 @@ class Mmrns(CandidateSampler, name="mmrns"):
         hold: PositiveInt | None = None,
         pool_sampler: Inner | None = None,
         discount: PositiveFloat = 1.0,
-        refresh: PositiveInt = 10,
+        refresh: PositiveInt = 20,
         rows: PositiveInt = 64,
         columns: PositiveInt = 128,
         modalities: list[str] | None = None,
@@ -306,21 +306,17 @@ class Mmrns(CandidateSampler, name="mmrns"):
             lesson = None if given.choice is None else self._taught(batch, candidates, given.choice, model)
         with torch.no_grad():
             scores = self.scores(lookup, model, candidates)
-            ratio = density_ratio(pmi, candidates.per_density, candidates.excluded, self.n_entities)
-            # How often each is a candidate, and on purpose how likely it is a positive.
-            divisor = torch.add(candidates.log_density, ratio.log1p(), alpha=self.discount)
-            logits = (self.alpha * scores - divisor).masked_fill(candidates.excluded, -torch.inf)
-            perturbed = logits + self.noise(logits.shape, step, logits.device)
-            positions, left_out = top_k(perturbed, self.negatives)
-            log_weight = None
-            if self.corrected:
-                log_weight = -(log_inclusion(logits, positions, left_out) + divisor.gather(1, positions))
-        through = None
-        if lesson is not None and self.gradient:
-            through = self._through(lesson, ratio, perturbed, positions, scores)
-        trace = Trace(candidates, logits, positions, of_pool, Debiasing(pmi, ratio, lesson))
-        mask = ~candidates.excluded.gather(1, positions)
-        return OwnNegatives(candidates.ids(positions), through=through, mask=mask, log_weight=log_weight, trace=trace)
+            ratio = density_ratio(pmi, candidates.per_density, self.n_entities)
+            # One over how often each is a candidate, and on purpose over how likely it is a positive.
+            weight = candidates.per_density / (1 + ratio).pow_(self.discount)
+            hardness = self.alpha * scores
+        negatives = self.drawn(candidates, hardness, weight, step, of_pool, Debiasing(pmi, ratio, lesson))
+        if not self.corrected:
+            negatives = replace(negatives, log_weight=None)
+        if lesson is None or not self.gradient:
+            return negatives
+        trace: Trace = negatives.trace
+        return replace(negatives, through=self._through(lesson, ratio, trace.perturbed, trace.positions, scores))
 
     def loss(
         self,
