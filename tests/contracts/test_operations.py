@@ -8,18 +8,20 @@ import pytest
 import torch
 from operations import Operations, operations
 
-from forms import form_of, model_of
+from forms import FORMS, form_of, model_of
 from mmrns.data.datasets import Dataset
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
 from mmrns.runs.methods import method_names, method_of
 from mmrns.training.trainer import Trainer
 
+ATTENTION = "mmrns with attention"
+
 BOUNDS = {
     "1-vs-all": 90,
     "bernoulli": 120,
     "dhns": 880,
-    "domain-range": 135,
+    "domain-range": 130,
     "file": 150,
     "frequency": 108,
     "hard": 92,
@@ -29,6 +31,7 @@ BOUNDS = {
     "kbgan": 176,
     "mans": 490,
     "mmrns": 225,
+    ATTENTION: 270,
     "mmrns-published": 720,
     "nscaching": 126,
     "sans": 132,
@@ -39,8 +42,10 @@ BOUNDS = {
 """Of each method, in the mean over a cycle; without the compiled kernels, so that they are the same everywhere."""
 
 
-def _trainer(toy: Dataset, method: str) -> Trainer:
-    sampler = form_of(method_of(method).sampler, 4)
+def _trainer(toy: Dataset, name: str) -> Trainer:
+    form = FORMS.get(name, {"name": name})
+    method = str(form["name"])
+    sampler = form_of(method_of(method).sampler, 4) | form
     del sampler["name"]
     if method_of(method).sampler in ("domain-range", "mmrns"):
         # So that there is something outside of the pool.
@@ -49,7 +54,7 @@ def _trainer(toy: Dataset, method: str) -> Trainer:
     return build_trainer(make_config(values | {"training": {"batch_size": 32}, "device": "cpu"}), toy)
 
 
-@pytest.mark.parametrize("method", method_names())
+@pytest.mark.parametrize("method", [*method_names(), ATTENTION])
 def test_a_step_has_no_more_operations_than_it_had(toy: Dataset, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     assert method in BOUNDS, (
         f"the method {method!r} has no bound; count the operations of its step by `operations` and add them to BOUNDS, "
@@ -59,6 +64,8 @@ def test_a_step_has_no_more_operations_than_it_had(toy: Dataset, monkeypatch: py
     # As many relations at once as a device takes.
     at_once = "mmrns.samplers.mmrns.similarity.PublishedSimilarity._relations_at_once"
     monkeypatch.setattr(at_once, lambda similarity, candidates, rows: 1000)
+    for name in ("_AT_ONCE", "_ROWS", "_TILE"):
+        monkeypatch.setattr(f"mmrns.samplers.mmrns.information.{name}", 2**40)
     found = operations(_trainer(toy, method))
     assert found <= BOUNDS[method], (
         f"a step of {method} has {found:.1f} operations, more than {BOUNDS[method]}: a device waits for each of them; "

@@ -18,6 +18,11 @@ def full(values: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     return values.float() if values.dtype in _HALVES else values
 
 
+def summed(first: Float[Tensor, "*n"], *others: Float[Tensor, "*n"] | float) -> Float[Tensor, "*n"]:
+    """The sum, of terms that are often nothing: the number 0 is not added, which a device would wait for."""
+    return sum((term for term in others if isinstance(term, Tensor) or term), start=first)
+
+
 def masked(values: Float[Tensor, "*n"], keep: Bool[Tensor, "*#n"]) -> Float[Tensor, "*n"]:
     """The values, and where they are not to be kept the lowest finite number of their own type.
 

@@ -20,6 +20,7 @@ from mmrns.errors import Diverged, UsageError, note
 from mmrns.nn.lookup import Lookup
 from mmrns.nn.losses import Loss
 from mmrns.nn.model import Model
+from mmrns.nn.numerics import summed
 from mmrns.nn.regularizers import Regularizer
 from mmrns.samplers.base import Sampler
 from mmrns.training.batches import Batches, Upcoming
@@ -288,7 +289,7 @@ class Trainer:
         with self.precision():
             lookup = model.lookup(batch)  # the batch's own vectors, once
             compared, negatives, rows = self.compared(lookup, step)  # with x- ~ q_phi( . | anchor, r, step)
-            loss = compared.model + compared.sampler + self.regularizer(model, lookup)
+            loss = summed(compared.model, compared.sampler, self.regularizer(model, lookup))
         self.optimizer.zero_grad()
         self.world.backward(loss, self.alike)
         own = compared.sampler
@@ -315,7 +316,7 @@ class Trainer:
         given = s_pos, s_neg, shown.mask, lookup.batch.weight, shown.log_weight
         with self.world.rows():
             of_model = self.objective(*given) if model.trains_mixed else s_pos.new_zeros(())
-            of_model = of_model + model.loss(lookup, shown, self.objective, true, false)
+            of_model = summed(of_model, model.loss(lookup, shown, self.objective, true, false))
         losses = Losses(of_model, sampler.loss(lookup, negatives, s_pos, s_neg, model, step))
         return losses, negatives
 

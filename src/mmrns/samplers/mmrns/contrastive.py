@@ -52,7 +52,7 @@ def density_ratio(
     # Finite whatever the weights have learned, and where nothing is left to take the mean of.
     found = (pmi - pmi.amax(1, keepdim=True)).exp_()
     total = torch.linalg.vecdot(found, per_density)[:, None]
-    return found.mul_(n_entities / total.clamp(min=_TINY))
+    return found.div_(total.clamp(min=_TINY) / n_entities)
 
 
 def contrastive(

@@ -42,7 +42,7 @@ class Held:
         answers: of the pool, on the host; None where another sampler has had a part in it, and on a device, to which
             fewer operations are worth more than fewer searches.
         typed: Int[G M].
-        usable: Bool[G M], typed entities that are not in the pool, nor past the end of a small domain or range.
+        unusable: Bool[G M], typed entities that are in the pool, too, or past the end of a small domain or range.
         log_density: Float[G P+M], ln pi, the logarithm of the probability with which each came to be a candidate.
         per_density: Float[G P+M], 1 / pi.
     """
@@ -50,7 +50,7 @@ class Held:
     pool: Int[Tensor, " P"]
     answers: PoolAnswers | None
     typed: Int[Tensor, "G M"]
-    usable: Bool[Tensor, "G M"]
+    unusable: Bool[Tensor, "G M"]
     log_density: Float[Tensor, "G PM"]
     per_density: Float[Tensor, "G PM"]
 
@@ -127,7 +127,7 @@ class Candidates:
     def by_row(self) -> Candidates:
         """The same with a list for each row: their shapes are those of every batch of the size."""
         held, group = self.held, self.group
-        of_rows = (x.index_select(0, group) for x in (held.typed, held.usable, held.log_density, held.per_density))
+        of_rows = (x.index_select(0, group) for x in (held.typed, held.unusable, held.log_density, held.per_density))
         return Candidates(
             Held(held.pool, None, *of_rows), torch.arange(len(group), device=group.device), self.excluded, 0
         )
@@ -298,8 +298,8 @@ class CandidateSampler(Sampler):
         else:
             excluded = self.index.batch_contains(batch, held.pool)
         if self.typed:
-            typed, usable = (x.index_select(0, candidates.group) for x in (held.typed, held.usable))
-            excluded = torch.cat([excluded, self.index.batch_contains(batch, typed) | ~usable], dim=1)
+            typed, unusable = (x.index_select(0, candidates.group) for x in (held.typed, held.unusable))
+            excluded = torch.cat([excluded, self.index.batch_contains(batch, typed) | unusable], dim=1)
         return replace(candidates, excluded=excluded)
 
     def held(self, batch: Batch, step: int, drawn: Int[Tensor, " F"] | None = None) -> Held:
@@ -359,7 +359,7 @@ class CandidateSampler(Sampler):
         mixed: MixedPool | None,
         occurrences: int | None,
     ) -> list[tuple[Tensor, ...]]:
-        """Of each block `typed`, `usable`, `log_density` and `per_density`.
+        """Of each block `typed`, `unusable`, `log_density` and `per_density`.
 
         Args:
             lists: of N blocks.
@@ -386,8 +386,8 @@ class CandidateSampler(Sampler):
         density = torch.where(inside, share + rate * (1 - share), share)
         of_typed = share[:1].expand_as(typed) if mixed is None else mixed.rate(typed)
         log_density = torch.cat([density, of_typed + rate * (1 - of_typed)], dim=1).log()
-        usable = there & ~in_pools(typed, of_list, pools, self.n_entities)
-        split = [x.split([len(each) for each in lists]) for x in (typed, usable, log_density, (-log_density).exp())]
+        unusable = ~there | in_pools(typed, of_list, pools, self.n_entities)
+        split = [x.split([len(each) for each in lists]) for x in (typed, unusable, log_density, (-log_density).exp())]
         return list(zip(*split, strict=True))
 
     def for_the_pool(self, lookup: Lookup, model: Model, step: int) -> Negatives | None:

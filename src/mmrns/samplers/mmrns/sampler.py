@@ -308,7 +308,8 @@ class Mmrns(CandidateSampler, name="mmrns"):
             scores = self.scores(lookup, model, candidates)
             ratio = density_ratio(pmi, candidates.per_density, self.n_entities)
             # One over how often each is a candidate, and on purpose over how likely it is a positive.
-            weight = candidates.per_density / (1 + ratio).pow_(self.discount)
+            odds = 1 + ratio
+            weight = candidates.per_density / (odds if self.discount == 1 else odds.pow_(self.discount))
             hardness = self.alpha * scores
         negatives = self.drawn(candidates, hardness, weight, step, of_pool, Debiasing(pmi, ratio, lesson))
         if not self.corrected:
