@@ -20,7 +20,7 @@ def full(values: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
 
 def summed(first: Float[Tensor, "*n"], *others: Float[Tensor, "*n"] | float) -> Float[Tensor, "*n"]:
     """The sum, of terms that are often nothing: the number 0 is not added, which a device would wait for."""
-    return sum((term for term in others if isinstance(term, Tensor) or term), start=first)
+    return reduce(torch.add, (term for term in others if isinstance(term, Tensor) or term), first)
 
 
 def masked(values: Float[Tensor, "*n"], keep: Bool[Tensor, "*#n"]) -> Float[Tensor, "*n"]:
