@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from mmrns.nn.embedders import Table
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
 from mmrns.training.optimizer import Group, Kind, Optimizer, schedule_of, sparse_tables
+from mmrns.training.rowwise import RowAdagrad, RowAdam
 from mmrns.training.trainer import Trainer
 
 
@@ -41,6 +43,48 @@ def test_where_every_row_is_touched_sparse_and_dense_are_the_same(kind: str) -> 
             (table(ids) - step).square().sum().backward()
             optimizer.step(step)
     torch.testing.assert_close(tables[1].weight, tables[0].weight)
+
+
+@pytest.mark.parametrize("form", ["numba", "torch"])
+@pytest.mark.parametrize(("own", "of_torch"), [(RowAdam, torch.optim.SparseAdam), (RowAdagrad, torch.optim.Adagrad)])
+def test_row_by_row_is_what_torch_does_with_sparse_gradients(
+    monkeypatch: pytest.MonkeyPatch, own: type[torch.optim.Optimizer], of_torch: Any, form: str
+) -> None:
+    monkeypatch.setattr("mmrns.training.rowwise.form_of", lambda tensor: form)
+    stream = torch.Generator().manual_seed(0)
+    start = torch.randn(9, 5, generator=stream)
+    ours, theirs = (nn.Parameter(start.clone()) for _ in range(2))
+    optimizers = own([ours], lr=0.01), of_torch([theirs], lr=0.01)
+    for n in (7, 1, 30, 0, 12):
+        ids, values = torch.randint(9, (n,), generator=stream), torch.randn(n, 5, generator=stream)
+        for parameter, optimizer in zip((ours, theirs), optimizers, strict=True):
+            parameter.grad = torch.sparse_coo_tensor(ids[None], values, start.shape, check_invariants=True)
+            # Torch's Adagrad warns where nothing is said of these checks.
+            with torch.sparse.check_sparse_tensor_invariants(False):
+                optimizer.step()
+        torch.testing.assert_close(ours, theirs)
+    for name, kept in optimizers[0].state[ours].items():
+        torch.testing.assert_close(
+            torch.as_tensor(kept).float(), torch.as_tensor(optimizers[1].state[theirs][name]).float()
+        )
+
+
+def test_a_row_moves_alike_whatever_the_number_of_threads() -> None:
+    moved: list[torch.Tensor] = []
+    for threads in (1, 2):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            table = nn.Parameter(torch.zeros(50, 3))
+            ids = torch.randint(4, (64,), generator=torch.Generator().manual_seed(1))
+            values = torch.randn(64, 3, generator=torch.Generator().manual_seed(2))
+            table.grad = torch.sparse_coo_tensor(ids[None], values, table.shape, check_invariants=True)
+            RowAdagrad([table], lr=0.1).step()
+        finally:
+            torch.set_num_threads(before)
+        moved.append(table.detach())
+    assert torch.equal(*moved)
+    assert (moved[0] != 0).any(1).tolist() == [True] * 4 + [False] * 46
 
 
 @pytest.mark.parametrize("kind", ["adam", "adagrad"])

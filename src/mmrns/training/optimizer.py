@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrns.nn.embedders import Table, TableEmbedder
+from mmrns.training.rowwise import RowAdagrad, RowAdam
 
 Kind = Literal["adam", "adagrad"]
 Schedule = Callable[[int], float]
@@ -19,8 +20,9 @@ Schedule = Callable[[int], float]
 
 _MOMENTS: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
     torch.optim.Adam: ("exp_avg", "exp_avg_sq"),
-    torch.optim.SparseAdam: ("exp_avg", "exp_avg_sq"),
     torch.optim.Adagrad: ("sum",),
+    RowAdam: RowAdam.moments,
+    RowAdagrad: RowAdagrad.moments,
 }
 """What each rule keeps of a parameter, in its shape, beside the number of steps."""
 
@@ -68,11 +70,11 @@ class Optimizer:
                 {"name": group.name, "params": group.parameters, "lr": group.lr, "base_lr": group.lr} for group in own
             ]
             # Fused: one pass over each table instead of one for each of its moments.
-            if kind == "adagrad":
+            if sparse:
+                self.parts.append(RowAdagrad(chosen) if kind == "adagrad" else RowAdam(chosen))
+            elif kind == "adagrad":
                 there = all(p.device.type in _FUSED_ADAGRAD for group in own for p in group.parameters)
-                self.parts.append(torch.optim.Adagrad(chosen, fused=there and not sparse))
-            elif sparse:
-                self.parts.append(torch.optim.SparseAdam(chosen))
+                self.parts.append(torch.optim.Adagrad(chosen, fused=there))
             else:
                 self.parts.append(torch.optim.Adam(chosen, fused=True))
 
@@ -91,10 +93,8 @@ class Optimizer:
         factor = self.schedule(step)
         for group in self.groups:
             group["lr"] = group["base_lr"] * factor
-        # Without a word on these checks Adagrad's sparse tensors make torch warn.
-        with torch.sparse.check_sparse_tensor_invariants(False):
-            for part in self.parts:
-                part.step()
+        for part in self.parts:
+            part.step()
 
     def state_dict(self) -> list[dict[str, Any]]:
         """What a resume needs, part by part."""

@@ -373,3 +373,59 @@ def _threads() -> int:
     count = min(torch.get_num_threads(), _MOST_THREADS)
     numba.set_num_threads(count)
     return count
+
+
+@_compiled(parallel=False)
+def _adam(x: Any, moments: Any, e: int, g: Any, numbers: Any) -> None:
+    m, v = moments
+    length, eps, first, second = numbers
+    for j in range(g.shape[0]):
+        m[e, j] += first * (g[j] - m[e, j])
+        v[e, j] += second * (g[j] * g[j] - v[e, j])
+        x[e, j] -= length * m[e, j] / (np.sqrt(v[e, j]) + eps)
+
+
+@_compiled(parallel=False)
+def _adagrad(x: Any, moments: Any, e: int, g: Any, numbers: Any) -> None:
+    (s,) = moments
+    length, eps = numbers
+    for j in range(g.shape[0]):
+        s[e, j] += g[j] * g[j]
+        x[e, j] -= length * g[j] / (np.sqrt(s[e, j]) + eps)
+
+
+def _updates(name: str, rule: Any) -> Callable[..., None]:
+    @_compiled(parallel=True, name=name)
+    def update(x: Any, moments: Any, ids: Any, cell: Any, values: Any, numbers: Any, cells: int) -> None:
+        n = ids.shape[0]
+        for block in prange((n + cells - 1) // cells):
+            total = np.empty(values.shape[1], values.dtype)
+            place, end = block * cells, min(n, (block + 1) * cells)
+            # The first of a row's cells decides whose it is.
+            while 0 < place < end and ids[place] == ids[place - 1]:
+                place += 1
+            while place < end:
+                e = ids[place]
+                total[:] = 0
+                while place < n and ids[place] == e:
+                    total += values[cell[place]]
+                    place += 1
+                rule(x, moments, e, total, numbers)
+
+    return update
+
+
+_UPDATES = {2: _updates("adam_rows", _adam), 1: _updates("adagrad_rows", _adagrad)}
+"""Rules by how many moments they keep."""
+
+
+def update_rows(
+    table: Tensor, moments: list[Tensor], ids: Tensor, gradient: Tensor, numbers: tuple[float, ...]
+) -> None:
+    """Adam's or Adagrad's update of the rows that the ids name, each by the sum of its gradients."""
+    threads = _threads()
+    ids, cell = ids.sort(stable=True)
+    number = torch.tensor(0, dtype=table.dtype).numpy().dtype.type
+    given = (table.detach().numpy(), tuple(moment.numpy() for moment in moments), ids.numpy(), cell.numpy())
+    cells = max(1, -(-len(ids) // threads))
+    _UPDATES[len(moments)](*given, gradient.contiguous().numpy(), tuple(map(number, numbers)), cells)
