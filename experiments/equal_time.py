@@ -1,6 +1,6 @@
 """The validation MRR against time, where a study's own seconds are beside other work.
 
-    python experiments/equal_time.py measure STUDY.yaml
+    python experiments/equal_time.py measure STUDY.yaml [--rounds 7] [--steps 20]
     python experiments/equal_time.py draw STUDY.yaml [STUDY.yaml ...] --out FILE.png
 
 `measure` times a step of every method of a study, in turns: processor seconds of one thread, the median over rounds,
@@ -20,13 +20,12 @@ from typing import Any
 import torch
 
 from mmrns.files import write_json
+from mmrns.memory import freed_memory_kept
 from mmrns.runs.build import build_dataset, build_trainer
 from mmrns.studies.comparison import Comparison
 from mmrns.studies.plots import Drawn, draw_times, seeds_in_words
 from mmrns.studies.records import read_records
 
-_ROUNDS, _STEPS = 7, 20
-"""Steps are timed in rounds, a few of each method in turn; whole blocks of the samplers that hold their candidates."""
 _FILE = "step-seconds.json"
 
 
@@ -36,10 +35,13 @@ def main() -> None:
     parser.add_argument("what", choices=("measure", "draw"))
     parser.add_argument("studies", type=Path, nargs="+", help="their YAML files")
     parser.add_argument("--out", type=Path, help="the picture")
+    parser.add_argument("--rounds", type=int, default=7, help="in which a few steps of each method are timed in turn")
+    parser.add_argument("--steps", type=int, default=20, help="of a round: whole blocks and lessons, of which 20 are some")
     arguments = parser.parse_args()
     if arguments.what == "measure":
         for study in arguments.studies:
-            write_json(study.with_suffix("") / _FILE, measure(Comparison.read(study)))
+            found = measure(Comparison.read(study), arguments.rounds, arguments.steps)
+            write_json(study.with_suffix("") / _FILE, found)
     elif arguments.out is None:
         parser.error("draw needs --out FILE.png")
     else:
@@ -47,7 +49,7 @@ def main() -> None:
         draw_times(drawn, arguments.out, counted="steps times the seconds of a step, one core")
 
 
-def measure(comparison: Comparison) -> dict[str, float]:
+def measure(comparison: Comparison, rounds: int, steps: int) -> dict[str, float]:
     """Processor seconds of a step of each entry."""
     torch.set_num_threads(1)
     configs = {label: next(iter(comparison.configs(entry))) for label, entry in comparison.entries.items()}
@@ -56,12 +58,13 @@ def measure(comparison: Comparison) -> dict[str, float]:
     taken: dict[str, list[float]] = {label: [] for label in trainers}
     for trainer in trainers.values():
         trainer.sampler.pretrain(trainer.batch)
-    for turn in range(_ROUNDS + 1):
-        for label, trainer in trainers.items():
-            started = time.process_time()
-            for step in range(turn * _STEPS, (turn + 1) * _STEPS):
-                trainer.step(step)
-            taken[label].append((time.process_time() - started) / _STEPS)
+    with freed_memory_kept():
+        for turn in range(rounds + 1):
+            for label, trainer in trainers.items():
+                started = time.process_time()
+                for step in range(turn * steps, (turn + 1) * steps):
+                    trainer.step(step)
+                taken[label].append((time.process_time() - started) / steps)
     # In the first round everything is fetched.
     found = {label: median(seconds[1:]) for label, seconds in taken.items()}
     for label, seconds in found.items():
