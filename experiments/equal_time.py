@@ -36,7 +36,9 @@ def main() -> None:
     parser.add_argument("studies", type=Path, nargs="+", help="their YAML files")
     parser.add_argument("--out", type=Path, help="the picture")
     parser.add_argument("--rounds", type=int, default=7, help="in which a few steps of each method are timed in turn")
-    parser.add_argument("--steps", type=int, default=20, help="of a round: whole blocks and lessons, of which 20 are some")
+    parser.add_argument(
+        "--steps", type=int, default=20, help="of a round: whole blocks and lessons, of which 20 are some"
+    )
     arguments = parser.parse_args()
     if arguments.what == "measure":
         for study in arguments.studies:
