@@ -57,8 +57,12 @@ class Operations(TorchDispatchMode):
 
 
 def cycle(trainer: Trainer) -> int:
-    """Steps, two at least, after which blocks and lessons begin together and both sides have had their turn."""
-    return lcm(2, getattr(trainer.sampler, "hold", 1), getattr(trainer.sampler, "refresh", 1))
+    """Steps, two at least, after which blocks and lessons begin together and both sides have had their turn.
+
+    Those of `mmrns` have the encoding of all entities once in a cycle.
+    """
+    held = getattr(trainer.sampler, "lag", 1)
+    return lcm(2, held, getattr(trainer.sampler, "hold", 1), getattr(trainer.sampler, "refresh", 1))
 
 
 def operations(trainer: Trainer) -> float:

@@ -77,13 +77,13 @@ class _Records(Callback):
 def test_the_step_is_the_step_of_the_design(toy: Dataset) -> None:
     """The loss of `Trainer.step` and the parameters after it, against the six lines written out with plain SGD."""
     trainer, other = (_trainer(toy, objective={"l3": 0.01, "gamma": 9.0}) for _ in range(2))
-    loss = trainer.step(21)
+    loss = trainer.step(51)
     model, sampler = other.model, other.sampler
-    batch = other.batches.at(21)
+    batch = other.batches.at(51)
     lookup = model.lookup(batch)
-    negatives = sampler.draw(lookup, model, 21)
+    negatives = sampler.draw(lookup, model, 51)
     assert isinstance(negatives, OwnNegatives)
-    # The twenty-second step is one of those that train the attention.
+    # The fifty-second step is one of those that train the attention.
     assert negatives.through is not None
     assert negatives.log_weight is not None
     assert negatives.mask is not None
@@ -99,11 +99,11 @@ def test_the_step_is_the_step_of_the_design(toy: Dataset) -> None:
     expected = -0.5 * (w * torch.nn.functional.logsigmoid(gamma + s_pos)).sum()
     expected -= 0.5 * (w * (p * torch.nn.functional.logsigmoid(-gamma - s_neg)).sum(1)).sum()
     expected = expected + 0.01 * sum(x.abs().pow(3).sum() for x in (h, r, t)) / len(batch)
-    expected = expected + sampler.loss(lookup, negatives, s_pos, s_neg, model, 21)
+    expected = expected + sampler.loss(lookup, negatives, s_pos, s_neg, model, 51)
     torch.testing.assert_close(loss, expected.detach())
     other.optimizer.zero_grad()
     expected.backward()
-    other.optimizer.step(21)
+    other.optimizer.step(51)
     for a, b in zip(trainer.model.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -32,9 +32,6 @@ from mmrns.samplers.mmrns.information import (
 from mmrns.samplers.mmrns.proposal import Candidates, CandidateSampler, Trace
 from mmrns.samplers.pools import distinct
 from mmrns.types import Batch, Negatives
-
-_LAG = 100
-"""Steps that compare with what the first of them does: it changes slowly, and encoded entities are kept so long."""
 
 _HOLD = 10
 """Steps of a block with attention, which reads every candidate under every relation."""
@@ -216,6 +213,9 @@ class Mmrns(CandidateSampler, name="mmrns"):
     recipe = Recipe(alpha=2.0)
     undivided = ""
 
+    lag: ClassVar[int] = 100
+    """Steps that compare with what the first of them does: it changes slowly, and encoded entities are kept so long."""
+
     held_relations: Tensor
     held_since: Tensor
 
@@ -232,7 +232,7 @@ class Mmrns(CandidateSampler, name="mmrns"):
         hold: PositiveInt | None = None,
         pool_sampler: Inner | None = None,
         discount: PositiveFloat = 1.0,
-        refresh: PositiveInt = 20,
+        refresh: PositiveInt = 50,
         rows: PositiveInt = 64,
         columns: PositiveInt = 128,
         modalities: list[str] | None = None,
@@ -403,7 +403,7 @@ class Mmrns(CandidateSampler, name="mmrns"):
 
     def _columns(self, information: Information, ids: Int[Tensor, " n"], model: Model) -> Float[Tensor, "n WT"]:
         """Some entities, from the table of all of them where it is held and costs less than what it spares."""
-        if information is self.held_information and self.n_entities <= _LAG * len(ids):
+        if information is self.held_information and self.n_entities <= self.lag * len(ids):
             table = self._table(model)
             if table is not None:
                 return table.columns.index_select(0, ids)
@@ -422,7 +422,7 @@ class Mmrns(CandidateSampler, name="mmrns"):
 
     def _start(self, step: int) -> int:
         """The step since which it compares with what was learnt by then: the first of its block, or of every 100."""
-        length = self.hold if self.information.attention is not None else _LAG
+        length = self.hold if self.information.attention is not None else self.lag
         return step // length * length
 
     @torch.no_grad()
@@ -431,7 +431,7 @@ class Mmrns(CandidateSampler, name="mmrns"):
         start = self._start(step)
         if not self.modalities or batch.step != step or self._since == start:
             return
-        if self._since < 0 or start // _LAG != self._since // _LAG:
+        if self._since < 0 or start // self.lag != self._since // self.lag:
             self._encoded = None
             for held, now in zip(self.held_information.buffers(), self.information.parameters(), strict=True):
                 held.copy_(now)
