@@ -31,14 +31,19 @@ class ShardedModel(Model):
     Every process has the whole batch and makes the queries of all rows, of anchors that their owners hand to all. Each
     compares them with those candidates that it has; what is summed up of a row is then summed over the processes
     (`mmrns.nn.rows`), so that neither candidates nor their scores move. The target's owner scores the true triple.
-    A step with B rows, entity vectors of w reals and theta parameters that all processes have sends, a process,
+    What is computed from features is computed by who has the entity, with parameters that all have alike. A step with
+    B rows, w reals that an entity moves by and theta parameters that all processes have sends, a process,
 
         2 (W - 1) / W (4 B w + 4 |theta| + 24 B)        bytes,
 
-    the last for the sums of rows, whatever the number of negatives and of entities. Samplers that look at scores of
-    candidates (`score_against`) are given those of all C of them, for 4 B C (W - 1) / W more, and those that look at
-    vectors (`entities`) the vectors. On a GPU a step waits for the device where it has to know how much each process
-    has of what the device has drawn.
+    the last for the sums of rows, whatever the number of negatives and of entities. w is the width of a vector; of V
+    views V times that, V flags that say which of them the entity has, and its traits where the embedder has any.
+    The scores of the views then move with the true one, so that the last is (24 + 16 V) B, and 16 B more for each loss
+    of a view. What a loss of the embedder's own makes of entities moves in addition (`ComputedEmbedder.told`).
+
+    Samplers that look at scores of candidates (`score_against`) are given those of all C of them, for
+    4 B C (W - 1) / W more, and those that look at vectors (`entities`) the vectors. On a GPU a step waits for the
+    device where it has to know how much each process has of what the device has drawn.
 
     Args:
         scorer, n_relations, reciprocal, sparse, mixture: see `Model`.
