@@ -57,6 +57,8 @@ def views(method: str, scorer: str = "TransE", **given: Any) -> dict[str, Any]:
 
 
 NOISE = {"dropout": 0.2, "structure_noise": 0.2, "token_noise": 0.2}
+FEW: dict[str, Any] = {"training": {"batch_size": 2}, "steps": 3}
+"""So few rows that some processes have no entity of a step."""
 CASES: dict[str, dict[str, Any]] = {
     **{f"scorer {name}": case("self-adversarial", name) for name in Scorer.registry.names()},
     **{f"scorer {name} of all": case("1-vs-all", name, steps=2) for name in Scorer.registry.names()},
@@ -88,7 +90,7 @@ CASES: dict[str, dict[str, Any]] = {
         model={"reciprocal": True, "batch_norm": True, "query_dropout": 0.2, "matrix_dropout": 0.1},
     ),
     "fused": views("self-adversarial", drop_modality=0.2),
-    "fused, estimated": views("1-vs-all", "ComplEx", structure_dropout=0.3, hidden=5, steps=3),
+    "fused, estimated": views("1-vs-all", "ComplEx", structure_dropout=0.3, hidden=5, **FEW),
     "fused, in one": views("hard", concatenate=True, sampler={"pool": 20}, training={"sparse": True, "batch_size": 16}),
     "gated": views("shared-pool", "DistMult", mixture="gated", objective={"loss": "cross-entropy", "n3": 0.1}),
     "residual": views("self-adversarial", "RotatE", mixture="residual", altered={"text": "shuffled"}),
@@ -99,8 +101,8 @@ CASES: dict[str, dict[str, Any]] = {
     "cross": views("inbatch", "RotatE", mixture="cross", sums=True),
     "rsme": views("self-adversarial", "ComplEx", mixture="rsme"),
     "adamf": views("bernoulli", "RotatE", embedder="adamf", altered={"image": "noise"}),
-    "m-hyper": views("1-vs-all", "BiQUE", embedder="m-hyper", noise=0.3, objective={"n3": 0.1}, steps=3),
-    "mygo": views("k-vs-all", "DistMult", embedder="mygo", inner=8, **NOISE, contrastive=0.1, contrasted=20, steps=3),
+    "m-hyper": views("1-vs-all", "BiQUE", embedder="m-hyper", noise=0.3, objective={"n3": 0.1}, **FEW),
+    "mygo": views("k-vs-all", "DistMult", embedder="mygo", inner=8, **NOISE, contrastive=0.1, contrasted=20, **FEW),
 }
 """A training of each thing that several processes can train."""
 

@@ -215,7 +215,7 @@ class MyGOEmbedder(ComputedEmbedder, name="mygo"):
         """Numbers of which a step sets a share to 0 and scales up the others, the same ones for each entity."""
         if self.at is None or not share:
             return x
-        numbers = torch.arange(x[0].numel(), device=x.device).view(x.shape[1:])
+        numbers = torch.arange(x.shape[1:].numel(), device=x.device).view(x.shape[1:])
         # So many are not of any two entities the same.
         of_entity = (self.numbers(ids) << 24)[:, None, None] + numbers
         return x * ~among(of_entity, share, self.seed, what, self.at) / (1 - share)
