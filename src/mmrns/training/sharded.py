@@ -252,5 +252,5 @@ def undivided(cls: type[Embedder | Mixture | Sampler]) -> str:
     said: str | None = vars(cls).get("undivided")
     if said is not None:
         return said
-    base = next(kind for kind in (Embedder, Mixture, Sampler) if issubclass(cls, kind))
+    base = Embedder if issubclass(cls, Embedder) else Mixture if issubclass(cls, Mixture) else Sampler
     return cls.undivided or base.undivided

@@ -44,6 +44,7 @@ class ComputedEmbedder(Embedder):
     """
 
     seen: Tensor
+    _order: Tensor | None
 
     def __init__(self, graph: KnowledgeGraph, features: Features, modalities: Sequence[str] | None):
         super().__init__(len(graph.entities))
@@ -52,6 +53,8 @@ class ComputedEmbedder(Embedder):
         self.modalities = {name: features[name] for name in names}
         seen = graph.seen_entities
         self.register_buffer("seen", seen if self.ids is None else seen[self.ids], persistent=False)
+        # The places of a part's entities in the order of their numbers.
+        self.register_buffer("_order", None if self.ids is None else torch.argsort(self.ids), persistent=False)
         self.at: int | None = None
         self.seed = torch.initial_seed()
         self._all: tuple[list[int], Views] | None = None
@@ -102,7 +105,7 @@ class ComputedEmbedder(Embedder):
         made = deepcopy(self, others)
         for module in made.modules():
             if isinstance(module, ComputedEmbedder):
-                module.n_entities, module.ids, module._all = len(ids), ids, None
+                module.n_entities, module.ids, module._order, module._all = len(ids), ids, torch.argsort(ids), None
         return made
 
     def numbers(self, ids: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
@@ -113,10 +116,13 @@ class ComputedEmbedder(Embedder):
         """Of some entities those that it has: where they stand, and their places here."""
         if self.ids is None:
             return slice(None), numbers
-        ascending, order = torch.sort(self.ids)
-        found = torch.searchsorted(ascending, numbers.contiguous()).clamp(max=max(0, len(order) - 1))
-        rows = (ascending[found] == numbers).nonzero().squeeze(1) if len(order) else numbers[:0]
-        return rows, order[found[rows]]
+        assert self._order is not None, "of a part"
+        if not self.n_entities:
+            return numbers[:0], numbers[:0]
+        found = torch.searchsorted(self.ids, numbers.contiguous(), sorter=self._order)
+        places = self._order[found.clamp(max=self.n_entities - 1)]
+        rows = (self.ids[places] == numbers).nonzero().squeeze(1)
+        return rows, places[rows]
 
     def told(self, values: Float[Tensor, "m *w"], rows: Int[Tensor, " m"] | slice, n: int) -> Float[Tensor, "n *w"]:
         """What is made of each of n entities, by whoever has it (`here`), for all who train together."""
