@@ -1,6 +1,7 @@
 """What processes that train together send, hold and take: `python benchmarks/sharded.py [--json]`.
 
 Synthetic triples, `self-adversarial` with TransE, d 200, batch 1,024, 64 negatives, 50,000 entities, 200 relations.
+With `--modalities N` entities have N more views, of 2 tokens of width 64 that a tenth of them lack (`residual`).
 Bytes are counted in a wrapper of the collectives of `torch.distributed`, a process a step, as rings send them: of n
 bytes that all processes come to have, (W - 1) / W n, and of n bytes that are summed up twice as many. The formula is
 that of `ShardedModel`. Processes share the cores of the machine, so that seconds do not fall with their number where it
@@ -25,7 +26,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mmrns.data.datasets import Dataset
-from mmrns.data.features import Features
+from mmrns.data.features import Features, Modality
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.data.vocabulary import Vocabulary
 from mmrns.runs.build import build_trainer
@@ -37,14 +38,17 @@ SIZES = (1, 2, 4)
 WARM, TIMED = 2, 4
 
 
-def dataset_of(entities: int, relations: int, triples: int = 100_000) -> Dataset:
-    """Random triples; nothing that is measured depends on what they say."""
+def dataset_of(entities: int, relations: int, modalities: int = 0, triples: int = 100_000) -> Dataset:
+    """Random triples and features; nothing that is measured depends on what they say."""
     stream = torch.Generator().manual_seed(0)
     sizes = entities, relations, entities
     train = torch.stack([torch.randint(n, (triples,), generator=stream) for n in sizes], dim=1)
     names = [Vocabulary([f"{kind}{i:07d}" for i in range(n)]) for kind, n in (("e", entities), ("r", relations))]
     graph = KnowledgeGraph(names[0], names[1], train, train[:100], train[100:200])
-    return Dataset("synthetic", None, graph, Features({}))
+    rows = torch.where(torch.rand(entities, generator=stream) < 0.1, -1, torch.arange(entities))
+    values, mask = torch.randn(entities, 2, 64, generator=stream), torch.ones(entities, 2, dtype=torch.bool)
+    features = {f"m{number}": Modality(values, mask, rows) for number in range(modalities)}
+    return Dataset("synthetic", None, graph, Features(features))
 
 
 class Counted:
@@ -69,14 +73,19 @@ class Counted:
 def formula(trainer: Trainer) -> float:
     """Bytes that a process sends in a step, as `ShardedModel` has it."""
     size, rows = trainer.world.size, trainer.batches.size
-    alike = sum(parameter.numel() for parameter in trainer.alike)
-    width = trainer.model.scorer.entity_width
-    return 2 * (size - 1) / size * (4 * rows * width + 4 * alike + 24 * rows)
+    alike, model = sum(parameter.numel() for parameter in trainer.alike), trainer.model
+    views = len(model.views)
+    width, sums = views * model.scorer.entity_width, 24
+    if views > 1:
+        width, sums = width + views, sums + 16 * (views + model.n_view_losses)
+    return 2 * (size - 1) / size * (4 * rows * width + 4 * alike + sums * rows)
 
 
 def held(trainer: Trainer) -> float:
     """MiB of the entity table of this process, its gradient and what the optimizer keeps of it."""
-    table = trainer.model.entity.weight
+    (table,) = (
+        parameter for name, parameter in trainer.model.entity.named_parameters() if name in trainer.model.entity.rows
+    )
     kept = [state for part in trainer.optimizer.parts for p, state in part.state.items() if p is table]
     moments = [value for state in kept for value in state.values() if isinstance(value, Tensor)]
     return sum(tensor.nbytes for tensor in (table, table.grad, *moments) if isinstance(tensor, Tensor)) / 2**20
@@ -87,10 +96,12 @@ def process(rank: int, size: int, port: int, settings: dict[str, Any], answer: C
     told = {"RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({key: str(value) for key, value in told.items()})
     torch.set_num_threads(1)
-    dataset = dataset_of(settings["entities"], settings["relations"])
+    modalities: int = settings.get("modalities", 0)
+    dataset = dataset_of(settings["entities"], settings["relations"], modalities)
+    views = {"modalities": [*dataset.features], "mixture": "residual"} if modalities else {}
     values = {
         "method": settings["method"],
-        "model": {"scorer": settings["scorer"], "dim": settings["dim"]},
+        "model": {"scorer": settings["scorer"], "dim": settings["dim"], **views},
         "sampler": settings["sampler"],
         "training": {"batch_size": settings["batch"]},
         "device": "cpu",
@@ -147,6 +158,7 @@ def main() -> None:
     parser.add_argument("--scorer", default="TransE")
     parser.add_argument("--method", default="self-adversarial")
     parser.add_argument("--negatives", type=int, default=64)
+    parser.add_argument("--modalities", type=int, default=0)
     settings = vars(parser.parse_args())
     as_json, negatives = settings.pop("json"), settings.pop("negatives")
     settings["sampler"] = {"negatives": negatives}

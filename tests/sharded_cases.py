@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,20 @@ from torch import Tensor
 
 from forms import convert
 from mmrns.data.datasets import Dataset, load_dataset
+from mmrns.data.features import Features, Modality
 from mmrns.evaluation.hardness import measure
 from mmrns.evaluation.ranking import rank
 from mmrns.files import write_tensors
-from mmrns.runs.build import build_trainer
+from mmrns.runs.build import build_dataset, build_trainer
 from mmrns.runs.config import make_config
 from mmrns.training.sharded import ShardedModel
 from mmrns.training.trainer import Trainer
-from mmrns.training.world import World, world_of
+from mmrns.training.world import Parting, World, world_of
 from mmrns.types import Batch, Negatives
 
 STEPS = 5
+PRELOADED = ["mmrns.runs.train", "mmrns.cli", "numba", "torch._dynamo"]
+"""What a training imports at some time: once for all processes."""
 
 
 def run_all(rank: int, size: int, port: int, folder: Path, cases: Mapping[str, Any], out: Path) -> None:
@@ -44,9 +48,12 @@ def run_all(rank: int, size: int, port: int, folder: Path, cases: Mapping[str, A
 
 def come_to(dataset: Dataset, values: Mapping[str, Any], world: World) -> dict[str, Tensor]:
     """Losses, gradients and parameters of some steps, then ranks, best answers and hardness."""
-    config = {key: value for key, value in values.items() if key not in ("memory_mb", "steps")}
+    config = make_config({"device": "cpu"} | {k: v for k, v in values.items() if k not in ("memory_mb", "steps")})
     steps: int = values.get("steps", STEPS)
-    trainer = build_trainer(make_config({"device": "cpu", **config}), dataset, world=world)
+    dataset = build_dataset(config, dataset)
+    if world.size > 1 and config.model.modalities and config.method not in ("mmrns", "domain-range"):
+        dataset = replace(dataset, features=only_own(dataset.features, world))
+    trainer = build_trainer(config, dataset, world=world)
     trainer.memory_mb = values.get("memory_mb", trainer.memory_mb)
     # In single precision a gradient that cancels leaves a rest, which Adam takes for a whole one.
     convert(trainer, torch.float64)
@@ -78,6 +85,18 @@ def come_to(dataset: Dataset, values: Mapping[str, Any], world: World) -> dict[s
     found |= {"hardness": torch.tensor(told["score_percentile"] or 0.0, dtype=torch.float64)}
     found |= {"gradient norm": torch.tensor(told["gradient_norm"]["model"], dtype=torch.float64)}
     return {name: value.contiguous().clone() for name, value in found.items()}
+
+
+def only_own(features: Features, world: World) -> Features:
+    """The features of the entities of one process, and NaN in place of all others, which spoils whatever reads it."""
+
+    def of(modality: Modality) -> Modality:
+        own = torch.zeros(len(modality.values), dtype=torch.bool)
+        rows = modality.row[Parting(len(modality.row), world.size).ids(world.rank)]
+        own[rows[rows >= 0]] = True
+        return replace(modality, values=torch.where(own[:, None, None], modality.values, torch.nan))
+
+    return Features({name: of(modality) for name, modality in features.items()})
 
 
 def gradients(trainer: Trainer) -> dict[str, Tensor]:

@@ -187,6 +187,14 @@ class Views:
             traits = torch.where(keep.all(-1, keepdim=True), self.traits, other.traits)
         return Views(vectors, torch.where(keep, self.present, other.present), traits)
 
+    def placed(self, rows: Int[Tensor, " m"], n: int) -> Views:
+        """Of n entities these, by position; the others have vectors of zeros and lack every view."""
+
+        def put(values: Tensor) -> Tensor:
+            return values.new_zeros(n, *values.shape[1:]).index_copy(0, rows, values)
+
+        return Views(put(self.vectors), put(self.present), None if self.traits is None else put(self.traits))
+
     def flatten(self) -> Views:
         """All axes of entities made one."""
         traits = None if self.traits is None else self.traits.flatten(0, -2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,10 +11,11 @@ from mmrns.data.datasets import Dataset
 from mmrns.errors import UsageError
 from mmrns.inspection.influence import influence
 from mmrns.inspection.parts import candidates_of, parts_of
-from mmrns.nn.embedders import STRUCTURE, Embedder
+from mmrns.nn.embedders import STRUCTURE, ComputedEmbedder, Embedder
 from mmrns.nn.losses import CrossEntropyLoss
 from mmrns.nn.model import Model
 from mmrns.nn.scorers import Scorer
+from mmrns.rng import seeded
 from mmrns.runs.build import build_model, build_trainer
 from mmrns.runs.config import make_config
 from mmrns.types import AllNegatives, Batch, OwnNegatives, PoolNegatives
@@ -160,3 +163,43 @@ def test_the_structural_vectors_are_those_that_regularizers_see(toy: Dataset, na
         anchor, relation, target = found
         assert anchor.shape == target.shape == (5, model.scorer.entity_width)
         assert relation.shape == (5, model.scorer.relation_width)
+
+
+@EVERY
+@torch.no_grad()
+def test_a_part_is_of_some_entities_as_the_whole_has_them(toy: Dataset, name: str) -> None:
+    """Whether it is made as a part, and then draws the same numbers, or is taken from the whole."""
+    cls: Any = Embedder.registry.get(name)
+    ids, options = torch.tensor([7, 39, 5, 0, 23]), {"width": 8, "init_range": 0.5}
+    with seeded(0, "model"):
+        whole, drawn = cls(toy.graph, toy.features, **options), torch.rand(2)
+    with seeded(0, "model"):
+        features = toy.features.part(ids, torch.device("cpu"), 0)
+        made, drawn_then = cls.of_part(ids, toy.graph, features, **options), torch.rand(2)
+    assert torch.equal(drawn, drawn_then)
+    expected = whole(ids)
+    for part in (made, whole.part(ids)):
+        assert set(part.rows) == set(whole.rows) > set()
+        for key, value in whole.state_dict().items():
+            assert torch.equal(part.state_dict()[key], value[ids] if key in whole.rows else value)
+        found = part(torch.arange(5))
+        assert torch.equal(found.present, expected.present)
+        torch.testing.assert_close(found.vectors, expected.vectors)
+        torch.testing.assert_close(found.traits, expected.traits)
+        torch.testing.assert_close(part.all().vectors, expected.vectors)
+        assert torch.equal(part.by_features(torch.arange(5)), whole.by_features(ids))
+        assert part.reads == whole.reads
+
+
+@EVERY
+def test_a_part_finds_its_own_among_all(toy: Dataset, name: str) -> None:
+    cls: Any = Embedder.registry.get(name)
+    if not issubclass(cls, ComputedEmbedder):
+        return
+    ids, asked = torch.tensor([7, 39, 5]), torch.tensor([5, 8, 7, 39, 5, 0])
+    whole: Any = cls
+    part = whole(toy.graph, toy.features, width=8, init_range=0.5).part(ids)
+    rows, places = part.here(asked)
+    assert rows.tolist() == [0, 2, 3, 4]
+    assert torch.equal(part.numbers(places), asked[rows])
+    assert part.part(torch.tensor([], dtype=torch.int64)).here(asked)[1].tolist() == []

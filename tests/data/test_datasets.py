@@ -231,6 +231,14 @@ def test_unfit_features_are_refused_where_they_count(toy_folder: Path) -> None:
             assert (caught.value.where, caught.value.line) == (path, 10)
             assert "holds NaN or infinity in a token that its mask calls present; encode it again" in str(caught.value)
 
+    dataset = load_dataset(toy_folder)
+    (entity,) = (dataset.features["text"].row == 9).nonzero().squeeze(1)
+    others = torch.arange(40)[torch.arange(40) != entity].flip(0)
+    dataset.refuse_unfit(others)
+    with pytest.raises(DataError) as caught:
+        dataset.refuse_unfit(others.index_copy(0, torch.tensor([20]), entity[None]))
+    assert (caught.value.where, caught.value.line) == (path, 10)
+
 
 @pytest.mark.parametrize(
     ("value", "fits"), [(1e30, False), (-1e30, False), (2.0**62, False), (6.9e18, False), (4e18, True)]

@@ -331,3 +331,28 @@ def test_a_share_that_is_lost_is_what_drop_takes() -> None:
     assert (found["text"], found["image"].covered) == (true, 0)
     with pytest.raises(UsageError, match="unknown modality 'txt'; did you mean 'text'"):
         features.altered({"txt": 1.0}, 0)
+
+
+def test_a_part_reads_the_rows_of_its_entities_where_they_are() -> None:
+    values, row = values_of(4), torch.tensor([3, -1, 0, 1])
+    whole = Features({"m": Modality(values, all_true(4), row)})
+    ids = torch.tensor([3, 1, 0])
+    own = whole.part(ids, torch.device("cpu"), 8192)["m"]
+    assert own.values.data_ptr() == values.data_ptr()
+    for found, expected in zip(own.gather(torch.arange(3)), whole.gather("m", ids), strict=True):
+        assert torch.equal(found, expected)
+    taken = own.taken()
+    assert taken.values.tolist() == values[[1, 3]].tolist()
+    assert taken.row.tolist() == [0, -1, 1]
+    assert torch.equal(taken.gather(torch.arange(3))[0], own.gather(torch.arange(3))[0])
+
+
+def test_a_device_has_the_rows_of_a_part_alone_if_there_is_room() -> None:
+    row = torch.arange(-1, 2**16)
+    values = torch.zeros(1, 2, 4).expand(2**16, -1, -1)  # 2 MiB, were it in memory
+    whole = Features({"m": Modality(values, torch.ones(1, 2, dtype=torch.bool).expand(2**16, -1), row)})
+    ids, meta = torch.arange(2**15 + 1), torch.device("meta")
+    there = whole.part(ids, meta, 1)["m"]
+    assert there.values.device == meta
+    assert len(there.values) == 2**15
+    assert whole.part(torch.arange(2**15 + 2), meta, 1)["m"].values.device.type == "cpu"

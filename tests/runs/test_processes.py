@@ -22,10 +22,13 @@ from mmrns.files import read_json_lines, read_tensors
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
 from mmrns.training.world import World
-from sharded_cases import free_port
+from sharded_cases import PRELOADED, free_port
 
 SETTINGS = [
+    "model.scorer=DistMult",
     "model.dim=6",
+    "model.modalities=[text]",
+    "model.mixture=residual",
     "sampler.negatives=4",
     "training.steps=60",
     "training.batch_size=40",
@@ -79,7 +82,7 @@ def start(
 ) -> list[ForkServerProcess]:
     """So many processes of a training, of which one may be unable to write."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mmrns.runs.train", "mmrns.cli"])
+    context.set_forkserver_preload(PRELOADED)
     port = free_port()
     given = (size, port, words, said, restarts)
     found = [context.Process(target=process, args=(rank, *given, rank == broken)) for rank in range(size)]
@@ -123,7 +126,8 @@ def whole(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_folder_is_that_of_one_process(whole: Path, dataset: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone"
     settings = dict(pair.split("=") for pair in SETTINGS)
-    values = {key: int(value) for key, value in settings.items()}
+    values: dict[str, Any] = {key: int(value) if value.isdecimal() else value for key, value in settings.items()}
+    values["model.modalities"] = ["text"]
     run = mmrns.train(
         dataset=dataset, method="self-adversarial", out=alone, device="cpu", settings=values, progress=False
     )
@@ -230,7 +234,7 @@ def test_processes_need_a_folder(toy: Dataset, monkeypatch: pytest.MonkeyPatch) 
         ({"method": "dhns"}, "the sampler dhns cannot be trained by several processes: its negatives are vectors"),
         ({"method": "mmrns-published"}, "the sampler mmrns-published cannot be trained by several processes: its grad"),
         ({"method": "domain-range", "sampler": {"pool_sampler": "kbgan"}}, "the sampler kbgan cannot be trained"),
-        ({"model": {"modalities": ["text"]}}, "the embedder fused cannot be trained by several processes: "),
+        ({"model": {"embedder": "momok"}}, "the embedder momok cannot be trained by several processes: the noise"),
         ({"training": {"compile": True}}, "training.compile=true cannot be trained by several processes"),
     ],
 )

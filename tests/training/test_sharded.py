@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,23 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from forms import form_of
-from mmrns.data.datasets import load_dataset
+from mmrns.data.datasets import Dataset, load_dataset
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.data.vocabulary import Vocabulary
+from mmrns.errors import UsageError
 from mmrns.files import read_tensors
-from mmrns.nn.embedders import TableEmbedder
+from mmrns.nn.embedders import Embedder, TableEmbedder
 from mmrns.nn.losses import Loss
+from mmrns.nn.mixture import Gated, Mixture
 from mmrns.nn.scorers import Scorer
 from mmrns.rng import seeded
+from mmrns.runs.build import Parts, build_model
+from mmrns.runs.config import make_config
 from mmrns.samplers.base import Sampler
 from mmrns.training.sharded import undivided
-from mmrns.training.world import ALONE, Parting
-from sharded_cases import come_to, free_port, run_all
+from mmrns.training.world import ALONE, Parting, World
+from sharded_cases import PRELOADED, come_to, free_port, run_all
 from toy import write_toy
 
 
@@ -42,6 +47,18 @@ def case(method: str, scorer: str = "TransE", **sections: Any) -> dict[str, Any]
     return values | given
 
 
+def views(method: str, scorer: str = "TransE", **given: Any) -> dict[str, Any]:
+    """A case whose entities have views of their modalities; what is of no section of its own is of the model's."""
+    sections = {
+        key: given.pop(key) for key in ("sampler", "objective", "training", "steps", "memory_mb") if key in given
+    }
+    data = {key: given.pop(key) for key in ("drop_modality", "altered") if key in given}
+    return case(method, scorer, model={"modalities": ["text", "image"], **given}, data=data, **sections)
+
+
+NOISE = {"dropout": 0.2, "structure_noise": 0.2, "token_noise": 0.2}
+FEW: dict[str, Any] = {"training": {"batch_size": 2}, "steps": 3}
+"""So few rows that some processes have no entity of a step."""
 CASES: dict[str, dict[str, Any]] = {
     **{f"scorer {name}": case("self-adversarial", name) for name in Scorer.registry.names()},
     **{f"scorer {name} of all": case("1-vs-all", name, steps=2) for name in Scorer.registry.names()},
@@ -57,11 +74,11 @@ CASES: dict[str, dict[str, Any]] = {
     "file": case("file", sampler=form_of("file with a shared list", 5)),
     "domain-range": case("domain-range", sampler={"pool": 12, "domain_range": 30}),
     "domain-range, filled": case("domain-range", sampler={"pool": 12, "pool_sampler": "nscaching"}),
-    "mmrns": case("mmrns", sampler={"pool": 12, "domain_range": 30}),
+    "mmrns": views("mmrns", sampler={"pool": 12, "domain_range": 30}),
     "mmrns, structure": case("mmrns", "RotatE", sampler={"pool": 12, "domain_range": 30, "modalities": []}),
     "mmrns, attention": case("mmrns", sampler={"pool": 12, "domain_range": 30, "attention": True}),
     "1-vs-all": case("1-vs-all", "ComplEx", objective={"n3": 0.1, "l2": 0.1}),
-    "1-vs-all, in parts": case("1-vs-all", memory_mb=0.01),
+    "1-vs-all, in parts": views("1-vs-all", memory_mb=0.12, steps=2),
     "k-vs-all": case("k-vs-all", "DistMult", objective={"smoothing": 0.1}),
     "bce": case("k-vs-all", "RotatE", objective={"loss": "bce", "smoothing": 0.1}),
     "sparse": case("self-adversarial", training={"batch_size": 16, "sparse": True}),
@@ -72,6 +89,20 @@ CASES: dict[str, dict[str, Any]] = {
         "TuckER",
         model={"reciprocal": True, "batch_norm": True, "query_dropout": 0.2, "matrix_dropout": 0.1},
     ),
+    "fused": views("self-adversarial", drop_modality=0.2),
+    "fused, estimated": views("1-vs-all", "ComplEx", structure_dropout=0.3, hidden=5, **FEW),
+    "fused, in one": views("hard", concatenate=True, sampler={"pool": 20}, training={"sparse": True, "batch_size": 16}),
+    "gated": views("shared-pool", "DistMult", mixture="gated", objective={"loss": "cross-entropy", "n3": 0.1}),
+    "residual": views("self-adversarial", "RotatE", mixture="residual", altered={"text": "shuffled"}),
+    "residual of all": views("k-vs-all", "ComplEx", mixture="residual", objective={"smoothing": 0.1}, steps=3),
+    "mean-probability": views("1-vs-all", "TuckER", mixture="mean-probability", reciprocal=True, steps=3),
+    "joint": views("uniform", mixture="joint", sampler={"filtered": False}),
+    "joint of all": views("k-vs-all", "DistMult", mixture="joint", steps=2),
+    "cross": views("inbatch", "RotatE", mixture="cross", sums=True),
+    "rsme": views("self-adversarial", "ComplEx", mixture="rsme"),
+    "adamf": views("bernoulli", "RotatE", embedder="adamf", altered={"image": "noise"}),
+    "m-hyper": views("1-vs-all", "BiQUE", embedder="m-hyper", noise=0.3, objective={"n3": 0.1}, **FEW),
+    "mygo": views("k-vs-all", "DistMult", embedder="mygo", inner=8, **NOISE, contrastive=0.1, contrasted=20, **FEW),
 }
 """A training of each thing that several processes can train."""
 
@@ -92,13 +123,13 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Ten
 def together(size: int, dataset: Path, cases: Mapping[str, Any], out: Path) -> dict[str, Tensor]:
     """What so many processes come to."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mmrns.runs.train"])
+    context.set_forkserver_preload(PRELOADED)
     port = free_port()
     processes = [context.Process(target=run_all, args=(rank, size, port, dataset, cases, out)) for rank in range(size)]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(timeout=100)
+        process.join(timeout=300)  # Where other work has the cores.
     assert [process.exitcode for process in processes] == [0] * size
     return read_tensors(out)[0]
 
@@ -115,6 +146,11 @@ def test_the_number_of_processes_does_not_matter(results: dict[int, dict[str, Te
 
 def test_whatever_can_be_trained_so_has_a_case() -> None:
     samplers = {values["method"] for values in CASES.values()}
+    models: list[dict[str, Any]] = [values["model"] for values in CASES.values()]
+    embedders = {"table", "fused", *(model.get("embedder") for model in models)}
+    assert {name for name in Embedder.registry.names() if not undivided(Embedder.registry.get(name))} <= embedders
+    mixtures = {model.get("mixture") for model in models}
+    assert {name for name in Mixture.registry.names() if not undivided(Mixture.registry.get(name))} <= mixtures
     assert {name for name in Sampler.registry.names() if not undivided(Sampler.registry.get(name))} <= samplers
     losses = {values.get("objective", {}).get("loss") for values in CASES.values()}
     losses |= {"self-adversarial", "cross-entropy", "k-vs-all"}
@@ -139,11 +175,60 @@ def test_a_part_of_a_table_is_drawn_as_the_whole_one() -> None:
     none = torch.zeros(0, 3, dtype=torch.int64)
     graph = KnowledgeGraph(*names, none, none, none)
     found: list[Tensor] = []
-    for made in (
-        lambda: TableEmbedder.of_part(ids, graph, Features({}), width=3, init_range=0.5),
-        lambda: TableEmbedder(graph, Features({}), width=3, init_range=0.5).part(ids),
-    ):
+    for part in (True, False):
+        options: dict[str, Any] = {"width": 3, "init_range": 0.5}
         with seeded(0, "model"):
-            found += [made().weight.detach(), torch.rand(2)]
+            made = TableEmbedder.of_part(ids, graph, Features({}), **options) if part else None
+            made = made or TableEmbedder(graph, Features({}), **options).part(ids)
+            found += [made.state_dict()["weight"], torch.rand(2)]
     assert torch.equal(found[0], found[2])
     assert torch.equal(found[1], found[3])
+
+
+class Asked(Tensor):
+    """Features that keep the rows that are asked for; whatever else is done with them is an error."""
+
+    rows: set[int]
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        index = {Tensor.index_select: 2, Tensor.__getitem__: 1}.get(func)
+        if index is not None:
+            args[0].rows.update(args[index].tolist())
+        elif func.__name__ not in ("__get__", "__len__", "element_size"):
+            raise AssertionError(f"{func} reads all rows")
+        found = super().__torch_function__(func, types, args, kwargs or {})
+        return found.as_subclass(Tensor) if isinstance(found, Asked) else found
+
+
+@pytest.mark.parametrize("embedder", ["fused", "m-hyper", "mygo"])
+def test_each_process_reads_the_features_of_its_own_entities(toy: Dataset, embedder: str) -> None:
+    scorer = {"m-hyper": "BiQUE"}.get(embedder, "TransE")
+    config = make_config({**views("uniform", scorer, embedder=embedder), "device": "cpu"})
+    asked: list[set[int]] = []
+    for rank in (0, 1):
+        text = toy.features["text"]
+        text = replace(text, values=text.values.clone().as_subclass(Asked))
+        assert isinstance(text.values, Asked)
+        text.values.rows = found = set()
+        dataset = replace(toy, features=Features({"text": text, "image": toy.features["image"]}))
+        own = Parting(40, 2).ids(rank)
+        dataset.refuse_unfit(own)
+        model = build_model(config, dataset, world=World(rank, 2))
+        for _ in range(2):
+            model.entity.all()
+            model.entity(torch.arange(20)).vectors.sum().backward()
+            model.entity.by_features(torch.arange(20))
+            # The first row stands for what is missing, and is then masked.
+            assert found - {0} == set(text.row[own].tolist()) - {0, -1}
+        asked.append(found - {0})
+    assert not asked[0] & asked[1]
+
+
+def test_a_mixture_says_that_it_can_be_parted(toy: Dataset) -> None:
+    class Own(Gated):
+        pass
+
+    config = make_config({**views("uniform"), "device": "cpu"})
+    with pytest.raises(UsageError, match=r"^the mixture .*Own cannot be trained by several processes: it does"):
+        build_model(config, toy, Parts(mixture=Own(("structure", "text", "image"))), World(0, 2))

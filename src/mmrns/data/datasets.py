@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from jaxtyping import Int
+from torch import Tensor
 
 from mmrns.data.arrays import modality_of, triples_frame
 from mmrns.data.features import Features
@@ -179,15 +181,18 @@ class Dataset:
         features = self.features.within(graph.entities, entities)
         return replace(self, graph=graph.within(entities, relations), features=features)
 
-    def refuse_unfit(self) -> None:
-        """Read all features once, as training should before it starts: one NaN spoils all that it touches.
+    def refuse_unfit(self, entities: Int[Tensor, " n"] | None = None) -> None:
+        """Read features once, as training should before it starts: one NaN spoils all that it touches.
+
+        Args:
+            entities: whose features are read; None = all.
 
         Raises:
             DataError: a present token holds NaN, infinity, or a value too large to be squared in single precision; a
                 UsageError where there is no folder.
         """
         for name, modality in self.features.items():
-            found = modality.first_unfit()
+            found = modality.first_unfit(entities)
             if found is not None:
                 row, holds = found
                 message = f"{holds} in a token that its mask calls present"

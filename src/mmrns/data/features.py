@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -156,6 +156,19 @@ class Modality:
         ids = own.find(other.names).to(self.row.device)
         return replace(self, row=torch.where(ids >= 0, self.row[ids.clamp(min=0)], -1))
 
+    def part(self, ids: Int[Tensor, " n"]) -> Modality:
+        """The same modality for some of the entities, which are numbered anew.
+
+        Values and mask are those of all, in the file where they are mapped. Nothing tells what the tokens were made of.
+        """
+        return replace(self, row=self.row[ids.to(self.row.device)], source=None)
+
+    def taken(self) -> Modality:
+        """The same with no other rows than those of the entities, in memory."""
+        rows, row = self.row[self.row >= 0], torch.full_like(self.row, -1)
+        row[self.row >= 0] = torch.arange(len(rows), device=row.device)
+        return replace(self, values=self.values[rows], mask=self.mask[rows], row=row, source=None)
+
     def joined(self, more: Modality) -> Modality:
         """The rows of both, of entities in the same ids; where both have one that of `more` counts.
 
@@ -212,26 +225,36 @@ class Modality:
             return self
         return replace(self, values=self.values.to(device), mask=self.mask.to(device), row=self.row.to(device))
 
-    def first_unfit(self) -> tuple[int, str] | None:
-        """Read all values once to find the first row that no model can use, and what it holds; None if there is none.
+    def first_unfit(self, ids: Int[Tensor, " n"] | None = None) -> tuple[int, str] | None:
+        """Read values once to find the first row that no model can use, and what it holds; None if there is none.
 
         That is NaN, infinity, or a value whose square is beyond single precision once it is summed over a token.
+
+        Args:
+            ids: the entities whose rows are read; None = all rows.
         """
         half = self.values.dtype == torch.float16
         bits, exponent = (torch.int16, 0x7C00) if half else (torch.int32, 0x7F80_0000)
         # On the bits, since float16 arithmetic is slow on a CPU; the squares of those are all within bounds.
         limit = exponent if half else (127 + largest_exponent(self.width)) << 23
-        for start in range(0, len(self.values), CHUNK):
-            part = slice(start, start + CHUNK)
+        for part in self._parts(ids):
             bad = ((self.values[part].view(bits) & exponent) >= limit).any(2) & self.mask[part]
             if bad.any():
-                row = start + int(bad.any(1).nonzero()[0])
+                found = int(bad.any(1).nonzero()[0])
+                row = part.start + found if isinstance(part, slice) else int(part[found])
                 values = self.values[row][self.mask[row]].float()
                 if not values.isfinite().all():
                     return row, "holds NaN or infinity"
                 largest = float(values.flatten()[values.abs().argmax()])
                 return row, f"holds {largest:.3g}, too large to be squared in single precision"
         return None
+
+    def _parts(self, ids: Int[Tensor, " n"] | None) -> Iterable[slice | Int[Tensor, " _"]]:
+        """The rows of some entities, or all, in the order of the file and as many as are looked at in one go."""
+        if ids is None:
+            return (slice(start, start + CHUNK) for start in range(0, len(self.values), CHUNK))
+        rows = self.row[ids.to(self.row.device)]
+        return rows[rows >= 0].sort().values.split(CHUNK)
 
     def refuse_changed(self) -> None:
         """Refuse to go on with a file that was written to since it was opened, since it is mapped.
@@ -341,6 +364,21 @@ class Features(Mapping[str, Modality]):
     def on(self, device: torch.device, limit_mb: int) -> Features:
         """The modalities for use on a device: those whose values take at most `limit_mb` MiB are moved there."""
         return Features({name: m.to(device) if m.values.nbytes <= limit_mb * 2**20 else m for name, m in self.items()})
+
+    def part(self, ids: Int[Tensor, " n"], device: torch.device, limit_mb: int) -> Features:
+        """The modalities for some of the entities, numbered anew; see `Modality.part`.
+
+        Of a modality whose rows of these entities take at most `limit_mb` MiB, they lie on the device; on the CPU they
+        stay in the file, from which no others are read.
+        """
+
+        def of(modality: Modality) -> Modality:
+            own = modality.part(ids)
+            size = int((own.row >= 0).sum()) * modality.tokens * modality.width * modality.values.element_size()
+            stays = modality.values.device == device or size > limit_mb * 2**20
+            return own if stays else own.taken().to(device)
+
+        return Features({name: of(modality) for name, modality in self.items()})
 
     def within(self, own: Vocabulary, other: Vocabulary) -> Features:
         """The modalities for the entities of another vocabulary; see `Modality.within`."""

@@ -24,6 +24,7 @@ from mmrns.nn.kernels import comparisons
 from mmrns.nn.lookup import Query, Scores, common_views
 from mmrns.nn.losses import Loss
 from mmrns.nn.numerics import full, masked
+from mmrns.nn.rows import row_sum
 from mmrns.nn.scorers import Scorer
 from mmrns.registry import Named, Registry
 from mmrns.types import Negatives, OwnNegatives, Views
@@ -52,6 +53,10 @@ class Mixture(Named, nn.Module, ABC):
     separate: ClassVar[bool] = False
     """True where each view is a model of its own: with parameters of the formula that no other view has, and trained by
     its own scores alone. `loss` is then the whole loss; the mixed scores, which need be no sum of them, have none."""
+
+    undivided: ClassVar[str] = "it does not say that it mixes a candidate's scores by themselves (Mixture.undivided)"
+    """Why several processes cannot have some of the candidates each; "" where they can: where a candidate's score
+    depends on no other one, and `loss` sums over a row by `mmrns.nn.rows`. A subclass says so itself."""
 
     def __init__(self, views: Sequence[str]):
         super().__init__()
@@ -172,6 +177,8 @@ class Gated(Mixture, name="gated"):
         views: see `Mixture`.
     """
 
+    undivided = ""
+
     @property
     def relation_width(self) -> int:
         return len(self.views)
@@ -214,6 +221,7 @@ class MeanProbability(Mixture, name="mean-probability"):
         views: see `Mixture`.
     """
 
+    undivided = ""
     separate = True
 
     def weights(
@@ -272,6 +280,7 @@ class Residual(Mixture, name="residual"):
         view_loss: weight of the loss of each modality's scores alone; 0 = none.
     """
 
+    undivided = ""
     untrained: Tensor
 
     def __init__(
@@ -360,6 +369,7 @@ class Joint(Mixture, name="joint"):
         views: see `Mixture`.
     """
 
+    undivided = ""
     one_relation = True
     attention: nn.Parameter | None
 
@@ -441,6 +451,7 @@ class Cross(Mixture, name="cross"):
         sums: add f(sum_u h_u, r, sum_v t_v).
     """
 
+    undivided = ""
     one_relation = True
 
     def __init__(self, views: Sequence[str], *, sums: bool = False):
@@ -505,6 +516,7 @@ class RSME(Mixture, name="rsme"):
         balance: b, of the formula beside the cosine.
     """
 
+    undivided = ""
     one_relation = True
     base: Tensor
 
@@ -604,7 +616,7 @@ def loss_of_view(
     if objective.needs_all:
         assert mask is not None, "the mask tells what is true"
         # Who lacks the view is no candidate, neither a true nor a false one.
-        counts = (~mask & common).any(1)
+        counts = row_sum(~mask & common) > 0
         log_weight = torch.zeros_like(s_neg).masked_fill(~common, -torch.inf)
     else:
         counts = true.common(view).squeeze(1)

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mmrns.nn.numerics import logsumexp
@@ -58,6 +58,18 @@ def row_mean(values: Float[Tensor, "B K"], some: Bool[Tensor, "B K"] | None = No
     if some is not None:
         return row_sum(values * some) / row_sum(some).clamp(min=1)
     return values.mean(1) if _SHARES.get() is None else row_sum(values) / row_count(values)
+
+
+def row_of_any(values: Float[Tensor, "m *w"], rows: Int[Tensor, " m"], n: int) -> Float[Tensor, "n *w"]:
+    """Of n rows, each of which one of those who share them knows what it is: all of them.
+
+    Args:
+        values: of the rows that are known here.
+        rows: which these are.
+        n: how many there are in all.
+    """
+    shares, found = _SHARES.get(), values.new_zeros(n, *values.shape[1:]).index_copy(0, rows, values)
+    return found if shares is None else shares.sum(found)
 
 
 def row_logsumexp(values: Float[Tensor, "B K"]) -> Float[Tensor, " B"]:

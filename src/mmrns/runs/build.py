@@ -137,7 +137,8 @@ def build_model(config: Config, dataset: Dataset, parts: Parts | None = None, wo
             options |= {"width": scorer.entity_width, "init_range": scorer.init_range, "sparse": sparse}
             if world.size > 1:
                 own = own_entities(cls, len(graph.entities), world)
-                embedder = cls.of_part(own, graph, dataset.features, **options)
+                features = dataset.features.part(own, build_device(config.device), config.data.features_mb)
+                embedder = cls.of_part(own, graph, features, **options)
             else:
                 embedder = cls(graph, dataset.features, **options)
         elif world.size > 1:
@@ -159,19 +160,27 @@ def _mixture(config: Config, views: Sequence[str]) -> Mixture | None:
     return cls(views, **{key: given[key] for key in options_of(cls).model_fields}) if len(views) > 1 else None
 
 
-def build_sampler(config: Config, dataset: Dataset, model: Model) -> Sampler:
-    """A freshly initialised sampler, and those inside it; each is given what it needs of the objective."""
+def build_sampler(config: Config, dataset: Dataset, model: Model, device: torch.device | None = None) -> Sampler:
+    """A freshly initialised sampler, and those inside it; each is given what it needs of the objective.
+
+    Args:
+        config, dataset, model: of the training.
+        device: where those that read features are to have them, if it is not where they are.
+    """
     of_objective = {"alpha": config.recipe.alpha, "gamma": with_gamma(config, dataset).objective.gamma}
 
     def of(name: str, options: Mapping[str, Any]) -> Inner:
         cls = Sampler.registry.get(name)
+        features = dataset.features
+        if device is not None and takes(cls, "modalities"):
+            features = features.on(device, config.data.features_mb)
         chosen = dict(options)
         for option in inner_options(cls):
             if chosen[option] is not None:
                 inner = dict(chosen[option])
                 chosen[option] = of(inner.pop("name"), inner)
         chosen |= {key: value for key, value in of_objective.items() if takes(cls, key)}
-        return partial(cls, dataset.graph, dataset.features, model.spec, seed=config.seed, **chosen)
+        return partial(cls, dataset.graph, features, model.spec, seed=config.seed, **chosen)
 
     with seeded(config.seed, "sampler"):
         return of(config.recipe.sampler, config.sampler.model_extra or {})()
@@ -207,7 +216,8 @@ def build_trainer(config: Config, dataset: Dataset, parts: Parts | None = None, 
     parts = parts or Parts()
     config = with_gamma(config, dataset, parts)
     model = build_model(config, dataset, parts, world)
-    sampler = parts.sampler or build_sampler(config, dataset, model)
+    # Of several processes the model has its part of the features by itself.
+    sampler = parts.sampler or build_sampler(config, dataset, model, None if world.size == 1 else device)
     model.to(device)
     sampler.to(device)
     objective = parts.objective or build_objective(config, model)

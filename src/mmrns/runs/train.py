@@ -66,7 +66,7 @@ from mmrns.training.lines import HeldLines
 from mmrns.training.progress import Progress
 from mmrns.training.shards import drop_unnamed, own_part, read_shards, save_shards
 from mmrns.training.trainer import Trainer
-from mmrns.training.world import ALONE, World, world_of
+from mmrns.training.world import ALONE, Parting, World, world_of
 
 
 class Interrupted(MmrnsError):
@@ -486,10 +486,13 @@ def _trained(
     world: World,
 ) -> Run:
     started = time.perf_counter()
-    dataset = build_dataset(config, parts.dataset)
+    # Of several processes each takes its part of the features to its device, once it has a part.
+    place = None if world.size == 1 else torch.device("cpu")
+    dataset = build_dataset(config, parts.dataset, place)
     config = with_gamma(config, dataset, parts)
     refuse_nothing_to_validate_on(dataset, config)
-    dataset.refuse_unfit()
+    n = len(dataset.graph.entities)
+    dataset.refuse_unfit(None if world.size == 1 else Parting(n, world.size).ids(world.rank))
     # Of several processes the first one writes what is not its own part.
     written = folder if world.first else None
     rows, interruption = _Rows(written), Interruption()

@@ -31,20 +31,28 @@ class ShardedModel(Model):
     Every process has the whole batch and makes the queries of all rows, of anchors that their owners hand to all. Each
     compares them with those candidates that it has; what is summed up of a row is then summed over the processes
     (`mmrns.nn.rows`), so that neither candidates nor their scores move. The target's owner scores the true triple.
-    A step with B rows, entity vectors of w reals and theta parameters that all processes have sends, a process,
+    What is computed from features is computed by who has the entity, with parameters that all have alike. A step with
+    B rows, w reals that an entity moves by and theta parameters that all processes have sends, a process,
 
         2 (W - 1) / W (4 B w + 4 |theta| + 24 B)        bytes,
 
-    the last for the sums of rows, whatever the number of negatives and of entities. Samplers that look at scores of
-    candidates (`score_against`) are given those of all C of them, for 4 B C (W - 1) / W more, and those that look at
-    vectors (`entities`) the vectors. On a GPU a step waits for the device where it has to know how much each process
-    has of what the device has drawn.
+    the last for the sums of rows, whatever the number of negatives and of entities. w is the width of a vector; of V
+    views V times that, V flags that say which of them the entity has, and its traits where the embedder has any.
+    The scores of the views then move with the true one, so that the last is (24 + 16 V) B, and 16 B more for each loss
+    of a view. What a loss of the embedder's own makes of entities moves in addition (`ComputedEmbedder.told`).
+
+    Samplers that look at scores of candidates (`score_against`) are given those of all C of them, for
+    4 B C (W - 1) / W more, and those that look at vectors (`entities`) the vectors. On a GPU a step waits for the
+    device where it has to know how much each process has of what the device has drawn.
 
     Args:
         scorer, n_relations, reciprocal, sparse, mixture: see `Model`.
         n_entities: of all processes.
         embedder: of the entities that `own_entities` gives.
         world: the processes.
+
+    Raises:
+        UsageError: the mixture cannot be parted; or see `Model`.
     """
 
     own: Tensor
@@ -64,6 +72,9 @@ class ShardedModel(Model):
         self.world, self.parting = world, Parting(n_entities, world.size)
         options = {"reciprocal": reciprocal, "sparse": sparse}
         super().__init__(scorer, n_entities, n_relations, embedder=embedder, mixture=mixture, **options)
+        if self.mixture is not None:
+            kind = type(self.mixture)
+            _refuse("mixture", Mixture.registry.name_of(kind), undivided(kind))
         self.register_buffer("own", self.parting.ids(world.rank), persistent=False)
 
     def __repr__(self) -> str:
@@ -80,9 +91,19 @@ class ShardedModel(Model):
     def entities(self, ids: Int[Tensor, "*n"]) -> Views:
         """Vectors of entities, from those who have them."""
         flat = ids.flatten()
-        own = self.entity(self.parting.place(flat[self._own(flat)]))
-        vectors = self.world.gather(own.vectors, self.parting.owner(flat))
-        return Views(vectors.unflatten(0, ids.shape), own.present.new_ones(*ids.shape, len(self.views)))
+        found = self._told(self.entity(self.parting.place(flat[self._own(flat)])), self.parting.owner(flat))
+        traits = None if found.traits is None else found.traits.unflatten(0, ids.shape)
+        return Views(found.vectors.unflatten(0, ids.shape), found.present.unflatten(0, ids.shape), traits)
+
+    def _told(self, own: Views, owner: Int[Tensor, " n"]) -> Views:
+        """Entities from their owners, of which this process has its own: vectors, presence and traits in one piece."""
+        several = len(self.views) > 1  # The only view everyone has.
+        parts = [own.vectors.flatten(1), *([own.present.to(own.vectors.dtype)] if several else [])]
+        parts += [] if own.traits is None else [own.traits]
+        whole = self.world.gather(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0], owner)
+        vectors, *rest = whole.split([part.shape[1] for part in parts], dim=1)
+        present = rest[0] > 0 if several else own.present.new_ones(len(owner), 1)
+        return Views(vectors.unflatten(1, own.vectors.shape[1:]), present, None if own.traits is None else rest[-1])
 
     def by_features(self, ids: Int[Tensor, " n"]) -> Bool[Tensor, " n"]:
         own = self.entity.by_features(self.parting.place(ids[self._own(ids)]))
@@ -90,11 +111,12 @@ class ShardedModel(Model):
 
     def lookup(self, batch: Batch) -> Lookup:
         """The vectors of a batch: of all anchors, and of those targets that this process has; zeros for the others."""
-        rows = self._own(batch.target).nonzero().squeeze(1)
-        own = self.entity(self.parting.place(batch.target[rows]))
-        vectors = own.vectors.new_zeros(len(batch), *own.vectors.shape[1:]).index_copy(0, rows, own.vectors)
-        target = Views(vectors, own.present.new_ones(len(batch), len(self.views)))
-        return self.looked_up(batch, self.entities(batch.anchor), target, self.relations(self.relation_ids(batch)))
+        mine, rows = self._own(batch.anchor), self._own(batch.target).nonzero().squeeze(1)
+        both = self.entity(self.parting.place(torch.cat([batch.anchor[mine], batch.target[rows]])))
+        n = len(both.present) - len(rows)
+        anchor = self._told(both[:n], self.parting.owner(batch.anchor))
+        target = both[n:].placed(rows, len(batch))
+        return self.looked_up(batch, anchor, target, self.relations(self.relation_ids(batch)))
 
     def structure(self, lookup: Lookup) -> tuple[Tensor, Tensor, Tensor] | None:
         return super().structure(replace(lookup, target=self.entities(lookup.batch.target)))
@@ -136,9 +158,16 @@ class ShardedModel(Model):
         if negatives is not None:
             return super().scores(lookup, negatives)
         rows = self._own(lookup.batch.target).nonzero().squeeze(1)
-        own = full(self.entity.compare(self.scorer, lookup.query[rows], lookup.target[rows][:, None]))
-        found = self.world.sum(own.new_zeros(len(lookup.batch), 1).index_copy(0, rows, own))
-        return Scores(found, (found,), lookup.query.present, None)
+        own = self._scores(lookup.query[rows], lookup.target[rows][:, None])
+        several = len(self.views) > 1
+        # Of a single view its score is the mixed one.
+        parts = [own.mixed, *(full(s) for s in own.by_view), lookup.target.present[rows]] if several else [own.mixed]
+        values = torch.cat([part.to(own.mixed.dtype) for part in parts], dim=1)
+        values = self.world.sum(values.new_zeros(len(lookup.batch), values.shape[1]).index_copy(0, rows, values))
+        if not several:
+            return Scores(values, (values,), lookup.query.present, None)
+        mixed, *by_view, there = values.split([part.shape[1] for part in parts], dim=1)
+        return Scores(mixed, tuple(by_view), lookup.query.present, there[:, None] > 0)
 
     def score_against(self, lookup: Lookup, negatives: Negatives) -> Float[Tensor, "B K"]:
         """The scores of all negatives, from those who have them."""
@@ -191,7 +220,9 @@ def own_entities(embedder: type[Embedder], n_entities: int, world: World) -> Int
 
 
 def refuse_unsharded(sampler: Sampler, objective: Loss, device: torch.device) -> None:
-    """Refuse what several processes that each have some of the entities cannot train; of embedders see `own_entities`.
+    """Refuse what several processes that each have some of the entities cannot train.
+
+    Of embedders and mixtures see `own_entities` and `ShardedModel`.
 
     Raises:
         UsageError: the sampler, one inside it, or the loss, by name and with the reason; or the device.
@@ -216,10 +247,10 @@ def _refuse(kind: str, name: str, why: str) -> None:
         raise UsageError(f"the {kind} {name} cannot be trained by several processes: {why}")
 
 
-def undivided(cls: type[Embedder | Sampler]) -> str:
+def undivided(cls: type[Embedder | Mixture | Sampler]) -> str:
     """Why a class cannot be trained by several processes, "" where it can: which it has to say of itself."""
     said: str | None = vars(cls).get("undivided")
     if said is not None:
         return said
-    base = Sampler if issubclass(cls, Sampler) else Embedder
+    base = Embedder if issubclass(cls, Embedder) else Mixture if issubclass(cls, Mixture) else Sampler
     return cls.undivided or base.undivided

@@ -5,13 +5,14 @@ from mmrns.nn.embedders.computed import ComputedEmbedder
 from mmrns.nn.embedders.fused import AttentionPool, FusedEmbedder
 from mmrns.nn.embedders.hyper import HyperEmbedder
 from mmrns.nn.embedders.momok import ExpertsEmbedder
-from mmrns.nn.embedders.table import Table, TableEmbedder
+from mmrns.nn.embedders.table import EntityVectors, Table, TableEmbedder
 
 __all__ = [
     "STRUCTURE",
     "AttentionPool",
     "ComputedEmbedder",
     "Embedder",
+    "EntityVectors",
     "ExpertsEmbedder",
     "FusedEmbedder",
     "HyperEmbedder",

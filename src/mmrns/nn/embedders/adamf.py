@@ -31,11 +31,12 @@ class AdaMFEmbedder(ComputedEmbedder, name="adamf"):
     Args:
         graph: whose entities they are.
         features: where the modalities are.
-        width, init_range, sparse: see `Table`.
+        width, init_range, sparse: see `EntityVectors`.
         modalities: names of the modalities; all of them by default.
         hidden: see `FusedEmbedder`.
     """
 
+    undivided = ""
     views = ("joint",)
 
     def __init__(

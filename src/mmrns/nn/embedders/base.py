@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, ClassVar
 
 import torch
@@ -21,6 +24,23 @@ from mmrns.types import Negatives, Views
 STRUCTURE = "structure"
 """The view that is the entity's own trained vector."""
 
+_PART: ContextVar[Int[Tensor, " n"] | None] = ContextVar("part", default=None)
+
+
+@contextmanager
+def part_of_entities(ids: Int[Tensor, " n"]) -> Generator[None]:
+    """Inside, what is made for all entities is made for these only, with the numbers that it has for them among all."""
+    before = _PART.set(ids)
+    try:
+        yield
+    finally:
+        _PART.reset(before)
+
+
+def entities_at_hand() -> Int[Tensor, " n"] | None:
+    """The entities that what is made here is for; None = all. See `part_of_entities`."""
+    return _PART.get()
+
 
 class Embedder(Named, nn.Module, ABC):
     """Gives every entity a vector in each of V views.
@@ -28,7 +48,7 @@ class Embedder(Named, nn.Module, ABC):
     To add one: subclass it with a `name`, fill `views` and define `forward`. Its constructor is called with the graph,
     the features, and the keywords `width` (reals of a vector), `init_range` (vectors start about as long as those
     uniform on `[-init_range, init_range]`) and `sparse` (gradients of tables are to hold the rows of the step only:
-    hand it on to each `Table` or `nn.Embedding`).
+    hand it on to each `EntityVectors`, `Table` or `nn.Embedding`).
     Further keywords are its options, settable as `model.OPTION`.
 
     Args:
@@ -36,6 +56,8 @@ class Embedder(Named, nn.Module, ABC):
 
     Attributes:
         views: the names of the views, in the order of their vectors.
+        n_entities: how many of them it has: E, or n of a part.
+        ids: Int[n], the entities of a part, which it is asked about by their places here; None of one that has all.
     """
 
     registry: ClassVar[Registry[Embedder]] = Registry("embedder", "mmrns.nn.embedders")
@@ -51,12 +73,18 @@ class Embedder(Named, nn.Module, ABC):
     undivided: ClassVar[str] = "it does not say how it is parted (Embedder.part)"
     """Why several processes cannot have some of the entities each; "" where they can. A subclass says so itself."""
 
-    rows: ClassVar[tuple[str, ...]] = ()
-    """Names of the parameters whose rows are entities, of an embedder that can be parted."""
+    ids: Tensor | None
 
     def __init__(self, n_entities: int):
         super().__init__()
-        self.n_entities = n_entities
+        ids = entities_at_hand()
+        self.n_entities = n_entities if ids is None else len(ids)
+        self.register_buffer("ids", ids, persistent=False)
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Names of the parameters whose rows are entities, of an embedder that can be parted."""
+        return ()
 
     @classmethod
     def refuse_unfit(cls, scorer: Scorer) -> None:
@@ -96,9 +124,17 @@ class Embedder(Named, nn.Module, ABC):
         sparse: bool = False,
         **options: Any,
     ) -> Embedder:
-        """What the constructor makes, of which only some entities are kept; see `part`."""
+        """What the constructor makes, of some of the entities only; see `part`.
+
+        Args:
+            ids: the entities.
+            graph: of all entities.
+            features: of these entities (`Features.part`).
+            width, init_range, sparse, options: as the constructor has them.
+        """
         made: Any = cls
-        return made(graph, features, width=width, init_range=init_range, sparse=sparse, **options).part(ids)
+        with part_of_entities(ids):
+            return made(graph, features, width=width, init_range=init_range, sparse=sparse, **options)
 
     def part(self, ids: Int[Tensor, " n"]) -> Embedder:
         """One of some of the entities only, which are numbered anew, with the vectors that they have here."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,6 +14,8 @@ from torch import Tensor, nn
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.embedders.base import Embedder
+from mmrns.nn.embedders.table import EntityVectors
+from mmrns.nn.rows import row_of_any
 from mmrns.types import Views
 
 
@@ -21,26 +25,36 @@ class ComputedEmbedder(Embedder):
     To add one: subclass it and define `views_of` in place of `forward`. What a step leaves out depends on the entity
     and on `at`, so that all looks at an entity in a step are the same.
 
+    It can be parted by entities, and says so by `undivided = ""`, where the views of an entity depend on no other one,
+    its tables of entities are `EntityVectors`, random choices are of the entity's number among all (`numbers`), and a
+    loss of its own makes of each entity what it does by `here` and `told`.
+
     Args:
         graph: whose entities they are.
-        features: where the modalities are.
+        features: where the modalities are, of the entities that it has.
         modalities: names of the modalities that are read; all of them by default.
 
     Attributes:
         modalities: those that are read, by name.
-        seen: Bool[E], the entities that train mentions. Of any other the structural vector is nothing but its initial
+        n_all: E, also of a part.
+        seen: Bool[n], the entities that train mentions. Of any other the structural vector is nothing but its initial
             value.
         at: the step of the training that goes on; None outside of a step.
         seed: of what is left out in a step.
     """
 
     seen: Tensor
+    _order: Tensor | None
 
     def __init__(self, graph: KnowledgeGraph, features: Features, modalities: Sequence[str] | None):
         super().__init__(len(graph.entities))
+        self.n_all = len(graph.entities)
         names = list(features) if modalities is None else modalities
         self.modalities = {name: features[name] for name in names}
-        self.register_buffer("seen", graph.seen_entities, persistent=False)
+        seen = graph.seen_entities
+        self.register_buffer("seen", seen if self.ids is None else seen[self.ids], persistent=False)
+        # The places of a part's entities in the order of their numbers.
+        self.register_buffer("_order", None if self.ids is None else torch.argsort(self.ids), persistent=False)
         self.at: int | None = None
         self.seed = torch.initial_seed()
         self._all: tuple[list[int], Views] | None = None
@@ -75,6 +89,44 @@ class ComputedEmbedder(Embedder):
             # In parts, so that the tokens of all entities are never in memory at once.
             self._all = state, Views.concatenate([self.views_of(part) for part in ids.split(4096)])
         return self._all[1]
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        return tuple(f"{name}.weight" for name, module in self.named_modules() if isinstance(module, EntityVectors))
+
+    def part(self, ids: Int[Tensor, " n"]) -> ComputedEmbedder:
+        others: dict[int, Any] = {}  # What a copy has in the place of what is of all entities.
+        for module in self.modules():
+            if isinstance(module, EntityVectors):
+                others[id(module.weight)] = nn.Parameter(module.weight.detach()[ids])
+            elif isinstance(module, ComputedEmbedder):
+                others |= {id(modality): modality.part(ids) for modality in module.modalities.values()}
+                others[id(module.seen)] = module.seen[ids]
+        made = deepcopy(self, others)
+        for module in made.modules():
+            if isinstance(module, ComputedEmbedder):
+                module.n_entities, module.ids, module._order, module._all = len(ids), ids, torch.argsort(ids), None
+        return made
+
+    def numbers(self, ids: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+        """The numbers that entities have among all, of their places here."""
+        return ids if self.ids is None else self.ids[ids]
+
+    def here(self, numbers: Int[Tensor, " n"]) -> tuple[Int[Tensor, " m"] | slice, Int[Tensor, " m"]]:
+        """Of some entities those that it has: where they stand, and their places here."""
+        if self.ids is None:
+            return slice(None), numbers
+        assert self._order is not None, "of a part"
+        if not self.n_entities:
+            return numbers[:0], numbers[:0]
+        found = torch.searchsorted(self.ids, numbers.contiguous(), sorter=self._order)
+        places = self._order[found.clamp(max=self.n_entities - 1)]
+        rows = (self.ids[places] == numbers).nonzero().squeeze(1)
+        return rows, places[rows]
+
+    def told(self, values: Float[Tensor, "m *w"], rows: Int[Tensor, " m"] | slice, n: int) -> Float[Tensor, "n *w"]:
+        """What is made of each of n entities, by whoever has it (`here`), for all who train together."""
+        return values if isinstance(rows, slice) else row_of_any(values, rows, n)
 
     @property
     def reads(self) -> tuple[str, ...]:

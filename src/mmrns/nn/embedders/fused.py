@@ -14,7 +14,7 @@ from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.embedders.base import STRUCTURE
 from mmrns.nn.embedders.computed import ComputedEmbedder
-from mmrns.nn.embedders.table import Table
+from mmrns.nn.embedders.table import EntityVectors
 from mmrns.nn.numerics import masked
 from mmrns.rng import among
 from mmrns.types import Views
@@ -72,12 +72,14 @@ class FusedEmbedder(ComputedEmbedder, name="fused"):
     Args:
         graph: whose entities they are.
         features: where the modalities are.
-        width, init_range, sparse: see `Table`.
+        width, init_range, sparse: see `EntityVectors`.
         modalities: names of the modalities, in the order of the views; all of them by default.
         structure_dropout: the share of the entities whose structural vectors are estimated in a step; 0 = no estimate.
         hidden: width of a hidden layer of rectified units between a modality's tokens and its vector; none by default.
         concatenate: all modalities are one view, in which each has its part of the vector; 0 where it is missing.
     """
+
+    undivided = ""
 
     def __init__(
         self,
@@ -96,7 +98,7 @@ class FusedEmbedder(ComputedEmbedder, name="fused"):
         names = list(self.modalities)
         self.concatenate = concatenate and len(names) > 1
         self.views = (STRUCTURE, "+".join(names)) if self.concatenate else (STRUCTURE, *names)
-        self.structure = Table(len(graph.entities), width, init_range, sparse=sparse)
+        self.structure = EntityVectors(len(graph.entities), width, init_range, sparse=sparse)
         # Of the vectors of the modalities, and of the estimates of the structural one.
         parts = range(len(names) if self.concatenate else 1)
         self.widths = [width * (part + 1) // len(parts) - width * part // len(parts) for part in parts] * len(names)
@@ -116,7 +118,9 @@ class FusedEmbedder(ComputedEmbedder, name="fused"):
         there = self.known(ids, [has for _, has in found])
         if self.structure_dropout:
             if self.at is not None:
-                known = known & ~among(ids, self.structure_dropout, self.seed, "structure dropout", self.at)
+                known = known & ~among(
+                    self.numbers(ids), self.structure_dropout, self.seed, "structure dropout", self.at
+                )
             n = there[:, 1:].sum(1)
             estimates = sum(has[:, None] * pooled[:, -structure.shape[1] :] for pooled, has in found)
             estimated = ~known & (n > 0)

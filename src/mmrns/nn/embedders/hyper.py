@@ -15,7 +15,7 @@ from mmrns.data.graph import KnowledgeGraph
 from mmrns.errors import UsageError
 from mmrns.nn.embedders.base import STRUCTURE
 from mmrns.nn.embedders.computed import ComputedEmbedder
-from mmrns.nn.embedders.table import Table
+from mmrns.nn.embedders.table import EntityVectors
 from mmrns.nn.kernels import comparisons
 from mmrns.nn.lookup import Lookup, Query, Scores
 from mmrns.nn.losses import Loss
@@ -80,7 +80,7 @@ class HyperEmbedder(ComputedEmbedder, name="m-hyper"):
     Args:
         graph: whose entities they are.
         features: where the modalities are.
-        width, init_range, sparse: see `Table`.
+        width, init_range, sparse: see `EntityVectors`.
         modalities: names of one or two, in the order of the bases; all of them by default.
         reconstruction: weight of that loss.
         distillation: weight of that loss.
@@ -90,6 +90,7 @@ class HyperEmbedder(ComputedEmbedder, name="m-hyper"):
         UsageError: there are no modalities, or more than two.
     """
 
+    undivided = ""
     views = (STRUCTURE,)
     scorer = BiQUE
     has_traits = True
@@ -116,9 +117,9 @@ class HyperEmbedder(ComputedEmbedder, name="m-hyper"):
         widths = [modality.width for modality in self.modalities.values()]
         # Of the vector on one base, and of each relation in the formula.
         part, of_relation = width // 4, 2 * width
-        self.structure = Table(len(graph.entities), part, init_range, sparse=sparse)
+        self.structure = EntityVectors(len(graph.entities), part, init_range, sparse=sparse)
         # A vector of the entity's own and a gate start at 0, where they change nothing.
-        self.own = nn.ModuleList(Table(len(graph.entities), part, 0.0, sparse=sparse) for _ in widths)
+        self.own = nn.ModuleList(EntityVectors(len(graph.entities), part, 0.0, sparse=sparse) for _ in widths)
         self.networks = nn.ModuleList(Network(d, part, part, init_range) for d in widths)
         self.decoders = nn.ModuleList(Network(part + sum(widths) - d, part, d, init_range) for d in widths)
         self.gate = nn.Parameter(torch.zeros(1 + len(widths), part))
@@ -173,10 +174,14 @@ class HyperEmbedder(ComputedEmbedder, name="m-hyper"):
     ) -> Float[Tensor, ""] | float:
         rows: Tensor | float = 0.0
         if self.reconstruction:
-            ids = torch.cat([lookup.batch.anchor, lookup.batch.target])
-            rows = rows + self.reconstruction * self._reconstructed(ids).view(2, -1).mean(0)
+            both = torch.cat([lookup.batch.anchor, lookup.batch.target])
+            own, ids = self.here(both)
+            rows = rows + self.reconstruction * self.told(self._reconstructed(ids), own, len(both)).view(2, -1).mean(0)
         if self.distillation and self.at is not None:
-            rows = rows + self.distillation * self._distilled(lookup, self.at)
+            own, ids = self.here(lookup.batch.anchor)
+            rows = rows + self.distillation * self.told(
+                self._distilled(lookup, own, ids, self.at), own, len(lookup.batch)
+            )
         return (lookup.batch.weight * rows).sum() / lookup.batch.weight.sum()
 
     def _reconstructed(self, ids: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -188,16 +193,18 @@ class HyperEmbedder(ComputedEmbedder, name="m-hyper"):
             total = total + (told - x).square().sum(-1) * has
         return total
 
-    def _distilled(self, lookup: Lookup, step: int) -> Float[Tensor, " B"]:
-        """How far the joint of anchors is from that of features with gaps."""
-        ids, under = lookup.batch.anchor, self.under(lookup.relation)
+    def _distilled(
+        self, lookup: Lookup, own: Int[Tensor, " n"] | slice, ids: Int[Tensor, " n"], step: int
+    ) -> Float[Tensor, " n"]:
+        """How far the joint of anchors, of the rows whose anchors are here, is from that of features with gaps."""
+        anchor, relation, numbers = lookup.anchor[own], lookup.relation[own], self.numbers(ids)
         noisy = [
-            (x * ~among(_numbered(ids, x.shape[1]), self.noise, self.seed, "noise", name, step), has)
+            (x * ~among(_numbered(numbers, x.shape[1]), self.noise, self.seed, "noise", name, step), has)
             for name, (x, has) in zip(self.modalities, self.means(ids), strict=True)
         ]
         parts, there = self._parts(ids, noisy)
-        joint = _mean(parts, self._weights(self._logits(parts, there), under))
-        taught = self.anchor(lookup.anchor, lookup.relation).vectors.squeeze(-2).unflatten(-1, (2, 4, -1))[:, :, 0]
+        joint = _mean(parts, self._weights(self._logits(parts, there), self.under(relation)))
+        taught = self.anchor(anchor, relation).vectors.squeeze(-2).unflatten(-1, (2, 4, -1))[:, :, 0]
         return full(joint - taught.flatten(1).detach()).square().sum(-1)
 
     def _parts(

@@ -15,7 +15,7 @@ from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.embedders.base import STRUCTURE
 from mmrns.nn.embedders.computed import ComputedEmbedder
-from mmrns.nn.embedders.table import Table
+from mmrns.nn.embedders.table import EntityVectors
 from mmrns.nn.numerics import masked
 from mmrns.rng import generator
 from mmrns.types import Views
@@ -50,12 +50,13 @@ class ExpertsEmbedder(ComputedEmbedder, name="momok"):
     Args:
         graph: whose entities they are.
         features: where the modalities are.
-        width, init_range, sparse: see `Table`.
+        width, init_range, sparse: see `EntityVectors`.
         modalities: names of the modalities, in the order of the views; all of them by default.
         experts: K.
         fused_dropout: see above.
     """
 
+    undivided = "the noise of its experts is drawn for all entities of a step in one go"
     has_traits = True
 
     def __init__(
@@ -74,7 +75,7 @@ class ExpertsEmbedder(ComputedEmbedder, name="momok"):
         widths = [modality.width for modality in self.modalities.values()]
         n = 1 + len(widths)
         self.views = (STRUCTURE, *self.modalities, FUSED)
-        self.structure = Table(len(graph.entities), width, init_range, sparse=sparse)
+        self.structure = EntityVectors(len(graph.entities), width, init_range, sparse=sparse)
         projections = [nn.Linear(d, width) for d in widths]
         # Of vectors of length 1.
         for projection in projections:

@@ -17,7 +17,7 @@ from mmrns.data.graph import KnowledgeGraph
 from mmrns.errors import UsageError
 from mmrns.nn.embedders.base import STRUCTURE
 from mmrns.nn.embedders.computed import ComputedEmbedder
-from mmrns.nn.embedders.table import Table
+from mmrns.nn.embedders.table import EntityVectors
 from mmrns.nn.lookup import Lookup, Scores
 from mmrns.nn.losses import Loss
 from mmrns.nn.numerics import masked
@@ -116,7 +116,7 @@ class MyGOEmbedder(ComputedEmbedder, name="mygo"):
     Args:
         graph: whose entities they are.
         features: where the modalities are.
-        width, init_range, sparse: see `Table`.
+        width, init_range, sparse: see `EntityVectors`.
         modalities: names of the modalities; all of them by default.
         heads: of the attention; they divide the width.
         layers: of the encoder.
@@ -131,6 +131,7 @@ class MyGOEmbedder(ComputedEmbedder, name="mygo"):
         UsageError: the heads do not divide the width.
     """
 
+    undivided = ""
     views = ("joint",)
 
     def __init__(
@@ -156,7 +157,7 @@ class MyGOEmbedder(ComputedEmbedder, name="mygo"):
             raise UsageError(f"model.heads: {heads} heads do not divide the {width} reals of an entity's vector")
         self.dropout, self.structure_noise, self.token_noise = dropout, structure_noise, token_noise
         self.contrastive, self.contrasted = contrastive, contrasted
-        self.structure = Table(len(graph.entities), width, init_range, sparse=sparse)
+        self.structure = EntityVectors(len(graph.entities), width, init_range, sparse=sparse)
         self.projections = nn.ModuleList(nn.Linear(m.width, width) for m in self.modalities.values())
         kinds = 1 + len(self.modalities)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(kinds))
@@ -214,9 +215,9 @@ class MyGOEmbedder(ComputedEmbedder, name="mygo"):
         """Numbers of which a step sets a share to 0 and scales up the others, the same ones for each entity."""
         if self.at is None or not share:
             return x
-        numbers = torch.arange(x[0].numel(), device=x.device).view(x.shape[1:])
+        numbers = torch.arange(x.shape[1:].numel(), device=x.device).view(x.shape[1:])
         # So many are not of any two entities the same.
-        of_entity = (ids << 24)[:, None, None] + numbers
+        of_entity = (self.numbers(ids) << 24)[:, None, None] + numbers
         return x * ~among(of_entity, share, self.seed, what, self.at) / (1 - share)
 
     def loss(
@@ -227,11 +228,12 @@ class MyGOEmbedder(ComputedEmbedder, name="mygo"):
             return 0.0
         device = self.structure.weight.device
         stream = generator(self.seed, "contrasted", self.at, device=device)
-        ids = torch.randperm(self.n_entities, generator=stream, device=device)[: self.contrasted]
+        ids = torch.randperm(self.n_all, generator=stream, device=device)[: self.contrasted]
         return self.contrastive * self.contrast(ids)
 
-    def contrast(self, ids: Int[Tensor, " n"]) -> Float[Tensor, ""]:
+    def contrast(self, numbers: Int[Tensor, " n"]) -> Float[Tensor, ""]:
         """The contrastive loss of these entities, without its weight."""
+        rows, ids = self.here(numbers)
         own = self._encoded(ids, self.tokens(ids), first=True).squeeze(1)
         tokens = self.tokens(ids, again=" again")
         output = self._encoded(ids, tokens, first=False, again=" again")
@@ -240,7 +242,11 @@ class MyGOEmbedder(ComputedEmbedder, name="mygo"):
             output.split([2, *tokens.sizes], dim=1), tokens.mask.split([2, *tokens.sizes], dim=1), strict=True
         )
         others += [_mean(*part) for part in of_modalities]
-        return torch.stack([info_nce(own, other, there) for other, there in others]).mean()
+        vectors = torch.stack([own, *(other for other, _ in others)], dim=1)
+        flags = torch.stack([has for _, has in others], dim=1).to(vectors.dtype)
+        vectors, flags = (self.told(values, rows, len(numbers)) for values in (vectors, flags))
+        own, *told = vectors.unbind(1)
+        return torch.stack([info_nce(own, *pair) for pair in zip(told, (flags > 0).unbind(1), strict=True)]).mean()
 
 
 def info_nce(

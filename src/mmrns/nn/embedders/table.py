@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
-from mmrns.nn.embedders.base import Embedder
+from mmrns.nn.embedders.base import Embedder, entities_at_hand
 from mmrns.types import Views
 
 _BLOCK = 2**16
@@ -30,7 +28,11 @@ class Table(nn.Module):
     def __init__(self, n: int, width: int, init_range: float, *, sparse: bool = False):
         super().__init__()
         self.sparse = sparse
-        self.weight = nn.Parameter(torch.empty(n, width).uniform_(-init_range, init_range))
+        self.weight = nn.Parameter(self._drawn(n, width, init_range))
+
+    @staticmethod
+    def _drawn(n: int, width: int, init_range: float) -> Float[Tensor, "n width"]:
+        return torch.empty(n, width).uniform_(-init_range, init_range)
 
     def forward(self, ids: Int[Tensor, "*n"]) -> Float[Tensor, "*n width"]:
         return nn.functional.embedding(ids, self.weight, sparse=self.sparse)
@@ -38,6 +40,36 @@ class Table(nn.Module):
     def all(self) -> Float[Tensor, "E width"]:
         """The vectors of every id, in id order."""
         return self.weight
+
+
+class EntityVectors(Table):
+    """A table whose rows are entities; in an embedder of some of them it has their rows only.
+
+    Args:
+        n: E, how many entities there are in all.
+        width, init_range, sparse: see `Table`.
+    """
+
+    @staticmethod
+    def _drawn(n: int, width: int, init_range: float) -> Float[Tensor, "m width"]:
+        return of_entities(n, width, init_range)
+
+
+def of_entities(n: int, width: int, init_range: float) -> Float[Tensor, "m width"]:
+    """Vectors uniform on `[-init_range, init_range]`, of all n entities or, in an embedder that has some, of those.
+
+    They have the numbers that they have in the whole table, which is never in memory then.
+    """
+    ids = entities_at_hand()
+    if ids is None:
+        return torch.empty(n, width).uniform_(-init_range, init_range)
+    rows, order = torch.empty(len(ids), width), torch.argsort(ids)
+    ascending = ids[order]
+    for block in torch.arange(n).split(_BLOCK):
+        drawn = torch.empty(len(block), width).uniform_(-init_range, init_range)
+        first, end = torch.searchsorted(ascending, torch.stack([block[0], block[-1] + 1])).tolist()
+        rows[order[first:end]] = drawn[ascending[first:end] - block[0]]
+    return rows
 
 
 class TableEmbedder(Embedder, name="table"):
@@ -50,7 +82,6 @@ class TableEmbedder(Embedder, name="table"):
     """
 
     undivided = ""
-    rows = ("weight",)
 
     here: Tensor
 
@@ -58,49 +89,29 @@ class TableEmbedder(Embedder, name="table"):
         self, graph: KnowledgeGraph, features: Features, *, width: int, init_range: float, sparse: bool = False
     ):
         super().__init__(len(graph.entities))
-        self._fill(width, init_range, sparse)
+        self._fill(len(graph.entities), width, init_range, sparse)
 
     @classmethod
     def of(cls, n: int, width: int, init_range: float, *, sparse: bool = False) -> TableEmbedder:
         """For so many entities, without a graph."""
         made = cls.__new__(cls)
         Embedder.__init__(made, n)
-        made._fill(width, init_range, sparse)
+        made._fill(n, width, init_range, sparse)
         return made
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        return ("weight",)
 
     def part(self, ids: Int[Tensor, " n"]) -> TableEmbedder:
-        return self._of_rows(self.weight.detach()[ids], self.sparse)
-
-    @classmethod
-    def of_part(
-        cls,
-        ids: Int[Tensor, " n"],
-        graph: KnowledgeGraph,
-        features: Features,
-        *,
-        width: int,
-        init_range: float,
-        sparse: bool = False,
-        **options: Any,
-    ) -> TableEmbedder:
-        """The same numbers as for a part of the whole table, which is never in memory as a whole."""
-        rows, order = torch.empty(len(ids), width), torch.argsort(ids)
-        ascending = ids[order]
-        for block in torch.arange(len(graph.entities)).split(_BLOCK):
-            drawn = torch.empty(len(block), width).uniform_(-init_range, init_range)
-            first, end = torch.searchsorted(ascending, torch.stack([block[0], block[-1] + 1])).tolist()
-            rows[order[first:end]] = drawn[ascending[first:end] - block[0]]
-        return cls._of_rows(rows, sparse)
-
-    @classmethod
-    def _of_rows(cls, rows: Float[Tensor, "n width"], sparse: bool) -> TableEmbedder:
-        made = cls.of(0, rows.shape[1], 0.0, sparse=sparse)
-        made.n_entities, made.weight = len(rows), nn.Parameter(rows)
+        rows = self.weight.detach()[ids]
+        made = self.of(0, rows.shape[1], 0.0, sparse=self.sparse)
+        made.n_entities, made.ids, made.weight = len(rows), ids, nn.Parameter(rows)
         return made
 
-    def _fill(self, width: int, init_range: float, sparse: bool) -> None:
+    def _fill(self, n: int, width: int, init_range: float, sparse: bool) -> None:
         self.sparse = sparse
-        self.weight = nn.Parameter(torch.empty(self.n_entities, width).uniform_(-init_range, init_range))
+        self.weight = nn.Parameter(of_entities(n, width, init_range))
         self.register_buffer("here", torch.ones(1, dtype=torch.bool), persistent=False)
 
     def forward(self, ids: Int[Tensor, "*n"]) -> Views:
