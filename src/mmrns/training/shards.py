@@ -8,7 +8,7 @@ the folder; it is replaced once every file is there, so that a set counts whole 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from jaxtyping import Int
 from pydantic import BaseModel, PositiveInt
 from torch import Tensor
 
-from mmrns.files import make_folder, read_json, write_json
+from mmrns.files import StoredTensors, make_folder, read_json, write_json
 from mmrns.training.checkpoint import Checkpoint, contents, write_checkpoint
 from mmrns.training.progress import Progress
 from mmrns.training.trainer import Trainer
@@ -114,26 +114,59 @@ def read_shards(pointer: Path, trainer: Trainer) -> Checkpoint:
     folder = pointer.parent / found.folder
     first = Checkpoint.read(folder / _file(0, found.size))
     assert first.shard is not None
-    n_entities: int = first.shard["entities"]
     wanted = _own_ids(trainer)
-    before = Parting(n_entities, found.size)
-    owner, place = before.owner(wanted), before.place(wanted)
-    tensors = {key: value for key, value in first.tensors.items() if key not in first.shard["parted"]}
-    for rank in torch.unique(owner).tolist():
-        shard = first if rank == 0 else Checkpoint.read(folder / _file(rank, found.size))
-        rows = (owner == rank).nonzero().squeeze(1)
-        for name in first.shard["parted"]:
-            values = shard.tensors[name]
-            into = tensors.setdefault(name, values.new_empty(len(wanted), *values.shape[1:]))
-            into[rows] = values[place[rows]]
+    before = Parting(first.shard["entities"], found.size)
+    owner = before.owner(wanted)
+    shards = {
+        rank: first.tensors if rank == 0 else Checkpoint.read(folder / _file(rank, found.size)).tensors
+        for rank in {0, *torch.unique(owner).tolist()}
+    }
+    tensors = _OwnTensors(shards, first.shard["parted"], owner, before.place(wanted))
     return replace(first, path=pointer, tensors=tensors, shard=None)
 
 
 def own_part(whole: Checkpoint, trainer: Trainer) -> Checkpoint:
     """What a process needs of a checkpoint that one process has written."""
-    ids = _own_ids(trainer)
-    own = {name: whole.tensors[name][ids] for name in parted_names(trainer, whole.tensors)}
-    return replace(whole, tensors={**whole.tensors, **own})
+    ids, parted = _own_ids(trainer), parted_names(trainer, whole.tensors)
+    return replace(whole, tensors=_OwnTensors({0: whole.tensors}, parted, torch.zeros_like(ids), ids))
+
+
+class _OwnTensors(Mapping[str, Tensor]):
+    """What a process needs of the tensors of a checkpoint, each read when it is asked for.
+
+    Args:
+        files: the tensors of each file that has some of it, by rank; 0 is among them.
+        parted: the names of those of which a process needs the rows of its entities.
+        owner, place: for each of these entities the file that has it, and its row there.
+    """
+
+    def __init__(
+        self,
+        files: Mapping[int, Mapping[str, Tensor]],
+        parted: Iterable[str],
+        owner: Int[Tensor, " n"],
+        place: Int[Tensor, " n"],
+    ):
+        self._files, self._parted, self._owner, self._place = files, frozenset(parted), owner, place
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files[0])
+
+    def __len__(self) -> int:
+        return len(self._files[0])
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._parted:
+            return self._files[0][name]
+        found: Tensor | None = None
+        for rank, tensors in self._files.items():
+            mine = (self._owner == rank).nonzero().squeeze(1)
+            assert isinstance(tensors, StoredTensors)
+            rows = tensors.rows(name, self._place[mine])
+            found = rows.new_empty(len(self._owner), *rows.shape[1:]) if found is None else found
+            found[mine] = rows
+        assert found is not None
+        return found
 
 
 def _own_ids(trainer: Trainer) -> Int[Tensor, " n"]:
