@@ -701,6 +701,9 @@ class StoredTensors(Mapping[str, "Tensor"]):
         Args:
             name: of the tensor.
             ids: Int[n], the rows.
+
+        Raises:
+            DataError: it has fewer rows.
         """
         import torch
 
@@ -711,7 +714,8 @@ class StoredTensors(Mapping[str, "Tensor"]):
             begin, end = torch.searchsorted(ascending, torch.tensor([first, first + len(block)])).tolist()
             found[order[begin:end]] = block[ascending[begin:end] - first]
             first += len(block)
-        assert found is not None
+        if found is None or (len(ids) and int(ascending[-1]) >= first):
+            raise DataError(self.path, f"has but {first:,} rows of {name!r}", "restore the file, or train again")
         return found
 
     @contextmanager

@@ -9,22 +9,27 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from pydantic import BaseModel, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 
-from mmrns.files import StoredTensors, make_folder, read_json, write_json
+from mmrns.files import StoredTensors, make_folder, read_json, tensor_on_disk, write_json, write_tensors
+from mmrns.nn.model import Model
 from mmrns.training.checkpoint import Checkpoint, contents, write_checkpoint
 from mmrns.training.progress import Progress
 from mmrns.training.trainer import Trainer
-from mmrns.training.world import Parting
+from mmrns.training.world import Parting, World
 
 _REMEDY = "restore it, or train anew into another --out"
+
+_BLOCK = 2**24
+"""Bytes of a table that every process is given at a time where it is put together."""
 
 
 class Pointer(BaseModel):
@@ -131,6 +136,49 @@ def own_part(whole: Checkpoint, trainer: Trainer) -> Checkpoint:
     return replace(whole, tensors=_OwnTensors({0: whole.tensors}, parted, torch.zeros_like(ids), ids))
 
 
+@torch.no_grad()
+def write_whole(path: Path, module: nn.Module, world: World) -> None:
+    """Write the state of a module in one piece, whoever has the rows of it.
+
+    Every process calls it, and the first one writes. The rows of the others go through its memory a few megabytes at a
+    time.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    parted = module.parted if isinstance(module, Model) else {}
+    with ExitStack() as held:
+        state: dict[str, Tensor] = {}
+        for name, values in module.state_dict().items():
+            state[name] = values
+            if name in parted:
+                rows = _rows_of_all(values, module.n_entities, world)
+                if world.first:
+                    state[name] = held.enter_context(tensor_on_disk(path, rows))
+                else:
+                    for _ in rows:
+                        pass
+        if world.first:
+            write_tensors(path, state)
+
+
+def _rows_of_all(own: Float[Tensor, "n *w"], n_entities: int, world: World) -> Iterator[Float[Tensor, "m *w"]]:
+    """The rows of all entities, in the order of their ids."""
+    parting = Parting(n_entities, world.size)
+    size = max(1, _BLOCK // max(1, own[:1].nbytes))
+    for first in range(0, n_entities, size):
+        ids = torch.arange(first, min(first + size, n_entities), device=own.device)
+        owner = parting.owner(ids)
+        yield world.gather(own[parting.place(ids[owner == world.rank])], owner)
+
+
+def own_weights(stored: StoredTensors, model: Model, world: World) -> dict[str, Tensor]:
+    """What a process has of the weights of a model, which are in one piece; that of one process has all of them."""
+    ids = Parting(model.n_entities, world.size).ids(world.rank)
+    parted = model.parted.keys()
+    return {name: stored.rows(name, ids) if name in parted else stored[name] for name in stored}
+
+
 class _OwnTensors(Mapping[str, Tensor]):
     """What a process needs of the tensors of a checkpoint, each read when it is asked for.
 
@@ -159,10 +207,12 @@ class _OwnTensors(Mapping[str, Tensor]):
         if name not in self._parted:
             return self._files[0][name]
         found: Tensor | None = None
-        for rank, tensors in self._files.items():
-            mine = (self._owner == rank).nonzero().squeeze(1)
+        for rank in torch.unique(self._owner).tolist():
+            mine, tensors = (self._owner == rank).nonzero().squeeze(1), self._files[rank]
             assert isinstance(tensors, StoredTensors)
             rows = tensors.rows(name, self._place[mine])
+            if len(mine) == len(self._owner):
+                return rows
             found = rows.new_empty(len(self._owner), *rows.shape[1:]) if found is None else found
             found[mine] = rows
         assert found is not None
