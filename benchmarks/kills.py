@@ -39,8 +39,8 @@ def start(out: Path, restarts: int, steps: int) -> subprocess.Popen[bytes]:
     words += ["--out", str(out), *(word for key, value in settings.items() for word in ("--set", f"{key}={value}"))]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(SIZE)]
     launcher += ["--max-restarts", str(restarts), "--monitor-interval", "0.1"]
-    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen([sys.executable, *launcher, "-m", "mmrns", *words], **quiet)
+    command = [sys.executable, *launcher, "-m", "mmrns", *words]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def ranks(launcher: int) -> dict[int, int]:
@@ -69,7 +69,7 @@ def disturbed(out: Path, times: int, steps: int, within: float, moments: random.
     before, again = dict[int, int](), 0.0
     while len(kills) < times:
         since = time.perf_counter()
-        while len(now := ranks(launcher.pid)) < SIZE or now.values() & before.values():
+        while len(now := ranks(launcher.pid)) < SIZE or {*now.values()} & {*before.values()}:
             if launcher.poll() is not None or time.perf_counter() - since > PATIENCE:
                 raise SystemExit(f"not started again after {len(kills)} kills; exit code {launcher.poll()}")
             time.sleep(0.02)
@@ -87,7 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--times", type=int, default=20, help="kills")
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     given = parser.parse_args()
     with TemporaryDirectory() as place:

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -521,6 +522,7 @@ def _trained(
             callback.on_note("{key} is {to} from step {step} on; it was {from}.".format(**change))
         changes = [*changes, *changed]
         found.load(trainer)
+        found = replace(found, tensors={})  # Its files, which the next checkpoint takes the place of, are let go.
     rows.begin(extra)
     record["changes"] = changes
     if written is not None:

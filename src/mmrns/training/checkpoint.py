@@ -125,11 +125,12 @@ class Checkpoint:
             DataError: it is of another model or sampler.
         """
         parts = {"model": trainer.model, "sampler": trainer.sampler}
+        weights = {name: _part(self.tensors, f"{name}.") for name in parts}
         for name, module in parts.items():
-            if reason := weights_misfit(module, _part(self.tensors, f"{name}.")):
+            if reason := weights_misfit(module, weights[name]):
                 raise self._misfit(f"{name}: {reason}")
         for name, module in parts.items():
-            module.load_state_dict(_part(self.tensors, f"{name}."))
+            module.load_state_dict(weights[name])
 
     def _misfit(self, reason: str) -> DataError:
         return DataError(self.path, f"does not fit the run's configuration ({reason})", "restore it, or train again")

@@ -146,13 +146,13 @@ def write_whole(path: Path, module: nn.Module, world: World) -> None:
     Raises:
         DataError: it cannot be written.
     """
-    parted = module.parted if isinstance(module, Model) else {}
+    parted, n_entities = (module.parted, module.n_entities) if isinstance(module, Model) else ({}, 0)
     with ExitStack() as held:
         state: dict[str, Tensor] = {}
         for name, values in module.state_dict().items():
             state[name] = values
             if name in parted:
-                rows = _rows_of_all(values, module.n_entities, world)
+                rows = _rows_of_all(values, n_entities, world)
                 if world.first:
                     state[name] = held.enter_context(tensor_on_disk(path, rows))
                 else:
