@@ -75,7 +75,7 @@ class OutOfMemory(MmrnsError):
     """More memory was asked for than the machine, a limit, or a GPU has left."""
 
 
-_LACKS_MEMORY = re.compile(r"(out of|not enough|n.t allocate|nnot allocate) memory|bad_alloc", re.IGNORECASE)
+_LACKS_MEMORY = re.compile(r"(out of|not enough|can.?(no)?t allocate) memory|bad_alloc", re.IGNORECASE)
 _ASKED_FOR = re.compile(r"allocate:? ([\d.]+ ?\w+)")
 
 
