@@ -6,6 +6,10 @@ Bytes are counted in a wrapper of the collectives of `torch.distributed`, a proc
 bytes that all processes come to have, (W - 1) / W n, and of n bytes that are summed up twice as many. The formula is
 that of `ShardedModel`. Processes share the cores of the machine, so that seconds do not fall with their number where it
 has few.
+
+`python benchmarks/sharded.py --limit MIB [--json]` has a graph of a million entities trained, evaluated and asked by
+one process and by two, none of which may have more than so many MiB of memory of its own (`RLIMIT_DATA`; what is mapped
+from a file is not of it). Tables that do not fit one process end it with one line.
 """
 
 from __future__ import annotations
@@ -17,8 +21,13 @@ import os
 import resource
 import socket
 import statistics
+import subprocess
+import sys
 import time
+from dataclasses import replace
 from multiprocessing.connection import Connection
+from pathlib import Path
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 
 import torch
@@ -29,6 +38,7 @@ from mmrns.data.datasets import Dataset
 from mmrns.data.features import Features, Modality
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.data.vocabulary import Vocabulary
+from mmrns.data.writing import write_graph
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
 from mmrns.training.trainer import Trainer
@@ -147,11 +157,87 @@ def together(size: int, settings: dict[str, Any]) -> list[dict[str, float]]:
     return answers
 
 
+def limited(limit: int, settings: dict[str, Any]) -> dict[str, Any]:
+    """What becomes of one process and of two, by their number, that have so many MiB each."""
+    with TemporaryDirectory() as place:
+        graph, found = Path(place) / "graph", dict[str, Any]()
+        made = dataset_of(settings["entities"], settings["relations"], settings["entities"])
+        few = replace(made.graph, valid=made.graph.valid[:10], test=made.graph.test[:10])
+        write_graph(replace(made, graph=few), graph)
+        for size in (1, 2):
+            run = Path(place) / f"run{size}"
+            found[str(size)] = {"train": ended(size, limit, trained(settings, graph, run))}
+            if (run / "results.json").exists():
+                evaluate, predict = ["evaluate", str(run)], ["predict", str(run), "--queries", str(graph / "queries")]
+                (graph / "queries").write_text("e0000000\tr0000000\t?\n?\tr0000001\te0000001\n")
+                # A run of two is opened by one as well, as far as it has room.
+                found[str(size)] |= {
+                    f"{words[0]} by {n}": ended(n, limit, words) for words in (evaluate, predict) for n in (1, size)
+                }
+        return found
+
+
+def trained(settings: dict[str, Any], graph: Path, run: Path) -> list[str]:
+    """The words of a short training."""
+    values: dict[str, Any] = {
+        "model.dim": settings["dim"],
+        "training.batch_size": settings["batch"],
+        "training.steps": 10,
+        "training.evaluate_every": 10,
+        "training.hardness": "false",
+        "training.sparse": "true",
+        "evaluation.memory_mb": 128,
+        "sampler.negatives": settings["sampler"]["negatives"],
+        "threads": 1,
+    }
+    words = ["train", "--dataset", str(graph), "--scorer", settings["scorer"], "--method", settings["method"]]
+    words += ["--device", "cpu", "--out", str(run)]
+    return words + [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+
+
+def ended(size: int, limit: int, words: list[str]) -> dict[str, Any]:
+    """How a command by so many processes has ended, what it has said of that, and the most that one of them had."""
+
+    def bounded() -> None:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit * 2**20, limit * 2**20))
+
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)] if size > 1 else []
+    command, since, peak = [sys.executable, *start, "-m", "mmrns", *words], time.perf_counter(), 0
+    with TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, preexec_fn=bounded, stdout=subprocess.DEVNULL, stderr=errors)
+        while process.poll() is None:
+            peak = max(peak, *(_own_mb(pid) for pid in _with_children(process.pid)))
+            time.sleep(0.05)
+        errors.seek(0)
+        said = [line.rstrip() for line in errors if line.startswith("mmrns: ")]
+    seconds = round(time.perf_counter() - since, 1)
+    return {"exit": process.returncode, "said": said, "peak_mb": peak, "seconds": seconds}
+
+
+def _with_children(pid: int) -> list[int]:
+    """A process and all that it has started."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return [pid]
+    return [pid, *(found for child in children for found in _with_children(int(child)))]
+
+
+def _own_mb(pid: int) -> int:
+    """MiB that a process has of its own, which is what the limit is of; 0 of one that has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) // 2**10 for line in lines if line.startswith("VmData:")), 0)
+
+
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--entities", type=int, default=50_000)
+    parser.add_argument("--limit", type=int, metavar="MIB", help="what a process may have, with 1,000,000 entities")
+    parser.add_argument("--entities", type=int)
     parser.add_argument("--relations", type=int, default=200)
     parser.add_argument("--dim", type=int, default=200)
     parser.add_argument("--batch", type=int, default=1024)
@@ -160,8 +246,13 @@ def main() -> None:
     parser.add_argument("--negatives", type=int, default=64)
     parser.add_argument("--modalities", type=int, default=0)
     settings = vars(parser.parse_args())
-    as_json, negatives = settings.pop("json"), settings.pop("negatives")
+    as_json, negatives, limit = (settings.pop(key) for key in ("json", "negatives", "limit"))
     settings["sampler"] = {"negatives": negatives}
+    settings["entities"] = settings["entities"] or (1_000_000 if limit else 50_000)
+    if limit:
+        answer = {"setting": settings, "limit_mb": limit, "processes": limited(limit, settings)}
+        print(json.dumps(answer, indent=None if as_json else 2))
+        return
     found = {str(size): together(size, settings) for size in SIZES}
 
     def mean(size: str, key: str) -> float:

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrns.errors import DataError, Diverged, MmrnsError, Note, UsageError, nearest, note
+from mmrns.errors import DataError, Diverged, MmrnsError, Note, OutOfMemory, UsageError, memory_told, nearest, note
 from mmrns.nn.embedders import Embedder
 from mmrns.nn.losses import Loss
 from mmrns.nn.scorers import Scorer
@@ -30,6 +30,44 @@ def test_data_error_is_one_line_naming_place_and_remedy() -> None:
     assert str(error) == "a/train.tsv:7: 2 columns; mend it"
     assert (error.where, error.line, error.message, error.remedy) == (Path("a/train.tsv"), 7, "2 columns", "mend it")
     assert str(DataError("a", "is missing", "add it")) == "a: is missing; add it"
+
+
+_TOLD = "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to allocate "
+
+
+@pytest.mark.parametrize(
+    ("error", "asked"),
+    [
+        (RuntimeError(f"{_TOLD}800000000 bytes. Error code 12 (Cannot allocate memory)"), "763 MiB"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"), "2.00 GiB"),
+        (MemoryError("Unable to allocate 1.5 MiB for an array with shape (1,)"), "1.5 MiB"),
+        (MemoryError(), None),
+        (OSError(12, "Cannot allocate memory"), None),
+        (RuntimeError("std::bad_alloc"), None),
+    ],
+)
+def test_memory_that_cannot_be_had_is_told_whoever_asked(error: Exception, asked: str | None) -> None:
+    def read() -> None:
+        try:
+            raise error
+        except Exception as cause:
+            raise DataError("a", "cannot be read", "write it again") from cause
+
+    def fail() -> None:
+        raise error
+
+    for act in (fail, read):
+        with pytest.raises(OutOfMemory, match=f"^out of memory(, where {asked} more)?") as caught, memory_told():
+            act()
+        assert (asked is None) == ("where" not in str(caught.value))
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("sizes differ"), OSError(2, "No such file"), DataError("a", "b", "c")])
+def test_other_errors_stay_what_they_are(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, memory_told():
+        raise error
+    assert caught.value is error
 
 
 @pytest.mark.parametrize("error", [DataError(Path("a"), "is bad", "mend it", 7), UsageError("no"), Diverged("nan")])

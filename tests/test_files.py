@@ -15,15 +15,21 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
 
+from mmrns import files
 from mmrns.errors import DataError
 from mmrns.files import (
     LOCK,
     JsonLines,
+    StoredTensors,
     locked,
     new_folder,
     replaced,
     replacing,
+    tensor_on_disk,
     write_frame,
     write_json,
     write_tensors,
@@ -258,3 +264,55 @@ def test_a_new_folder_may_be_the_working_directory(tmp_path: Path, monkeypatch: 
     for taken in (Path("..") / "here", Path("/")):
         with pytest.raises(DataError, match="exists already; choose another name or remove it"), new_folder(taken):
             pass
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Tensor]]:
+    """A file of tensors of several kinds, and what it holds."""
+    values = torch.randn(50, 3, 2)
+    tensors = {"values": values, "mask": values[:, 0] > 0, "step": torch.tensor(7), "none": torch.empty(0, 4)}
+    path = tmp_path_factory.mktemp("stored") / "x.safetensors"
+    write_tensors(path, tensors, {"a": "b"})
+    return path, tensors
+
+
+@given(st.lists(st.integers(0, 49), max_size=80), st.integers(1, 400))
+def test_rows_of_a_file_are_those_of_its_tensor(
+    stored: tuple[Path, dict[str, Tensor]], rows: list[int], block: int
+) -> None:
+    path, tensors = stored
+    ids = torch.tensor(rows, dtype=torch.int64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "_BLOCK", block)
+        found = StoredTensors(path)
+        assert torch.equal(found.rows("values", ids), tensors["values"][ids])
+        for name in tensors:
+            parts = [*found.blocks(name)]
+            assert torch.equal(torch.cat(parts) if parts[0].ndim else parts[0], tensors[name])
+
+
+def test_a_file_of_tensors_is_a_mapping(stored: tuple[Path, dict[str, Tensor]], tmp_path: Path) -> None:
+    path, tensors = stored
+    found = StoredTensors(path)
+    assert (found.metadata, set(found), len(found)) == ({"a": "b"}, set(tensors), 4)
+    assert all(torch.equal(found[name], value) and found[name].dtype == value.dtype for name, value in tensors.items())
+    with pytest.raises(KeyError):
+        found["other"]
+    with pytest.raises(DataError, match="has but 50 rows of 'values'"):
+        found.rows("values", torch.tensor([3, 50]))
+    half = torch.randn(5, 2).bfloat16()  # Which numpy has no type for.
+    write_tensors(tmp_path / "half.safetensors", {"half": half})
+    assert torch.equal(StoredTensors(tmp_path / "half.safetensors").rows("half", torch.tensor([4, 0])), half[[4, 0]])
+
+
+def test_a_tensor_that_is_put_together_on_the_disk_is_gone_afterwards(tmp_path: Path) -> None:
+    whole, path = torch.randn(9, 4), tmp_path / "x.safetensors"
+    with tensor_on_disk(path, whole.split(4)) as values:
+        assert torch.equal(values, whole)
+        write_tensors(path, {"whole": values})
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.safetensors"]
+    assert torch.equal(StoredTensors(path)["whole"], whole)
+    too_large = r"x\.safetensors: cannot be written \(File too large\)"
+    with small_files(), pytest.raises(DataError, match=too_large), tensor_on_disk(path, [torch.zeros(10_000)]):
+        pass
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.safetensors"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 import warnings
 from collections.abc import Generator, Iterable
@@ -68,6 +69,57 @@ class UsageError(MmrnsError):
 
 class Diverged(MmrnsError):
     """A training came to a loss, or a model to scores, that are not finite."""
+
+
+class OutOfMemory(MmrnsError):
+    """More memory was asked for than the machine, a limit, or a GPU has left."""
+
+
+_LACKS_MEMORY = re.compile(r"(out of|not enough|can.?(no)?t allocate) memory|bad_alloc", re.IGNORECASE)
+_ASKED_FOR = re.compile(r"allocate:? ([\d.]+ ?\w+)")
+
+
+@contextmanager
+def memory_told() -> Generator[None]:
+    """Inside, memory that cannot be had is told in one line with a remedy, whoever has asked for it.
+
+    >>> with memory_told():
+    ...     raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 800 bytes.")
+    Traceback (most recent call last):
+    mmrns.errors.OutOfMemory: out of memory, where 800 bytes more were needed; have more processes part the entities ...
+
+    Raises:
+        OutOfMemory: in place of what Python, torch or the system says of it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OutOfMemory) or (cause := _lack_of_memory(error)) is None:
+            raise
+        found = _ASKED_FOR.search(str(cause))
+        asked = f", where {_amount(found[1])} more were needed" if found else ""
+        raise OutOfMemory(
+            f"out of memory{asked}; have more processes part the entities among them (torchrun --nproc-per-node N -m "
+            "mmrns ...), or lower model.dim, training.batch_size or training.memory_mb"
+        ) from error
+
+
+def _lack_of_memory(error: BaseException | None) -> BaseException | None:
+    """What says of an error, or of what has caused it, that it is a lack of memory; None where nothing does."""
+    while error is not None:
+        number = error.errno if isinstance(error, OSError) else None
+        told = not isinstance(error, MmrnsError) and _LACKS_MEMORY.search(str(error))
+        if isinstance(error, MemoryError) or number == errno.ENOMEM or told:
+            return error
+        error = error.__cause__
+    return None
+
+
+def _amount(text: str) -> str:
+    """An amount of memory that was told in bytes, in MiB where it is one or more."""
+    number, _, unit = text.partition(" ")
+    large = unit == "bytes" and float(number) >= 2**20
+    return f"{float(number) / 2**20:,.0f} MiB" if large else text
 
 
 class Note(UserWarning):

@@ -327,7 +327,8 @@ def run_shell(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
         run_command(words[1:], monkeypatch)
     elif words[0] == "torchrun":
         short = ["training.steps=4", "training.evaluate_every=2", "model.dim=4"]
-        further = [] if "--resume" in words else [word for each in short for word in ("--set", each)]
+        new = "train" in words and "--resume" not in words
+        further = [word for each in short for word in ("--set", each)] if new else []
         command = [sys.executable, "-m", "torch.distributed.run", *words[1:], *further]
         done = subprocess.run(command, env=os.environ, timeout=300, capture_output=True, text=True)
         assert not done.returncode, done.stderr

@@ -6,19 +6,27 @@ import json
 import multiprocessing
 import os
 import random
+import resource
+import shutil
+import signal
 import sys
 import time
+from collections.abc import Callable, Collection, Generator, Iterable
+from contextlib import contextmanager
+from functools import partial
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import mmrns
+from command import inside
 from mmrns.data.datasets import Dataset
 from mmrns.errors import UsageError
-from mmrns.files import read_json_lines, read_tensors
+from mmrns.files import read_json_lines, read_tensors, unwritable
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
 from mmrns.training.world import World
@@ -38,6 +46,7 @@ SETTINGS = [
     "training.patience=0",
     "threads=1",
 ]
+RELATION = "part_of"
 
 
 def command(dataset: Path, out: Path, *more: str) -> list[str]:
@@ -47,23 +56,32 @@ def command(dataset: Path, out: Path, *more: str) -> list[str]:
     return ["train", "--dataset", str(dataset), "--out", str(out), *method, *settings, *more]
 
 
-def process(rank: int, size: int, port: int, words: list[str], said: Path, restarts: int, broken: bool) -> None:
+def process(
+    rank: int, size: int, port: int, words: list[str], said: Path, restarts: int, trouble: Callable[[], None] | None
+) -> None:
     """What `torchrun` starts, its standard error in a file."""
     told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({key: str(value) for key, value in told.items()} | {"TORCHELASTIC_RESTART_COUNT": str(restarts)})
     for stream in (1, 2):
         os.dup2(os.open(said.with_suffix(f".{rank}.{stream}"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
-    if broken:
-        _fill_the_disk()
+    if trouble is not None:
+        trouble()
     sys.argv = ["mmrns", *words]
     from mmrns.cli import main
 
     main()
 
 
-def _fill_the_disk() -> None:
+def use(rank: int, size: int, port: int, commands: list[list[str]], said: Path) -> None:
+    """The same for several commands, one after the other; what they say is kept as JSON."""
+    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({key: str(value) for key, value in told.items()})
+    found = [inside(*words) for words in commands]
+    said.with_suffix(f".{rank}.json").write_text(json.dumps([[done.stdout, done.stderr] for done in found]))
+
+
+def fill_the_disk() -> None:
     """From the fifth checkpoint on this process cannot write any more."""
-    from mmrns.files import unwritable
     from mmrns.training import shards
 
     write, written = shards.write_checkpoint, [0]
@@ -77,15 +95,64 @@ def _fill_the_disk() -> None:
     shards.write_checkpoint = failing
 
 
+def fill_the_disk_at_the_end() -> None:
+    """No table can be put together."""
+    from mmrns.training import shards
+
+    @contextmanager
+    def failing(beside: Path, rows: Iterable[Tensor]) -> Generator[Tensor]:
+        yield next(iter(rows))
+        raise unwritable(beside, OSError(28, "No space left on device"))
+
+    shards.tensor_on_disk = failing
+
+
+def allow_small_files() -> None:
+    """No file may grow beyond 1000 bytes; to who writes it that is as a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+
+
+def allow_little_memory() -> None:
+    """Only 300 MiB more than there are."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData:"))
+    limit = int(line.split()[1]) * 1024 + 300 * 2**20
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def _signal_in_ranking(number: int) -> None:
+    from mmrns.evaluation import ranking
+
+    counted, calls = ranking._counted, [0]
+
+    def signalled(*given: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 2:
+            os.kill(os.getpid(), number)
+        return counted(*given)
+
+    ranking._counted = signalled
+
+
+die_in_ranking = partial(_signal_in_ranking, signal.SIGKILL)
+interrupt_in_ranking = partial(_signal_in_ranking, signal.SIGINT)
+
+
 def start(
-    size: int, words: list[str], said: Path, *, restarts: int = 0, broken: int | None = None
+    size: int,
+    words: list[str],
+    said: Path,
+    *,
+    restarts: int = 0,
+    trouble: Callable[[], None] | None = None,
+    of: Collection[int] = (),
 ) -> list[ForkServerProcess]:
-    """So many processes of a training, of which one may be unable to write."""
+    """So many processes of a command, of which some have trouble."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     port = free_port()
     given = (size, port, words, said, restarts)
-    found = [context.Process(target=process, args=(rank, *given, rank == broken)) for rank in range(size)]
+    troubles = [trouble if rank in of else None for rank in range(size)]
+    found = [context.Process(target=process, args=(rank, *given, troubles[rank])) for rank in range(size)]
     for each in found:
         each.start()
     return found
@@ -208,7 +275,7 @@ def test_another_number_of_processes_goes_on(
 
 def test_a_full_disk_of_one_process_ends_all_and_harms_nothing(whole: Path, dataset: Path, tmp_path: Path) -> None:
     out, said = tmp_path / "run", tmp_path / "said"
-    codes, errors = ended(start(2, command(dataset, out), said, broken=1), said)
+    codes, errors = ended(start(2, command(dataset, out), said, trouble=fill_the_disk, of=[1]), said)
     assert codes == [1, 1], errors
     (line,) = [line for line in errors.splitlines() if line.startswith("mmrns:")]
     assert line.startswith("mmrns: rank 1: ")
@@ -216,6 +283,148 @@ def test_a_full_disk_of_one_process_ends_all_and_harms_nothing(whole: Path, data
     assert json.loads((out / "checkpoint" / "last.json").read_text())["step"] == 6
     finish(2, [*command(dataset, out), "--resume"], said)
     assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_a_full_disk_at_the_end_ends_all(dataset: Path, tmp_path: Path) -> None:
+    out, said = tmp_path / "run", tmp_path / "said"
+    codes, errors = ended(start(2, command(dataset, out), said, trouble=fill_the_disk_at_the_end, of=[0]), said)
+    assert codes == [1, 1], errors
+    told = [line for line in errors.splitlines() if line.startswith("mmrns:")]
+    assert told[0].startswith(f"mmrns: {out / 'model.safetensors'}: cannot be written (No space left on device)")
+    # Where processes say their ends ends with the first one here, with torchrun's own process otherwise.
+    assert len(told) == 1 or "rank 0: has ended" in told[1]
+    assert not (out / "results.json").exists()
+
+
+@pytest.mark.parametrize(("of", "told"), [([0, 1], "mmrns: out of memory"), ([1], "mmrns: rank 1: out of memory")])
+def test_memory_that_cannot_be_had_is_one_line(dataset: Path, tmp_path: Path, of: list[int], told: str) -> None:
+    words = command(dataset, tmp_path / "run", "--set", "model.dim=10000000")
+    codes, errors = ended(start(2, words, tmp_path / "said", trouble=allow_little_memory, of=of), tmp_path / "said")
+    assert codes == [1, 1], errors
+    (line,) = [line for line in errors.splitlines() if line.startswith("mmrns:")]
+    assert line.startswith(told)
+    assert "Traceback" not in errors
+
+
+@pytest.fixture(scope="module")
+def calibrated(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run with probabilities."""
+    folder = tmp_path_factory.mktemp("calibrated") / "run"
+    shutil.copytree(whole, folder)
+    mmrns.load_run(folder).calibrate()
+    return folder
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_several_processes_use_a_run_as_one_does(calibrated: Path, tmp_path: Path, size: int) -> None:
+    said, table = tmp_path / "said", tmp_path / "table.csv"
+    graph = mmrns.load_run(calibrated).dataset.graph
+    kinds = graph.entities, graph.relations, graph.entities
+    triples = [[kind[int(i)] for kind, i in zip(kinds, row, strict=True)] for row in graph.test[:6]]
+    for row, asked in zip(triples, (0, 1, 2, 0, 1, 2), strict=True):
+        row[asked] = "?"
+    queries = tmp_path / "queries.tsv"
+    queries.write_text("".join(f"{chr(9).join(row)}\n" for row in triples))
+    false = tmp_path / "false.tsv"
+    false.write_text("".join(f"{graph.entities[i]}\t{graph.relations[0]}\t{graph.entities[i]}\n" for i in range(9)))
+    run = str(calibrated)
+    asked = ["predict", run, "--queries", str(queries), "--top", "8", "--json"]
+    commands = [
+        ["evaluate", run, "--json"],
+        ["evaluate", run, "--split", "valid", "--by", "relation", "--candidates", "train", "--json"],
+        ["evaluate", run, "--calibration", "--json"],
+        ["evaluate", run, "--negatives", str(false), "--json"],
+        asked,
+        [*asked, "--known", "drop", "--candidates", "train"],
+        ["predict", run, "--queries", str(queries), "--out", str(table)],
+    ]
+    commands = commands[:: size - 1]  # Of four not as much, which take their time.
+    alone = [inside(*words) for words in commands]
+    written = table.read_text()
+    table.unlink()
+    context, port = multiprocessing.get_context("forkserver"), free_port()
+    processes = [context.Process(target=use, args=(rank, size, port, commands, said)) for rank in range(size)]
+    for each in processes:
+        each.start()
+    for each in processes:
+        each.join(timeout=100)
+    assert [each.exitcode for each in processes] == [0] * size
+    found = [json.loads(said.with_suffix(f".{rank}.json").read_text()) for rank in range(size)]
+    for done, (out, err) in zip(alone, found[0], strict=True):
+        assert [line for line in err.splitlines() if "left" not in line] == done.stderr.splitlines()
+        assert_alike(json.loads(out or "0"), json.loads(done.stdout or "0"))
+    assert [line.split(",")[:3] for line in table.read_text().splitlines()] == [
+        line.split(",")[:3] for line in written.splitlines()
+    ]
+    assert all(pair == ["", ""] for others in found[1:] for pair in others)
+
+
+def assert_alike(found: Any, wanted: Any) -> None:
+    """The same JSON values but for rounding."""
+    assert type(found) is type(wanted)
+    if isinstance(wanted, dict):
+        assert found.keys() == wanted.keys()
+        for key, value in wanted.items():
+            assert_alike(found[key], value)
+    elif isinstance(wanted, list):
+        assert len(found) == len(wanted)
+        for mine, theirs in zip(found, wanted, strict=True):
+            assert_alike(mine, theirs)
+    else:
+        assert found == (pytest.approx(wanted, abs=1e-5) if isinstance(wanted, float) else wanted)
+
+
+def test_a_process_that_dies_in_ranking_ends_the_others(whole: Path, tmp_path: Path) -> None:
+    since = time.monotonic()
+    processes = start(2, ["evaluate", str(whole)], tmp_path / "said", trouble=die_in_ranking, of=[1])
+    codes, errors = ended(processes, tmp_path / "said")
+    assert time.monotonic() - since < 60
+    assert codes == [1, -signal.SIGKILL]
+    assert errors == "mmrns: rank 1: has ended without a word; start it again\n"
+
+
+@pytest.mark.parametrize(
+    ("of", "codes", "told"),
+    [([0, 1], [130, 130], ""), ([1], [1, 130], "mmrns: rank 1: has ended without a word; start it again\n")],
+)
+def test_an_interrupt_in_ranking_ends_all(
+    whole: Path, tmp_path: Path, of: list[int], codes: list[int], told: str
+) -> None:
+    processes = start(2, ["evaluate", str(whole)], tmp_path / "said", trouble=interrupt_in_ranking, of=of)
+    assert ended(processes, tmp_path / "said") == (codes, told)
+
+
+def test_a_table_that_cannot_be_written_is_one_line(whole: Path, tmp_path: Path) -> None:
+    words = ["predict", str(whole), "--relation", RELATION, "--tail", "e02", "--top", "40", "--out"]
+    words += [str(tmp_path / "table.csv")]
+    codes, errors = ended(start(2, words, tmp_path / "said", trouble=allow_small_files, of=[0, 1]), tmp_path / "said")
+    assert codes == [1, 0]
+    (line,) = errors.splitlines()
+    assert "table.csv: cannot be written (File too large)" in line
+
+
+@pytest.mark.parametrize("words", [["data", "list"], ["explain", "run"], ["predict", "run", "--queries", "-"]])
+def test_what_is_not_for_several_processes_says_so(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    told = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for key, value in told.items():
+        monkeypatch.setenv(key, value)
+    for rank, lines in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        done = inside(*words, code=2)
+        assert len(done.stderr.splitlines()) == lines
+        assert not lines or "several processes" in done.stderr
+
+
+def test_what_takes_all_vectors_is_for_one_process(whole: Path) -> None:
+    run = mmrns.load_run(whole, world=World(0, 2))
+    for act in (
+        run.embeddings,
+        lambda: run.neighbours("e02"),
+        lambda: run.explain("e02", RELATION, None),
+        lambda: run.inspect("e02", RELATION, "e03"),
+    ):
+        with pytest.raises(UsageError, match="takes the vectors of all entities; start one process"):
+            act()
 
 
 def test_processes_need_a_folder(toy: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

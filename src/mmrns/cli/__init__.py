@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from mmrns.cli.app import app
 from mmrns.cli.show import say, show_notes
-from mmrns.errors import MmrnsError
+from mmrns.errors import MmrnsError, UsageError, memory_told
 from mmrns.launch import launched
 
 # Importing a command's module registers it; the order is that of `mmrns --help`.
@@ -34,6 +34,9 @@ from mmrns.cli import data
 from mmrns.cli import convert
 from mmrns.cli import encode
 # isort: on
+
+PARTED = ("train", "evaluate", "predict")
+"""The commands that several processes run together, each with some of the entities."""
 
 __all__ = [
     "app",
@@ -64,8 +67,9 @@ def main() -> NoReturn:
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _end)
     try:
-        with warnings.catch_warnings(), _little_garbage():
+        with warnings.catch_warnings(), _little_garbage(), memory_told():
             show_notes()
+            _refuse_several(arguments)
             app(arguments, standalone_mode=True)
     except MmrnsError as error:
         if debug:
@@ -87,6 +91,18 @@ def main() -> NoReturn:
         say(f"mmrns: {place}{os.strerror(error.errno)}; --debug shows where")
         sys.exit(1)
     sys.exit(0)
+
+
+def _refuse_several(arguments: list[str]) -> None:
+    """Refuse to run a command by several processes that they would each run alone.
+
+    Raises:
+        UsageError: `torchrun` has started several of them.
+    """
+    command = next((word for word in arguments if not word.startswith("-")), None)
+    if launched()[1] > 1 and command is not None and command not in PARTED:
+        commands = ", ".join(PARTED)
+        raise UsageError(f"{command} is not for several processes, as {commands} are; start it once, without torchrun")
 
 
 @contextmanager

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,15 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text as RichText
 
-from mmrns.errors import MmrnsError, Note, UsageError
+from mmrns.errors import MmrnsError, Note, UsageError, notes_heard
 from mmrns.files import FRAME_WRITERS, refuse_unwritable, write_frame
+from mmrns.launch import launched
 from mmrns.pace import Pace, duration
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from mmrns.training.world import World
 
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """What a terminal may obey instead of showing it: control characters but tabs and line feeds, what turns the direction
@@ -285,11 +289,31 @@ def without_empty(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
 
 
 @contextmanager
+def processes() -> Generator[World]:
+    """The processes that `torchrun` has started to run this command together, or this one alone.
+
+    Only the first one should print and write; the others do not even note anything.
+    """
+    from mmrns.training.world import world_of
+
+    with world_of().started() as world, nullcontext() if world.first else notes_heard():
+        try:
+            yield world
+        except KeyboardInterrupt:
+            if world.first:
+                raise
+            sys.exit(128 + signal.SIGINT)
+
+
+@contextmanager
 def bar(label: str, total: int) -> Generator[Callable[[int], None]]:
     """A progress bar on the terminal, a line a minute elsewhere; yields what is told of the units done."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    if launched()[0]:  # The first process tells it.
+        yield lambda n: None
+        return
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         task, pace, done = progress.add_task(label, total=total), Pace(), 0
 

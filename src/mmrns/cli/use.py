@@ -12,6 +12,7 @@ from mmrns.cli.calibrate import measured
 from mmrns.cli.options import (
     By,
     CandidatesOption,
+    Device,
     Known,
     RunArgument,
     RunDatasetOption,
@@ -27,6 +28,7 @@ from mmrns.cli.show import (
     print_json,
     print_metrics,
     print_rows,
+    processes,
     refuse_table,
     say,
     with_intervals,
@@ -36,11 +38,13 @@ from mmrns.cli.show import (
 )
 from mmrns.errors import UsageError
 from mmrns.files import spreadsheet_safe
+from mmrns.launch import launched
 
 if TYPE_CHECKING:
     import polars as pl
 
     from mmrns.runs.run import Run
+    from mmrns.training.world import World
 
 
 @app.command(epilog="Example: mmrns evaluate runs/countries-TransE-mmrns-s0 --by relation")
@@ -73,8 +77,6 @@ def evaluate(
     device: RunDeviceOption = None,
 ) -> None:
     """Rank a split with a run's model and print the metrics; or classify triples, or judge probabilities."""
-    from mmrns.runs.run import load_run
-
     ranks_only = {"--bootstrap": bootstrap, "--candidates": candidates, "--by": by}
     if negatives is not None and by is By.relation:
         ranks_only.pop("--by")
@@ -88,23 +90,35 @@ def evaluate(
     if file is not None and negatives is None and by is None:
         raise UsageError("--out is of a table: give --by, or --negatives")
     refuse_table(file)
-    opened = load_run(run, dataset=dataset, device=None if device is None else device.value)
-    if calibration:
-        judged = opened.calibration(split.value)
-        if as_json:
-            print_json(judged)
-        else:
-            print_rows([measured(split.value, judged)])
-        return
-    if negatives is not None:
-        _print_classified(
-            opened.classify(negatives, valid_negatives=valid_negatives, split=split.value), by, file, as_json
-        )
-        return
-    graph = opened.dataset.graph
-    with bar("ranking", 2 * len(graph.test if split is Split.test else graph.valid)) as advance:
-        ranks = opened.ranks(split.value, advance, candidates=candidates)
-    found = opened.report(ranks, by=None if by is None else by.value, candidates=candidates, bootstrap=bootstrap)
+    with processes() as world:
+        opened = _opened(run, dataset, device, world)
+        if calibration:
+            judged = opened.calibration(split.value)
+            if world.first and as_json:
+                print_json(judged)
+            elif world.first:
+                print_rows([measured(split.value, judged)])
+            return
+        if negatives is not None:
+            classified = opened.classify(negatives, valid_negatives=valid_negatives, split=split.value)
+            if world.first:
+                _print_classified(classified, by, file, as_json)
+            return
+        graph = opened.dataset.graph
+        with bar("ranking", 2 * len(graph.test if split is Split.test else graph.valid)) as advance:
+            ranks = opened.ranks(split.value, advance, candidates=candidates)
+    if world.first:
+        found = opened.report(ranks, by=None if by is None else by.value, candidates=candidates, bootstrap=bootstrap)
+        _print_report(found, file, as_json)
+
+
+def _opened(run: Path, dataset: str | None, device: Device | None, world: World) -> Run:
+    from mmrns.runs.run import load_run
+
+    return load_run(run, dataset=dataset, device=None if device is None else device.value, world=world)
+
+
+def _print_report(found: dict[str, Any] | list[dict[str, Any]], file: Path | None, as_json: bool) -> None:
     if file is not None and not isinstance(found, dict):
         write_rows(found, file)
     if as_json:
@@ -174,8 +188,6 @@ def predict(
     device: RunDeviceOption = None,
 ) -> None:
     """Complete triples: the best entities, or relations, for the part that is left out."""
-    from mmrns.runs.run import load_run
-
     if queries is not None and not (head is None and relation is None and tail is None):
         raise UsageError("give either --queries or --head, --relation and --tail")
     for option, name in (("--head", head), ("--relation", relation), ("--tail", tail)):
@@ -186,11 +198,16 @@ def predict(
     if encoder and not new_entity:
         raise UsageError("--encoder is of new entities: give --new-entity FILE")
     refuse_table(file)
-    opened = load_run(run, dataset=dataset, device=None if device is None else device.value)
-    if new_entity:
-        opened = _with_entities(opened, new_entity, encoder or [])
-    asked = opened.queries([(head, relation, tail)] if queries is None else queries)
-    frame = opened.answers(asked, top=top, known=known.value, candidates=candidates)
+    if launched()[1] > 1 and str(queries) == "-":
+        raise UsageError("--queries -: several processes cannot read one standard input; give a file")
+    with processes() as world:
+        opened = _opened(run, dataset, device, world)
+        if new_entity:
+            opened = _with_entities(opened, new_entity, encoder or [])
+        asked = opened.queries([(head, relation, tail)] if queries is None else queries)
+        frame = opened.answers(asked, top=top, known=known.value, candidates=candidates)
+    if not world.first:
+        return
     if file is not None:
         write_table(spreadsheet_safe(frame) if safe_csv else frame, file)
         say(f"{len(frame):,} predictions in {file}")

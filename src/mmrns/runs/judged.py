@@ -79,7 +79,7 @@ class JudgedRun(StoredRun):
         }
         # Beside the property, which looks in the folder.
         self.__dict__["calibrated"] = Calibrated(calibration, about)
-        if self.folder is not None:
+        if self.folder is not None and self.world.first:
             with locked(self.folder, "plots"):
                 self._write_calibration(self.folder)
         return about

@@ -39,6 +39,7 @@ from mmrns.runs.kept import modalities_read, with_entities
 from mmrns.runs.queries import Known, Queries, answers, every_query, queries_of, read_queries, schema
 from mmrns.runs.vectors import neighbours, vectors_frame
 from mmrns.samplers.base import Sampler
+from mmrns.training.world import ALONE, World
 
 
 class Run(JudgedRun):
@@ -81,6 +82,7 @@ class Run(JudgedRun):
         """
         if of not in ("entities", "relations"):
             raise UsageError(f"embeddings of={of!r}: ask for entities or relations")
+        self._refuse_parted("a table of vectors")
         names = self._entities if of == "entities" else self._relations
         return vectors_frame(self.model, names, self.device)
 
@@ -104,6 +106,7 @@ class Run(JudgedRun):
         Raises:
             UsageError: an unknown entity or modality, or the entity has none of it.
         """
+        self._refuse_parted("to compare an entity with all")
         return neighbours(self.model, self.dataset, self._entities, self._entities.id(entity), by, top, self.device)
 
     def ranks(
@@ -356,7 +359,7 @@ class Run(JudgedRun):
         graph, triples = self._data.trained, queries.triples
         entities = triples[:, [0, 2]].flatten().unique()
         entities = entities[(entities >= 0) & ~graph.seen_entities[entities]]
-        known = self.model.entity.by_features(entities.to(self.device)).cpu()
+        known = self.model.by_features(entities.to(self.device)).cpu()
         relations = triples[:, 1].unique()
         relations = relations[(relations >= 0) & ~graph.seen_relations[relations]]
         for kind, names, unseen in (
@@ -543,6 +546,7 @@ class Run(JudgedRun):
         Raises:
             UsageError: unknown names (close ones are offered), or `against` finds no triple.
         """
+        self._refuse_parted("an inspection")
         if self._data.added:
             # The sampler knows the entities of its training only.
             return self._as_trained.inspect(
@@ -619,6 +623,7 @@ class Run(JudgedRun):
                 None, or nothing is left to answer.
             Diverged: a score is not finite.
         """
+        self._refuse_parted("an explanation")
         asked: draws.Side | None = "head" if head is None else "tail" if tail is None else None
         if side not in (None, "head", "tail"):
             raise UsageError(f"side={side!r}: the end that is asked for is head or tail")
@@ -676,14 +681,20 @@ def _trained(sampler: Sampler, yes: bool) -> bool | None:
     return yes if sampler.state_dict() else None
 
 
-def load_run(folder: str | Path, *, dataset: Dataset | str | Path | None = None, device: str | None = None) -> Run:
+def load_run(
+    folder: str | Path,
+    *,
+    dataset: Dataset | str | Path | None = None,
+    device: str | None = None,
+    world: World = ALONE,
+) -> Run:
     """Open a finished run, in its folder, or of the Hugging Face Hub by `hf://owner/name[@revision]`; see `Run.load`.
 
     Raises:
         UsageError, DataError: see `Run.load`; also there is no such repository or revision, the Hub cannot be reached
             and the cache has no copy, or the extra `hub` is not installed.
     """
-    return Run.load(located(folder), dataset=dataset, device=device)
+    return Run.load(located(folder), dataset=dataset, device=device, world=world)
 
 
 def rank_split(

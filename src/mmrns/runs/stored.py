@@ -19,16 +19,7 @@ from mmrns.data.datasets import Dataset, changes, load_dataset
 from mmrns.data.folders import dataset_folders, find_dataset
 from mmrns.data.writing import write_graph
 from mmrns.errors import DataError, UsageError, note
-from mmrns.files import (
-    json_text,
-    locked,
-    read_json,
-    read_json_lines,
-    read_tensors,
-    write_json,
-    write_tensors,
-    write_text,
-)
+from mmrns.files import StoredTensors, json_text, locked, read_json, read_json_lines, write_json, write_text
 from mmrns.nn.model import Model
 from mmrns.runs.build import build_dataset, build_device, build_model, build_sampler, usable_device
 from mmrns.runs.config import Config, dump_config, flatten, make_config, with_paths
@@ -42,6 +33,9 @@ from mmrns.runs.record import Record, Results, Row, listing
 from mmrns.runs.values import read_config, told_of
 from mmrns.samplers.base import Sampler
 from mmrns.training.checkpoint import weights_misfit
+from mmrns.training.sharded import refuse_unshared
+from mmrns.training.shards import own_weights, write_whole
+from mmrns.training.world import ALONE, World
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,6 +54,7 @@ class StoredRun:
         results: the metrics, as `results.json` holds them.
         record: where the run came from, as `record.json` holds it.
         folder: where it is kept; None for a run that is in memory only.
+        world: the processes of which each has some of the entities' vectors; by default this one has all.
     """
 
     def __init__(
@@ -76,6 +71,7 @@ class StoredRun:
         device: str | None = None,
         found: Found = "same",
         grows: bool = True,
+        world: World = ALONE,
     ):
         self.config, self.results, self.record, self.folder = config, results, record, folder
         self._rows = [*rows]
@@ -83,6 +79,7 @@ class StoredRun:
         # What became of the dataset since the training, and whether entities that were added to it are known.
         self._found: Found = found
         self._grows = grows
+        self.world = world
 
     @classmethod
     def load(
@@ -91,6 +88,7 @@ class StoredRun:
         *,
         dataset: Dataset | str | Path | None = None,
         device: str | None = None,
+        world: World = ALONE,
     ) -> _Run:
         """Open a finished run folder.
 
@@ -104,6 +102,9 @@ class StoredRun:
                 it is nowhere the triples and names that the run folder keeps take its place; features are only in a
                 bundle (`export_bundle`).
             device: where to put the model, instead of where it was trained.
+            world: processes that have `started`, all of which open the run: each then has the vectors of some entities.
+                What such a run can do, scores, ranks, predictions, classification and calibration, is done by all of
+                them at once, with the same results in each.
 
         Raises:
             DataError: the folder holds no finished run.
@@ -144,10 +145,11 @@ class StoredRun:
             note(f"{where} is not as it was when {path} was trained: {', '.join(changed)}")
         given = dataset if isinstance(dataset, Dataset) else None
         found = "nowhere" if now is None else "changed" if changed else "same"
-        return cls(config, results, record, rows=rows, folder=path, dataset=given, device=device, found=found)
+        options: dict[str, Any] = {"dataset": given, "device": device, "found": found, "world": world}
+        return cls(config, results, record, rows=rows, folder=path, **options)
 
     def save(self, folder: str | Path, *, plots: bool = True) -> None:
-        """Write the run to a folder that `load_run` opens.
+        """Write the run to a folder that `load_run` opens. Of several processes all call it, and the first one writes.
 
         Args:
             folder: made where it is missing.
@@ -157,6 +159,9 @@ class StoredRun:
             DataError: the folder holds another run, another process writes to it, or it cannot be written.
         """
         path = Path(folder)
+        if not self.world.first:
+            self._write_weights(path)
+            return
         with locked(path, "plots", KEPT):
             if self.folder != path and (path / "config.yaml").exists():
                 raise DataError(path, "holds a run already", "choose another folder")
@@ -165,8 +170,7 @@ class StoredRun:
     def _write(self, path: Path, plots: bool) -> None:
         graph = self.dataset.graph
         write_text(path / "config.yaml", dump_config(self.config, path))
-        for name, part in (("model", self.model), ("sampler", self.sampler)):
-            write_tensors(path / f"{name}.safetensors", part.state_dict())
+        self._write_weights(path)
         write_text(path / "entities.txt", listing(graph.entities.names))
         write_text(path / "relations.txt", listing(graph.relations.names))
         write_graph(self.dataset, path / KEPT)
@@ -178,6 +182,10 @@ class StoredRun:
         results = json_text(self.results)
         write_sums(path, hashlib.sha256(results.encode()).hexdigest())
         write_text(path / "results.json", results)
+
+    def _write_weights(self, path: Path) -> None:
+        for name, part in (("model", self.model), ("sampler", self.sampler)):
+            write_whole(path / f"{name}.safetensors", part, self.world)
 
     def __repr__(self) -> str:
         metrics = {
@@ -266,11 +274,17 @@ class StoredRun:
 
     @cached_property
     def model(self) -> Model:
-        """The selected model."""
+        """The selected model; of several processes, what this one has of it.
+
+        Raises:
+            UsageError: several processes cannot have some of the entities each, as the embedder or the device is.
+        """
         if self._model is not None:
             return self._model
+        if self.world.size > 1:
+            refuse_unshared(self.device)
         dataset = replace(self.dataset, graph=self._data.trained)
-        return self._loaded(build_model(self.config, dataset), "model.safetensors")
+        return self._loaded(build_model(self.config, dataset, world=self.world), "model.safetensors")
 
     @cached_property
     def sampler(self) -> Sampler:
@@ -280,10 +294,13 @@ class StoredRun:
 
     def _loaded(self, module: _Module, file: str) -> _Module:
         assert self.folder is not None
-        path = self.folder / file
-        verify(self.folder, file)
+        folder, path = self.folder, self.folder / file
+        if self._data.added:
+            self._refuse_parted("a run whose dataset was given further entities")
+        self.world.together(lambda: verify(folder, file), alone=True)
         if module.state_dict():
-            tensors, _ = read_tensors(path)
+            stored = StoredTensors(path)
+            tensors = own_weights(stored, module, self.world) if isinstance(module, Model) else dict(stored)
             if self._data.added:
                 tensors = _grown(tensors, module, len(self._data.trained.entities), self._data.added)
             if reason := weights_misfit(module, tensors):
@@ -297,6 +314,7 @@ class StoredRun:
 
     def _with_data(self: _Run, data: RunData) -> _Run:
         """The same run with other features, or with further entities behind those that it has."""
+        self._refuse_parted("a run with other entities or features")
         entities = len(data.dataset.graph.entities)
         model, tensors = build_model(self.config, replace(data.dataset, graph=data.trained)), self.model.state_dict()
         if more := entities - len(self.dataset.graph.entities):
@@ -310,6 +328,15 @@ class StoredRun:
         for name in ("names", "_rules"):
             run.__dict__.pop(name, None)
         return run
+
+    def _refuse_parted(self, what: str) -> None:
+        """Refuse what takes the vectors of all entities, of which several processes have some each.
+
+        Raises:
+            UsageError: there are several.
+        """
+        if self.world.size > 1:
+            raise UsageError(f"{what} takes the vectors of all entities; start one process, without torchrun")
 
     @cached_property
     def device(self) -> torch.device:

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from mmrns.data.datasets import Dataset
 from mmrns.data.folders import dataset_folders
-from mmrns.errors import DataError, Diverged, MmrnsError, UsageError, note, notes_heard
+from mmrns.errors import DataError, Diverged, MmrnsError, UsageError, memory_told, note, notes_heard
 from mmrns.evaluation.frequency import RelationFrequency
 from mmrns.evaluation.ranking import Ranks
 from mmrns.evaluation.report import policies, report
@@ -66,7 +67,7 @@ from mmrns.training.lines import HeldLines
 from mmrns.training.progress import Progress
 from mmrns.training.shards import drop_unnamed, own_part, read_shards, save_shards
 from mmrns.training.trainer import Trainer
-from mmrns.training.world import ALONE, Parting, World, world_of
+from mmrns.training.world import ALONE, Ended, Parting, World, world_of
 
 
 class Interrupted(MmrnsError):
@@ -148,6 +149,7 @@ def train(
             set, another process writes to it, or what it holds is damaged.
         Interrupted: after Ctrl-C, or a signal to end or hang up, with the checkpoint written where there is a folder.
         Diverged: the loss or the weights are not finite; the last checkpoint is from before.
+        OutOfMemory: memory cannot be had.
     """
     values = with_preset(preset, _values(config))
     parts = Parts(
@@ -209,9 +211,9 @@ def train(
             chosen = with_absolute_paths(make_config(values))
     if folder is None:
         assert chosen is not None
-        with freed_memory_kept(), threads_restored():
+        with freed_memory_kept(), threads_restored(), memory_told():
             return _train(chosen, None, parts, callbacks, group=group)
-    with world_of().started() as world:
+    with world_of().started("--resume goes on from the last checkpoint") as world:
         return _in_folder(folder, chosen, parts, callbacks, values if resume else None, group, plots, world)
 
 
@@ -523,6 +525,7 @@ def _trained(
             callback.on_note("{key} is {to} from step {step} on; it was {from}.".format(**change))
         changes = [*changes, *changed]
         found.load(trainer)
+        found = replace(found, tensors={})  # Its files, which the next checkpoint takes the place of, are let go.
     rows.begin(extra)
     record["changes"] = changes
     if written is not None:
@@ -588,11 +591,10 @@ def _trained(
     graph = dataset.graph
     results: dict[str, Any] = {"valid": report(model_ranks("valid"), graph)}
     tested = report(model_ranks("test"), graph) if config.evaluation.test else None
-    if folder is not None and not world.first:
-        world.tell(None)
-        return Run.load(folder, dataset=parts.dataset)
     if tested is not None:
-        baseline = policies(rank_split(RelationFrequency(graph), dataset, "test", config, torch.device("cpu")))
+        baseline: dict[str, Any] = {}
+        if world.first:  # The others write no results.
+            baseline = policies(rank_split(RelationFrequency(graph), dataset, "test", config, torch.device("cpu")))
         results = {
             "test": tested,
             **results,
@@ -607,8 +609,6 @@ def _trained(
         "evaluate": round(progress.evaluate_seconds + time.perf_counter() - started, 3),
     }
     results |= {"selected_step": progress.best_step, "seconds": seconds}
-    if folder is not None and world.size > 1:
-        trainer = _whole(config, dataset, parts, folder, progress.best_step)
     run = Run(
         config,
         results,
@@ -618,26 +618,21 @@ def _trained(
         dataset=dataset,
         model=trainer.model.eval(),
         sampler=trainer.sampler.eval(),
+        world=world,
     )
     if folder is not None:
         run.save(folder, plots=plots)
-        if world.size > 1:
-            world.tell(None)
-            run = Run.load(folder, dataset=parts.dataset)
     if config.evaluation.calibrate:
         try:
             run.calibrate()
+        except Ended:
+            raise
         except MmrnsError as error:
             callback.on_note(f"The run has no calibration: {error}.")  # It is finished all the same.
-    return run
-
-
-def _whole(config: Config, dataset: Dataset, parts: Parts, folder: Path, step: int) -> Trainer:
-    """What several processes have trained, put together in the memory of this one, which no GPU need have."""
-    config = config.model_copy(update={"device": "cpu"})
-    whole = build_trainer(config, dataset, parts)
-    _Folder(folder, whole).load_best(whole, step)
-    return whole
+    if folder is None or world.size == 1:
+        return run
+    world.tell(None)
+    return Run.load(folder, dataset=parts.dataset)
 
 
 def _recorded_threads(folder: Path | None) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrns.errors import DataError
-from mmrns.files import read_tensors, write_tensors
+from mmrns.files import StoredTensors, write_tensors
 from mmrns.training.progress import Progress
 from mmrns.training.trainer import Trainer
 
@@ -70,7 +70,7 @@ class Checkpoint:
         path: its file.
         progress: how far the training was.
         extra: JSON values of the run.
-        tensors: by name, as `contents` gives them.
+        tensors: by name, as `contents` gives them; they are read when they are asked for.
         shard: of a part of a checkpoint, which part it is; see `mmrns.training.shards`.
     """
 
@@ -89,7 +89,8 @@ class Checkpoint:
         Raises:
             DataError: not readable, no checkpoint, or not what was written.
         """
-        tensors, metadata = read_tensors(path)
+        tensors = StoredTensors(path)
+        metadata = tensors.metadata
         if not metadata.keys() >= {"mmrns", "sha256"}:
             raise DataError(path, "is no checkpoint of this version", "restore it, or train anew into another --out")
         if _digest(tensors, metadata["mmrns"]) != metadata["sha256"]:
@@ -124,11 +125,12 @@ class Checkpoint:
             DataError: it is of another model or sampler.
         """
         parts = {"model": trainer.model, "sampler": trainer.sampler}
+        weights = {name: _part(self.tensors, f"{name}.") for name in parts}
         for name, module in parts.items():
-            if reason := weights_misfit(module, _part(self.tensors, f"{name}.")):
+            if reason := weights_misfit(module, weights[name]):
                 raise self._misfit(f"{name}: {reason}")
         for name, module in parts.items():
-            module.load_state_dict(_part(self.tensors, f"{name}."))
+            module.load_state_dict(weights[name])
 
     def _misfit(self, reason: str) -> DataError:
         return DataError(self.path, f"does not fit the run's configuration ({reason})", "restore it, or train again")
@@ -160,9 +162,11 @@ def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
     """
 
     def told(name: str) -> str:
-        tensor = tensors[name]
-        content = hashlib.sha256(tensor.reshape(-1).view(torch.uint8).numpy().data)
-        return f"{name} {tensor.dtype} {list(tensor.shape)} {content.hexdigest()}"
+        content, dtype, length, shape = hashlib.sha256(), None, 0, ()
+        for part in _blocks(tensors, name):
+            content.update(part.reshape(-1).view(torch.uint8).numpy().data)
+            dtype, length, shape = part.dtype, length + (len(part) if part.ndim else 0), part.shape
+        return f"{name} {dtype} {[length, *shape[1:]] if shape else []} {content.hexdigest()}"
 
     # Hashing lets other threads run.
     with ThreadPoolExecutor() as pool:
@@ -170,5 +174,10 @@ def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+def _blocks(tensors: Mapping[str, Tensor], name: str) -> Iterable[Tensor]:
+    """A tensor in parts: of one that is in a file a few of its rows at a time."""
+    return tensors.blocks(name) if isinstance(tensors, StoredTensors) else (tensors[name],)
+
+
 def _part(items: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    return {k.removeprefix(prefix): v for k, v in items.items() if k.startswith(prefix)}
+    return {k.removeprefix(prefix): items[k] for k in items if k.startswith(prefix)}

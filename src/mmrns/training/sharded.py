@@ -227,6 +227,21 @@ def refuse_unsharded(sampler: Sampler, objective: Loss, device: torch.device) ->
     Raises:
         UsageError: the sampler, one inside it, or the loss, by name and with the reason; or the device.
     """
+    refuse_unshared(device)
+    for part in sampler.modules():
+        if isinstance(part, Sampler):
+            _refuse("sampler", type(part).registry.name_of(type(part)), undivided(type(part)))
+    summed = vars(type(objective)).get("summed_by_row", False)
+    why = "" if summed else "it does not say that it sums over a row by mmrns.nn.rows alone (Loss.summed_by_row)"
+    _refuse("loss", Loss.registry.name_of(type(objective)), why)
+
+
+def refuse_unshared(device: torch.device) -> None:
+    """Refuse a device that several processes cannot use, each of them one of its own.
+
+    Raises:
+        UsageError: it is one, or there are too few.
+    """
     if device.type == "mps":
         raise UsageError("device=mps cannot be shared by several processes; use --device cpu")
     if device.type == "cuda" and local_rank() >= torch.cuda.device_count():
@@ -234,12 +249,6 @@ def refuse_unsharded(sampler: Sampler, objective: Loss, device: torch.device) ->
             f"there are more processes on this machine than GPUs ({torch.cuda.device_count()}); start as many, or use "
             "--device cpu"
         )
-    for part in sampler.modules():
-        if isinstance(part, Sampler):
-            _refuse("sampler", type(part).registry.name_of(type(part)), undivided(type(part)))
-    summed = vars(type(objective)).get("summed_by_row", False)
-    why = "" if summed else "it does not say that it sums over a row by mmrns.nn.rows alone (Loss.summed_by_row)"
-    _refuse("loss", Loss.registry.name_of(type(objective)), why)
 
 
 def _refuse(kind: str, name: str, why: str) -> None:

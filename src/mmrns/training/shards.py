@@ -8,23 +8,28 @@ the folder; it is replaced once every file is there, so that a set counts whole 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from pydantic import BaseModel, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 
-from mmrns.files import make_folder, read_json, write_json
+from mmrns.files import StoredTensors, make_folder, read_json, tensor_on_disk, write_json, write_tensors
+from mmrns.nn.model import Model
 from mmrns.training.checkpoint import Checkpoint, contents, write_checkpoint
 from mmrns.training.progress import Progress
 from mmrns.training.trainer import Trainer
-from mmrns.training.world import Parting
+from mmrns.training.world import Parting, World
 
 _REMEDY = "restore it, or train anew into another --out"
+
+_BLOCK = 2**24
+"""Bytes of a table that every process is given at a time where it is put together."""
 
 
 class Pointer(BaseModel):
@@ -114,26 +119,104 @@ def read_shards(pointer: Path, trainer: Trainer) -> Checkpoint:
     folder = pointer.parent / found.folder
     first = Checkpoint.read(folder / _file(0, found.size))
     assert first.shard is not None
-    n_entities: int = first.shard["entities"]
     wanted = _own_ids(trainer)
-    before = Parting(n_entities, found.size)
-    owner, place = before.owner(wanted), before.place(wanted)
-    tensors = {key: value for key, value in first.tensors.items() if key not in first.shard["parted"]}
-    for rank in torch.unique(owner).tolist():
-        shard = first if rank == 0 else Checkpoint.read(folder / _file(rank, found.size))
-        rows = (owner == rank).nonzero().squeeze(1)
-        for name in first.shard["parted"]:
-            values = shard.tensors[name]
-            into = tensors.setdefault(name, values.new_empty(len(wanted), *values.shape[1:]))
-            into[rows] = values[place[rows]]
+    before = Parting(first.shard["entities"], found.size)
+    owner = before.owner(wanted)
+    shards = {
+        rank: first.tensors if rank == 0 else Checkpoint.read(folder / _file(rank, found.size)).tensors
+        for rank in {0, *torch.unique(owner).tolist()}
+    }
+    tensors = _OwnTensors(shards, first.shard["parted"], owner, before.place(wanted))
     return replace(first, path=pointer, tensors=tensors, shard=None)
 
 
 def own_part(whole: Checkpoint, trainer: Trainer) -> Checkpoint:
     """What a process needs of a checkpoint that one process has written."""
-    ids = _own_ids(trainer)
-    own = {name: whole.tensors[name][ids] for name in parted_names(trainer, whole.tensors)}
-    return replace(whole, tensors={**whole.tensors, **own})
+    ids, parted = _own_ids(trainer), parted_names(trainer, whole.tensors)
+    return replace(whole, tensors=_OwnTensors({0: whole.tensors}, parted, torch.zeros_like(ids), ids))
+
+
+@torch.no_grad()
+def write_whole(path: Path, module: nn.Module, world: World) -> None:
+    """Write the state of a module in one piece, whoever has the rows of it.
+
+    Every process calls it, and the first one writes. The rows of the others go through its memory a few megabytes at a
+    time.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    parted, n_entities = (module.parted, module.n_entities) if isinstance(module, Model) else ({}, 0)
+    with ExitStack() as held:
+        state: dict[str, Tensor] = {}
+        for name, values in module.state_dict().items():
+            state[name] = values
+            if name in parted:
+                rows = _rows_of_all(values, n_entities, world)
+                if world.first:
+                    state[name] = held.enter_context(tensor_on_disk(path, rows))
+                else:
+                    for _ in rows:
+                        pass
+        if world.first:
+            write_tensors(path, state)
+
+
+def _rows_of_all(own: Float[Tensor, "n *w"], n_entities: int, world: World) -> Iterator[Float[Tensor, "m *w"]]:
+    """The rows of all entities, in the order of their ids."""
+    parting = Parting(n_entities, world.size)
+    size = max(1, _BLOCK // max(1, own[:1].nbytes))
+    for first in range(0, n_entities, size):
+        ids = torch.arange(first, min(first + size, n_entities), device=own.device)
+        owner = parting.owner(ids)
+        yield world.gather(own[parting.place(ids[owner == world.rank])], owner)
+
+
+def own_weights(stored: StoredTensors, model: Model, world: World) -> dict[str, Tensor]:
+    """What a process has of the weights of a model, which are in one piece; that of one process has all of them."""
+    ids = Parting(model.n_entities, world.size).ids(world.rank)
+    parted = model.parted.keys()
+    return {name: stored.rows(name, ids) if name in parted else stored[name] for name in stored}
+
+
+class _OwnTensors(Mapping[str, Tensor]):
+    """What a process needs of the tensors of a checkpoint, each read when it is asked for.
+
+    Args:
+        files: the tensors of each file that has some of it, by rank; 0 is among them.
+        parted: the names of those of which a process needs the rows of its entities.
+        owner, place: for each of these entities the file that has it, and its row there.
+    """
+
+    def __init__(
+        self,
+        files: Mapping[int, Mapping[str, Tensor]],
+        parted: Iterable[str],
+        owner: Int[Tensor, " n"],
+        place: Int[Tensor, " n"],
+    ):
+        self._files, self._parted, self._owner, self._place = files, frozenset(parted), owner, place
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files[0])
+
+    def __len__(self) -> int:
+        return len(self._files[0])
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._parted:
+            return self._files[0][name]
+        found: Tensor | None = None
+        for rank in torch.unique(self._owner).tolist():
+            mine, tensors = (self._owner == rank).nonzero().squeeze(1), self._files[rank]
+            assert isinstance(tensors, StoredTensors)
+            rows = tensors.rows(name, self._place[mine])
+            if len(mine) == len(self._owner):
+                return rows
+            found = rows.new_empty(len(self._owner), *rows.shape[1:]) if found is None else found
+            found[mine] = rows
+        assert found is not None
+        return found
 
 
 def _own_ids(trainer: Trainer) -> Int[Tensor, " n"]:

@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributed import PrefixStore, Store, rendezvous  # pyright: ignore[reportPrivateImportUsage]
 
-from mmrns.errors import MmrnsError
+from mmrns.errors import MmrnsError, memory_told
 from mmrns.launch import launched, local_rank, restarts
 from mmrns.nn.numerics import FullPrecision
 from mmrns.nn.rows import shared_rows
@@ -95,6 +95,7 @@ class World:
     def __init__(self, rank: int = 0, size: int = 1, store: Store | None = None):
         self.rank, self.size, self._store = rank, size, store
         self._processes: list[tuple[str, int]] = []
+        self._go_on = ""
 
     @property
     def first(self) -> bool:
@@ -171,6 +172,9 @@ class World:
         Raises:
             Ended: it failed in another process.
         """
+        if self.size == 1:
+            act()
+            return
         failure: MmrnsError | None = None
         try:
             if self.first or not alone:
@@ -207,7 +211,7 @@ class World:
                 raise Ended(f"rank {self.rank}: the other processes do not answer ({why})", self.rank) from error
             # One of those that are left says it.
             speaks = self.rank == (0 if rank else 1)
-            how = "has ended without a word; --resume goes on from the last checkpoint"
+            how = f"has ended without a word; {self._go_on}"
             raise Ended(f"rank {rank}: {how}" if speaks else "", rank if speaks else None) from error
 
     def _who_ended(self) -> tuple[int | None, bool]:
@@ -230,14 +234,24 @@ class World:
         return None
 
     @contextmanager
-    def started(self) -> Generator[World]:
-        """Introduce the processes to each other, and at the end say good-bye; who fails tells the others."""
+    def started(self, go_on: str = "start it again") -> Generator[World]:
+        """Introduce the processes to each other, and at the end say good-bye; who fails tells the others.
+
+        Args:
+            go_on: what to do where one of them has ended without a word.
+
+        Raises:
+            OutOfMemory: memory cannot be had, in this process.
+        """
         if self.size == 1:
-            yield self
+            with memory_told():
+                yield self
             return
+        self._go_on = go_on
         try:
             self._processes = [(host, pid) for host, pid in self.tell([platform.node(), os.getpid()])]
-            yield self
+            with memory_told():
+                yield self
         except BaseException as error:
             self._say(error)
             raise
@@ -250,7 +264,9 @@ class World:
         if isinstance(error, Ended) and threading.current_thread() is threading.main_thread():
             # torchrun ends what is left by a signal, which would come before the line that says why.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if isinstance(error, Ended) or self._store is None:
+        # A signal to one of the others alone is told by nobody but the first process, who misses it.
+        alone = self.rank > 0 and isinstance(error, KeyboardInterrupt | SystemExit)
+        if isinstance(error, Ended) or alone or self._store is None:
             return
         text = str(error) or type(error).__name__
         with suppress(Exception):
