@@ -270,7 +270,9 @@ class StoredRun:
         else:
             dataset = self._dataset or load_dataset(self.config.data.dataset or "")
         training = names_of_training(self.folder)
-        return run_data(self.config, dataset, training, self.folder, self.device, kept=kept, grows=self._grows)
+        # Of several processes each takes its part of the features to its device, once it has a part.
+        device = self.device if self.world.size == 1 else torch.device("cpu")
+        return run_data(self.config, dataset, training, self.folder, device, kept=kept, grows=self._grows)
 
     @cached_property
     def model(self) -> Model:
