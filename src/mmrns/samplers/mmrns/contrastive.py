@@ -51,7 +51,7 @@ def density_ratio(
     """
     # Finite whatever the weights have learned, and where nothing is left to take the mean of.
     found = (pmi - pmi.amax(1, keepdim=True)).exp_()
-    total = torch.linalg.vecdot(found, per_density)[:, None]
+    total = (found * per_density).sum(1, keepdim=True)
     return found.div_(total.clamp(min=_TINY) / n_entities)
 
 

@@ -264,7 +264,7 @@ class CandidateSampler(Sampler):
         """
         noise = self.noise(hardness.shape, step, hardness.device)
         # The weight and the Gumbel noise are added by one logarithm, which is -inf where something is excluded.
-        perturbed = torch.div(weight, noise, out=noise).log_().add_(hardness)
+        perturbed = hardness + (weight / noise).log_()
         positions, left_out = top_k(perturbed, self.negatives)
         # Draws of rows that have too few candidates do not count, but what weighs nothing has to stay a number.
         log_weight = weight.gather(1, positions).clamp_(min=torch.finfo(weight.dtype).tiny).log_()
