@@ -100,7 +100,7 @@ class RecordedPublished(MmrnsPublished):
 
     def noise(self, shape: torch.Size, step: int, device: torch.device) -> Tensor:
         # A copy, which the draw adds to.
-        return self.recorded_noise.transpose(0, 1).clone()
+        return self.recorded_noise.clone()
 
 
 def compare(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
+from torch.nn.functional import embedding
 
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
@@ -120,10 +121,12 @@ class MmrnsPublished(Sampler, name="mmrns-published"):
         """The pool of a step: P distinct ids, ascending."""
         return distinct(self.seed, "pool", step, n=self.n_entities, size=self.pool_size)
 
-    def noise(self, shape: torch.Size, step: int, device: torch.device) -> Float[Tensor, "B K P"]:
+    def noise(self, shape: torch.Size, step: int, device: torch.device) -> Float[Tensor, "K B P"]:
         """The Gumbel noise of a step's K draws, each from a stream of its own."""
-        streams = [self.stream(step, "gumbel", draw, device=device) for draw in range(self.negatives)]
-        return gumbel_(torch.stack([torch.rand(shape, generator=stream, device=device) for stream in streams], dim=1))
+        noise = torch.empty(self.negatives, *shape, device=device)
+        for draw, of_draw in enumerate(noise):
+            of_draw.uniform_(generator=self.stream(step, "gumbel", draw, device=device))
+        return gumbel_(noise)
 
     def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
         batch = lookup.batch
@@ -132,18 +135,11 @@ class MmrnsPublished(Sampler, name="mmrns-published"):
         similarities = self.similarity(batch, pool, model)
         mixture = log_mixture(similarities, self.temperature / (1 + math.log(step + 1)))
         first = mixture + true * _LOG_MASKED
-        perturbed, positions = self.noise(first.shape, step, first.device).to(first.dtype), list[Tensor]()
-        with torch.no_grad():
-            logits, masked = first.clone(), first.new_full((len(first), 1), _LOG_MASKED)
-            for of_draw in perturbed.unbind(1):
-                of_draw += logits
-                positions.append(of_draw.argmax(dim=1, keepdim=True))
-                logits.scatter_add_(1, positions[-1], masked)
-        drawn = torch.cat(positions, dim=1)
-        # What is added are zeros, which hand the gradient on.
-        soft = torch.softmax(perturbed + (first - first.detach())[:, None], dim=2)
+        perturbed = self.noise(first.shape, step, first.device).to(first.dtype).add_(first.detach())
+        drawn = without_replacement(perturbed)
         candidates = model.entities(pool)
-        vectors = straight_through(soft, drawn, candidates.vectors.flatten(1))
+        own = candidates.vectors.flatten(1)
+        vectors = straight_through(first, perturbed, own, embedding(drawn, own))
         traits = None if candidates.traits is None else candidates.traits[drawn]
         views = Views(vectors.unflatten(-1, candidates.vectors.shape[1:]), candidates.present[drawn], traits)
         return OwnNegatives(pool[drawn], views, trace=Trace(pool, true, first, drawn, similarities))
@@ -186,6 +182,17 @@ class MmrnsPublished(Sampler, name="mmrns-published"):
     @property
     def reads(self) -> tuple[str, ...]:
         return tuple(self.similarity.modalities)
+
+
+def without_replacement(perturbed: Float[Tensor, "K B P"]) -> Int[Tensor, "B K"]:
+    """Of each draw in turn where its perturbed logits are largest; the later ones are masked there, in place."""
+    positions: list[Tensor] = []
+    masked = perturbed.new_full((1, 1, 1), _LOG_MASKED).expand(len(perturbed), perturbed.shape[1], 1)
+    for draw, of_draw in enumerate(perturbed, 1):
+        positions.append(of_draw.argmax(dim=1, keepdim=True))
+        later = perturbed[draw:]
+        later.scatter_add_(2, positions[-1].expand(len(later), -1, 1), masked)
+    return torch.cat(positions, dim=1)
 
 
 def log_mixture(similarities: Mapping[str, Similarity], tau: float) -> Float[Tensor, "B P"]:
