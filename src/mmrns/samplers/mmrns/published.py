@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,7 @@ from mmrns.samplers.base import Sampler, scattered
 from mmrns.samplers.explanation import Evidence
 from mmrns.samplers.gumbel import gumbel_, straight_through
 from mmrns.samplers.mmrns.contrastive import contrastive
-from mmrns.samplers.mmrns.similarity import PublishedSimilarity, Similarity
+from mmrns.samplers.mmrns.similarity import PublishedSimilarity, structure
 from mmrns.samplers.pools import PoolAnswers, distinct
 from mmrns.types import Batch, Negatives, OwnNegatives, Views
 
@@ -39,14 +39,14 @@ class Trace:
         true: Bool[B P], the candidates that are true in train.
         logits: Float[B P] of the first draw.
         positions: Int[B K], the columns drawn.
-        similarities: by term.
+        similarities: Float[T B P], by term.
     """
 
     pool: Int[Tensor, " P"]
     true: Bool[Tensor, "B P"]
     logits: Float[Tensor, "B P"]
     positions: Int[Tensor, "B K"]
-    similarities: Mapping[str, Similarity]
+    similarities: Float[Tensor, "T B P"]
 
 
 class MmrnsPublished(Sampler, name="mmrns-published"):
@@ -132,12 +132,12 @@ class MmrnsPublished(Sampler, name="mmrns-published"):
         batch = lookup.batch
         answers = PoolAnswers.of(self.index, self.pool(step), self._degrees)
         pool, true = answers.pool, answers.among(self.index, batch)
-        similarities = self.similarity(batch, pool, model)
+        candidates = model.entities(pool)
+        similarities = self.similarity(lookup, pool, structure(candidates), model)
         mixture = log_mixture(similarities, self.temperature / (1 + math.log(step + 1)))
         first = mixture + true * _LOG_MASKED
         perturbed = self.noise(first.shape, step, first.device).to(first.dtype).add_(first.detach())
         drawn = without_replacement(perturbed)
-        candidates = model.entities(pool)
         own = candidates.vectors.flatten(1)
         vectors = straight_through(first, perturbed, own, embedding(drawn, own))
         traits = None if candidates.traits is None else candidates.traits[drawn]
@@ -162,7 +162,7 @@ class MmrnsPublished(Sampler, name="mmrns-published"):
         if negatives.mask is not None:
             p = torch.where(negatives.mask, p, 1.0)
         weight = torch.ones_like(trace.logits).scatter_(1, trace.positions, p)
-        values = torch.stack([similarity.values for similarity in trace.similarities.values()])
+        values = trace.similarities
         return contrastive(values, trace.true, weight).sum() / (len(values) * self.loss_rate)
 
     def proposal(self, batch: Batch, negatives: Negatives, rows: Int[Tensor, " n"]) -> Float[Tensor, "n E"]:
@@ -195,9 +195,9 @@ def without_replacement(perturbed: Float[Tensor, "K B P"]) -> Int[Tensor, "B K"]
     return torch.cat(positions, dim=1)
 
 
-def log_mixture(similarities: Mapping[str, Similarity], tau: float) -> Float[Tensor, "B P"]:
+def log_mixture(similarities: Float[Tensor, "T B P"], tau: float) -> Float[Tensor, "B P"]:
     """`ln sum_m softmax_e(sim_m / tau)`."""
-    return torch.stack([torch.log_softmax(s.values / tau, dim=1) for s in similarities.values()]).logsumexp(0)
+    return torch.log_softmax(similarities / tau, dim=2).logsumexp(0)
 
 
 def chosen_modalities(features: Features, names: Sequence[str] | None) -> list[str]:
