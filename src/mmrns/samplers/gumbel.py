@@ -113,8 +113,10 @@ class _StraightThroughVectors(FullPrecision):
         (g,) = gradients
         perturbed, vectors = ctx.saved_tensors
         soft = torch.softmax(perturbed, dim=2)
-        of_soft = (g.transpose(0, 1) @ vectors.T).mul_(soft)
-        return of_soft.addcmul_(soft, of_soft.sum(2, keepdim=True), value=-1).sum(0), None, None, g
+        # One product of all draws.
+        of_soft = g.transpose(0, 1).contiguous() @ vectors.T
+        of_perturbed = torch.ops.aten._softmax_backward_data(of_soft, soft, 2, soft.dtype)
+        return of_perturbed.sum(0), None, None, g
 
 
 class _StraightThrough(FullPrecision):

@@ -230,8 +230,9 @@ class _GroupedCosines(FullPrecision):
             for of_term, (of_target, _), found in zip(g, pairs, of_candidates, strict=False):
                 found[part.relations] = of_term.mT @ of_target
             # Of y = gate * e, the candidates' first, then the rows'.
-            n = len(gated.entities)
-            g_y = torch.cat([g[-1].mT @ t, g[-1] @ c], dim=1)
+            n, g_y = len(gated.entities), torch.empty_like(gate)
+            torch.bmm(g[-1].mT, t, out=g_y[:, :n])
+            torch.bmm(g[-1], c, out=g_y[:, n:])
             g_e = g_y * gate
             g_y[:, :n].mul_(gated.entities)
             g_y[:, n:].mul_(own)
@@ -243,18 +244,22 @@ class _GroupedCosines(FullPrecision):
             )
             of_relation[part.relations] = g_hidden.sum(1)
             part.put(of_all, torch.cat([*g_rows, g_e[:, n:], g_hidden[:, n:]], dim=2))
-            found = [
-                g_e[:, :n].sum(0),
-                g_hidden[:, :n].sum(0),
-                g_out.T @ hidden.flatten(0, 1),
-                g_out.sum(0),
-            ]
-            of_gated = found if of_gated is None else torch._foreach_add(of_gated, found)
+            of_entity = _summed(g_e[:, :n]), _summed(g_hidden[:, :n])
+            found = [*of_entity, g_out.T @ hidden.flatten(0, 1), g_out.sum(0)]
+            if of_gated is None:
+                of_gated = found
+            else:
+                torch._foreach_add_(of_gated, found)
         assert of_gated is not None
         of_entities, of_entity, of_weight, of_bias = of_gated
         *of_targets, g_own, g_of_own = of_all.split(ctx.widths, dim=1)
         own = g_own, g_of_own, of_entities, of_entity, of_relation, of_weight, of_bias
         return None, *own, None, *of_targets, *of_candidates
+
+
+def _summed(of_relations: Float[Tensor, "u P width"]) -> Float[Tensor, "P width"]:
+    """The sum over relations; that of one is it itself."""
+    return of_relations[0] if len(of_relations) == 1 else of_relations.sum(0)
 
 
 def _hidden(gated: Gated, part: Part, of_own: Float[Tensor, "u n hidden"]) -> Float[Tensor, "u m hidden"]:
