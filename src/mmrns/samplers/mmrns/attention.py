@@ -297,7 +297,7 @@ class KnowledgeGuidedAttention(nn.Module):
 
     def _combine_folded(self, gate: Float[Tensor, "R L M"], folded: Folded) -> Float[Tensor, "R n a"]:
         given = folded.constant, folded.blocks, folded.pairs
-        return folded_values(gate.permute(1, 2, 0).contiguous(), *given, self.norm.eps).transpose(0, 1)
+        return folded_values(gate.permute(1, 2, 0).contiguous(), *given, self.norm.eps)
 
 
 def _attention(affinity: Float[Tensor, "n L M"], read: Tokens) -> Float[Tensor, "n L M"]:

@@ -20,7 +20,7 @@ from mmrns.nn.numerics import FullPrecision
 
 _TINY = 1e-10
 """Added to products of norms, as in the authors' code."""
-_CACHED = 2**17
+_CACHED = 2**18
 """Reals that are taken at once on a processor: with what is made of them they stay in the cache of one of its cores."""
 
 
@@ -86,7 +86,7 @@ def folded_values(
     blocks: Float[Tensor, "n LM a"],
     pairs: Float[Tensor, "M n LL"],
     eps: float,
-) -> Float[Tensor, "n R a"]:
+) -> Float[Tensor, "R n a"]:
     """What entities are under each relation, where the attention is folded (`Folded`):
 
     y_e(r) = constant_e + sum_jk (g_jk / sd_k) blocks_jk,    sd_k^2 = max(0, sum_ji g_jk g_ik pairs_kji) + eps
@@ -101,12 +101,12 @@ class _FoldedValues(FullPrecision):
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, constant: Tensor, blocks: Tensor, pairs: Tensor, eps: float) -> Tensor:
-        squares, found = _squares(gate), constant.new_empty(len(constant), gate.shape[2], constant.shape[1])
+        squares, found = _squares(gate), constant.new_empty(gate.shape[2], *constant.shape)
         variance = torch.empty(*pairs.shape[:2], gate.shape[2], dtype=pairs.dtype, device=pairs.device)
         for few in _few(len(constant), gate):
             variance[:, few] = pairs[:, few] @ squares
             coefficient = (gate * _inverse(variance[:, few], eps)[:, None]).flatten(1, 2)
-            torch.baddbmm(constant[few, None], coefficient.mT, blocks[few], out=found[few])
+            found[:, few] = torch.baddbmm(constant[few, None], coefficient.mT, blocks[few]).transpose(0, 1)
         ctx.save_for_backward(gate, blocks, pairs, variance)
         ctx.eps = eps
         return found
@@ -120,8 +120,9 @@ class _FoldedValues(FullPrecision):
         for few in _few(len(blocks), gate):
             inverse = _inverse(variance[:, few], ctx.eps)
             coefficient = gate * inverse[:, None]
-            torch.bmm(coefficient.flatten(1, 2), g[few], out=of_blocks[few])
-            of_coefficient = (blocks[few] @ g[few].mT).view_as(coefficient)
+            of_few = g[:, few].transpose(0, 1).contiguous()
+            torch.bmm(coefficient.flatten(1, 2), of_few, out=of_blocks[few])
+            of_coefficient = (blocks[few] @ of_few.mT).view_as(coefficient)
             of_gate += (of_coefficient * inverse[:, None]).sum(0)
             of_inverse = of_coefficient.mul_(gate).sum(1).transpose(0, 1)
             # d rsqrt(x) = -rsqrt(x)^3 / 2, and nothing of what was below 0.
@@ -131,7 +132,7 @@ class _FoldedValues(FullPrecision):
         # Pairs are listed twice, and alike.
         by_guide, own = gate.transpose(0, 1), of_squares.unflatten(1, (len(gate), len(gate)))
         of_gate += 2 * (own * by_guide[:, None]).sum(2).transpose(0, 1)
-        return of_gate, g.sum(1), of_blocks, of_pairs, None
+        return of_gate, g.sum(0), of_blocks, of_pairs, None
 
 
 def _squares(gate: Float[Tensor, "L M R"]) -> Float[Tensor, "M LL R"]:
@@ -228,7 +229,7 @@ class _GroupedCosines(FullPrecision):
             *pairs, (t, c) = _pairs(of_rows, candidates, own, gate, gated, part)
             g_rows = [of_term @ of_candidate for of_term, (_, of_candidate) in zip(g, pairs, strict=False)]
             for of_term, (of_target, _), found in zip(g, pairs, of_candidates, strict=False):
-                found[part.relations] = of_term.mT @ of_target
+                torch.bmm(of_term.mT, of_target, out=found[part.relations])
             # Of y = gate * e, the candidates' first, then the rows'.
             n, g_y = len(gated.entities), torch.empty_like(gate)
             torch.bmm(g[-1].mT, t, out=g_y[:, :n])
