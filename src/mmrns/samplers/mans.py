@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
