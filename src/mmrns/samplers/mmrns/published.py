@@ -23,7 +23,7 @@ from mmrns.samplers.explanation import Evidence
 from mmrns.samplers.gumbel import gumbel_, straight_through
 from mmrns.samplers.mmrns.contrastive import contrastive
 from mmrns.samplers.mmrns.similarity import PublishedSimilarity, structure
-from mmrns.samplers.pools import PoolAnswers, distinct
+from mmrns.samplers.pools import distinct, true_in_pool
 from mmrns.types import Batch, Negatives, OwnNegatives, Views
 
 _LOG_MASKED = math.log(1e-38)
@@ -108,7 +108,6 @@ class MmrnsPublished(Sampler, name="mmrns-published"):
         super().__init__(graph, features, spec, seed=seed, negatives=min(negatives, size))
         self.pool_size, self.alpha = size, alpha
         self.temperature, self.loss_rate = temperature, loss_rate
-        self._degrees = self.index.degrees()
         self.similarity = PublishedSimilarity(
             {name: features[name] for name in chosen_modalities(features, modalities)},
             spec,
@@ -130,8 +129,8 @@ class MmrnsPublished(Sampler, name="mmrns-published"):
 
     def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
         batch = lookup.batch
-        answers = PoolAnswers.of(self.index, self.pool(step), self._degrees)
-        pool, true = answers.pool, answers.among(self.index, batch)
+        pool = self.pool(step).to(batch.h.device, non_blocking=True)
+        true = true_in_pool(self.index, batch, pool)
         candidates = model.entities(pool)
         similarities = self.similarity(lookup, pool, structure(candidates), model)
         mixture = log_mixture(similarities, self.temperature / (1 + math.log(step + 1)))
