@@ -220,7 +220,7 @@ class Model(nn.Module):
         # Split, so that the gradient of each is put together once.
         sizes = [rows.stop - rows.start for _, rows in sides]
         parts = zip(sides, anchor.split(sizes), relation.split(sizes), strict=True)
-        return torch.cat([query(*part, head) for (head, _), *part in parts])
+        return torch.cat([query(own, r, head) for (head, _), own, r in parts])
 
     def score(self, lookup: Lookup) -> Float[Tensor, " B"]:
         """f(h, r, t) of each row."""

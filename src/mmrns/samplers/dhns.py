@@ -59,7 +59,7 @@ class Dhns(Uniform, name="dhns"):
     - a fifth level, the hardest, has the weight 0 there and is left out with the 5 steps that lead to it,
     - some rows of a batch have chains, and on the CPU rows with the same query share one.
 
-    Cost of a draw: that of `uniform`; in the loss 2 n V chains for n rows, of 45 steps with 17 w^2 products each for
+    Cost of a draw: that of `uniform`; in the loss 2 n V chains for n rows, of 45 steps with 16 w^2 products each for
     vectors and queries of width w.
 
     Args:

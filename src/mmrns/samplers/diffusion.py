@@ -123,4 +123,4 @@ def chain(
         for t, of_step, before, x in zip(steps, given, every, every[1:], strict=False):
             of_x, of_eps, _ = _SHARES[t]
             x.add_(before, alpha=of_x).addmm_(denoiser.hidden_of(of_step), last_layer, alpha=of_eps)
-    return [(t, *every[at : at + 2]) for at, t in enumerate(steps) if t in wanted]
+    return [(t, every[at], every[at + 1]) for at, t in enumerate(steps) if t in wanted]

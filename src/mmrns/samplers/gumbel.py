@@ -112,11 +112,17 @@ class _StraightThroughVectors(FullPrecision):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (g,) = gradients
         perturbed, vectors = ctx.saved_tensors
-        soft = torch.softmax(perturbed, dim=2)
-        # One product of all draws.
-        of_soft = g.transpose(0, 1).contiguous() @ vectors.T
-        of_perturbed = torch.ops.aten._softmax_backward_data(of_soft, soft, 2, soft.dtype)
-        return of_perturbed.sum(0), None, None, g
+        of_logits, size = torch.zeros_like(perturbed[0]), _draws_at_once(perturbed)
+        for some, of_some in zip(perturbed.split(size), g.transpose(0, 1).split(size), strict=True):
+            soft = torch.softmax(some, dim=2)
+            of_soft = of_some.contiguous() @ vectors.T
+            of_logits += torch.ops.aten._softmax_backward_data(of_soft, soft, 2, soft.dtype).sum(0)
+        return of_logits, None, None, g
+
+
+def _draws_at_once(perturbed: Float[Tensor, "K B P"]) -> int:
+    """How many draws are taken together: one on a processor, whose cache holds its softmax and the gradient."""
+    return 1 if perturbed.is_cpu else len(perturbed)
 
 
 class _StraightThrough(FullPrecision):

@@ -219,7 +219,8 @@ class _GroupedCosines(FullPrecision):
         by: tuple[Part, ...] = ctx.by
         rows, *saved = ctx.saved_tensors
         candidates, gates, divisors = saved[5 : -2 * len(by)], saved[-2 * len(by) : -len(by)], saved[-len(by) :]
-        gated = Gated(rows, rows, *saved[:5], ctx.slope)  # What is own comes part by part.
+        # What is own comes part by part.
+        gated = Gated(rows, rows, *saved[:5], slope=ctx.slope)
         of_all, of_candidates = torch.empty_like(rows), [torch.empty_like(c) for c in candidates]
         of_gated: list[Tensor] | None = None
         of_relation = torch.empty_like(gated.of_relation)
@@ -249,8 +250,9 @@ class _GroupedCosines(FullPrecision):
             found = [*of_entity, g_out.T @ hidden.flatten(0, 1), g_out.sum(0)]
             if of_gated is None:
                 of_gated = found
-            else:
-                torch._foreach_add_(of_gated, found)
+                continue
+            for total, more in zip(of_gated, found, strict=True):
+                total += more
         assert of_gated is not None
         of_entities, of_entity, of_weight, of_bias = of_gated
         *of_targets, g_own, g_of_own = of_all.split(ctx.widths, dim=1)
