@@ -100,7 +100,7 @@ class RecordedPublished(MmrnsPublished):
 
     def noise(self, shape: torch.Size, step: int, device: torch.device) -> Tensor:
         # A copy, which the draw adds to.
-        return self.recorded_noise.transpose(0, 1).clone()
+        return self.recorded_noise.clone()
 
 
 def compare(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
@@ -202,7 +202,7 @@ def take_step(
     loss = score_loss + sampler.loss(lookup, negatives, s_pos, s_neg, model, STEP)
     loss.backward()
     if step.published:
-        found = {f"sim_{name}": s.values for name, s in trace.similarities.items()}
+        found = {f"sim_{name}": s for name, s in zip(sampler.similarity.terms, trace.similarities, strict=True)}
     else:
         found = {"pmi": trace.more.pmi}
     found |= {

@@ -59,6 +59,29 @@ def test_to_keeps_everything() -> None:
     assert batch.to("meta").n_tail == 1
 
 
+@pytest.mark.parametrize("n", [0, 1, 4, 5])
+def test_a_batch_moves_in_one_piece(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
+    """Every tensor is there again with its type and numbers, of an odd number of weights as well."""
+    triples = torch.arange(3 * n).view(n, 3)
+    batch = Batch.of(triples, torch.arange(n) % 2 == 0, torch.rand(n, generator=torch.Generator().manual_seed(0)))
+    batch = dataclasses.replace(batch, place=torch.arange(n), index=7, n_true=3, step=2)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)
+    found = batch.pinned()
+    for field in dataclasses.fields(Batch):
+        own, moved = getattr(batch, field.name), getattr(found, field.name)
+        assert (
+            own == moved
+            if not isinstance(own, torch.Tensor)
+            else (own.dtype == moved.dtype and torch.equal(own, moved))
+        )
+    assert len({x.untyped_storage().data_ptr() for x in (found.h, found.r, found.t, found.weight, found.place)}) == 1
+    copied: list[torch.Tensor] = []
+    to = torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda x, *args, **options: copied.append(x) or to(x, *args, **options))
+    assert found.to("meta").weight.shape == (n,)
+    assert len(copied) == 1
+
+
 def test_batch_and_negatives_are_frozen() -> None:
     batch = Batch.of(torch.tensor([[0, 1, 2]]), torch.tensor([True]))
     with pytest.raises(dataclasses.FrozenInstanceError):

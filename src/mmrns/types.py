@@ -5,14 +5,15 @@ Shapes: B batch, K negatives, P pool, E entities, V views, R distinct relations 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
+from torch.nn.functional import pad
 
 SidePolicy = Literal["alternate", "bernoulli"]
 """Which side of its triples a step replaces: tails and heads in turn, or for each row by its relation's coin."""
@@ -117,15 +118,33 @@ class Batch:
         """The same batch on another device; itself where it lies there."""
         if self.h.device == torch.device(device):
             return self
-        return self._each(lambda value: value.to(device, non_blocking=True))
+        return self._laid_out(self._memory.to(device, non_blocking=True))
 
     def pinned(self) -> Batch:
         """The same batch in page-locked memory, from which a device copies while the host goes on."""
-        return self._each(Tensor.pin_memory)
+        return self._laid_out(self._memory.pin_memory())
 
-    def _each(self, made: Callable[[Tensor], Tensor]) -> Batch:
-        tensors = {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
-        return replace(self, **{name: made(value) for name, value in tensors.items()})
+    @property
+    def _tensors(self) -> dict[str, Tensor]:
+        return {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+
+    @cached_property
+    def _memory(self) -> UInt8[Tensor, " n"]:
+        """All tensors one after the other, each from a multiple of 8 bytes on: what a device copies at once."""
+        # A single row counts as contiguous whatever its stride, but not as bytes: hence copies.
+        copies = [value.clone(memory_format=torch.contiguous_format) for value in self._tensors.values()]
+        parts = [value.view(torch.uint8) for value in copies]
+        return torch.cat([pad(part, (0, -len(part) % 8)) for part in parts])
+
+    def _laid_out(self, memory: UInt8[Tensor, " n"]) -> Batch:
+        """The same batch, whose tensors are parts of a copy of its memory."""
+        found, start = dict[str, Tensor](), 0
+        for name, value in self._tensors.items():
+            found[name] = memory[start : start + value.nbytes].view(value.dtype)
+            start += value.nbytes + -value.nbytes % 8
+        batch = replace(self, **found)
+        batch.__dict__["_memory"] = memory
+        return batch
 
 
 @dataclass(frozen=True)

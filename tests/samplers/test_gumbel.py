@@ -35,9 +35,7 @@ def gradient(perturbed: Tensor, scores: Tensor, k: int, weight: Tensor, explicit
     positions = perturbed.detach().topk(k, dim=1).indices
     if explicit:
         soft = sequential_softmaxes(perturbed, positions)
-        drawn = torch.cat(
-            [straight_through(soft[i : i + 1], positions[i : i + 1], scores[i, :, None]) for i in range(len(scores))]
-        ).squeeze(2)
+        drawn = scores.gather(1, positions) + torch.einsum("bkp,bp->bk", soft - soft.detach(), scores)
     else:
         drawn = straight_through_top_k(perturbed, positions, scores)
     return torch.autograd.grad((weight * drawn).sum(), perturbed)[0]
@@ -160,7 +158,7 @@ def test_ordered_draws_follow_plackett_luce() -> None:
 def test_straight_through_has_the_value_of_the_draw_and_the_gradient_of_the_expectation() -> None:
     logits = torch.tensor([[0.0, math.log(3)]], dtype=torch.float64, requires_grad=True)
     vectors = torch.tensor([[1.0], [5.0]], dtype=torch.float64, requires_grad=True)
-    drawn = straight_through(torch.softmax(logits, 1)[:, None], torch.tensor([[0]]), vectors)
+    drawn = straight_through(logits, logits.detach()[None], vectors, vectors[torch.tensor([[0]])])
     assert drawn.tolist() == [[[1.0]]]
     drawn.sum().backward()
     # d(p0 + 5 p1) / dz = p_i (v_i - mean) with p = (1/4, 3/4) and mean 4.
@@ -168,3 +166,23 @@ def test_straight_through_has_the_value_of_the_draw_and_the_gradient_of_the_expe
     assert vectors.grad is not None
     assert logits.grad.flatten().tolist() == pytest.approx([-3 / 4, 3 / 4])
     assert vectors.grad.flatten().tolist() == [1.0, 0.0]
+
+
+def test_straight_through_is_what_autograd_makes_of_its_formula() -> None:
+    k, rows, n, width = 3, 2, 5, 4
+    g = torch.Generator().manual_seed(0)
+    logits, vectors, noise, weight = (
+        torch.randn(shape, generator=g, dtype=torch.float64)
+        for shape in ((rows, n), (n, width), (k, rows, n), (rows, k, width))
+    )
+    positions = torch.randint(n, (rows, k), generator=g)
+    logits.requires_grad_()
+    vectors.requires_grad_()
+    soft = torch.softmax(logits + noise, dim=2).transpose(0, 1)
+    expected = vectors[positions] + (soft - soft.detach()) @ vectors.detach()
+    found = straight_through(logits, (logits + noise).detach(), vectors, vectors[positions])
+    torch.testing.assert_close(found, expected)
+    for a, b in zip(
+        *(torch.autograd.grad((weight * x).sum(), [logits, vectors]) for x in (found, expected)), strict=True
+    ):
+        torch.testing.assert_close(a, b)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mmrns.data.datasets import Dataset
 from mmrns.rng import generator
-from mmrns.samplers.pools import PoolAnswers, distinct, in_pools, mixed_pool
+from mmrns.samplers.pools import PoolAnswers, distinct, in_pools, mixed_pool, true_in_pool
 from mmrns.types import Batch
 
 
@@ -62,13 +62,15 @@ def test_the_answers_of_a_pool_are_what_is_true(toy: Dataset, side: float) -> No
     degrees = index.degrees()
     for step in range(4):
         pool = distinct(step, "test", n=len(toy.graph.entities), size=[1, 7, 23, 40][step])
-        found = PoolAnswers.of(index, pool, degrees).among(index, batch)
+        found = PoolAnswers.of_each(index, pool[None], degrees)[0].among(index, batch)
         ids, head = pool.expand(len(batch), -1), batch.head[:, None]
         h, t = torch.where(head, ids, batch.h[:, None]), torch.where(head, batch.t[:, None], ids)
         assert torch.equal(found, index.contains(h, batch.r[:, None].expand_as(h), t))
         assert torch.equal(found, index.batch_contains(batch, pool))
+        assert torch.equal(found, true_in_pool(index, batch, pool))
     empty = Batch.of(toy.graph.train[:0], torch.zeros(0, dtype=torch.bool))
-    assert PoolAnswers.of(index, pool, degrees).among(index, empty).shape == (0, 40)
+    assert PoolAnswers.of_each(index, pool[None], degrees)[0].among(index, empty).shape == (0, 40)
+    assert true_in_pool(index, empty, pool).shape == (0, 40)
 
 
 def test_the_answers_of_several_pools_are_those_of_each(toy: Dataset) -> None:

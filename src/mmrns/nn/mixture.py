@@ -199,13 +199,13 @@ class Gated(Mixture, name="gated"):
         own: Bool[Tensor, "B V"],
         candidates: Bool[Tensor, "*K V"],
     ) -> Float[Tensor, "B K"]:
-        # The same as by `weights`, divided once.
-        common = own.to(gate.dtype)[:, None] * candidates.to(gate.dtype)
-        alone = common.sum(-1) == 0
-        weights = (gate[:, None] * common).unbind(-1)
-        mixed = sum((w * s for w, s in zip(weights, scores, strict=True)), torch.zeros_like(scores[0]))
-        total = torch.where(alone, 1.0, sum(weights, torch.zeros_like(scores[0])))
-        return torch.where(alone, scores[0], mixed / total)
+        # The same as by `weights`, divided once; the views come first, so that sums over them are of whole tensors.
+        candidates = candidates[None] if candidates.ndim == 2 else candidates
+        common = own.mT[..., None] & candidates.movedim(-1, 0)
+        weights = gate.mT[..., None] * common
+        alone = ~common.any(0)
+        mixed = (weights * torch.stack(list(scores))).sum(0) / weights.sum(0).masked_fill(alone, 1.0)
+        return torch.where(alone, scores[0], mixed)
 
 
 class MeanProbability(Mixture, name="mean-probability"):

@@ -217,7 +217,10 @@ class Model(nn.Module):
             return torch.where(sides[:, None], query(anchor, relation, True), query(anchor, relation, False))
         if len(sides) == 1:
             return query(anchor, relation, sides[0][0])
-        return torch.cat([query(anchor[rows], relation[rows], head) for head, rows in sides])
+        # Split, so that the gradient of each is put together once.
+        sizes = [rows.stop - rows.start for _, rows in sides]
+        parts = zip(sides, anchor.split(sizes), relation.split(sizes), strict=True)
+        return torch.cat([query(own, r, head) for (head, _), own, r in parts])
 
     def score(self, lookup: Lookup) -> Float[Tensor, " B"]:
         """f(h, r, t) of each row."""

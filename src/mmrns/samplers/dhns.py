@@ -59,7 +59,7 @@ class Dhns(Uniform, name="dhns"):
     - a fifth level, the hardest, has the weight 0 there and is left out with the 5 steps that lead to it,
     - some rows of a batch have chains, and on the CPU rows with the same query share one.
 
-    Cost of a draw: that of `uniform`; in the loss 2 n V chains for n rows, of 45 steps with 17 w^2 products each for
+    Cost of a draw: that of `uniform`; in the loss 2 n V chains for n rows, of 45 steps with 16 w^2 products each for
     vectors and queries of width w.
 
     Args:
@@ -78,6 +78,7 @@ class Dhns(Uniform, name="dhns"):
     asks_each_view = True
 
     bars: Tensor
+    levels: Tensor
 
     def __init__(
         self,
@@ -99,6 +100,7 @@ class Dhns(Uniform, name="dhns"):
         self.head_chain, self.detach_diffusion, self.use_margins = head_chain, detach_diffusion, use_margins
         self.denoiser = Denoiser(spec.entity_width, spec.query_width)
         self.register_buffer("bars", torch.tensor(BARS), persistent=False)
+        self.register_buffer("levels", torch.tensor(list(LEVELS.values())).T, persistent=False)
 
     @classmethod
     def refuse_unfit(cls, model: Model) -> None:
@@ -128,8 +130,9 @@ class Dhns(Uniform, name="dhns"):
         n, device = min(self.rows, len(lookup.batch)), s_pos.device
         rows = torch.arange(n, device=device) * len(lookup.batch) // n
         asked = Asked.of(lookup, rows, model)
-        diffusion = self.noise_error(asked, self.stream(step, "dhns noise", device=device))
-        made = self.generated(asked, self.stream(step, "dhns", device=device))
+        units = asked.in_units(detached=self.detach_diffusion)
+        diffusion = self.noise_error(asked, *units, self.stream(step, "dhns noise", device=device))
+        made = self.generated(asked, units[1].detach(), self.stream(step, "dhns", device=device))
         s_made = self.scores(asked, made, model)
         return diffusion + self.mu * self.of_levels(s_pos.index_select(0, rows), s_made, asked.weight, model)
 
@@ -139,9 +142,20 @@ class Dhns(Uniform, name="dhns"):
             why_not="the vectors that it makes beside these draws are no entities, and none of them is here"
         )
 
-    def noise_error(self, asked: Asked, stream: torch.Generator) -> Float[Tensor, ""]:
-        """|eps - eps'|_1 / w, the mean over the views that are there; a triple's sides have the same t and eps."""
-        x, condition = asked.in_units(detached=self.detach_diffusion)
+    def noise_error(
+        self,
+        asked: Asked,
+        x: Float[Tensor, "2 n V w"],
+        condition: Float[Tensor, "2 n V q"],
+        stream: torch.Generator,
+    ) -> Float[Tensor, ""]:
+        """|eps - eps'|_1 / w, the mean over the views that are there; a triple's sides have the same t and eps.
+
+        Args:
+            asked: the triples.
+            x, condition: their entities and queries `in_units`.
+            stream: of t and eps.
+        """
         _, n, views, width = x.shape
         t = torch.randint(STEPS, (n,), generator=stream, device=x.device)
         noise = torch.randn(n, views, width, generator=stream, device=x.device).to(x.dtype)
@@ -153,9 +167,10 @@ class Dhns(Uniform, name="dhns"):
         return (full(found - noise).abs().mean(-1) * there).sum() / there.sum().clamp(min=1)
 
     @torch.no_grad()
-    def generated(self, asked: Asked, stream: torch.Generator) -> Float[Tensor, "L 2 n V w"]:
-        """What is made for each level and side, in the units of the model."""
-        _, conditions = asked.in_units(detached=True)
+    def generated(
+        self, asked: Asked, conditions: Float[Tensor, "2 n V q"], stream: torch.Generator
+    ) -> Float[Tensor, "L 2 n V w"]:
+        """What is made for each level and side, in the units of the model, by the queries `in_units`."""
         if self.head_chain:
             found = self._own_chains(asked, conditions, stream)
         else:
@@ -205,11 +220,10 @@ class Dhns(Uniform, name="dhns"):
     ) -> Float[Tensor, ""]:
         """The mean of the levels' losses, by their weights and under their margins."""
         gamma = self.gamma if model.scorer.distance else 0.0
-        total = torch.zeros_like(s_pos)
-        for level, (share, margin) in enumerate(LEVELS.values()):
-            m = gamma * (margin if self.use_margins else 1.0)
-            both = logsigmoid(m + s_pos) + logsigmoid(-m - s_made[:, level]).mean(1)
-            total = total - share / (2 * len(LEVELS)) * both
+        shares, margins = self.levels.unbind()
+        m = gamma * (margins if self.use_margins else torch.ones_like(margins))
+        of_true, of_made = logsigmoid(m + s_pos[:, None]), logsigmoid(-m[:, None] - s_made).mean(2)
+        total = ((of_true + of_made) * shares).sum(1) / (-2 * len(LEVELS))
         return (weight * total).sum() / weight.sum()
 
 

@@ -89,10 +89,45 @@ def straight_through_top_k(
 
 
 def straight_through(
-    soft: Float[Tensor, "B K P"], positions: Int[Tensor, "B K"], vectors: Float[Tensor, "P width"]
+    logits: Float[Tensor, "B P"],
+    perturbed: Float[Tensor, "K B P"],
+    vectors: Float[Tensor, "P width"],
+    drawn: Float[Tensor, "B K width"],
 ) -> Float[Tensor, "B K width"]:
-    """The straight-through gradient spelled out, for given softmaxes: `(one_hot + soft - stopgrad(soft)) @ vectors`."""
-    return vectors[positions] + (soft - soft.detach()) @ vectors.detach()
+    """The vectors of K draws as they are, with the straight-through gradient for the logits, draw by draw:
+
+        v_k + (s_k - stopgrad(s_k)) @ vectors,    s_k = softmax(perturbed_k)
+
+    Args:
+        logits: of the candidates of each row.
+        perturbed: what each draw was the largest of: the logits, plus what does not depend on them.
+        vectors: of all candidates; they get no gradient.
+        drawn: v, which hand theirs on.
+    """
+    return _StraightThroughVectors.apply(logits, perturbed, vectors.detach(), drawn)
+
+
+class _StraightThroughVectors(FullPrecision):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, perturbed: Tensor, vectors: Tensor, drawn: Tensor) -> Tensor:
+        ctx.save_for_backward(perturbed, vectors)
+        return drawn.view_as(drawn)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (g,) = gradients
+        perturbed, vectors = ctx.saved_tensors
+        of_logits, size = torch.zeros_like(perturbed[0]), _draws_at_once(perturbed)
+        for some, of_some in zip(perturbed.split(size), g.transpose(0, 1).split(size), strict=True):
+            soft = torch.softmax(some, dim=2)
+            of_soft = of_some.contiguous() @ vectors.T
+            of_logits += torch.ops.aten._softmax_backward_data(of_soft, soft, 2, soft.dtype).sum(0)
+        return of_logits, None, None, g
+
+
+def _draws_at_once(perturbed: Float[Tensor, "K B P"]) -> int:
+    """How many draws are taken together: one on a processor, whose cache holds its softmax and the gradient."""
+    return 1 if perturbed.is_cpu else len(perturbed)
 
 
 class _StraightThrough(FullPrecision):

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
@@ -127,14 +127,14 @@ def first_rows(modal: Bool[Tensor, "B K"]) -> Bool[Tensor, "B K"]:
 @torch.no_grad()
 def mixed_up(query: Query, views: Views, model: Model) -> Bool[Tensor, "B K"]:
     """Whose mean score over the pairs of different views is above that over the views that both have."""
-    n = len(query.vectors)
-    asked = list(zip(model.scorers, query.vectors, strict=True))
-    scores = torch.stack([scorer.compare(q, e) for scorer, q in asked for e in views.by_view], dim=-1)
-    pairs = (query.present[:, None, :, None] & views.present[..., None, :]).flatten(-2)
-    of_one = torch.eye(n, dtype=torch.bool, device=pairs.device).flatten()
-
-    def mean(there: Bool[Tensor, "B K VV"]) -> Float[Tensor, "B K"]:
-        return scores.masked_fill(~there, 0.0).sum(-1) / there.sum(-1)
-
+    rows, k, n = views.present.shape
+    # Each view of the anchor with all views of all entities.
+    every = views.vectors.flatten(1, 2)
+    asked = zip(model.scorers, query.vectors, strict=True)
+    scores = torch.stack([scorer.compare(q, every) for scorer, q in asked], dim=-1).view(rows, k, n, n)
+    of_one = torch.eye(n, dtype=torch.bool, device=scores.device)
+    kinds = torch.stack([of_one, ~of_one])[:, None, None]
+    there = views.present[..., None] & query.present[:, None, None] & kinds
+    of_one, of_two = scores.masked_fill(~there, 0.0).sum((-2, -1)) / there.sum((-2, -1))
     # Without a pair there is no mean: it is NaN, which is not above anything.
-    return mean(pairs & ~of_one) > mean(pairs & of_one)
+    return of_two > of_one

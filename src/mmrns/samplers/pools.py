@@ -96,6 +96,17 @@ def in_pools(
     return codes[torch.searchsorted(codes, wanted).clamp(max=len(codes) - 1)] == wanted
 
 
+def true_in_pool(index: TripleIndex, batch: Batch, pool: Int[Tensor, " P"]) -> Bool[Tensor, "B P"]:
+    """Which entities of a pool are true for each row, by way of all that are: no search, and nothing is kept."""
+    rows, entities = index.batch_targets(batch, batch.n_true)
+    # Who is not in the pool has the column after its last.
+    numbers = torch.arange(len(pool), device=pool.device)
+    column = pool.new_full((index.n_entities,), len(pool)).index_copy_(0, pool, numbers)
+    true = torch.zeros(len(batch), len(pool) + 1, dtype=torch.bool, device=pool.device)
+    # A value of the device: writing a Python number would copy it there, for which the host waits.
+    return true.index_put_((rows, column.index_select(0, entities)), true.new_ones(()))[:, :-1]
+
+
 @dataclass(frozen=True)
 class PoolAnswers:
     """Which queries of train the entities of a pool answer: far fewer than all that is true for a batch.
@@ -108,11 +119,6 @@ class PoolAnswers:
     pool: Int[Tensor, " P"]
     rows: Int[Tensor, " n"]
     keys: Int[Tensor, " n"]
-
-    @classmethod
-    def of(cls, index: TripleIndex, pool: Int[Tensor, " P"], degrees: Int[Tensor, " E"]) -> PoolAnswers:
-        """The answers of a pool; see `of_each`."""
-        return cls.of_each(index, pool[None], degrees)[0]
 
     @classmethod
     def of_each(cls, index: TripleIndex, pools: Int[Tensor, "N P"], degrees: Int[Tensor, " E"]) -> list[PoolAnswers]:

@@ -84,7 +84,7 @@ def outer(kca: KnowledgeGuidedAttention, relations: Tensor, tokens: list[Tokens]
     """Y of every pair, both modalities folded or none."""
     terms = kca.terms(tokens, n_relations=MANY if folded else 0)
     assert all((term.folded is not None) == folded for term in terms)
-    return kca.outer(relations, terms)
+    return kca.outer(kca.gates(relations), terms)
 
 
 @pytest.mark.parametrize("modalities", [1, 2])
@@ -108,7 +108,7 @@ def test_outer_equals_the_formula(modalities: int, folded: bool) -> None:
 def test_paired_equals_the_formula(modalities: int, omit: bool) -> None:
     kca, (relations, values, masks) = build(modalities), inputs(modalities)
     own = torch.tensor([2, 0, 1, 1, 0, 2])
-    found = kca.paired(relations[own], encode(kca, values, masks), omit_first_norm=omit)
+    found = kca.paired(kca.gates(relations[own]), encode(kca, values, masks), omit_first_norm=omit)
     for n in range(N):
         expected = naive(kca, relations[own[n]], [v[n] for v in values], [m[n] for m in masks], omit)
         for y, wanted in zip(found, expected, strict=True):
@@ -122,7 +122,7 @@ def test_paired_is_the_diagonal_of_outer(modalities: int) -> None:
     kca, (relations, values, masks) = build(modalities), inputs(modalities)
     own = torch.tensor([2, 0, 1, 1, 0, 2])
     tokens = encode(kca, values, masks)
-    for paired, every in zip(kca.paired(relations[own], tokens), outer(kca, relations, tokens), strict=True):
+    for paired, every in zip(kca.paired(kca.gates(relations[own]), tokens), outer(kca, relations, tokens), strict=True):
         torch.testing.assert_close(paired, every[own, torch.arange(N)], rtol=1e-12, atol=1e-12)
 
 
@@ -198,8 +198,8 @@ def test_of_three_modalities_each_is_guided_by_the_tokens_of_the_others(folded: 
     relations = torch.randn(R, RELATION, dtype=torch.float64)
     masks = [torch.rand(N, length) < 0.7 for length, _ in shapes]
     tokens = [kca.encode(m, torch.randn(N, *shapes[m], dtype=torch.float64), mask) for m, mask in enumerate(masks)]
-    found = kca.outer(relations, kca.terms(tokens, n_relations=MANY * folded))
-    paired = kca.paired(relations[torch.arange(N) % R], tokens)
+    found = kca.outer(kca.gates(relations), kca.terms(tokens, n_relations=MANY * folded))
+    paired = kca.paired(kca.gates(relations[torch.arange(N) % R]), tokens)
     for m in range(3):
         others = [k for k in range(3) if k != m]
         guide = torch.cat([tokens[k].values for k in others], dim=1)
@@ -299,7 +299,7 @@ def test_maps_are_what_the_representation_is_made_of(n_modalities: int) -> None:
     names = ["image", "text"][:n_modalities]
     maps = attention.maps(relations, tokens, names)
     assert len(maps) == n_modalities
-    for m, (one, y) in enumerate(zip(maps, attention.paired(relations, tokens), strict=True)):
+    for m, (one, y) in enumerate(zip(maps, attention.paired(attention.gates(relations), tokens), strict=True)):
         assert (one.reads, one.guide) == (names[m], names[-1 - m])
         read, guide = tokens[m], tokens[-1 - m]
         torch.testing.assert_close(one.affinity, read.values @ guide.values.mT)

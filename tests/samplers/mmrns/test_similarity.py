@@ -16,7 +16,7 @@ from mmrns.nn.scorers import TransE
 from mmrns.rng import seeded
 from mmrns.samplers.mmrns.attention import KnowledgeGuidedAttention
 from mmrns.samplers.mmrns.published import MmrnsPublished
-from mmrns.samplers.mmrns.similarity import Similarity
+from mmrns.samplers.mmrns.similarity import structure
 from mmrns.types import Batch
 
 DIM = 6
@@ -49,21 +49,20 @@ def test_folded_and_chunked_similarities_equal_the_direct_ones(
         rows = rows[rows[:, 1] == rows[0, 1]]
     batch = Batch.of(rows, torch.arange(len(rows)) % 2 == 0)
     assert len(batch.relations) == relations
-    outcomes: list[tuple[dict[str, Similarity], list[Tensor]]] = []
+    outcomes: list[tuple[Tensor, list[Tensor]]] = []
     for direct in (True, False):
         model, sampler = _build(toy, memory_mb=1024 if direct else memory_mb)
         if not direct:
             monkeypatch.setattr(sampler.similarity, "_relations_at_once", lambda candidates, rows: at_once)
         model.double()
         sampler.double()
-        found = sampler.similarity(batch, sampler.pool(0), model, direct=direct)
-        total = sum((torch.sin(3 * s.values)).sum() for s in found.values())
-        assert isinstance(total, Tensor)
-        total.backward()
+        pool = sampler.pool(0)
+        candidates = structure(model.entities(pool))
+        found = sampler.similarity(model.lookup(batch), pool, candidates, model, direct=direct)
+        torch.sin(3 * found).sum().backward()
         gradients = [p.grad for p in [*sampler.parameters(), *model.parameters()] if p.grad is not None]
         outcomes.append((found, gradients))
-    for name, expected in outcomes[0][0].items():
-        torch.testing.assert_close(outcomes[1][0][name].values, expected.values, rtol=0, atol=1e-10)
+    torch.testing.assert_close(outcomes[1][0], outcomes[0][0], rtol=0, atol=1e-10)
     assert len(outcomes[0][1]) == len(outcomes[1][1])
     for a, b in zip(outcomes[0][1], outcomes[1][1], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)

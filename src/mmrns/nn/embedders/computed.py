@@ -159,7 +159,8 @@ class ComputedEmbedder(Embedder):
     def known(self, ids: Int[Tensor, " n"], modalities: Sequence[Bool[Tensor, " n"]]) -> Bool[Tensor, "n V"]:
         """Who has structure and who has which modality: structure by train, or where there is nothing else."""
         there = torch.stack([self.seen[ids], *modalities], dim=1)
-        return torch.cat([there[:, :1] | ~there.any(1, keepdim=True), there[:, 1:]], dim=1)
+        there[:, 0].logical_or_(~there.any(1))
+        return there
 
 
 def _normalised(values: Float[Tensor, "n L D"], mask: Bool[Tensor, "n L"]) -> Float[Tensor, "n D"]:

@@ -6,26 +6,45 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
 from mmrns.nn.numerics import masked
 from mmrns.samplers.explanation import AttentionMap
-from mmrns.samplers.mmrns.grouped import Part, gated_cosine
+from mmrns.samplers.mmrns.grouped import Gated, folded_values
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Projected tokens of n entities in one modality: values [n L a], zero where absent, and mask [n L]."""
+    """Projected tokens of n entities in one modality.
+
+    Attributes:
+        values: Float[n L a], zero where absent.
+        mask: Bool[n L], True where present; None where all are.
+    """
 
     values: Float[Tensor, "n L a"]
-    mask: Bool[Tensor, "n L"]
+    mask: Bool[Tensor, "n L"] | None
 
     @staticmethod
-    def concatenate(parts: Sequence[Tokens]) -> Tokens:
-        """The tokens of several modalities, one after the other."""
-        return Tokens(torch.cat([t.values for t in parts], dim=1), torch.cat([t.mask for t in parts], dim=1))
+    def concatenate(parts: Sequence[Tokens], dim: int = 0) -> Tokens:
+        """The tokens of several lists of entities or, along `dim` 1, of several modalities, one after the other."""
+        masks = [t.mask for t in parts if t.mask is not None]
+        return Tokens(torch.cat([t.values for t in parts], dim), torch.cat(masks, dim) if masks else None)
+
+    def index_select(self, rows: Int[Tensor, " m"]) -> Tokens:
+        """Those of some of the entities."""
+        return Tokens(self.values.index_select(0, rows), None if self.mask is None else self.mask.index_select(0, rows))
+
+    def split(self, sizes: Sequence[int]) -> list[Tokens]:
+        """Those of the entities in parts of these sizes."""
+        masks = [None] * len(sizes) if self.mask is None else self.mask.split(list(sizes))
+        return [Tokens(*part) for part in zip(self.values.split(list(sizes)), masks, strict=True)]
+
+    def only(self, values: Float[Tensor, "*n L a"]) -> Float[Tensor, "*n L a"]:
+        """What is made of each token, and zeros for those that are absent."""
+        return values if self.mask is None else values * self.mask[..., None]
 
 
 @dataclass(frozen=True)
@@ -60,7 +79,7 @@ class EntityTerms:
         modality: which of the attention's modalities is read.
         affinity: Float[n L M], C.
         values: Float[n L a], the tokens read.
-        guide_mask: Bool[n M], the guiding tokens that are present.
+        guide: the tokens that guide.
         attended: Float[n M a], the attention terms.
         folded: the folded form, where it is cheaper.
     """
@@ -68,7 +87,7 @@ class EntityTerms:
     modality: int
     affinity: Float[Tensor, "n L M"]
     values: Float[Tensor, "n L a"]
-    guide_mask: Bool[Tensor, "n M"]
+    guide: Tokens
     attended: Float[Tensor, "n M a"]
     folded: Folded | None = None
 
@@ -112,10 +131,10 @@ class KnowledgeGuidedAttention(nn.Module):
         """How many modalities are read."""
         return len(self.tokens)
 
-    def encode(self, modality: int, values: Float[Tensor, "n L D"], mask: Bool[Tensor, "n L"]) -> Tokens:
-        """Project raw tokens; absent ones become exactly zero, whatever they are."""
+    def encode(self, modality: int, values: Float[Tensor, "n L D"], mask: Bool[Tensor, "n L"] | None) -> Tokens:
+        """Project raw tokens; absent ones, unless all take part, become exactly zero, whatever they are."""
         projected = leaky_relu(self.project[modality](values.to(self.norm.weight.dtype)), 0.1)
-        return Tokens(projected.masked_fill(~mask[..., None], 0.0), mask)
+        return Tokens(projected if mask is None else projected.masked_fill(~mask[..., None], 0.0), mask)
 
     def gates(self, relations: Float[Tensor, "*R relation_width"]) -> list[Float[Tensor, "*R _ _"]]:
         """Relation gates of each modality, between 0 and 1, as [.. read token, guiding token]."""
@@ -125,42 +144,36 @@ class KnowledgeGuidedAttention(nn.Module):
         others = [g.unflatten(-1, self._counts(m)[::-1]).mT for m, g in enumerate(gates[1:], 1)]
         return [first, *others]
 
-    def outer(
-        self,
-        relations: Float[Tensor, "R relation_width"],
-        terms: list[EntityTerms],
-    ) -> list[Float[Tensor, "R n a"]]:
-        """The values y of every (relation, entity) pair, one tensor a modality.
+    def outer(self, gates: list[Float[Tensor, "R _ _"]], terms: list[EntityTerms]) -> list[Float[Tensor, "R n a"]]:
+        """The values y of every (relation, entity) pair, one tensor a modality, by the relations' `gates`.
 
         A term that is folded is combined in its folded form, any other in the direct form of the class docstring.
         """
         return [
             self._combine_folded(gate, term.folded) if term.folded else self._combine(gate[:, None], term)
-            for gate, term in zip(self.gates(relations), terms, strict=True)
+            for gate, term in zip(gates, terms, strict=True)
         ]
 
     def paired(
-        self, relations: Float[Tensor, "n relation_width"], tokens: list[Tokens], *, omit_first_norm: bool = False
+        self, gates: list[Float[Tensor, "n _ _"]], tokens: list[Tokens], *, omit_first_norm: bool = False
     ) -> list[Float[Tensor, "n a"]]:
         """The values y of each entity under its own relation.
 
         Args:
-            relations: a relation vector for each entity.
+            gates: of each entity's relation, one tensor a modality.
             tokens: the entities' tokens, one a modality.
             omit_first_norm: leave the LayerNorm out of the first modality's attention term (a bug of the authors'
                 code).
         """
         found: list[Tensor] = []
-        for m, (gate, (affinity, read, guide)) in enumerate(
-            zip(self.gates(relations), self._read(tokens), strict=True)
-        ):
+        for m, (gate, (affinity, read, guide)) in enumerate(zip(gates, self._read(tokens), strict=True)):
             # Both sums over the tokens read are one product, and one LayerNorm.
             weights = torch.cat([gate * affinity, _attention(affinity, read)], dim=2)
             sums = torch.einsum("njk,nja->nka", weights, read.values)
             normed = self.norm(sums)
             n_guide = affinity.shape[2]
             attended = (sums if omit_first_norm and m == 0 else normed)[:, n_guide:]
-            mixed = normed[:, :n_guide] * guide.mask[..., None] + attended
+            mixed = guide.only(normed[:, :n_guide]) + attended
             found.append(self.out[m](mixed.flatten(1)))
         return found
 
@@ -182,9 +195,10 @@ class KnowledgeGuidedAttention(nn.Module):
         for m, read in enumerate(tokens):
             others = [*tokens[:m], *tokens[m + 1 :]] or [read]
             if len(tokens) == 2 and found:
-                affinity, guide = found[0][0].mT, others[0]
+                # As it is made, so that nothing made of it is copied.
+                affinity, guide = found[0][0].mT.contiguous(), others[0]
             else:
-                guide = others[0] if len(others) == 1 else Tokens.concatenate(others)
+                guide = others[0] if len(others) == 1 else Tokens.concatenate(others, dim=1)
                 affinity = torch.einsum("nja,nka->njk", read.values, guide.values)
             found.append((affinity, read, guide))
         return found
@@ -203,8 +217,11 @@ class KnowledgeGuidedAttention(nn.Module):
         def guides(m: int) -> str:
             return " + ".join([*names[:m], *names[m + 1 :]] or names)
 
+        def there(part: Tokens) -> Bool[Tensor, "n L"]:
+            return torch.ones_like(part.values[..., 0], dtype=torch.bool) if part.mask is None else part.mask
+
         return tuple(
-            AttentionMap(names[m], guides(m), c, _attention(c, read), gate, read.mask, guide.mask)
+            AttentionMap(names[m], guides(m), c, _attention(c, read), gate, there(read), there(guide))
             for m, (gate, (c, read, guide)) in enumerate(zip(self.gates(relations), self._read(tokens), strict=True))
         )
 
@@ -255,12 +272,12 @@ class KnowledgeGuidedAttention(nn.Module):
     ) -> EntityTerms:
         attention = _attention(affinity, read)
         attended = self.norm(torch.einsum("njk,nja->nka", attention, read.values))
-        term = EntityTerms(modality, affinity, read.values, guide.mask, attended)
+        term = EntityTerms(modality, affinity, read.values, guide, attended)
         return replace(term, folded=self._fold(term)) if self.folds(modality, n_relations) else term
 
     def _combine(self, gate: Float[Tensor, "R #n L M"], term: EntityTerms) -> Float[Tensor, "R n a"]:
         guided = torch.einsum("rnjk,nja->rnka", gate * term.affinity, term.values)
-        mixed = self.norm(guided) * term.guide_mask[..., None] + term.attended
+        mixed = term.guide.only(self.norm(guided)) + term.attended
         return self.out[term.modality](mixed.flatten(-2))
 
     def _fold(self, term: EntityTerms) -> Folded:
@@ -269,7 +286,7 @@ class KnowledgeGuidedAttention(nn.Module):
         out = self.out[term.modality]
         assert isinstance(out, nn.Linear)
         weight = out.weight.view(a, n_guide, a).transpose(0, 1) * self.norm.weight
-        constant = out((term.attended + term.guide_mask[..., None] * self.norm.bias).flatten(-2))
+        constant = out((term.attended + term.guide.only(self.norm.bias.expand_as(term.attended))).flatten(-2))
         centred = term.values - term.values.mean(-1, keepdim=True)
         projected = (centred.flatten(0, 1) @ weight.flatten(0, 1).T).view(n, n_read, n_guide, a)
         blocks = (term.affinity[..., None] * projected).flatten(1, 2)
@@ -279,18 +296,13 @@ class KnowledgeGuidedAttention(nn.Module):
         return Folded(constant, blocks, pairs.flatten(2))
 
     def _combine_folded(self, gate: Float[Tensor, "R L M"], folded: Folded) -> Float[Tensor, "R n a"]:
-        # Relations innermost: what is broadcast below is then whole runs of M x R numbers.
-        gate = gate.permute(1, 2, 0).contiguous()
-        by_guide = gate.transpose(0, 1)
-        variance = folded.pairs @ (by_guide[:, :, None] * by_guide[:, None]).flatten(1, 2)
-        inverse = torch.rsqrt(variance.clamp(min=0) + self.norm.eps).transpose(0, 1).contiguous()
-        coefficient = (gate * inverse[:, None]).flatten(1, 2)
-        return torch.baddbmm(folded.constant[:, None], coefficient.mT, folded.blocks).transpose(0, 1)
+        given = folded.constant, folded.blocks, folded.pairs
+        return folded_values(gate.permute(1, 2, 0).contiguous(), *given, self.norm.eps)
 
 
 def _attention(affinity: Float[Tensor, "n L M"], read: Tokens) -> Float[Tensor, "n L M"]:
     """Softmax over the tokens read; absent ones have no weight."""
-    return torch.softmax(masked(affinity, read.mask[..., None]), dim=1)
+    return torch.softmax(affinity if read.mask is None else masked(affinity, read.mask[..., None]), dim=1)
 
 
 class Summary(nn.Module):
@@ -341,16 +353,16 @@ class EntityGate(nn.Module):
         of_entity, of_relation = self._halves(relations, entities)
         return entities * torch.sigmoid(self.gate(leaky_relu(of_entity + of_relation, self.SLOPE)))
 
-    def cosine(
+    def gated(
         self,
-        targets: Float[Tensor, "B width"],
+        own: Float[Tensor, "B width"],
         relations: Float[Tensor, "R relation_width"],
         entities: Float[Tensor, "n width"],
-        by: tuple[Part, ...],
-    ) -> Float[Tensor, "B n"]:
-        """`grouped_cosine` of gated targets with all entities as each target's relation sees them."""
+    ) -> Gated:
+        """What `grouped_cosines` gates: each row's true entity by its own relation, all others by every one."""
         of_entity, of_relation = self._halves(relations, entities)
-        return gated_cosine(targets, entities, of_entity, of_relation, self.gate.weight, self.gate.bias, by, self.SLOPE)
+        of_own = own @ self.hidden.weight[:, : self.entity_width].T
+        return Gated(own, of_own, entities, of_entity, of_relation, self.gate.weight, self.gate.bias, self.SLOPE)
 
     def _halves(
         self, relations: Float[Tensor, "*R relation_width"], entities: Float[Tensor, "*n width"]

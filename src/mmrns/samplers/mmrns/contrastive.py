@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mmrns.nn.numerics import masked
+from mmrns.nn.numerics import masked, without_autocast
 
 _TINY = 1e-20
 """Least sum of which a mean is taken."""
@@ -59,9 +59,9 @@ def contrastive(
     similarity: Float[Tensor, "*T B P"], true: Bool[Tensor, "B P"], weight: Float[Tensor, "B P"]
 ) -> Float[Tensor, "*T"]:
     """`-ln [ sum_true w e^sim / sum_other w e^sim ]` over all pairs of the batch, by term; 0 where a sum is empty."""
+    of_true = weight * true
     # Cosines are at most 1, so that nothing overflows.
-    mass = similarity.exp() * weight
-    positive, every = (mass * true).sum((-2, -1)), mass.sum((-2, -1))
-    both = (positive > 0) & (every > positive)
-    negative = torch.where(both, every - positive, 1.0)
-    return torch.where(both, negative.log() - torch.where(both, positive, 1.0).log(), 0.0)
+    with without_autocast(similarity.device):
+        mass = similarity.exp().flatten(-2) @ torch.stack([of_true, weight - of_true], dim=-1).flatten(0, 1)
+    positive, negative = mass.masked_fill((mass <= 0).any(-1, keepdim=True), 1.0).log().unbind(-1)
+    return negative - positive

@@ -72,25 +72,19 @@ class Encoded:
 
     def index_select(self, rows: Int[Tensor, " m"]) -> Encoded:
         """Some of the entities."""
-        tokens = [Tokens(t.values.index_select(0, rows), t.mask.index_select(0, rows)) for t in self.tokens]
+        tokens = [t.index_select(rows) for t in self.tokens]
         return Encoded(tokens, self.vectors.index_select(0, rows), self.present.index_select(0, rows))
 
     def split(self, *sizes: int) -> list[Encoded]:
         """The entities in parts of these sizes."""
-        tokens = [(t.values.split(sizes), t.mask.split(sizes)) for t in self.tokens]
+        tokens = [t.split(sizes) for t in self.tokens]
         vectors, present = self.vectors.split(sizes), self.present.split(sizes)
-        return [
-            Encoded([Tokens(values[i], mask[i]) for values, mask in tokens], vectors[i], present[i])
-            for i in range(len(sizes))
-        ]
+        return [Encoded([t[i] for t in tokens], vectors[i], present[i]) for i in range(len(sizes))]
 
     @staticmethod
     def concatenate(parts: Sequence[Encoded]) -> Encoded:
         """All entities of some parts."""
-        tokens = [
-            Tokens(torch.cat([t.values for t in part]), torch.cat([t.mask for t in part]))
-            for part in zip(*(part.tokens for part in parts), strict=True)
-        ]
+        tokens = [Tokens.concatenate(part) for part in zip(*(part.tokens for part in parts), strict=True)]
         return Encoded(tokens, torch.cat([part.vectors for part in parts]), torch.cat([part.present for part in parts]))
 
 
@@ -245,7 +239,7 @@ class Information(nn.Module):
         """The vectors u, each entity under its own relation."""
         if self.attention is None:
             return entities.vectors.flatten(1)
-        ys = self.attention.paired(relations, entities.tokens)
+        ys = self.attention.paired(self.attention.gates(relations), entities.tokens)
         return self._side_by_side(
             [y + v for y, v in zip(ys, entities.vectors.unbind(1), strict=True)], entities.present
         )
@@ -261,7 +255,11 @@ class Information(nn.Module):
         assert self.attention is not None
         attention, vectors = self.attention, entities.vectors.unbind(1)
         terms = attention.terms(entities.tokens, n_relations=n_relations)
-        return lambda relations: [y + v for y, v in zip(attention.outer(relations, terms), vectors, strict=True)]
+
+        def read(relations: Tensor) -> list[Tensor]:
+            return [y + v for y, v in zip(attention.outer(attention.gates(relations), terms), vectors, strict=True)]
+
+        return read
 
     def pmi_of_few(
         self,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
+from torch.nn.functional import embedding
 
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
@@ -21,8 +22,8 @@ from mmrns.samplers.base import Sampler, scattered
 from mmrns.samplers.explanation import Evidence
 from mmrns.samplers.gumbel import gumbel_, straight_through
 from mmrns.samplers.mmrns.contrastive import contrastive
-from mmrns.samplers.mmrns.similarity import PublishedSimilarity, Similarity
-from mmrns.samplers.pools import PoolAnswers, distinct
+from mmrns.samplers.mmrns.similarity import PublishedSimilarity, structure
+from mmrns.samplers.pools import distinct, true_in_pool
 from mmrns.types import Batch, Negatives, OwnNegatives, Views
 
 _LOG_MASKED = math.log(1e-38)
@@ -38,14 +39,14 @@ class Trace:
         true: Bool[B P], the candidates that are true in train.
         logits: Float[B P] of the first draw.
         positions: Int[B K], the columns drawn.
-        similarities: by term.
+        similarities: Float[T B P], by term.
     """
 
     pool: Int[Tensor, " P"]
     true: Bool[Tensor, "B P"]
     logits: Float[Tensor, "B P"]
     positions: Int[Tensor, "B K"]
-    similarities: Mapping[str, Similarity]
+    similarities: Float[Tensor, "T B P"]
 
 
 class MmrnsPublished(Sampler, name="mmrns-published"):
@@ -107,7 +108,6 @@ class MmrnsPublished(Sampler, name="mmrns-published"):
         super().__init__(graph, features, spec, seed=seed, negatives=min(negatives, size))
         self.pool_size, self.alpha = size, alpha
         self.temperature, self.loss_rate = temperature, loss_rate
-        self._degrees = self.index.degrees()
         self.similarity = PublishedSimilarity(
             {name: features[name] for name in chosen_modalities(features, modalities)},
             spec,
@@ -120,30 +120,25 @@ class MmrnsPublished(Sampler, name="mmrns-published"):
         """The pool of a step: P distinct ids, ascending."""
         return distinct(self.seed, "pool", step, n=self.n_entities, size=self.pool_size)
 
-    def noise(self, shape: torch.Size, step: int, device: torch.device) -> Float[Tensor, "B K P"]:
+    def noise(self, shape: torch.Size, step: int, device: torch.device) -> Float[Tensor, "K B P"]:
         """The Gumbel noise of a step's K draws, each from a stream of its own."""
-        streams = [self.stream(step, "gumbel", draw, device=device) for draw in range(self.negatives)]
-        return gumbel_(torch.stack([torch.rand(shape, generator=stream, device=device) for stream in streams], dim=1))
+        noise = torch.empty(self.negatives, *shape, device=device)
+        for draw, of_draw in enumerate(noise):
+            of_draw.uniform_(generator=self.stream(step, "gumbel", draw, device=device))
+        return gumbel_(noise)
 
     def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
         batch = lookup.batch
-        answers = PoolAnswers.of(self.index, self.pool(step), self._degrees)
-        pool, true = answers.pool, answers.among(self.index, batch)
-        similarities = self.similarity(batch, pool, model)
+        pool = self.pool(step).to(batch.h.device, non_blocking=True)
+        true = true_in_pool(self.index, batch, pool)
+        candidates = model.entities(pool)
+        similarities = self.similarity(lookup, pool, structure(candidates), model)
         mixture = log_mixture(similarities, self.temperature / (1 + math.log(step + 1)))
         first = mixture + true * _LOG_MASKED
-        perturbed, positions = self.noise(first.shape, step, first.device).to(first.dtype), list[Tensor]()
-        with torch.no_grad():
-            logits, masked = first.clone(), first.new_full((len(first), 1), _LOG_MASKED)
-            for of_draw in perturbed.unbind(1):
-                of_draw += logits
-                positions.append(of_draw.argmax(dim=1, keepdim=True))
-                logits.scatter_add_(1, positions[-1], masked)
-        drawn = torch.cat(positions, dim=1)
-        # What is added are zeros, which hand the gradient on.
-        soft = torch.softmax(perturbed + (first - first.detach())[:, None], dim=2)
-        candidates = model.entities(pool)
-        vectors = straight_through(soft, drawn, candidates.vectors.flatten(1))
+        perturbed = self.noise(first.shape, step, first.device).to(first.dtype).add_(first.detach())
+        drawn = without_replacement(perturbed)
+        own = candidates.vectors.flatten(1)
+        vectors = straight_through(first, perturbed, own, embedding(drawn, own))
         traits = None if candidates.traits is None else candidates.traits[drawn]
         views = Views(vectors.unflatten(-1, candidates.vectors.shape[1:]), candidates.present[drawn], traits)
         return OwnNegatives(pool[drawn], views, trace=Trace(pool, true, first, drawn, similarities))
@@ -166,7 +161,7 @@ class MmrnsPublished(Sampler, name="mmrns-published"):
         if negatives.mask is not None:
             p = torch.where(negatives.mask, p, 1.0)
         weight = torch.ones_like(trace.logits).scatter_(1, trace.positions, p)
-        values = torch.stack([similarity.values for similarity in trace.similarities.values()])
+        values = trace.similarities
         return contrastive(values, trace.true, weight).sum() / (len(values) * self.loss_rate)
 
     def proposal(self, batch: Batch, negatives: Negatives, rows: Int[Tensor, " n"]) -> Float[Tensor, "n E"]:
@@ -188,9 +183,20 @@ class MmrnsPublished(Sampler, name="mmrns-published"):
         return tuple(self.similarity.modalities)
 
 
-def log_mixture(similarities: Mapping[str, Similarity], tau: float) -> Float[Tensor, "B P"]:
+def without_replacement(perturbed: Float[Tensor, "K B P"]) -> Int[Tensor, "B K"]:
+    """Of each draw in turn where its perturbed logits are largest; the later ones are masked there, in place."""
+    positions: list[Tensor] = []
+    masked = perturbed.new_full((1, 1, 1), _LOG_MASKED).expand(len(perturbed), perturbed.shape[1], 1)
+    for draw, of_draw in enumerate(perturbed, 1):
+        positions.append(of_draw.argmax(dim=1, keepdim=True))
+        later = perturbed[draw:]
+        later.scatter_add_(2, positions[-1].expand(len(later), -1, 1), masked)
+    return torch.cat(positions, dim=1)
+
+
+def log_mixture(similarities: Float[Tensor, "T B P"], tau: float) -> Float[Tensor, "B P"]:
     """`ln sum_m softmax_e(sim_m / tau)`."""
-    return torch.stack([torch.log_softmax(s.values / tau, dim=1) for s in similarities.values()]).logsumexp(0)
+    return torch.log_softmax(similarities / tau, dim=2).logsumexp(0)
 
 
 def chosen_modalities(features: Features, names: Sequence[str] | None) -> list[str]:

@@ -2,48 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmrns.data.features import Modality
+from mmrns.nn.lookup import Lookup
 from mmrns.nn.model import Model, ModelSpec
 from mmrns.samplers.explanation import NO_MODALITY, AttentionMap, Evidence
 from mmrns.samplers.mmrns.attention import EntityGate, KnowledgeGuidedAttention, Tokens
-from mmrns.samplers.mmrns.grouped import grouped_cosine, in_parts
-from mmrns.types import Batch
-
-
-@dataclass(frozen=True)
-class Similarity:
-    """One modality's similarities between each row's true entity and the pool.
-
-    Attributes:
-        values: Float[B P].
-        target: Bool[B], the true entity has the modality.
-        candidate: Bool[P], the candidate has it.
-    """
-
-    values: Float[Tensor, "B P"]
-    target: Bool[Tensor, " B"]
-    candidate: Bool[Tensor, " P"]
-
-
-@dataclass(frozen=True)
-class Representation:
-    """Entities as their relations see them, in one modality.
-
-    Attributes:
-        values: Float[n width], y.
-        present: Bool[n], the entity has the modality.
-    """
-
-    values: Float[Tensor, "n width"]
-    present: Bool[Tensor, " n"]
+from mmrns.samplers.mmrns.grouped import grouped_cosines, in_parts
+from mmrns.types import Batch, Views
 
 
 class PublishedSimilarity(nn.Module):
@@ -95,107 +67,103 @@ class PublishedSimilarity(nn.Module):
         """Vectors of the batch's distinct relations."""
         return model.relations(batch.relations)
 
-    def represent(
-        self,
-        relations: Float[Tensor, "n relation_width"],
-        entities: Int[Tensor, " n"],
-        model: Model,
-        *,
-        at_once: bool = True,
-    ) -> list[Representation]:
-        """Each entity under its own relation, in every term; in chunks, as `forward`, where not all at once."""
-
-        def of(relations: Tensor, entities: Tensor) -> tuple[Tensor, ...]:
-            found: list[Tensor] = []
-            if self.attention is not None:
-                tokens = self.tokens(entities)
-                for y, t in zip(self.paired(relations, tokens), tokens, strict=True):
-                    found += [y, t.mask.any(1)]
-            found += [self.gate(relations, self.structure(entities, model)), torch.ones_like(entities).bool()]
-            return tuple(found)
-
-        size = len(entities) if at_once else self._limit // self._reals_represented
-        found = in_chunks(of, size, relations, entities)
-        return [Representation(*pair) for pair in zip(found[::2], found[1::2], strict=True)]
-
     def forward(
         self,
-        batch: Batch,
+        lookup: Lookup,
         pool: Int[Tensor, " P"],
+        candidates: Float[Tensor, "P width"],
         model: Model,
         *,
         direct: bool = False,
-    ) -> dict[str, Similarity]:
+    ) -> Float[Tensor, "T B P"]:
         """Similarity of each row's true entity to every entity of a pool, by term.
 
-        The rows are taken relation by relation. Where everything at once would take more than `memory_mb`, the pool is
-        taken in chunks, and where a single entity does, the relations too; each is computed again in the backward pass.
+        Where everything at once would take more than `memory_mb`, the pool is taken in chunks, and where a single
+        entity does, the relations too; each is computed again in the backward pass.
 
         Args:
-            batch: the rows.
+            lookup: the rows.
             pool: the entities.
-            model: of the relation and entity vectors.
+            candidates: their structural vectors.
+            model: of the relations' vectors.
             direct: do not fold the attention; the oracle of the folded form.
         """
-        at_once = self._reals(len(batch), len(pool), len(batch.relations)) <= self._limit
-        order = torch.argsort(batch.relation_index, stable=True)
+        batch, own = lookup.batch, structure(lookup.target)
         relations = self.relations(batch, model)
-        targets = self.represent(relations[batch.relation_index], batch.target, model, at_once=at_once)
-        in_order = [target.values[order] for target in targets]
-        index = batch.relation_index[order]
+        if self._reals(len(batch), len(pool), len(relations)) > self._limit:
+            return self._in_chunks(batch, own, pool, candidates, relations, direct)
+        gates = self._gates(relations)
+        tokens = [t.split((len(batch), len(pool))) for t in self.tokens(torch.cat([batch.target, pool]))]
+        of_rows = [gate.index_select(0, batch.relation_index) for gate in gates]
+        rows = *self.paired(of_rows, [t[0] for t in tokens]), own
+        given = relations, gates, batch.relation_index, batch.relation_counts
+        return self._cosines(rows, [t[1] for t in tokens], candidates, *given, direct)
 
-        def under(
-            ids: Tensor, relations: Tensor, index: Tensor, counts: tuple[int, ...], *by_term: Tensor
-        ) -> tuple[Tensor, Tensor]:
-            by = in_parts(index, counts, self._relations_at_once(ids, max(counts)))
+    def _cosines(
+        self,
+        rows: Sequence[Float[Tensor, "B _"]],
+        tokens: list[Tokens],
+        candidates: Float[Tensor, "P width"],
+        relations: Float[Tensor, "R relation_width"],
+        gates: list[Float[Tensor, "R _ _"]],
+        index: Int[Tensor, " B"],
+        counts: tuple[int, ...],
+        direct: bool,
+    ) -> Float[Tensor, "T B P"]:
+        """Of the true entities, y of each attention term and the structural vector, with candidates."""
+        *ys, own = rows
+        by = in_parts(index, counts, self._relations_at_once(candidates, max(counts)))
+        of_candidates: list[Tensor] = []
+        if self.attention is not None:
+            terms = self.attention.terms(tokens, n_relations=0 if direct else len(relations))
+            of_candidates = self.attention.outer(gates, terms)
+        return grouped_cosines(ys, of_candidates, self.gate.gated(own, relations, candidates), by)
+
+    def _in_chunks(
+        self,
+        batch: Batch,
+        own: Float[Tensor, "B width"],
+        pool: Int[Tensor, " P"],
+        candidates: Float[Tensor, "P width"],
+        relations: Float[Tensor, "R relation_width"],
+        direct: bool,
+    ) -> Float[Tensor, "T B P"]:
+        """The same in chunks of the pool, and of the relations where need be."""
+
+        def read(relations: Tensor, ids: Tensor) -> tuple[Tensor, ...]:
+            return tuple(self.paired(self._gates(relations), self.tokens(ids)))
+
+        def compared(
+            ids: Tensor, candidates: Tensor, relations: Tensor, index: Tensor, counts: tuple[int, ...], *rows: Tensor
+        ) -> Tensor:
+            given = relations, self._gates(relations), index, counts
+            return self._cosines(rows, self.tokens(ids), candidates, *given, direct)
+
+        index, order = batch.relation_index.sort(stable=True)
+        of_rows = relations.index_select(0, batch.relation_index), batch.target
+        rows = *in_chunks(read, self._limit // sum(self._reals_of_pool(1)), *of_rows), own
+        in_order = [x.index_select(0, order) for x in rows]
+        per_entity, per_pair = self._reals_of_pool(len(relations))
+        size = max(1, self._limit // (per_entity + per_pair * len(relations)))
+        step = len(relations) if size > 1 else max(1, (self._limit - per_entity) // per_pair)
+        columns: list[Tensor] = []
+        for part in zip(pool.split(size), candidates.split(size), strict=True):
             found: list[Tensor] = []
-            present: list[Tensor] = []
-            if self.attention is not None:
-                tokens = self.tokens(ids)
-                terms = self.attention.terms(tokens, n_relations=0 if direct else len(relations))
-                ys = self.attention.outer(relations, terms)
-                found += [grouped_cosine(t, y, by) for t, y in zip(by_term, ys, strict=False)]
-                present += [t.mask.any(1) for t in tokens]
-            found.append(self.gate.cosine(by_term[-1], relations, self.structure(ids, model), by))
-            present.append(torch.ones_like(ids, dtype=torch.bool))
-            return torch.stack(found), torch.stack(present)
-
-        if at_once:
-            found, present = under(pool, relations, index, batch.relation_counts, *in_order)
-        else:
-            per_entity, per_pair = self._reals_of_pool(len(relations))
-            size = max(1, self._limit // (per_entity + per_pair * len(relations)))
-            step = len(relations) if size > 1 else max(1, (self._limit - per_entity) // per_pair)
-            columns: list[Tensor] = []
-            there: list[Tensor] = []
-            for ids in pool.split(size):
-                parts: list[tuple[Tensor, Tensor]] = []
-                start = 0
-                for first in range(0, len(relations), step):
-                    counts = batch.relation_counts[first : first + step]
-                    rows = slice(start, start := start + sum(counts))
-                    of_these = (relations[first : first + step], index[rows] - first, counts)
-                    given = (ids, *of_these, *(t[rows] for t in in_order))
-                    parts.append(checkpoint(under, *given, use_reentrant=False, preserve_rng_state=False))
-                columns.append(torch.cat([values for values, _ in parts], dim=1))
-                there.append(parts[0][1])
-            found, present = torch.cat(columns, dim=2), torch.cat(there, dim=1)
-        back = torch.argsort(order)
-        return {
-            name: Similarity(values[back], target.present, candidate)
-            for name, values, target, candidate in zip(self.terms, found, targets, present, strict=True)
-        }
+            start = 0
+            for first in range(0, len(relations), step):
+                counts = batch.relation_counts[first : first + step]
+                these = slice(start, start := start + sum(counts))
+                given = relations[first : first + step], index[these] - first, counts, *(x[these] for x in in_order)
+                found.append(checkpoint(compared, *part, *given, use_reentrant=False, preserve_rng_state=False))
+            columns.append(torch.cat(found, dim=1))
+        return torch.cat(columns, dim=2).index_select(1, torch.argsort(order))
 
     @torch.no_grad()
     def evidence(self, batch: Batch, ids: Int[Tensor, " n"], model: Model) -> Evidence:
         """Similarities of the true entities with some entities, and how their tokens are read."""
-        nothing = torch.tensor(torch.nan, device=ids.device)
-        found = {
-            name: torch.where(s.target[:, None] & s.candidate, s.values, nothing)
-            for name, s in self(batch, ids, model).items()
-        }
+        found = self(model.lookup(batch), ids, structure(model.entities(ids)), model)
         maps = self.maps(self.relations(batch, model)[batch.relation_index], batch.target)
-        return Evidence(found, {}, maps, "" if maps else NO_MODALITY)
+        return Evidence(dict(zip(self.terms, found, strict=True)), {}, maps, "" if maps else NO_MODALITY)
 
     def maps(
         self, relations: Float[Tensor, "n relation_width"], entities: Int[Tensor, " n"]
@@ -221,16 +189,19 @@ class PublishedSimilarity(nn.Module):
 
     def _reals(self, represented: int, pool: int, n_relations: int) -> int:
         per_entity, per_pair = self._reals_of_pool(n_relations)
-        return represented * self._reals_represented + pool * (per_entity + per_pair * n_relations)
+        return represented * sum(self._reals_of_pool(1)) + pool * (per_entity + per_pair * n_relations)
 
     def _reals_of_pool(self, n_relations: int) -> tuple[int, int]:
         """Reals that are held for each entity of a pool, and for each under a relation."""
         gate = 4 * (self.gate.hidden.out_features + self.gate.entity_width)
+        # Of a pair the gate itself is kept for the backward pass.
+        per_pair = 1 + self.gate.entity_width
         if self.attention is None:
-            return gate, 1
-        return gate + self.attention.reals_per_entity(n_relations), self.attention.reals_per_pair(n_relations)
+            return gate, per_pair
+        of_attention = self.attention.reals_per_entity(n_relations), self.attention.reals_per_pair(n_relations)
+        return gate + of_attention[0], per_pair + of_attention[1]
 
-    def _relations_at_once(self, candidates: Int[Tensor, " n"], rows: int) -> int:
+    def _relations_at_once(self, candidates: Float[Tensor, "n width"], rows: int) -> int:
         """How many relations' cosines are taken together: one on a processor, whose cache holds its candidates.
 
         Args:
@@ -239,30 +210,27 @@ class PublishedSimilarity(nn.Module):
         """
         if candidates.device.type == "cpu":
             return 1
-        reals = 2 * self.gate.hidden.out_features + 5 * self.gate.entity_width + 3 * rows
+        reals = 2 * self.gate.hidden.out_features + 5 * self.gate.entity_width + 3 * rows * len(self.terms)
         return max(1, self._limit // (reals * len(candidates)))
 
-    @property
-    def _reals_represented(self) -> int:
-        """Reals that are held for each entity under its own relation."""
-        return sum(self._reals_of_pool(1))
-
-    def structure(self, ids: Int[Tensor, " n"], model: Model) -> Float[Tensor, "n width"]:
-        """The entities' own vectors."""
-        return model.entities(ids).vectors[:, 0]
-
     def tokens(self, ids: Int[Tensor, " n"]) -> list[Tokens]:
-        """The entities' projected tokens, by modality."""
-        return [self._encoded(m, *modality.gather(ids)) for m, modality in enumerate(self.modalities.values())]
+        """The entities' projected tokens, by modality; those that are missing are made of zeros."""
+        if self.attention is None:
+            return []
+        raw = enumerate(modality.gather(ids)[0] for modality in self.modalities.values())
+        return [self.attention.encode(m, values, None) for m, values in raw]
 
-    def paired(self, relations: Float[Tensor, "n relation_width"], tokens: list[Tokens]) -> list[Float[Tensor, "n a"]]:
+    def paired(self, gates: list[Float[Tensor, "n _ _"]], tokens: list[Tokens]) -> list[Float[Tensor, "n a"]]:
         """Y of each entity under its own relation, by modality."""
-        assert self.attention is not None
-        return self.attention.paired(relations, tokens, omit_first_norm=True)
+        return [] if self.attention is None else self.attention.paired(gates, tokens, omit_first_norm=True)
 
-    def _encoded(self, m: int, values: Float[Tensor, "n L D"], mask: Bool[Tensor, "n L"]) -> Tokens:
-        assert self.attention is not None
-        return self.attention.encode(m, values, torch.ones_like(mask))
+    def _gates(self, relations: Float[Tensor, "R relation_width"]) -> list[Float[Tensor, "R _ _"]]:
+        return [] if self.attention is None else self.attention.gates(relations)
+
+
+def structure(entities: Views) -> Float[Tensor, "n width"]:
+    """The entities' own vectors."""
+    return entities.vectors[:, 0]
 
 
 def in_chunks(function: Callable[..., tuple[Tensor, ...]], size: int, *rows: Tensor) -> tuple[Tensor, ...]:
