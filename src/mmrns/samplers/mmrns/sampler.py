@@ -168,7 +168,7 @@ class Mmrns(CandidateSampler, name="mmrns"):
 
     where z_m(e) is a linear map of the tokens of e in modality m (`Summary`; without any modality it is the structural
     vector) and w_m(r) = softplus(W_m r + b_m) > 0 says what counts under the relation (`Information`). So the pmi of a
-    batch is one product of two matrices. Maps and weights are those of the last step that is a multiple of 100.
+    batch is one product of two matrices. Maps and weights are those of the last step that is a multiple of 200.
 
     With `attention` what the `KnowledgeGuidedAttention` reads under the relation is added to z_m. It reads every
     candidate under every relation anew, so that the candidates are held for a block of `hold` steps, at whose start
@@ -213,7 +213,7 @@ class Mmrns(CandidateSampler, name="mmrns"):
     recipe = Recipe(alpha=2.0)
     undivided = ""
 
-    lag: ClassVar[int] = 100
+    lag: ClassVar[int] = 200
     """Steps that compare with what the first of them does: it changes slowly, and encoded entities are kept so long."""
 
     held_relations: Tensor
@@ -309,7 +309,9 @@ class Mmrns(CandidateSampler, name="mmrns"):
             ratio = density_ratio(pmi, candidates.per_density, self.n_entities)
             # One over how often each is a candidate, and on purpose over how likely it is a positive.
             odds = 1 + ratio
-            weight = candidates.per_density / (odds if self.discount == 1 else odds.pow_(self.discount))
+            if self.discount != 1:
+                odds.pow_(self.discount)
+            weight = torch.div(candidates.per_density, odds, out=odds)
             hardness = self.alpha * scores
         negatives = self.drawn(candidates, hardness, weight, step, of_pool, Debiasing(pmi, ratio, lesson))
         if not self.corrected:
@@ -421,7 +423,7 @@ class Mmrns(CandidateSampler, name="mmrns"):
         return self._encoded
 
     def _start(self, step: int) -> int:
-        """The step since which it compares with what was learnt by then: the first of its block, or of every 100."""
+        """The step since which it compares with what was learnt by then: the first of its block, or of every 200."""
         length = self.hold if self.information.attention is not None else self.lag
         return step // length * length
 
