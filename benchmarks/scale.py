@@ -31,7 +31,7 @@ from mmrns.data.datasets import load_dataset
 from mmrns.memory import freed_memory_kept
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import apply_settings, make_config
-from mmrns.runs.figures import End, grid, label_ends, new_figure, save_figure
+from mmrns.runs.figures import End, grid, label_ends, magnitudes, new_figure, save_figure
 from mmrns.runs.methods import method_of
 from mmrns.runs.palette import styles_of
 from mmrns.samplers.base import Sampler
@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--dense", action="store_true", help="update whole tables in every step")
     parser.add_argument("--plain", action="store_true", help="without features")
     parser.add_argument("--triples", type=int, default=5, help="an entity")
-    parser.add_argument("--out", type=Path, help="a picture of the mean step")
+    parser.add_argument("--out", type=Path, help="a picture of the median step")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "mmrns-scale")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -138,11 +138,11 @@ def draw(found: dict[str, dict[str, Any]], path: Path) -> None:
     ends = list[End]()
     for (method, by_size), style in zip(found.items(), styles, strict=True):
         sizes = [int(n) for n in by_size]
-        seconds = [by_size[n]["mean_step_seconds"] for n in by_size]
+        seconds = [by_size[n]["step_seconds"] for n in by_size]
         axes.plot(sizes, seconds, linewidth=2, linestyle=style.line, markersize=8, **style.marked)
         ends.append(End(sizes[-1], seconds[-1], f"{method} {seconds[-1]:.2g}", seconds[-1], style))
     axes.set_xscale("log")
-    axes.set_yscale("log")
+    magnitudes(axes, [of["step_seconds"] for by_size in found.values() for of in by_size.values()])
     axes.set_xlabel("entities")
     axes.set_ylabel("seconds of a step")
     grid(axes)
