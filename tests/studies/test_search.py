@@ -103,7 +103,8 @@ def test_a_search_keeps_away_from_where_trainings_fail() -> None:
 
 @pytest.mark.parametrize("values", [[], 3, {"log": True}, "1e-4", None])
 def test_what_is_no_space_is_refused(values: object) -> None:
-    with pytest.raises(UsageError, match="is no space"):
+    remedy = r"\[\[\]\] for the empty list" if values == [] else "a list of values"
+    with pytest.raises(UsageError, match=f"is no space; give {remedy}"):
         check({"training.lr": values})
 
 

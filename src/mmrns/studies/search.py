@@ -228,9 +228,10 @@ def range_of(key: str, values: Any) -> Range:
         UsageError: it is none.
     """
     if not is_range(values):
-        raise UsageError(
-            f"{key}: {values!r} is no space; give a list of values or {{low: .., high: .., log: true}}", key
+        given = (
+            "[[]] for the empty list alone" if values == [] else "a list of values or {low: .., high: .., log: true}"
         )
+        raise UsageError(f"{key}: {values!r} is no space; give {given}", key)
     try:
         return Range.model_validate(values)
     except ValidationError as error:
