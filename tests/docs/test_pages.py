@@ -53,6 +53,7 @@ ELSEWHERE = {
     r"export MMRNS_DATA=": "the test sets it",
     r"(MMRNS_DATA=\S+ )?python (benchmarks|experiments)/": "measures for minutes; tests of its own",
     r"mmrns data get": "needs the network",
+    r"mmrns encode wordnet": "needs what the network gives, and half an hour",
     r"mmrns train --dataset (FB15k-237|MKG-W|WN9|DB15K)": "needs a published dataset",
     r"mmrns train experiments/WN9": "needs a published dataset",
     r"git clone": "needs the network",

@@ -14,6 +14,7 @@ from mmrns.runs.run import load_run
 from mmrns.runs.train import Interrupted, train
 from mmrns.runs.values import read_config
 from mmrns.samplers.base import Sampler
+from mmrns.samplers.mmrns.sampler import Mmrns
 from mmrns.studies import compare as module
 from mmrns.studies.compare import Training, compare, train_once
 from mmrns.studies.comparison import Comparison, Entry
@@ -407,8 +408,8 @@ ABLATED = Path(__file__).parents[2] / "experiments" / "countries" / "ablations.y
 @pytest.mark.parametrize("label", ["without-relation-guidance", "without-the-correction", "mmrns-published"])
 def test_an_ablated_run_is_repeated_from_its_configuration(tmp_path: Path, label: str) -> None:
     comparison = Comparison.read(ABLATED)
-    # What the relation guides is compared with what was learnt by step 100.
-    steps = 102 if label == "without-relation-guidance" else 10
+    # What the relation guides is compared with what was learnt by the step that ends the first lag.
+    steps = Mmrns.lag + 2 if label == "without-relation-guidance" else 10
     short = {"training.steps": steps, "training.evaluate_every": steps, "model.dim": 8, "device": "cpu"}
     first = train(
         out=tmp_path / "run", settings=comparison.common | comparison.entries[label].settings | short, plots=False
