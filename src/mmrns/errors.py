@@ -93,7 +93,7 @@ def memory_told() -> Generator[None]:
     """
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # Each who asks for memory says in an error of its own that there is none.
         if isinstance(error, OutOfMemory) or (cause := _lack_of_memory(error)) is None:
             raise
         found = _ASKED_FOR.search(str(cause))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from mmrns.nn.kernels.comparisons import form_of
 
 
-class _RowWise(torch.optim.Optimizer):
+class _RowWise(torch.optim.Optimizer, ABC):
     """Updates the rows that sparse gradients name, and what it keeps of them; all else stays as it is.
 
     A row that is named several times moves once, by the sum of its gradients in the order in which they come.
@@ -49,10 +50,11 @@ class _RowWise(torch.optim.Optimizer):
         gradient = gradient.coalesce()
         self.rows(parameter, moments, gradient.indices()[0], gradient.values(), numbers)
 
+    @abstractmethod
     def numbers(self, group: dict[str, Any], step: int) -> tuple[float, ...]:
         """What the rule takes beside the gradient; the first is the length of the step."""
-        raise NotImplementedError
 
+    @abstractmethod
     def rows(
         self,
         table: Float[Tensor, "E w"],
@@ -62,7 +64,6 @@ class _RowWise(torch.optim.Optimizer):
         numbers: tuple[float, ...],
     ) -> None:
         """Update some rows, each named once."""
-        raise NotImplementedError
 
 
 class RowAdam(_RowWise):
