@@ -306,3 +306,8 @@ class AllNegatives(Negatives):
 
     def entities(self, rows: int) -> Int[Tensor, "B K"]:
         return torch.arange(self.n_entities, device=self.device).expand(rows, -1)
+
+    def __getitem__(self, rows: slice) -> AllNegatives:
+        """The same for some of the rows."""
+        mask, log_weight = (None if own is None else own[rows] for own in (self.mask, self.log_weight))
+        return replace(self, mask=mask, log_weight=log_weight)

@@ -155,7 +155,7 @@ def true_and_false(g: torch.Generator) -> tuple[Scores, Scores, Tensor]:
     others = torch.rand(4, 5, 3, generator=g) < 0.7
     true, false = scores(1), scores(5)
     weight = torch.rand(4, generator=g, dtype=torch.float64)
-    return Scores(true[0], true, own, target), Scores(false[0], false, own, others), weight
+    return Scores(true, own, target, true[0]), Scores(false, own, others, false[0]), weight
 
 
 @pytest.mark.parametrize("objective", [SoftplusLoss(gamma=1.5, alpha=0.0), CrossEntropyLoss(gamma=0.0, alpha=0.0)])

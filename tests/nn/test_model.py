@@ -114,7 +114,9 @@ def test_scores_by_view_of_a_single_view_are_the_scores() -> None:
     assert torch.equal(own.squeeze(1), model.score(lookup))
     assert true.common(0).tolist() == [[True]] * 3
     assert false.common(0).tolist() == [[True, True]] * 3
-    assert model.loss(lookup, negatives, SelfAdversarialLoss(gamma=0.0, alpha=0.0), true, false) == 0.0
+    objective, weight = SelfAdversarialLoss(gamma=0.0, alpha=0.0), torch.tensor([1.0, 2.0, 3.0])
+    whole = objective(own.squeeze(1), of_negatives, None, weight, None)
+    assert torch.equal(model.loss(negatives, objective, weight, true, false), whole)
     assert model.mixture is None
 
 
@@ -136,4 +138,5 @@ def test_an_anchor_may_see_the_relation_and_an_embedder_may_bring_a_loss() -> No
     assert other.score(lookup).tolist() == [0.0, 60.0, 50.0]
     negatives = OwnNegatives(torch.tensor([[0], [1], [3]]))
     given = other.scores(lookup), other.scores(lookup, negatives)
-    assert other.loss(lookup, negatives, SelfAdversarialLoss(gamma=0.0, alpha=0.0), *given).item() == 2 * 110.0
+    objective = SelfAdversarialLoss(gamma=0.0, alpha=0.0)
+    assert other.entity.loss(lookup, negatives, objective, *given).item() == 2 * 110.0

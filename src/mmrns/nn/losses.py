@@ -228,11 +228,15 @@ class KvsAllLoss(Loss, name="k-vs-all"):
         log_weight: Float[Tensor, "B K"] | None,
     ) -> Float[Tensor, " B"]:
         assert mask is not None, "the mask tells what is true"
-        there = _candidates(log_weight)
+        there = None if log_weight is None else candidates_of(log_weight)
         label = row_mean(s_neg, ~mask if there is None else there & ~mask)
         if self.smoothing:
             label = (1 - self.smoothing) * label + self.smoothing * row_mean(s_neg, there)
-        return row_logsumexp(s_neg if there is None else masked(s_neg, there)) - label
+        if there is None:
+            return row_logsumexp(s_neg) - label
+        # Added, for a mask of pairs is slower; a row without any candidate has no sum then.
+        everyone = row_logsumexp(s_neg + masked(torch.zeros_like(there, dtype=s_neg.dtype), there))
+        return everyone.masked_fill(row_sum(there) == 0, 0.0) - label
 
 
 class BinaryCrossEntropyLoss(Loss, name="bce"):
@@ -266,7 +270,7 @@ class BinaryCrossEntropyLoss(Loss, name="bce"):
         log_weight: Float[Tensor, "B K"] | None,
     ) -> Float[Tensor, " B"]:
         assert mask is not None, "the mask tells what is true"
-        s, there = self.gamma + s_neg, _candidates(log_weight)
+        s, there = self.gamma + s_neg, None if log_weight is None else candidates_of(log_weight)
         n = row_count(s) if there is None else row_sum(there).clamp(min=1)
         label = (1 - self.smoothing) * row_sum(s * (~mask if there is None else there & ~mask))
         if self.smoothing:
@@ -274,6 +278,9 @@ class BinaryCrossEntropyLoss(Loss, name="bce"):
         return row_mean(softplus(s), there) - label / n
 
 
-def _candidates(log_weight: Float[Tensor, "B K"] | None) -> Bool[Tensor, "B K"] | None:
-    """Which entities are candidates of a loss that needs all: not those whose importance weight is 0; None = all."""
-    return None if log_weight is None else log_weight > -torch.inf
+def candidates_of(log_weight: Float[Tensor, "B K"]) -> Bool[Tensor, "#B K"]:
+    """Which entities are candidates of a loss that needs all: not those whose importance weight is 0.
+
+    Of weights that are the same for all rows, which are expanded, one row is told.
+    """
+    return (log_weight if log_weight.stride(0) else log_weight[:1]) > -torch.inf

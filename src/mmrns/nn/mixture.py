@@ -22,7 +22,7 @@ from mmrns.nn.embedders.base import STRUCTURE
 from mmrns.nn.joint import joined, joint_weights
 from mmrns.nn.kernels import comparisons
 from mmrns.nn.lookup import Query, Scores, common_views
-from mmrns.nn.losses import Loss
+from mmrns.nn.losses import Loss, candidates_of
 from mmrns.nn.numerics import full, masked
 from mmrns.nn.rows import row_sum
 from mmrns.nn.scorers import Scorer
@@ -102,9 +102,7 @@ class Mixture(Named, nn.Module, ABC):
             candidates: their own, or one pool.
         """
         by_view = self.by_view(scorers, query, candidates)
-        assert query.gate is not None, "of several views"
-        mixed = self(by_view, query.gate, query.present, candidates.present)
-        return Scores(full(mixed), by_view, query.present, candidates.present)
+        return Scores(by_view, query.present, candidates.present, mix=self, gate=query.gate)
 
     def by_view(self, scorers: Sequence[Scorer], query: Query, candidates: Views) -> tuple[Float[Tensor, "B K"], ...]:
         """The scores of the candidates in each view."""
@@ -326,11 +324,13 @@ class Residual(Mixture, name="residual"):
         candidates: Bool[Tensor, "*K V"],
     ) -> Float[Tensor, "B K"]:
         weights, b = gate.chunk(2, dim=-1)
-        lacking = [~(has[:, None] & candidates[..., view]) for view, has in enumerate(own.unbind(-1))]
-        mixed = scores[self.base].masked_fill(lacking[self.base], self.untrained)
+        has, there = own.to(gate.dtype), candidates.to(gate.dtype)
+        base = (full(scores[self.base]) - self.untrained) * there[..., self.base]
+        mixed = torch.addcmul(self.untrained, has[:, self.base, None], base)
         for m, view in enumerate(self.added):
-            term = (scores[view] - b[:, m, None]).masked_fill(lacking[view], 0.0)
-            mixed = torch.addcmul(mixed, weights[:, m, None], term)
+            # What one of the two lacks is left out by factors of a row and of a candidate: masks of pairs are slower.
+            term = (full(scores[view]) - b[:, m, None]) * there[..., view]
+            mixed = torch.addcmul(mixed, (has[:, view] * weights[:, m])[:, None], term)
         return mixed
 
     def loss(
@@ -401,11 +401,11 @@ class Joint(Mixture, name="joint"):
     def compare(self, scorers: Sequence[Scorer], query: Query, candidates: Views) -> Scores:
         if not scorers[0].linear:
             mixed = scorers[0].compare(query.vectors[0], joined(self.shares(query, candidates), candidates.vectors))
-            return Scores(full(mixed), (), query.present, candidates.present)
+            return Scores((), query.present, candidates.present, full(mixed))
         by_view, weights = self.by_view(scorers, query, candidates), self._by_view(query, candidates)
         mixed = sum((w * s for w, s in zip(weights, by_view, strict=True)), torch.zeros_like(by_view[0]))
         mixed = mixed / sum(weights, torch.zeros_like(weights[0]))
-        return Scores(full(mixed), by_view, query.present, candidates.present)
+        return Scores(by_view, query.present, candidates.present, full(mixed))
 
     def _by_view(self, query: Query, candidates: Views) -> list[Float[Tensor, "B K"]]:
         """`shares` before they are divided by their sum, one tensor for each view: a softmax of so few is slow."""
@@ -472,7 +472,7 @@ class Cross(Mixture, name="cross"):
         found = super().compare(scorers, query, candidates)
         if not self.sums:
             return found
-        return replace(found, mixed=found.mixed + full(scorers[0].compare(query.vectors[-1], _summed(candidates))))
+        return replace(found, given=found.mixed + full(scorers[0].compare(query.vectors[-1], _summed(candidates))))
 
     def by_view(self, scorers: Sequence[Scorer], query: Query, candidates: Views) -> tuple[Float[Tensor, "B K"], ...]:
         """For each view of the candidates V times the mean of its scores with the views that the anchor has."""
@@ -553,7 +553,7 @@ class RSME(Mixture, name="rsme"):
             found = scorers[0].compare(query.vectors[0], joined(weights, candidates.vectors))
         assert query.gate is not None, "of several views"
         mixed = self.balance * full(found) + query.gate * self._cosine(query, candidates)
-        return Scores(full(mixed), by_view, query.present, candidates.present)
+        return Scores(by_view, query.present, candidates.present, full(mixed))
 
     def by_view(self, scorers: Sequence[Scorer], query: Query, candidates: Views) -> tuple[Float[Tensor, "B K"], ...]:
         """The scores of each view's vectors where the anchor is the whole one."""
@@ -612,13 +612,17 @@ def loss_of_view(
         true, false: the scores of the true entities (K = 1) and of the negatives.
     """
     s_pos, s_neg = (full(scores.by_view[view]) for scores in (true, false))
-    common, mask, log_weight = false.common(view), negatives.mask, negatives.log_weight
+    mask, log_weight = negatives.mask, negatives.log_weight
     if objective.needs_all:
         assert mask is not None, "the mask tells what is true"
+        assert false.candidates is not None, "of several views"
         # Who lacks the view is no candidate, neither a true nor a false one.
-        counts = row_sum(~mask & common) > 0
-        log_weight = torch.zeros_like(s_neg).masked_fill(~common, -torch.inf)
+        there = false.candidates[..., view]
+        there = there if log_weight is None else there & candidates_of(log_weight)
+        counts = false.anchors[:, view] & (row_sum(~mask & there) > 0)
+        log_weight = torch.zeros_like(there, dtype=s_neg.dtype).masked_fill(~there, -torch.inf).expand_as(s_neg)
     else:
+        common = false.common(view)
         counts = true.common(view).squeeze(1)
         mask = common if mask is None else mask & common
         if isinstance(negatives, OwnNegatives) and negatives.kept is not None:

@@ -17,7 +17,7 @@ from mmrns.nn.embedders import STRUCTURE, Embedder, Table, TableEmbedder
 from mmrns.nn.lookup import Lookup, Query, Scores, common_views
 from mmrns.nn.losses import Loss
 from mmrns.nn.mixture import Gated, Mixture
-from mmrns.nn.numerics import full
+from mmrns.nn.numerics import full, summed
 from mmrns.nn.scorers import Scorer
 from mmrns.types import AllNegatives, Batch, Negatives, OwnNegatives, PoolNegatives, Views
 
@@ -237,7 +237,7 @@ class Model(nn.Module):
                 return self._scores(lookup.query, _as_candidates(lookup.target))
             case OwnNegatives(ids, views=None, kept=None) if (table := self.entity.table) is not None:
                 of_rows = self.scorer.compare_rows(lookup.query.vectors[0], table, ids)
-                found = Scores(full(of_rows), (of_rows,), lookup.query.present, None)
+                found = Scores((of_rows,), lookup.query.present, None)
             case _:
                 found = self._scores(lookup.query, self._candidates(negatives, lookup.target))
         through = negatives.through if isinstance(negatives, OwnNegatives) else None
@@ -245,7 +245,7 @@ class Model(nn.Module):
             return found
         # What is trained hands the gradient on.
         by_view = found.by_view if self.trains_mixed else tuple(scores + through for scores in found.by_view)
-        return replace(found, mixed=found.mixed + through, by_view=by_view)
+        return replace(found, given=found.mixed + through, by_view=by_view)
 
     def _candidates(self, negatives: Negatives, target: Views) -> Views:
         match negatives:
@@ -272,8 +272,7 @@ class Model(nn.Module):
     def _scores(self, query: Query, candidates: Views) -> Scores:
         if self.mixture is not None:
             return self.mixture.compare(self.scorers, query, candidates)
-        (of_view,) = self.by_view(query, candidates)
-        return Scores(full(of_view), (of_view,), query.present, candidates.present)
+        return Scores(self.by_view(query, candidates), query.present, candidates.present)
 
     def by_view(self, query: Query, candidates: Views) -> tuple[Float[Tensor, "B K"], ...]:
         """The scores of candidates in each view."""
@@ -313,19 +312,20 @@ class Model(nn.Module):
         return of_views + self.entity.reals_per_pair + mixture
 
     def loss(
-        self, lookup: Lookup, negatives: Negatives, objective: Loss, true: Scores, false: Scores
-    ) -> Float[Tensor, ""] | float:
-        """The term of the step's loss that the model itself brings along: its mixture's and its embedder's.
+        self, negatives: Negatives, objective: Loss, weight: Float[Tensor, " B"], true: Scores, false: Scores
+    ) -> Float[Tensor, ""]:
+        """The loss of the scores: that of the mixed ones, if they are trained, and what the mixture adds.
 
         Args:
-            lookup: the batch and its vectors.
             negatives: what was drawn.
             objective: the loss of the mixed scores.
+            weight: of each row.
             true, false: the scores of the true entities and of the negatives, by `scores`.
         """
-        weight = lookup.batch.weight
-        of_views = self.mixture.loss(negatives, objective, weight, true, false) if self.mixture else 0.0
-        return of_views + self.entity.loss(lookup, negatives, objective, true, false)
+        found = weight.new_zeros(())
+        if self.trains_mixed:
+            found = objective(true.mixed.squeeze(1), false.mixed, negatives.mask, weight, negatives.log_weight)
+        return summed(found, self.mixture.loss(negatives, objective, weight, true, false) if self.mixture else 0.0)
 
     @property
     def n_view_losses(self) -> int:

@@ -53,10 +53,11 @@ def row_count(values: Float[Tensor, "B K"]) -> Tensor | int:
     return values.shape[1] if _SHARES.get() is None else row_sum(torch.ones_like(values.detach()))
 
 
-def row_mean(values: Float[Tensor, "B K"], some: Bool[Tensor, "B K"] | None = None) -> Float[Tensor, " B"]:
+def row_mean(values: Float[Tensor, "B K"], some: Bool[Tensor, "#B K"] | None = None) -> Float[Tensor, " B"]:
     """The mean of each row, or of some of its values; 0 where there are none."""
     if some is not None:
-        return row_sum(values * some) / row_sum(some).clamp(min=1)
+        # As factors: a product with what is true or false converts it anew, in the backward pass too.
+        return row_sum(values * some.to(values.dtype)) / row_sum(some).clamp(min=1)
     return values.mean(1) if _SHARES.get() is None else row_sum(values) / row_count(values)
 
 

@@ -165,9 +165,9 @@ class ShardedModel(Model):
         values = torch.cat([part.to(own.mixed.dtype) for part in parts], dim=1)
         values = self.world.sum(values.new_zeros(len(lookup.batch), values.shape[1]).index_copy(0, rows, values))
         if not several:
-            return Scores(values, (values,), lookup.query.present, None)
+            return Scores((values,), lookup.query.present, None)
         mixed, *by_view, there = values.split([part.shape[1] for part in parts], dim=1)
-        return Scores(mixed, tuple(by_view), lookup.query.present, there[:, None] > 0)
+        return Scores(tuple(by_view), lookup.query.present, there[:, None] > 0, mixed)
 
     def score_against(self, lookup: Lookup, negatives: Negatives) -> Float[Tensor, "B K"]:
         """The scores of all negatives, from those who have them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, cast
@@ -17,7 +17,8 @@ from torch.utils.checkpoint import checkpoint
 
 from mmrns.data.features import Modality
 from mmrns.errors import Diverged, UsageError, note
-from mmrns.nn.lookup import Lookup
+from mmrns.nn.blocks import in_blocks
+from mmrns.nn.lookup import Lookup, Scores
 from mmrns.nn.losses import Loss
 from mmrns.nn.model import Model
 from mmrns.nn.numerics import summed
@@ -134,7 +135,6 @@ class Trainer:
         self.known_by_features = self._known_by_features()
         left_out = not unseen_negatives and bool(self.known_by_features.any())
         self.counted = ~self.known_by_features.to(device) if left_out else None
-        self.candidates = (~self.known_by_features).nonzero().squeeze(1)
         sampler.foresee(batches.at)
         self._refuse_unfit()
         self.capture: Capture | None = None
@@ -212,8 +212,8 @@ class Trainer:
         self.counted = counts = self.counted.to(lookup.relation.device)
         if self.objective.needs_all:
             # The mask of such a loss tells what is true: who does not count is no candidate at all.
-            self.candidates = ids = self.candidates.to(counts.device)
-            return PoolNegatives(ids, mask=negatives.counts(len(lookup.batch)).index_select(1, ids))
+            weight = torch.zeros_like(counts, dtype=lookup.relation.dtype).masked_fill(~counts, -torch.inf)
+            return replace(negatives, log_weight=weight.expand(len(lookup.batch), -1))
         if isinstance(negatives, OwnNegatives | PoolNegatives):
             counts = counts[negatives.ids]
         mask = counts.expand(len(lookup.batch), -1) if negatives.mask is None else negatives.mask & counts
@@ -312,13 +312,30 @@ class Trainer:
         true = model.scores(lookup)  # f_theta(h, r, t), and that of each view
         shown = model.shown(negatives)
         false = model.scores(lookup, shown)  # f_theta(h, r, x-)
-        s_pos, s_neg = true.mixed.squeeze(1), false.mixed
-        given = s_pos, s_neg, shown.mask, lookup.batch.weight, shown.log_weight
         with self.world.rows():
-            of_model = self.objective(*given) if model.trains_mixed else s_pos.new_zeros(())
-            of_model = summed(of_model, model.loss(lookup, shown, self.objective, true, false))
-        losses = Losses(of_model, sampler.loss(lookup, negatives, s_pos, s_neg, model, step))
-        return losses, negatives
+            of_model = self._of_scores(lookup.batch.weight, shown, true, false, again=views is not None)
+            of_model = summed(of_model, model.entity.loss(lookup, shown, self.objective, true, false))
+        if getattr(sampler.loss, "__func__", None) is Sampler.loss:
+            # It has no term of its own, and nobody asks for the mixed scores as a whole.
+            return Losses(of_model, 0.0), negatives
+        given = lookup, negatives, true.mixed.squeeze(1), false.mixed, model, step
+        return Losses(of_model, sampler.loss(*given)), negatives
+
+    def _of_scores(
+        self, weight: Float[Tensor, " B"], negatives: Negatives, true: Scores, false: Scores, *, again: bool
+    ) -> Float[Tensor, ""]:
+        """The loss of the scores; of those of every entity block by block, unless it is made again when descending."""
+        if again or self.world.size > 1 or not isinstance(negatives, AllNegatives):
+            return self.model.loss(negatives, self.objective, weight, true, false)
+        n, whole = len(true.by_row), weight.sum()
+
+        def of_block(rows: slice, numbers: Sequence[Tensor]) -> Tensor:
+            parts = true.of(rows, numbers[:n]), false.of(rows, numbers[n:])
+            found = self.model.loss(negatives[rows], self.objective, weight[rows], *parts)
+            return found * (weight[rows].sum() / whole)
+
+        trained = [p for part in (self.objective, self.model.mixture) if part for p in part.parameters()]
+        return in_blocks(of_block, negatives.n_entities, [*true.by_row, *false.by_row], trained)
 
     def compared(self, lookup: Lookup, step: int) -> tuple[Losses, Negatives, Batch]:
         """`compare` of a batch, whole, or in parts where every entity is a negative and that would take too much.

@@ -50,8 +50,13 @@ class AttentionPool(nn.Module):
 
     def forward(self, values: Float[Tensor, "n L D"], mask: Bool[Tensor, "n L"]) -> Float[Tensor, "n width"]:
         """The pooled vectors; of an entity without tokens, a constant."""
-        weights = torch.softmax(masked(values @ self.attention, mask), dim=1) * mask
-        pooled = self.norm((weights[:, None] @ values).squeeze(1))
+        if values.shape[1] == 1:
+            # Its weight is 1, whatever the attention.
+            found = values.squeeze(1) * mask
+        else:
+            weights = torch.softmax(masked(values @ self.attention, mask), dim=1) * mask
+            found = (weights[:, None] @ values).squeeze(1)
+        pooled = self.norm(found)
         return self.projection(pooled if self.hidden is None else torch.relu(self.hidden(pooled)))
 
 
