@@ -13,8 +13,8 @@ OfBlock = Callable[[slice, Sequence[Tensor]], Float[Tensor, ""]]
 """A block's part of a loss, of its rows and of the numbers that it has of each tensor."""
 
 _PAIRS = 1 << 19
-"""Scores of a block. A pass over them in single precision reads 2 MiB, about what a core has for a cache of its own, and
-takes as long as the launch of a few tens of operations."""
+"""Scores of a block: 2 MiB in single precision, about the cache that a core has for itself. A pass over them takes as
+long as the launch of a few tens of operations."""
 
 
 class _InBlocks(torch.autograd.Function):
@@ -28,7 +28,7 @@ class _InBlocks(torch.autograd.Function):
         numbers, shared = given[:n], given[n:]
         wanted = [own for own, needed in enumerate(ctx.needs_input_grad[3:]) if needed]
         gradients = {own: torch.empty_like(given[own]) if own < n else torch.zeros_like(given[own]) for own in wanted}
-        total = numbers[0].new_zeros((), dtype=torch.float32)
+        losses: list[Tensor] = []
         for start in range(0, len(numbers[0]), rows):
             block = slice(start, start + rows)
             parts = [tensor[block].detach() for tensor in numbers]
@@ -37,15 +37,16 @@ class _InBlocks(torch.autograd.Function):
                     parts[own].requires_grad_()
             with torch.enable_grad():
                 loss = of_block(block, parts)
-            total = total + loss.detach()
-            found = torch.autograd.grad(loss, [(*parts, *shared)[own] for own in wanted], allow_unused=True)
+            losses.append(loss.detach())
+            # Which has None where it is not used.
+            found: Any = torch.autograd.grad(loss, [(*parts, *shared)[own] for own in wanted], allow_unused=True)
             for own, gradient in zip(wanted, found, strict=True):
                 if own < n:
                     gradients[own][block] = 0.0 if gradient is None else gradient
                 elif gradient is not None:
                     gradients[own] += gradient
         ctx.gradients, ctx.n = gradients, len(given)
-        return total
+        return torch.stack(losses).sum()
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
