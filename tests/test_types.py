@@ -126,3 +126,36 @@ def test_traits_go_with_the_entity_that_gives_what_is_not_kept() -> None:
     assert found.vectors[..., 0].tolist() == [[1, 1], [1, 2], [2, 2]]
     assert found.traits is not None
     assert found.traits.tolist() == [[1], [2], [2]]
+
+
+def test_views_that_lie_apart_are_the_same_views() -> None:
+    """Whatever is made of them, and what goes to each view's vectors in the backward pass."""
+    parts = [torch.arange(6.0).view(3, 2).requires_grad_(), torch.arange(6.0, 12.0).view(3, 2).requires_grad_()]
+    present = torch.tensor([[True, False], [True, True], [False, True]])
+    apart, whole = Views.apart(parts, present), Views(torch.stack(parts, dim=1), present)
+    assert all(own is given for own, given in zip(apart.by_view, parts, strict=True))
+    rows = torch.tensor([2, 0])
+    made = [
+        (of(apart), of(whole))
+        for of in (
+            lambda views: views,
+            lambda views: views[rows],
+            lambda views: views[:, None],
+            lambda views: views.index_select(rows),
+            lambda views: views.split(2)[1],
+            lambda views: Views.concatenate([views, views]),
+            lambda views: views.placed(torch.tensor([3, 0, 1]), 4),
+            lambda views: views[:, None].flatten(),
+            lambda views: views.with_vectors(views.vectors + 1),
+            lambda views: views.where(present, views.with_vectors(views.vectors * 2)),
+        )
+    ]
+    for one, other in made:
+        assert torch.equal(one.vectors, other.vectors)
+        assert torch.equal(one.present, other.present)
+        assert one.traits is None
+        gradients = (
+            torch.autograd.grad(found.vectors.square().sum(), parts, retain_graph=True) for found in (one, other)
+        )
+        for own, expected in zip(*gradients, strict=True):
+            assert torch.equal(own, expected)

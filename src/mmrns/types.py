@@ -221,7 +221,35 @@ class Views:
 
     def with_vectors(self, vectors: Float[Tensor, "*n V width"]) -> Views:
         """The same entities with other vectors."""
-        return replace(self, vectors=vectors)
+        return Views(vectors, self.present, self.traits)
+
+    @staticmethod
+    def apart(by_view: Sequence[Float[Tensor, "n width"]], present: Bool[Tensor, "n V"]) -> Views:
+        """The same of each view's vectors, which are put together when somebody asks for all of them.
+
+        Of every entity they are large, and most mixtures compare each view by itself.
+        """
+        return _Apart(by_view, present)
+
+
+class _Apart(Views):
+    """Views whose vectors lie apart."""
+
+    _by_view: tuple[Tensor, ...]
+
+    def __init__(self, by_view: Sequence[Tensor], present: Tensor):
+        object.__setattr__(self, "_by_view", tuple(by_view))
+        object.__setattr__(self, "present", present)
+        object.__setattr__(self, "traits", None)
+
+    # Not a data descriptor, unlike a property: so that it may stand for the field.
+    @cached_property
+    def vectors(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return torch.stack(self._by_view, dim=-2)
+
+    @property
+    def by_view(self) -> tuple[Tensor, ...]:
+        return self._by_view
 
 
 @dataclass(frozen=True)

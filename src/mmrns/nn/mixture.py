@@ -411,7 +411,7 @@ class Joint(Mixture, name="joint"):
         """`shares` before they are divided by their sum, one tensor for each view: a softmax of so few is slow."""
         assert self.attention is not None, "made by `start`"
         assert query.gate is not None, "of several views"
-        logits = torch.tanh(candidates.vectors) @ self.attention
+        logits = torch.stack([torch.tanh(vectors) @ self.attention for vectors in candidates.by_view], dim=-1)
         top = masked(logits.detach(), candidates.present).amax(-1, keepdim=True)
         below = (logits - top).masked_fill(~candidates.present, 0.0)
         views = zip(below.unbind(-1), candidates.present.unbind(-1), strict=True)

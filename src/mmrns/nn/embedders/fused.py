@@ -134,5 +134,5 @@ class FusedEmbedder(ComputedEmbedder, name="fused"):
             there[:, 0] |= estimated
         if self.concatenate:
             whole = torch.cat([pooled * has[:, None] for pooled, has in found], dim=1)
-            return Views(torch.stack([structure, whole], dim=1), torch.stack([there[:, 0], there[:, 1:].any(1)], dim=1))
-        return Views(torch.stack([structure, *(pooled for pooled, _ in found)], dim=1), there)
+            return Views.apart([structure, whole], torch.stack([there[:, 0], there[:, 1:].any(1)], dim=1))
+        return Views.apart([structure, *(pooled for pooled, _ in found)], there)
