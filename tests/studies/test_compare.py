@@ -19,7 +19,7 @@ from mmrns.studies import compare as module
 from mmrns.studies.compare import Training, compare, train_once
 from mmrns.studies.comparison import Comparison, Entry
 from mmrns.studies.records import read_records
-from mmrns.studies.report import paired, rows, spread, table, trials_of, write_summary
+from mmrns.studies.report import paired, rows, spread, table, write_summary
 
 SMALL = {
     "training.steps": 12,
@@ -137,7 +137,7 @@ def test_jobs_find_the_same(toy_folder: Path, tmp_path: Path) -> None:
 
 
 def table_of(records: list[dict[str, Any]], comparison: Comparison) -> dict[str, dict[str, str]]:
-    return {row["method"]: row for row in table(records, trials_of(comparison))}
+    return {row["method"]: row for row in table(records, comparison)}
 
 
 def test_a_search_goes_on_where_a_trial_diverges(toy_folder: Path, tmp_path: Path, trained: list[str]) -> None:

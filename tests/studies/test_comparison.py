@@ -89,6 +89,13 @@ def test_labels_are_the_texts_that_are_written(tmp_path: Path) -> None:
         ("methods: {uniform: }\ntrials: x\n", 2, "trials: input should be a valid integer"),
         ("methods: {uniform: }\nspace: [1]\n", 2, "space: input should be a valid dictionary"),
         ("methods: {uniform: }\nmethod: x\n", 2, "unknown key 'method'"),
+        (
+            "methods: {uniform: }\nreference: uniforms\n",
+            2,
+            "reference: unknown entry 'uniforms'; did you mean 'uniform'",
+        ),
+        ("methods: {uniform: }\npublished: {uniform: 3, x: 4}\n", 2, "published: unknown entry 'x'"),
+        ("methods: {uniform: }\npublished: {uniform: 101}\n", 2, "less than or equal to 100"),
         ("methods:\n  uniform:\n  uniform:\n", 3, "'uniform' is here twice"),
     ],
 )

@@ -19,7 +19,7 @@ from mmrns.studies.compare import compare
 from mmrns.studies.comparison import Comparison, Entry
 from mmrns.studies.journal import Prune, Search, drop_cut_line, tell
 from mmrns.studies.records import read_records
-from mmrns.studies.report import table, trials_of
+from mmrns.studies.report import table
 from mmrns.training.callbacks import Callback
 
 SPACE = {"training.lr": {"low": 1e-4, "high": 1e-1, "log": True}, "sampler.modalities": [[], ["text"]]}
@@ -135,7 +135,7 @@ def test_trials_are_ended_early_and_the_study_goes_on(tmp_path: Path) -> None:
     assert all(trial["pruned"] < 24 and trial["curve"][-1][0] == trial["pruned"] for trial in pruned)
     assert "not finite" in trials[4]["failed"]
     assert record["settings"]["training.lr"] in RATES[:2]
-    (row,) = [row for row in table(records, trials_of(comparison)) if row["method"] == "uniform"]
+    (row,) = [row for row in table(records, comparison) if row["method"] == "uniform"]
     assert row["trials"] == "5 (1 failed, 2 pruned)"
     states = [trial.state.name for trial in study_of(tmp_path, "uniform").trials]
     assert states == ["FAIL" if "failed" in t else "PRUNED" if "pruned" in t else "COMPLETE" for t in trials]

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from mmrns.studies import report as module
 from mmrns.studies.comparison import Comparison, Entry
 from mmrns.studies.plots import Drawn
 from mmrns.studies.report import (
+    PUBLISHED,
     by_label,
     draw,
     interval,
@@ -70,6 +73,34 @@ def test_reference_is_of_the_same_scorer() -> None:
     assert reference_of("RotatE-mmrns", groups) == reference_of("text-alone", groups) == "self-adversarial"
     assert reference_of("other", groups) == "TransE-self-adversarial"
     assert reference_of("TransE-mmrns", by_label([record("TransE-mmrns", 0, 0.1)])) is None
+
+
+def test_a_comparison_may_say_its_reference_and_what_is_published(tmp_path: Path) -> None:
+    """Another scorer's, too; an entry of which nothing is published has an empty cell, and null in `results.json`."""
+    records = [
+        record(label, seed, value + 0.02 * seed) | {"scorer": scorer}
+        for label, value, scorer in (("structure", 0.2, "ComplEx"), ("momok", 0.3, "TuckER"), ("own", 0.1, "TuckER"))
+        for seed in (0, 1)
+    ]
+    comparison = replace(study("structure", "momok", "own"), reference="structure", published={"momok": 39.54})
+    _, structure, momok, own = table(records, comparison)
+    assert [row["difference"] for row in (structure, momok, own)] == ["", "+10.00 ± 0.00", "-10.00 ± 0.00"]
+    assert [row["published MRR"] for row in (structure, momok, own)] == ["", "39.54", ""]
+    text = report(records, comparison)
+    assert "MRR from `structure`, paired by seed" in text
+    assert PUBLISHED in text
+    write_summary(records, tmp_path, comparison)
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert [(row["model"], row["published_mrr"]) for row in found[::2]] == [
+        ("structure", None),
+        ("momok", 0.3954),
+        ("own", None),
+    ]
+    write_summary(records, tmp_path, replace(comparison, published={}))
+    assert {row["published_mrr"] for row in json.loads((tmp_path / "results.json").read_text())} == {None}
+    # Otherwise neither is told.
+    assert PUBLISHED not in report(records, study("structure", "momok", "own"))
+    assert not {"model", "published_mrr"} & set(rows(records)[0])
 
 
 def test_the_table_has_means_spreads_and_the_baseline() -> None:

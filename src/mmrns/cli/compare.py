@@ -13,7 +13,10 @@ from mmrns.cli.app import app
 from mmrns.cli.show import Text, bar, err, out, print_rows, say
 from mmrns.errors import MmrnsError, UsageError
 
-SHOWN = ("method", "valid MRR", "test MRR", "Hits@1", "Hits@10", "difference", "standing", "seeds", "trials", "seconds")
+SHOWN = (
+    *("method", "valid MRR", "test MRR", "Hits@1", "Hits@10", "published MRR"),
+    *("difference", "standing", "seeds", "trials", "seconds"),
+)
 """Columns of the table on the terminal, where entries differ in them; the report has all."""
 
 
@@ -62,7 +65,7 @@ def compare(
     from mmrns.studies.comparison import Comparison
     from mmrns.studies.recipe import FILE as RECIPE
     from mmrns.studies.recipe import recipe
-    from mmrns.studies.report import REFERENCE, ranked_split, standing_told, table, trials_of, write_summary
+    from mmrns.studies.report import REFERENCE, ranked_split, standing_told, table, write_summary
 
     if study is not None:
         given = (dataset, scorers, methods, seeds, trials, prune, space, settings)
@@ -97,7 +100,7 @@ def compare(
         best = recipe(records, comparison, folder)
         if best is not None:
             write_changed(folder / RECIPE, best)
-    cells = table(records, trials_of(comparison))
+    cells = table(records, comparison)
     # Room is short: what is the same for all, or nobody has, says nothing.
     alike = [key for key in ("seeds", "trials") if len({row[key] for row in cells if row[key]}) == 1]
     empty = [key for key in ("difference", "standing") if not any(row[key] for row in cells)]
@@ -105,7 +108,9 @@ def compare(
     print_rows([{key: row[key].replace("± ", "±") for key in shown} for row in cells])
     if "difference" not in empty:
         split = {"test": "test", "valid": "validation"}[ranked_split(records)]
-        out.print(f"difference: of the {split} MRR from {REFERENCE}, by seed, with 95 % interval")
+        out.print(
+            f"difference: of the {split} MRR from {comparison.reference or REFERENCE}, by seed, with 95 % interval"
+        )
     if told := standing_told(records):
         out.print(f"{told[0].lower()}{told[1:].removesuffix('.')}")
     out.print(Text(f"report {folder / 'report.md'}\nplots  {', '.join(map(str, plots))}"), soft_wrap=True)

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
@@ -59,6 +59,9 @@ class Comparison:
         seeds: trainings of the chosen settings, with seeds 0, 1, ...
         threads: of each training; None = those that are fastest, the same for all.
         prune: the rule by which trials are ended early; None = all go to their end.
+        reference: the label of what all others are held against; None = `self-adversarial` with the same scorer, where
+            it takes part.
+        published: the test MRR that somebody has published for an entry, in percent, by label.
     """
 
     common: Settings
@@ -67,6 +70,8 @@ class Comparison:
     seeds: int = 3
     threads: int | None = None
     prune: Prune | None = None
+    reference: str | None = None
+    published: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @classmethod
     def of(
@@ -113,8 +118,8 @@ class Comparison:
 
     @classmethod
     def read(cls, path: Path) -> Comparison:
-        """From a YAML file with `common`, `methods`, and optionally `space`, `trials`, `seeds`, `threads` and
-        `prune`.
+        """From a YAML file with `common`, `methods`, and optionally `space`, `trials`, `seeds`, `threads`, `prune`,
+        `reference` and `published`.
 
         Under `methods` each label has a mapping by dotted key, of which single values are settings and lists and ranges
         are what its search may try beside `space`; or it has a list of settings to try. The label is the name of the
@@ -129,9 +134,8 @@ class Comparison:
         if strange or not values.get("methods"):
             what = f"unknown key {sorted(strange)[0]!r}" if strange else "holds no `methods`"
             line = _line(path, sorted(strange))
-            raise DataError(
-                path, what, "give common, methods, and optionally space, trials, prune, seeds, threads", line
-            )
+            optional = "space, trials, prune, seeds, threads, reference, published"
+            raise DataError(path, what, f"give common, methods, and optionally {optional}", line)
         try:
             study = validated(_Study, {key: value for key, value in values.items() if value is not None}, "")
             common = by_key(study.common)
@@ -140,10 +144,15 @@ class Comparison:
                 if _short(label) in entries:
                     raise DataError(path, "names something twice", "give labels of their own, with `method`")
                 entries[_short(label)] = _with_method(_entry(label, given, study.space), label, common)
-            return cls(common, entries, study.trials, study.seeds, study.threads, study.prune).checked()
+            given = study.trials, study.seeds, study.threads, study.prune, study.reference, study.published
+            return cls(common, entries, *given).checked()
         except UsageError as error:
             label, key = getattr(error, "label", None), error.key
-            places = [key] if label is None else [f"methods.{label}.{key}", f"space.{key}", f"common.{key}"]
+            places = (
+                [key, str(key).partition(".")[0]]
+                if label is None
+                else [f"methods.{label}.{key}", f"space.{key}", f"common.{key}"]
+            )
             at = _line(path, [*places, f"methods.{label}"])
             if at is None:
                 raise
@@ -158,6 +167,10 @@ class Comparison:
         if not self.entries or self.seeds < 1 or self.trials < 0:
             raise UsageError("a comparison needs a scorer, a method and a seed")
         check_labels([*self.entries])
+        for key, labels in (("reference", [self.reference]), ("published", [*self.published])):
+            for label in labels:
+                if label is not None and label not in self.entries:
+                    raise UsageError(f"{key}: {unknown('entry', label, self.entries)}", f"{key}.{label}")
         common = by_key(plain(self.common))
         # Whatever the number is, what is trained is the same but for the last bits.
         threads = config_of({"threads": common.pop("threads", "auto")}).threads
@@ -345,6 +358,8 @@ class _Study(BaseModel):
     seeds: PositiveInt = 3
     threads: PositiveInt | None = None
     prune: Prune | None = None
+    reference: str | None = None
+    published: dict[str, Annotated[float, Field(ge=0, le=100)]] = Field(default_factory=dict)
 
 
 _RESERVED = {

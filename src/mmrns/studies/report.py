@@ -17,17 +17,23 @@ Record = Mapping[str, Any]
 METRICS = ("mrr", "hits@1", "hits@3", "hits@10")
 REFERENCE = "self-adversarial"
 """The method that the others are compared with, where it takes part."""
+PUBLISHED = "Published MRR is as its authors tell it, under their tie rule and their selection, which may be others."
 
 # 97.5 % quantiles of Student's t by degrees of freedom, from 1; beyond them the normal's.
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
       2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)  # fmt: skip
 
 
-def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
+def rows(records: Sequence[Record], published: Mapping[str, float] | None = None) -> list[dict[str, Any]]:
     """One row a training with a seed: what `results.json` of a comparison holds.
 
     Metrics are null where the training failed, whose reason is `failed`; those of test where only validation was read,
     whose own then are `valid_hits@1` and so on.
+
+    Args:
+        records: of the seeds.
+        published: MRR in percent, by label. With it a row has its entry as `model` as well, and `published_mrr`, null
+            of an entry of which nothing is published.
     """
     found: list[dict[str, Any]] = []
     for record in records:
@@ -47,6 +53,9 @@ def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
             row |= {f"valid_{key}": _metrics(record, "valid").get(key) for key in METRICS[1:]}
         if "failed" in record:
             row["failed"] = record["failed"]
+        if published is not None:
+            told = published.get(record["label"])
+            row |= {"model": record["label"], "published_mrr": None if told is None else round(told / 100, 6)}
         found.append(row)
     return found
 
@@ -87,10 +96,12 @@ def interval(values: Sequence[float]) -> float:
     return quantile * stdev(values) / math.sqrt(len(values))
 
 
-def reference_of(label: str, groups: Mapping[str, Sequence[Record]]) -> str | None:
-    """What an entry is compared with: the entry of the same scorer that is `REFERENCE`, alone or behind the scorer's
-    name; None without one, and for itself.
+def reference_of(label: str, groups: Mapping[str, Sequence[Record]], given: str | None = None) -> str | None:
+    """What an entry is compared with: the one that is given, or else the entry of the same scorer that is `REFERENCE`,
+    alone or behind the scorer's name; None without one, and for itself.
     """
+    if given is not None:
+        return given if given in groups and label != given else None
     scorer = groups[label][0]["scorer"]
     for other in (f"{label.partition('-')[0]}-{REFERENCE}", f"{scorer}-{REFERENCE}", REFERENCE):
         if other in groups and groups[other][0]["scorer"] == scorer:
@@ -98,20 +109,22 @@ def reference_of(label: str, groups: Mapping[str, Sequence[Record]]) -> str | No
     return None
 
 
-def table(records: Sequence[Record], trials: Mapping[str, int] | None = None) -> list[dict[str, str]]:
+def table(records: Sequence[Record], comparison: Comparison | None = None) -> list[dict[str, str]]:
     """Mean and standard deviation over the seeds in percent, the difference from the reference paired by seed, and how
     each entry stands to the best (`standings`).
 
     Args:
         records: of the seeds.
-        trials: of each entry, by label; None leaves their column out.
+        comparison: what they are of, which knows the trials of each entry, what others are held against, and what is
+            published; None leaves that out.
     """
-    split = ranked_split(records)
+    split, trials = ranked_split(records), None if comparison is None else trials_of(comparison)
+    given = None if comparison is None else comparison.reference
     groups = by_label(records)
     titles, stands = _titles(split), standings(records)
     found: list[dict[str, str]] = []
     for label, runs in groups.items():
-        reference, good = reference_of(label, groups), worked(runs)
+        reference, good = reference_of(label, groups, given), worked(runs)
         ends = ("failed", "pruned")
         other = {end: max((run.get(f"{end}_trials", 0) for run in runs), default=0) for end in ends}
         counts = ", ".join(f"{count} {end}" for end, count in other.items() if count)
@@ -124,6 +137,8 @@ def table(records: Sequence[Record], trials: Mapping[str, int] | None = None) ->
         if trials is not None:
             row["trials"] = f"{trials.get(label, 0)}" + (f" ({counts})" if counts else "")
         row["seconds"] = f"{mean(sum(run['seconds'].values()) for run in good):.0f}" if good else ""
+        if comparison is not None and comparison.published:
+            row["published MRR"] = f"{comparison.published[label]:.2f}" if label in comparison.published else ""
         found.append(row)
     baseline = next((record["baseline"] for record in records if record.get("baseline")), None)
     if baseline and split == "test":
@@ -217,7 +232,9 @@ def write_summary(records: Sequence[Record], folder: Path, comparison: Compariso
     Returns:
         The PNG files of the pictures.
     """
-    changed = write_changed(folder / "results.json", json_text(rows(records)))
+    of_models = comparison.published or comparison.reference is not None
+    found = rows(records, comparison.published if of_models else None)
+    changed = write_changed(folder / "results.json", json_text(found))
     write_changed(folder / "report.md", report(records, comparison))
     plots = [folder / "mrr.png", *([folder / "time.png"] if _timed(records) else [])]
     if changed or not all(path.with_suffix(suffix).exists() for path in plots for suffix in (".png", ".svg")):
@@ -233,7 +250,7 @@ def trials_of(comparison: Comparison) -> dict[str, int]:
 def report(records: Sequence[Record], comparison: Comparison) -> str:
     """The table with what is needed to read it, as Markdown."""
     groups, trials, split = by_label(records), trials_of(comparison), ranked_split(records)
-    cells = table(records, trials)
+    cells = table(records, comparison)
     name = _SPLITS[split]
     failed = [record for record in records if "failed" in record]
     lines = [
@@ -241,10 +258,11 @@ def report(records: Sequence[Record], comparison: Comparison) -> str:
         "",
         "Filtered link prediction on both sides, in percent, ties at their mean rank; mean ± standard deviation over "
         f"the seeds{' that did not fail' if failed else ''}. The difference is that of the {name} MRR from "
-        f"`{REFERENCE}` with the same scorer, paired by seed, with its 95 % interval (Student's t). "
+        f"{_reference_told(comparison)}, paired by seed, with its 95 % interval (Student's t). "
         + (f"{told} " if (told := standing_told(records)) else "")
         + ("" if split == "test" else "The test split was not read: all metrics are of validation. ")
-        + f"{_chosen(trials)} {escaped(comparison.budget_told)} Seconds are of a whole training: {_counted(records)}.",
+        + f"{_chosen(trials)} {escaped(comparison.budget_told)} Seconds are of a whole training: {_counted(records)}."
+        + (f" {PUBLISHED}" if comparison.published else ""),
         "",
         "| " + " | ".join(cells[0]) + " |",
         "|" + "---|" * len(cells[0]),
@@ -300,13 +318,18 @@ def _settings(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"`{' '.join(text.split())}`" for text in found)
 
 
-def _entries(records: Sequence[Record]) -> list[Drawn]:
-    """What is drawn of each entry."""
+def _reference_told(comparison: Comparison) -> str:
+    """What others are held against."""
+    return f"`{REFERENCE}` with the same scorer" if comparison.reference is None else f"`{comparison.reference}`"
+
+
+def _entries(records: Sequence[Record], given: str | None) -> list[Drawn]:
+    """What is drawn of each entry, beside what is given to be held against."""
     groups, split = by_label(records), ranked_split(records)
-    references = {reference_of(label, groups) for label in groups}
+    references = {reference_of(label, groups, given) for label in groups}
     found: list[Drawn] = []
     for label, runs in groups.items():
-        reference, good = reference_of(label, groups), worked(runs)
+        reference, good = reference_of(label, groups, given), worked(runs)
         differences = [] if reference is None else differences_of(good, worked(groups[reference]), split)
         found.append(
             Drawn(
@@ -329,11 +352,12 @@ def _curve(record: Record) -> list[tuple[float, float]]:
 
 def draw(records: Sequence[Record], folder: Path, comparison: Comparison) -> None:
     """Draw `mrr.png` and, where the records have curves, `time.png`, with an SVG beside each."""
-    entries, split = _entries(records), ranked_split(records)
+    entries, split = _entries(records, comparison.reference), ranked_split(records)
     scorers = [*dict.fromkeys(record["scorer"] for record in records)]
     seeds = seeds_in_words([record["seed"] for record in records])
     about = f"{_dataset(comparison)}, {', '.join(scorers)}, {seeds}"
     reference = REFERENCE if len(scorers) == 1 else f"{REFERENCE} with the same scorer"
+    reference = comparison.reference or reference
     draw_mrr(
         entries,
         folder / "mrr.png",
