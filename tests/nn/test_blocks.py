@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmrns.data.datasets import Dataset
 from mmrns.nn import blocks
-from mmrns.nn.blocks import in_blocks
+from mmrns.nn.blocks import in_blocks, rows_of_block
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
 from mmrns.training.trainer import Trainer
@@ -27,7 +27,7 @@ def loss_of(block: slice, numbers: Sequence[Tensor], shared: Sequence[Tensor] = 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 6])
 @pytest.mark.parametrize("outer", [1.0, 2.5])
-def test_gradients_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch, rows: int, outer: float) -> None:
+def test_gradients_are_those_of_the_whole(rows: int, outer: float) -> None:
     """Of what has a row for each row, of what all rows have, and none of what is not trained or not used."""
     g = torch.Generator().manual_seed(1)
     scores, gate, shared = (torch.randn(*n, generator=g, requires_grad=True) for n in ((7, 5), (7, 1), (5,)))
@@ -35,7 +35,6 @@ def test_gradients_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch, rows:
     trained = scores, gate, unused, shared
     whole = outer * loss_of(slice(0, 7), (scores, gate), (shared, bare.sum(0)))
     expected = torch.autograd.grad(whole, trained, allow_unused=True)
-    monkeypatch.setattr(blocks, "_PAIRS", 5 * rows)
     parts: list[int] = []
 
     def of_block(block: slice, numbers: Sequence[Tensor]) -> Tensor:
@@ -43,7 +42,7 @@ def test_gradients_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch, rows:
         assert [len(own) for own in numbers] == [len(numbers[0])] * 4
         return loss_of(block, numbers, (shared, bare.sum(0)))
 
-    found = outer * in_blocks(of_block, 5, (scores, gate, bare, unused), [shared])
+    found = outer * in_blocks(of_block, rows, (scores, gate, bare, unused), [shared])
     assert parts == [rows] * (7 // rows) + ([7 % rows] if 7 % rows else [])
     torch.testing.assert_close(found, whole)
     gradients = torch.autograd.grad(found, trained, allow_unused=True)
@@ -51,18 +50,11 @@ def test_gradients_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch, rows:
         torch.testing.assert_close(own, torch.zeros_like(unused) if other is None else other)
 
 
-def test_few_rows_and_a_device_are_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    parts: list[int] = []
-
-    def of_block(block: slice, numbers: Sequence[Tensor]) -> Tensor:
-        parts.append(len(numbers[0]))
-        return numbers[0].sum()
-
-    scores = torch.ones(7, 5, requires_grad=True)
-    assert in_blocks(of_block, 5, [scores]) == 35.0
-    monkeypatch.setattr(blocks, "_PAIRS", 1)
-    in_blocks(of_block, 5, [scores.detach().to("meta")])
-    assert parts == [7, 7]
+def test_a_device_has_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "_PAIRS", 12)
+    assert rows_of_block(5, torch.device("cpu")) == 2
+    assert rows_of_block(50, torch.device("cpu")) == 1
+    assert rows_of_block(5, torch.device("meta")) > 10**9
 
 
 MODELS: dict[str, dict[str, Any]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
@@ -58,21 +59,24 @@ class _InBlocks(torch.autograd.Function):
         return (None, None, None, *(gradients.get(own) for own in range(ctx.n)))
 
 
+def rows_of_block(pairs: int, device: torch.device) -> int:
+    """How many rows make a block, by the scores of each.
+
+    On a device there is but one block, whose operations are to be as few as possible.
+    """
+    whole = device.type != "cpu" or torch.compiler.is_compiling()
+    return sys.maxsize if whole else max(1, _PAIRS // max(pairs, 1))
+
+
 def in_blocks(
-    of_block: OfBlock, pairs: int, numbers: Sequence[Tensor], shared: Iterable[Tensor] = ()
+    of_block: OfBlock, rows: int, numbers: Sequence[Tensor], shared: Iterable[Tensor] = ()
 ) -> Float[Tensor, ""]:
     """The sum over blocks of rows of what each adds to a loss; it can be differentiated once.
 
-    On a device it is one block, whose operations are to be as few as possible.
-
     Args:
         of_block: the loss of a block, of which nothing is trained but `numbers` and `shared`.
-        pairs: scores of a row, which decide how many rows make a block.
+        rows: of a block, as `rows_of_block` has it.
         numbers: tensors of a row for each row.
         shared: parameters that enter all blocks.
     """
-    first = numbers[0]
-    rows = max(1, _PAIRS // max(pairs, 1))
-    if first.device.type != "cpu" or rows >= len(first) or torch.compiler.is_compiling():
-        return of_block(slice(0, len(first)), numbers)
     return cast("Tensor", _InBlocks.apply(of_block, rows, len(numbers), *numbers, *shared))

@@ -322,10 +322,11 @@ class Model(nn.Module):
             weight: of each row.
             true, false: the scores of the true entities and of the negatives, by `scores`.
         """
-        found = weight.new_zeros(())
-        if self.trains_mixed:
-            found = objective(true.mixed.squeeze(1), false.mixed, negatives.mask, weight, negatives.log_weight)
-        return summed(found, self.mixture.loss(negatives, objective, weight, true, false) if self.mixture else 0.0)
+        of_views = self.mixture.loss(negatives, objective, weight, true, false) if self.mixture else 0.0
+        if not self.trains_mixed:
+            return summed(weight.new_zeros(()), of_views)
+        given = true.mixed.squeeze(1), false.mixed, negatives.mask, weight, negatives.log_weight
+        return summed(objective(*given), of_views)
 
     @property
     def n_view_losses(self) -> int:

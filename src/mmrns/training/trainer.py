@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmrns.data.features import Modality
 from mmrns.errors import Diverged, UsageError, note
-from mmrns.nn.blocks import in_blocks
+from mmrns.nn.blocks import in_blocks, rows_of_block
 from mmrns.nn.lookup import Lookup, Scores
 from mmrns.nn.losses import Loss
 from mmrns.nn.model import Model
@@ -325,17 +325,19 @@ class Trainer:
         self, weight: Float[Tensor, " B"], negatives: Negatives, true: Scores, false: Scores, *, again: bool
     ) -> Float[Tensor, ""]:
         """The loss of the scores; of those of every entity block by block, unless it is made again when descending."""
-        if again or self.world.size > 1 or not isinstance(negatives, AllNegatives):
+        n_rows = rows_of_block(self.model.n_entities, weight.device)
+        whole = again or self.world.size > 1 or len(weight) <= n_rows
+        if whole or not isinstance(negatives, AllNegatives):
             return self.model.loss(negatives, self.objective, weight, true, false)
-        n, whole = len(true.by_row), weight.sum()
+        n, total = len(true.by_row), weight.sum()
 
         def of_block(rows: slice, numbers: Sequence[Tensor]) -> Tensor:
             parts = true.of(rows, numbers[:n]), false.of(rows, numbers[n:])
             found = self.model.loss(negatives[rows], self.objective, weight[rows], *parts)
-            return found * (weight[rows].sum() / whole)
+            return found * (weight[rows].sum() / total)
 
         trained = [p for part in (self.objective, self.model.mixture) if part for p in part.parameters()]
-        return in_blocks(of_block, negatives.n_entities, [*true.by_row, *false.by_row], trained)
+        return in_blocks(of_block, n_rows, [*true.by_row, *false.by_row], trained)
 
     def compared(self, lookup: Lookup, step: int) -> tuple[Losses, Negatives, Batch]:
         """`compare` of a batch, whole, or in parts where every entity is a negative and that would take too much.
