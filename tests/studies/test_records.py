@@ -110,7 +110,7 @@ def test_a_recorded_study_of_the_repository_trains_nothing(
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     comparison = Comparison.read(study)
     records = compare(comparison, folder)
-    assert json.loads((folder / "results.json").read_text(encoding="utf-8")) == rows(records)
+    assert json.loads((folder / "results.json").read_text(encoding="utf-8")) == rows(records, comparison)
     assert (folder / "report.md").read_text(encoding="utf-8") == report(records, comparison)
     # Nothing is written anew, nothing is linked that is not there, and what is missing is made.
     plots = write_summary(records, folder, comparison)

@@ -24,7 +24,7 @@ _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.2
       2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)  # fmt: skip
 
 
-def rows(records: Sequence[Record], published: Mapping[str, float] | None = None) -> list[dict[str, Any]]:
+def rows(records: Sequence[Record], comparison: Comparison | None = None) -> list[dict[str, Any]]:
     """One row a training with a seed: what `results.json` of a comparison holds.
 
     Metrics are null where the training failed, whose reason is `failed`; those of test where only validation was read,
@@ -32,9 +32,11 @@ def rows(records: Sequence[Record], published: Mapping[str, float] | None = None
 
     Args:
         records: of the seeds.
-        published: MRR in percent, by label. With it a row has its entry as `model` as well, and `published_mrr`, null
-            of an entry of which nothing is published.
+        comparison: what they are of. Where it says what entries are held against, or what is published, a row has its
+            entry as `model` as well, and `published_mrr`, null of an entry of which nothing is published.
     """
+    of_models = comparison is not None and (comparison.reference is not None or comparison.published)
+    published = comparison.published if comparison is not None and of_models else None
     found: list[dict[str, Any]] = []
     for record in records:
         test = _metrics(record, "test")
@@ -232,9 +234,7 @@ def write_summary(records: Sequence[Record], folder: Path, comparison: Compariso
     Returns:
         The PNG files of the pictures.
     """
-    of_models = comparison.published or comparison.reference is not None
-    found = rows(records, comparison.published if of_models else None)
-    changed = write_changed(folder / "results.json", json_text(found))
+    changed = write_changed(folder / "results.json", json_text(rows(records, comparison)))
     write_changed(folder / "report.md", report(records, comparison))
     plots = [folder / "mrr.png", *([folder / "time.png"] if _timed(records) else [])]
     if changed or not all(path.with_suffix(suffix).exists() for path in plots for suffix in (".png", ".svg")):
