@@ -113,9 +113,9 @@ def allow_small_files() -> None:
 
 
 def allow_little_memory() -> None:
-    """Only 300 MiB more than there are."""
+    """Only 200 MiB more than there are."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData:"))
-    limit = int(line.split()[1]) * 1024 + 300 * 2**20
+    limit = int(line.split()[1]) * 1024 + 200 * 2**20
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
@@ -298,7 +298,7 @@ def test_a_full_disk_at_the_end_ends_all(dataset: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("of", "told"), [([0, 1], "mmrns: out of memory"), ([1], "mmrns: rank 1: out of memory")])
 def test_memory_that_cannot_be_had_is_one_line(dataset: Path, tmp_path: Path, of: list[int], told: str) -> None:
-    words = command(dataset, tmp_path / "run", "--set", "model.dim=10000000")
+    words = command(dataset, tmp_path / "run", "--set", "model.dim=4000000")
     codes, errors = ended(start(2, words, tmp_path / "said", trouble=allow_little_memory, of=of), tmp_path / "said")
     assert codes == [1, 1], errors
     (line,) = [line for line in errors.splitlines() if line.startswith("mmrns:")]
