@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +100,20 @@ def test_a_recorded_study_of_the_repository_has_its_recipe(claim: Path) -> None:
     path = folder / "best.yaml"
     assert path.read_text(encoding="utf-8") == recipe(seeds, comparison, folder)
     assert make_config(read_config(path)).seed == 0
+
+
+def test_each_dataset_has_the_best_of_its_studies() -> None:
+    """By validation, of all that is recorded; and no dataset with a recorded study lacks it."""
+    path = Path(__file__).parents[2] / "scripts" / "best_settings.py"
+    spec = importlib.util.spec_from_file_location("best_settings", path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found: dict[Path, str] = module.best_settings()
+    assert {path.parent.name for path in found} == {claim.parents[1].name for claim in RECORDED}
+    for path, text in found.items():
+        assert path.read_text(encoding="utf-8") == text, "run: python scripts/best_settings.py"
+        reached = float(re.findall(r"a mean MRR of ([\d.]+) %", text)[0])
+        others = path.parent.glob("*/best.yaml")
+        assert reached == max(float(re.findall(r"a mean MRR of ([\d.]+) %", one.read_text())[0]) for one in others)
