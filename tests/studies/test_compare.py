@@ -129,10 +129,20 @@ def test_a_record_that_was_cut_off_is_trained_again(toy_folder: Path, tmp_path: 
     assert found == whole == read_records(tmp_path)
 
 
-def test_jobs_find_the_same(toy_folder: Path, tmp_path: Path) -> None:
-    comparison = small(toy_folder, "uniform", "self-adversarial", seeds=1)
+def test_jobs_find_the_same(toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many at a time as there are jobs: the seeds of an entry as well, which may be the last that is left."""
+    together = threading.Barrier(2)
+
+    class Meeting(module.Workers):
+        def run(self, task: Any, argument: Any) -> Any:
+            together.wait(timeout=60)
+            return super().run(task, argument)
+
+    monkeypatch.setattr(module, "Workers", Meeting)
+    comparison = small(toy_folder, "uniform", seeds=2)
     one, two = compare(comparison, tmp_path / "one"), compare(comparison, tmp_path / "two", jobs=2)
     assert [r["test"] for r in one] == [r["test"] for r in two]
+    assert [r["name"] for r in two] == ["uniform-seed-0", "uniform-seed-1"]
     assert {r["name"] for r in read_records(tmp_path / "two")} == {r["name"] for r in one}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
@@ -126,21 +126,25 @@ def _train(comparison: Comparison, folder: Path, jobs: int, book: _Book) -> list
 
 def _here(comparison: Comparison, folder: Path, book: _Book) -> list[dict[str, Any]]:
     """Train one after the other."""
-    entries = [_entry(comparison, label, folder, book, train_once) for label in comparison.entries]
+    entries = [_entry(comparison, label, folder, book, train_once, map) for label in comparison.entries]
     return [record for entry in entries for record in entry]
 
 
 def _elsewhere(comparison: Comparison, folder: Path, book: _Book, jobs: int) -> list[dict[str, Any]]:
     """Train in other processes, several at a time."""
     threads = comparison.threads or _share(jobs)
-    # A thread an entry, since its trials depend on those before; the trainings are in the processes.
+    # A thread an entry, since its trials depend on those before, and some for the seeds; the trainings are in the
+    # processes.
     with (
         ThreadPoolExecutor(len(comparison.entries)) as waiting,
+        ThreadPoolExecutor(jobs) as seeds,
         Workers(jobs, threads) as workers,
         Interruption(workers.stop) as interruption,
     ):
         run = partial(workers.run, train_once)
-        asked = [waiting.submit(_entry, comparison, label, folder, book, run) for label in comparison.entries]
+        asked = [
+            waiting.submit(_entry, comparison, label, folder, book, run, seeds.map) for label in comparison.entries
+        ]
         try:
             return [record for entry in asked for record in entry.result()]
         except Interrupted as error:
@@ -190,9 +194,14 @@ class _Book:
 
 
 def _entry(
-    comparison: Comparison, label: str, folder: Path, book: _Book, run: Callable[[Training], dict[str, Any]]
+    comparison: Comparison,
+    label: str,
+    folder: Path,
+    book: _Book,
+    run: Callable[[Training], dict[str, Any]],
+    each: Callable[[Callable[[Training], dict[str, Any]], list[Training]], Iterable[dict[str, Any]]],
 ) -> list[dict[str, Any]]:
-    """Choose an entry's settings, then train them with every seed."""
+    """Choose an entry's settings, then train them with every seed: `each` does so, one by one or at a time."""
     entry = comparison.entries[label]
 
     def training(name: str, settings: Settings, **more: Any) -> Training:
@@ -208,7 +217,8 @@ def _entry(
     seeds = [training(f"seed-{seed}", chosen, seed=seed) for seed in range(comparison.seeds)]
     if ended or cut or not tried:
         counts = {"failed_trials": len(tried) - len(ended) - len(cut), "pruned_trials": len(cut)}
-        return [book.of(seed, run) | {key: count for key, count in counts.items() if count} for seed in seeds]
+        found = each(lambda seed: book.of(seed, run), seeds)
+        return [record | {key: count for key, count in counts.items() if count} for record in found]
     reason = f"all {len(tried)} trials failed"
     book.note(f"{label}: {reason}; there are no settings to train with.")
     lost = [_failed(replace(seed, settings={}), reason) | {"failed_trials": len(tried)} for seed in seeds]
