@@ -193,6 +193,11 @@ class Sampler(Named, Explanation, nn.Module, ABC):
         """
         return 0.0
 
+    @property
+    def has_loss(self) -> bool:
+        """Whether `loss` is its own: otherwise nobody has to mix the scores for it."""
+        return getattr(self.loss, "__func__", None) is not Sampler.loss
+
     def foresee(self, batches: Callable[[int], Batch]) -> None:
         """Called once by whoever trains the sampler, with the training's batches by step, on the host.
 

@@ -315,11 +315,11 @@ class Trainer:
         with self.world.rows():
             of_model = self._of_scores(lookup.batch.weight, shown, true, false, again=views is not None)
             of_model = summed(of_model, model.entity.loss(lookup, shown, self.objective, true, false))
-        if getattr(sampler.loss, "__func__", None) is Sampler.loss:
-            # It has no term of its own, and nobody asks for the mixed scores as a whole.
-            return Losses(of_model, 0.0), negatives
-        given = lookup, negatives, true.mixed.squeeze(1), false.mixed, model, step
-        return Losses(of_model, sampler.loss(*given)), negatives
+        losses = Losses(of_model, 0.0)
+        if sampler.has_loss:
+            s_pos, s_neg = true.mixed.squeeze(1), false.mixed
+            losses = Losses(of_model, sampler.loss(lookup, negatives, s_pos, s_neg, model, step))
+        return losses, negatives
 
     def _of_scores(
         self, weight: Float[Tensor, " B"], negatives: Negatives, true: Scores, false: Scores, *, again: bool
