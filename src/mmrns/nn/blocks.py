@@ -37,7 +37,8 @@ class _InBlocks(torch.autograd.Function):
                 if own < n:
                     parts[own].requires_grad_()
             with torch.enable_grad():
-                loss = of_block(block, parts)
+                # Views of them: what counts operations hooks into the arguments of modules, and may not into leaves.
+                loss = of_block(block, [part.view_as(part) if part.requires_grad else part for part in parts])
             losses.append(loss.detach())
             # Which has None where it is not used.
             found: Any = torch.autograd.grad(loss, [(*parts, *shared)[own] for own in wanted], allow_unused=True)
