@@ -11,10 +11,12 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import mean
 
+from mmrns.files import write_changed
 from mmrns.studies.comparison import Comparison
+from mmrns.studies.plots import seeds_in_words
 from mmrns.studies.recipe import best_label, recipe
 from mmrns.studies.records import read_records
-from mmrns.studies.report import by_label
+from mmrns.studies.report import by_label, worked
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
@@ -27,14 +29,14 @@ def best_settings() -> dict[Path, str]:
         if not (folder / "records.jsonl").exists():
             continue
         comparison = Comparison.read(study)
-        records = [record for record in read_records(folder) if "-trial-" not in record["name"]]
+        records = [one for one in read_records(folder) if one["name"] == f"{one['label']}-seed-{one['seed']}"]
         label = best_label(records)
         written = recipe(records, comparison, study.parent)
         if label is None or written is None:
             continue
-        runs = by_label(records)[label]
+        runs = worked(by_label(records)[label])
         reached = mean(run["valid_mrr"] for run in runs)
-        seeds = f"{len(runs)} seed{'s' * (len(runs) > 1)}"
+        seeds = seeds_in_words([run["seed"] for run in runs])
         said = (
             f"# What to take for {study.parent.name}: {label} of {study.name}, the best by validation of all recorded\n"
             f"# studies of this dataset, with a mean MRR of {100 * reached:.2f} % ({seeds}).\n"
@@ -48,7 +50,7 @@ def best_settings() -> dict[Path, str]:
 def main() -> None:
     """Write all."""
     for path, text in best_settings().items():
-        path.write_text(text, encoding="utf-8")
+        write_changed(path, text)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def rows_of_block(pairs: int, device: torch.device) -> int:
     On a device there is but one block, whose operations are to be as few as possible.
     """
     whole = device.type != "cpu" or torch.compiler.is_compiling()
-    return sys.maxsize if whole else max(1, _PAIRS // max(pairs, 1))
+    return sys.maxsize if whole else max(1, _PAIRS // pairs)
 
 
 def in_blocks(

@@ -620,7 +620,7 @@ def loss_of_view(
         there = false.candidates[..., view]
         there = there if log_weight is None else there & candidates_of(log_weight)
         counts = false.anchors[:, view] & (row_sum(~mask & there) > 0)
-        log_weight = torch.zeros_like(there, dtype=s_neg.dtype).masked_fill(~there, -torch.inf).expand_as(s_neg)
+        log_weight = there.to(s_neg.dtype).log().expand_as(s_neg)
     else:
         common = false.common(view)
         counts = true.common(view).squeeze(1)

@@ -356,14 +356,13 @@ def draw(records: Sequence[Record], folder: Path, comparison: Comparison) -> Non
     scorers = [*dict.fromkeys(record["scorer"] for record in records)]
     seeds = seeds_in_words([record["seed"] for record in records])
     about = f"{_dataset(comparison)}, {', '.join(scorers)}, {seeds}"
-    reference = REFERENCE if len(scorers) == 1 else f"{REFERENCE} with the same scorer"
-    reference = comparison.reference or reference
+    usual = REFERENCE if len(scorers) == 1 else f"{REFERENCE} with the same scorer"
     draw_mrr(
         entries,
         folder / "mrr.png",
         split=_SPLITS[split],
         about=about,
-        reference=reference,
+        reference=comparison.reference or usual,
     )
     if _timed(records):
         timed = [run for run in records if run.get("curve")]

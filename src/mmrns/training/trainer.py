@@ -212,8 +212,8 @@ class Trainer:
         self.counted = counts = self.counted.to(lookup.relation.device)
         if self.objective.needs_all:
             # The mask of such a loss tells what is true: who does not count is no candidate at all.
-            weight = torch.zeros_like(counts, dtype=lookup.relation.dtype).masked_fill(~counts, -torch.inf)
-            return replace(negatives, log_weight=weight.expand(len(lookup.batch), -1))
+            log_weight = counts.to(lookup.relation.dtype).log()
+            return replace(negatives, log_weight=log_weight.expand(len(lookup.batch), -1))
         if isinstance(negatives, OwnNegatives | PoolNegatives):
             counts = counts[negatives.ids]
         mask = counts.expand(len(lookup.batch), -1) if negatives.mask is None else negatives.mask & counts
