@@ -37,8 +37,15 @@ SETTINGS = {"d64": (64, 512, 32), "d200": (200, 1024, 64)}
 WITHOUT, WITH = "domain-range", "mmrns"
 
 
-def build(method: str, dataset: Dataset, setting: tuple[int, int, int], device: str = "cpu", **options: Any) -> Trainer:
-    """A training with one of the methods; `options` are of its sampler."""
+def build(
+    method: str,
+    dataset: Dataset,
+    setting: tuple[int, int, int],
+    device: str = "cpu",
+    training: dict[str, Any] | None = None,
+    **options: Any,
+) -> Trainer:
+    """A training with one of the methods; `options` are of its sampler, `training` of that section."""
     dim, batch, negatives = setting
     sampler = Sampler.registry.get(method_of(method).sampler)
     drawn = {"negatives": negatives} if "negatives" in inspect.signature(sampler).parameters else {}
@@ -50,7 +57,7 @@ def build(method: str, dataset: Dataset, setting: tuple[int, int, int], device: 
         },
         "method": method,
         "sampler": drawn | options,
-        "training": {"batch_size": batch},
+        "training": {"batch_size": batch} | (training or {}),
         "device": device,
     }
     config = make_config(values)

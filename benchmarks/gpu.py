@@ -9,7 +9,8 @@ it launches, and the most memory that its tensors take, each operation launched 
 busy time and memory of the steps that `training.capture` replays. The same of the published setting
 (`mmrns_step.py`). Ranking and training beside PyKEEN on another dataset (`ranking.py`, `training.py`), in queries and
 triples a second. And of each comparison of queries with rows of a table, forward and backward, the share of the
-device's bandwidth of copying that it attains, if it moved no more than it must.
+device's bandwidth of copying that it attains, if it moved no more than it must. Under `tables` is what a step takes
+whose tables of entities are on the device (`training.sparse`) or stay in the machine's memory (`host`).
 
 It takes less than five minutes on one GPU; `--part` measures one of these alone. With `--device cpu` it shows that it
 runs: what only a device can tell is null. Datasets are found through $MMRNS_DATA.
@@ -39,10 +40,11 @@ from mmrns.data.datasets import Dataset
 from mmrns.nn.kernels.comparisons import compare_rows
 from mmrns.training.trainer import Trainer
 
-PARTS = ("methods", "published", "beside", "bandwidth")
+PARTS = ("methods", "published", "beside", "bandwidth", "tables")
 OF_STEP = ("aten_ops", "step_ms", "busy_ms", "launches", "peak_gb")
 PUBLISHED = ("mmrns", "mmrns-published")
 KINDS = ("l1", "modulus", "dot")
+HOSTED = ("self-adversarial", "shared-pool", "hard", "domain-range", "mmrns")
 COPIED = 2**28
 """Bytes that are copied to measure the bandwidth."""
 
@@ -204,6 +206,19 @@ def published(dataset: Dataset, batch: int, steps: int, device: str) -> dict[str
     return found
 
 
+def tables(dataset: Dataset, setting: tuple[int, int, int], steps: int, device: str) -> dict[str, Any]:
+    """Milliseconds of a step and the memory of the device, with the tables there and with them on the host."""
+    found: dict[str, Any] = {}
+    for name in HOSTED:
+        found[name] = {}
+        for place, sparse in (("device", True), ("host", "host")):
+            trainer = attention.build(name, dataset, setting, device, training={"sparse": sparse})
+            run(trainer, 0, 3, device)
+            taken = 1e3 * run(trainer, 3, steps, device) / steps
+            found[name][place] = {"step_ms": taken, "peak_gb": peak(trainer, 3 + steps, 3, device)}
+    return found
+
+
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """All parts, or the one that is asked for."""
     device = arguments.device
@@ -216,6 +231,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "published": lambda: {"published": published(other, min(arguments.batch, 400), arguments.steps, device)},
         "beside": lambda: beside_peer(other, arguments.scorer or list(PEERS), beside, device),
         "bandwidth": lambda: {"bandwidth": bandwidth(len(dataset.graph.entities), setting, device)},
+        "tables": lambda: {"tables": tables(dataset, setting, arguments.steps, device)},
     }
     found: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if device != "cpu" else "cpu",
@@ -250,7 +266,7 @@ def main() -> None:
     for name in found.get("aten_ops", ()):
         row = {key: found[key][name] for key in OF_STEP}
         print(f"{name:>16}  " + "  ".join(f"{key} {_shown(value)}" for key, value in row.items()))
-    for key in ("recorded", "published", "ranking", "training", "bandwidth"):
+    for key in ("recorded", "published", "ranking", "training", "bandwidth", "tables"):
         if key in found:
             print(key, json.dumps(found[key]))
 

@@ -36,3 +36,7 @@ def test_it_measures_every_method_and_the_peer(toy_folder: Path) -> None:
         row = found[key]["TransE"]
         assert row["ratio"] == pytest.approx(row["ours"] / row["pykeen"])
     assert all(value > 0 for value in found["bandwidth"].values())
+    assert {"hard", "mmrns"} < found["tables"].keys()
+    for rows in found["tables"].values():
+        assert rows.keys() == {"device", "host"}
+        assert all(row["step_ms"] > 0 for row in rows.values())

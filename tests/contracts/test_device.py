@@ -216,7 +216,7 @@ def test_ranking_waits_once_whatever_the_number_of_chunks(
 def test_what_waits_is_found(toy: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     from mmrns.samplers.uniform import Uniform
 
-    draw = Uniform.draw
+    draw = Uniform.draw_blind
     values = {"model": {"dim": 6}, "sampler": {"name": "uniform", "negatives": 5}}
 
     def blocking(self: Uniform, *given: Any) -> Any:
@@ -224,40 +224,40 @@ def test_what_waits_is_found(toy: Dataset, monkeypatch: pytest.MonkeyPatch) -> N
         return draw(self, *given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Uniform, "draw", blocking)
+        patch.setattr(Uniform, "draw_blind", blocking)
         assert len(_waits(toy, patch, values)) == 3
 
-    def doubling(self: Uniform, lookup: Any, *given: Any) -> Any:
-        lookup.batch.weight.double()
-        return draw(self, lookup, *given)
+    def doubling(self: Uniform, batch: Any, *given: Any) -> Any:
+        batch.weight.double()
+        return draw(self, batch, *given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Uniform, "draw", doubling)
+        patch.setattr(Uniform, "draw_blind", doubling)
         assert _waits(toy, patch, values) == ["aten._to_copy.default gives torch.float64"] * 3
 
-    def writing(self: Uniform, lookup: Any, *given: Any) -> Any:
-        weight = lookup.batch.weight.clone()
+    def writing(self: Uniform, batch: Any, *given: Any) -> Any:
+        weight = batch.weight.clone()
         weight[torch.zeros(1, dtype=torch.int64, device=META)] = 1.0
-        return draw(self, lookup, *given)
+        return draw(self, batch, *given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Uniform, "draw", writing)
+        patch.setattr(Uniform, "draw_blind", writing)
         assert _waits(toy, patch, values) == ["aten.index_put_.default by a number"] * 3
 
-    def choosing(self: Uniform, lookup: Any, *given: Any) -> Any:
-        lookup.batch.weight[torch.zeros(1, dtype=torch.int64)]
-        return draw(self, lookup, *given)
+    def choosing(self: Uniform, batch: Any, *given: Any) -> Any:
+        batch.weight[torch.zeros(1, dtype=torch.int64)]
+        return draw(self, batch, *given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Uniform, "draw", choosing)
+        patch.setattr(Uniform, "draw_blind", choosing)
         assert _waits(toy, patch, values) == ["aten.index.Tensor by [1] of cpu"] * 3
 
-    def reading(self: Uniform, lookup: Any, *given: Any) -> Any:
-        lookup.batch.weight.nonzero()
-        return draw(self, lookup, *given)
+    def reading(self: Uniform, batch: Any, *given: Any) -> Any:
+        batch.weight.nonzero()
+        return draw(self, batch, *given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Uniform, "draw", reading)
+        patch.setattr(Uniform, "draw_blind", reading)
         with pytest.raises(NotImplementedError):
             _waits(toy, patch, values)
 

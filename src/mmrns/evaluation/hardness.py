@@ -171,9 +171,12 @@ def gradient_norm(module: nn.Module) -> float | None:
     """L2 norm of the gradients of all parameters together; None where there are none."""
     parted = {id(p) for p in module.parted.values()} if isinstance(module, ScoresPart) else set[int]()
     norms = {False: list[Tensor](), True: list[Tensor]()}
+    # Where the module is, but for tables that stay in the machine's memory.
+    device = max((p.device for p in module.parameters()), key=lambda device: device.type != "cpu", default=None)
     for p in module.parameters():
         if (g := p.grad) is not None:
-            norms[id(p) in parted].append(torch.linalg.vector_norm(g.coalesce().values() if g.is_sparse else g))
+            norm = torch.linalg.vector_norm(g.coalesce().values() if g.is_sparse else g)
+            norms[id(p) in parted].append(norm.to(device))
     if isinstance(module, ScoresPart):
         # What other processes have of the same tables.
         squares = torch.stack([norm.square() for norm in norms[True]])

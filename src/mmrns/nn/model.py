@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mmrns.errors import UsageError
-from mmrns.nn.embedders import STRUCTURE, Embedder, Table, TableEmbedder
+from mmrns.nn.embedders import STRUCTURE, Embedder, Table, TableEmbedder, on_host
 from mmrns.nn.lookup import Lookup, Query, Scores, common_views
 from mmrns.nn.losses import Loss
 from mmrns.nn.mixture import Gated, Mixture
@@ -296,13 +296,18 @@ class Model(nn.Module):
         """
         relation = self.relations(self.relation_ids(batch))
         query = self._query(_sides(batch), self.entities(batch.anchor), relation)
-        every = self.entity.all()
-        per_entity = relation.element_size() * len(batch) * self.reals_per_pair
-        n = len(every.present)
+        hosted, n = bool(on_host(self.entity)), self.entity.n_entities
+        # Those that have to be brought here first count, too.
+        vectors = len(self.views) * self.scorer.entity_width if hosted else 0
+        per_entity = relation.element_size() * (len(batch) * self.reals_per_pair + vectors)
         size = n if per_entity == 0 else int(min(n, max(1, memory_mb * 2**20 / per_entity)))
-        if size == n:
-            return self.compare(query, every)
-        return torch.cat([self.compare(query, part) for part in every.split(size)], dim=1)
+        if hosted:
+            ids = torch.arange(n, device=relation.device)
+            every = map(self.entity, ids.split(size))
+        else:
+            every = self.entity.all().split(size)
+        parts = [self.compare(query, part) for part in every]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     @property
     def reals_per_pair(self) -> int:

@@ -12,7 +12,7 @@ import torch
 
 from mmrns.data.datasets import Dataset, load_dataset
 from mmrns.errors import UsageError, note
-from mmrns.nn.embedders import Embedder
+from mmrns.nn.embedders import Embedder, keep_on_host
 from mmrns.nn.losses import Loss
 from mmrns.nn.mixture import Mixture
 from mmrns.nn.model import Model
@@ -120,7 +120,7 @@ def build_model(config: Config, dataset: Dataset, parts: Parts | None = None, wo
 
     Of several processes each draws the same numbers, and keeps those of its own entities.
     """
-    m, sparse, graph = config.model, config.training.sparse, dataset.graph
+    m, sparse, graph = config.model, bool(config.training.sparse), dataset.graph
     parts = parts or Parts()
     gamma = with_gamma(config, dataset, parts).objective.gamma
     assert gamma is not None
@@ -143,6 +143,8 @@ def build_model(config: Config, dataset: Dataset, parts: Parts | None = None, wo
                 embedder = cls(graph, dataset.features, **options)
         elif world.size > 1:
             embedder = embedder.part(own_entities(type(embedder), len(graph.entities), world))
+        if config.training.sparse == "host":
+            keep_on_host(embedder)
         mixture = parts.mixture or _mixture(config, embedder.views)
         sizes = len(graph.entities), len(graph.relations)
         rest: dict[str, Any] = {"reciprocal": m.reciprocal, "sparse": sparse, "embedder": embedder, "mixture": mixture}

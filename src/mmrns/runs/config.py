@@ -130,8 +130,10 @@ class TrainingConfig(_Section):
     steps: PositiveInt = Field(5000, description="training ends here at the latest")
     batch_size: PositiveInt = Field(512, description="B, positives per step")
     optimizer: Literal["adam", "adagrad"] = Field("adam", description="the rule of the updates")
-    sparse: bool = Field(
-        False, description="update only the rows of the step: for many entities; rows not touched keep their moments"
+    sparse: bool | Literal["host"] = Field(
+        False,
+        description="update only the rows of the step: for many entities; rows not touched keep their moments; host: "
+        "vectors of entities also stay in the machine's memory, and a GPU is given the rows of each step, a step ahead",
     )
     lr: PositiveFloat = Field(1e-3, description="learning rate of the model")
     sampler_lr: PositiveFloat = Field(1e-3, description="learning rate of the sampler")

@@ -165,6 +165,14 @@ class Sampler(Named, Explanation, nn.Module, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} defines neither `propose` nor `draw`")
 
+    def draw_blind(self, batch: Batch, step: int) -> OwnNegatives | PoolNegatives:
+        """The same where a sampler leaves out what is true by itself, or weighs: negatives that the model has no part
+        in, which can be drawn before the model is ready for the step.
+        """
+        ids = self.propose(batch, step)
+        mask = ~self.index.batch_contains(batch, ids)
+        return OwnNegatives(ids, mask=mask) if ids.ndim == 2 else PoolNegatives(ids, mask=mask)
+
     def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
         """Negatives for each row of the batch.
 
@@ -173,10 +181,18 @@ class Sampler(Named, Explanation, nn.Module, ABC):
             model: to score candidates with, by `model.score_against` and `model.compare`.
             step: from 0.
         """
-        batch = lookup.batch
-        ids = self.propose(batch, step)
-        mask = ~self.index.batch_contains(batch, ids)
-        return OwnNegatives(ids, mask=mask) if ids.ndim == 2 else PoolNegatives(ids, mask=mask)
+        return self.draw_blind(lookup.batch, step)
+
+    def foretold(self, batch: Batch, step: int) -> Int[Tensor, " n"] | None:
+        """The entities that the draw of a step looks at, its negatives among them, where they are known before it.
+
+        None where only the draw tells. By default the negatives of those who draw blindly.
+
+        Args:
+            batch: of that step.
+            step: from 0.
+        """
+        return self.draw_blind(batch, step).ids.flatten() if type(self).draw is Sampler.draw else None
 
     def loss(
         self,

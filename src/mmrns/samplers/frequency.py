@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.data.index import TripleIndex
-from mmrns.nn.lookup import Lookup
-from mmrns.nn.model import Model, ModelSpec
+from mmrns.nn.model import ModelSpec
 from mmrns.rng import below
 from mmrns.samplers.base import Sampler, even
 from mmrns.types import Batch, Negatives, OwnNegatives
@@ -70,8 +69,7 @@ class Frequency(Sampler, name="frequency"):
         self.register_buffer("weight", weight, persistent=False)
         self.gaps = Gaps(self.index, weight)
 
-    def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
-        batch = lookup.batch
+    def draw_blind(self, batch: Batch, step: int) -> OwnNegatives:
         device = batch.h.device
         bits = self.random_bits(step, "frequency", rows=len(batch), device=device)
         ids, free = self.gaps(self.index.places(batch), bits)

@@ -68,6 +68,10 @@ class Hard(Sampler, name="hard"):
         """The pool, which the host draws."""
         return self._pool(step, batch.h.device)
 
+    def foretold(self, batch: Batch, step: int) -> Int[Tensor, " P"]:
+        """The pool."""
+        return self._pool(step, batch.h.device)
+
     def _pool(self, step: int, device: torch.device) -> Int[Tensor, " P"]:
         pool = distinct(self.seed, "hard pool", step, n=self.n_entities, size=self.pool_size)
         return pool.to(device, non_blocking=True)

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
-from mmrns.nn.lookup import Lookup
-from mmrns.nn.model import Model, ModelSpec
+from mmrns.nn.model import ModelSpec
 from mmrns.samplers.base import Sampler, even
 from mmrns.types import Batch, Negatives, PoolNegatives
 
@@ -64,8 +63,7 @@ class InBatch(Sampler, name="inbatch"):
         # Of batches that replace tails, heads, and both.
         self.register_buffer("frequency", torch.stack(proposals).div_(len(h)).float(), persistent=False)
 
-    def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
-        batch = lookup.batch
+    def draw_blind(self, batch: Batch, step: int) -> PoolNegatives:
         device = batch.h.device
         stream = self.stream(step, "inbatch", device=device)
         target = batch.target

@@ -80,7 +80,7 @@ class Mans(Uniform, name="mans"):
         self.share, self.first_steps, self.row_select = share, first_steps, row_select
 
     def draw(self, lookup: Lookup, model: Model, step: int) -> OwnNegatives:
-        found = super().draw(lookup, model, step)
+        found = self.draw_blind(lookup.batch, step)
         views = model.entities(found.ids)
         common = common_views(lookup.anchor.present, views.present)
         structure = torch.tensor([view == STRUCTURE for view in model.views]).to(common.device, non_blocking=True)

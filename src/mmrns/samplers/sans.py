@@ -13,8 +13,7 @@ from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.data.index import TripleIndex
 from mmrns.errors import UsageError
-from mmrns.nn.lookup import Lookup
-from mmrns.nn.model import Model, ModelSpec
+from mmrns.nn.model import ModelSpec
 from mmrns.rng import generator
 from mmrns.samplers.base import Sampler, even
 from mmrns.types import Batch, Negatives, OwnNegatives
@@ -182,8 +181,7 @@ class Sans(Sampler, name="sans"):
         place = offsets[at] + (u * degree).long()
         return torch.where(degree > 0, neighbours[place.clamp(max=len(neighbours) - 1)], (u * self.n_entities).long())
 
-    def draw(self, lookup: Lookup, model: Model, step: int) -> Negatives:
-        batch = lookup.batch
+    def draw_blind(self, batch: Batch, step: int) -> OwnNegatives:
         device = batch.h.device
         bits = self.random_bits(step, "sans", rows=len(batch), device=device)
         anchor = batch.anchor

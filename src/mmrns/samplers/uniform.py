@@ -11,8 +11,7 @@ from torch import Tensor
 
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
-from mmrns.nn.lookup import Lookup
-from mmrns.nn.model import Model, ModelSpec
+from mmrns.nn.model import ModelSpec
 from mmrns.rng import below
 from mmrns.samplers.base import Recipe, Sampler, even
 from mmrns.types import Batch, Negatives, OwnNegatives
@@ -49,8 +48,7 @@ class Uniform(Sampler, name="uniform"):
         super().__init__(graph, features, spec, seed=seed, negatives=negatives)
         self.filtered = filtered
 
-    def draw(self, lookup: Lookup, model: Model, step: int) -> OwnNegatives:
-        batch = lookup.batch
+    def draw_blind(self, batch: Batch, step: int) -> OwnNegatives:
         bits = self.random_bits(step, "uniform", rows=len(batch), device=batch.h.device)
         if not self.filtered:
             same = torch.full_like(bits, math.log(self.n_entities), dtype=torch.float32)

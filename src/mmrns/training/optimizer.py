@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mmrns.nn.embedders import Table, TableEmbedder
+from mmrns.nn.embedders import Rows
 from mmrns.training.rowwise import RowAdagrad, RowAdam
 
 Kind = Literal["adam", "adagrad"]
@@ -145,7 +145,7 @@ class Optimizer:
 
 def sparse_tables(module: nn.Module) -> list[nn.Parameter]:
     """The weights whose gradients are sparse."""
-    kinds = (Table, TableEmbedder, nn.Embedding, nn.EmbeddingBag)
+    kinds = (Rows, nn.Embedding, nn.EmbeddingBag)
     weights = (table.weight for table in module.modules() if isinstance(table, kinds) and table.sparse)
     return [weight for weight in weights if isinstance(weight, nn.Parameter)]
 

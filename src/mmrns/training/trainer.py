@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, cast
 
@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from mmrns.data.features import Modality
 from mmrns.errors import Diverged, UsageError, note
 from mmrns.nn.blocks import in_blocks, rows_of_block
+from mmrns.nn.embedders import Embedder, on_host
 from mmrns.nn.lookup import Lookup, Scores
 from mmrns.nn.losses import Loss
 from mmrns.nn.model import Model
@@ -27,6 +28,7 @@ from mmrns.samplers.base import Sampler
 from mmrns.training.batches import Batches, Upcoming
 from mmrns.training.callbacks import Callback, Training
 from mmrns.training.capture import Capture, CudaGraphs, Descent, Recorder
+from mmrns.training.hosted import Foretold
 from mmrns.training.optimizer import Optimizer, sparse_tables
 from mmrns.training.progress import Plan, Progress
 from mmrns.training.world import ALONE, Ended, World
@@ -129,6 +131,7 @@ class Trainer:
         self.objective, self.regularizer = objective, regularizer
         self.optimizer, self.batches, self.device, self.autocast = optimizer, batches, device, autocast
         self.memory_mb, self.upcoming, self.world = memory_mb, Upcoming(batches, device), world
+        self.foretold = self._foretold()
         own = {id(parameter) for parameter in model.parted.values()}
         parameters = (parameter for group in optimizer.groups for parameter in group["params"])
         self.alike = [parameter for parameter in parameters if id(parameter) not in own]
@@ -138,6 +141,18 @@ class Trainer:
         sampler.foresee(batches.at)
         self._refuse_unfit()
         self.capture: Capture | None = None
+
+    def _foretold(self) -> Foretold | None:
+        """What brings rows of tables on the host to the device a step ahead; None where there are none.
+
+        Of several processes each one asks for rows when it knows which of them it has. An embedder with a loss of its
+        own may look up others than those of the batch and its negatives.
+        """
+        embedder = self.model.entity
+        tables, more = on_host(embedder), type(embedder).loss is not Embedder.loss
+        if not tables or more or self.device.type == "cpu" or self.world.size > 1:
+            return None
+        return Foretold(tables, self.sampler, self.batch, self.device)
 
     def record(self, wanted: bool | Literal["auto"] = True, recorder: Recorder | None = None) -> None:
         """Have the steps from here on recorded, and what was recorded replayed, to the same numbers (`Capture`).
@@ -253,6 +268,17 @@ class Trainer:
         """The batch of a step, on the device."""
         return self.upcoming.at(step).to(self.device)
 
+    @contextmanager
+    def at_hand(self, step: int) -> Generator[Batch]:
+        """The batch of a step; inside, the device has what is foretold of the step's rows of tables on the host."""
+        if self.foretold is None:
+            yield self.batch(step)
+            return
+        try:
+            yield self.foretold.begin(step)
+        finally:
+            self.foretold.end()
+
     def step(
         self,
         step: int,
@@ -270,10 +296,10 @@ class Trainer:
         Returns:
             The loss, still on the device.
         """
-        batch = self.batch(step)
         # Whoever looks on is shown what was drawn, which what is replayed does not tell.
         descend = self.descend if self.capture is None or on_step is not None else self.capture
-        descent = descend(batch, step)
+        with self.at_hand(step) as batch:
+            descent = descend(batch, step)
         self.optimizer.step(step)
         self.model.constrain()
         if sums is not None:

@@ -3,9 +3,10 @@
 from mmrns.nn.embedders.base import STRUCTURE, Embedder
 from mmrns.nn.embedders.computed import ComputedEmbedder
 from mmrns.nn.embedders.fused import AttentionPool, FusedEmbedder
+from mmrns.nn.embedders.hosted import Rows, RowsAtHand, on_host
 from mmrns.nn.embedders.hyper import HyperEmbedder
 from mmrns.nn.embedders.momok import ExpertsEmbedder
-from mmrns.nn.embedders.table import EntityVectors, Table, TableEmbedder
+from mmrns.nn.embedders.table import EntityVectors, Table, TableEmbedder, keep_on_host
 
 __all__ = [
     "STRUCTURE",
@@ -16,6 +17,10 @@ __all__ = [
     "ExpertsEmbedder",
     "FusedEmbedder",
     "HyperEmbedder",
+    "Rows",
+    "RowsAtHand",
     "Table",
     "TableEmbedder",
+    "keep_on_host",
+    "on_host",
 ]

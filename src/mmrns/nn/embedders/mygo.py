@@ -226,7 +226,7 @@ class MyGOEmbedder(ComputedEmbedder, name="mygo"):
         """The contrastive loss, by its weight."""
         if not self.contrastive or self.at is None:
             return 0.0
-        device = self.structure.weight.device
+        device = self.seen.device
         stream = generator(self.seed, "contrasted", self.at, device=device)
         ids = torch.randperm(self.n_all, generator=stream, device=device)[: self.contrasted]
         return self.contrastive * self.contrast(ids)

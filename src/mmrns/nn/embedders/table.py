@@ -9,20 +9,21 @@ from torch import Tensor, nn
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.embedders.base import Embedder, entities_at_hand
+from mmrns.nn.embedders.hosted import Rows
 from mmrns.types import Views
 
 _BLOCK = 2**16
 """Rows that are drawn at a time where only some of them are kept."""
 
 
-class Table(nn.Module):
+class Table(Rows):
     """A vector per id, uniform on `[-init_range, init_range]` at first.
 
     Args:
         n: number of ids.
         width: reals per vector.
         init_range: half-width of the initial distribution.
-        sparse: gradients hold only the rows that were looked up, for a row-wise optimizer.
+        sparse: see `Rows`.
     """
 
     def __init__(self, n: int, width: int, init_range: float, *, sparse: bool = False):
@@ -35,7 +36,7 @@ class Table(nn.Module):
         return torch.empty(n, width).uniform_(-init_range, init_range)
 
     def forward(self, ids: Int[Tensor, "*n"]) -> Float[Tensor, "*n width"]:
-        return nn.functional.embedding(ids, self.weight, sparse=self.sparse)
+        return self.look_up(ids)
 
     def all(self) -> Float[Tensor, "E width"]:
         """The vectors of every id, in id order."""
@@ -72,7 +73,7 @@ def of_entities(n: int, width: int, init_range: float) -> Float[Tensor, "m width
     return rows
 
 
-class TableEmbedder(Embedder, name="table"):
+class TableEmbedder(Rows, Embedder, name="table"):
     """One view, `structure`: a trained vector for every entity, uniform on `[-init_range, init_range]` at first.
 
     Args:
@@ -115,10 +116,11 @@ class TableEmbedder(Embedder, name="table"):
         self.register_buffer("here", torch.ones(1, dtype=torch.bool), persistent=False)
 
     def forward(self, ids: Int[Tensor, "*n"]) -> Views:
-        vectors = nn.functional.embedding(ids, self.weight, sparse=self.sparse)
-        return Views(vectors.unsqueeze(-2), self._present(ids.shape))
+        return Views(self.look_up(ids).unsqueeze(-2), self._present(ids.shape))
 
     def all(self) -> Views:
+        if self.weight.device != self.here.device:
+            return self(torch.arange(len(self.weight), device=self.here.device))
         return Views(self.weight.unsqueeze(-2), self._present(self.weight.shape[:1]))
 
     @property
@@ -128,3 +130,10 @@ class TableEmbedder(Embedder, name="table"):
 
     def _present(self, shape: torch.Size) -> Bool[Tensor, "*n 1"]:
         return self.here.expand(*shape, 1)
+
+
+def keep_on_host(embedder: Embedder) -> None:
+    """Have the tables of an embedder whose rows are entities stay in the machine's memory, wherever it goes."""
+    for module in embedder.modules():
+        if isinstance(module, TableEmbedder | EntityVectors):
+            module.on_host = True

@@ -311,14 +311,18 @@ class CandidateSampler(Sampler):
         if self.holds:
             if block not in self._held:
                 everyone = torch.arange(self.n_relations, device=self.index.device)
-                self._held = {block: self._draw_held([Lists(block, everyone, (False, True))])[0]}
+                self._held = self._latest(block) | {block: self._draw_held([Lists(block, everyone, (False, True))])[0]}
             return self._held[block]
         if drawn is not None or self._batches is None or batch.step != step:
             return self._draw_held([Lists.of(block, batch)], drawn)[0]
         if step not in self._held:
             lists = [Lists.of(self.block(s), self._batches(s)) for s in self._steps_ahead(batch, step)]
-            self._held = dict(enumerate(self._draw_held(lists), step))
+            self._held = self._latest(step) | dict(enumerate(self._draw_held(lists), step))
         return self._held[step]
+
+    def _latest(self, number: int) -> dict[int, Held]:
+        """What the step or block before holds, which is asked for again where candidates are foretold."""
+        return {before: held for before, held in self._held.items() if before == number - 1}
 
     def _steps_ahead(self, batch: Batch, step: int) -> range:
         """The step and those after it for which is drawn at once."""
@@ -389,6 +393,13 @@ class CandidateSampler(Sampler):
         unusable = ~there | in_pools(typed, of_list, pools, self.n_entities)
         split = [x.split([len(each) for each in lists]) for x in (typed, unusable, log_density, (-log_density).exp())]
         return list(zip(*split, strict=True))
+
+    def foretold(self, batch: Batch, step: int) -> Int[Tensor, " n"] | None:
+        """The pool and the samples of the rows' domains and ranges; None where another sampler draws for the pool."""
+        if self.pool_sampler is not None:
+            return None
+        candidates = self.unfiltered(batch, step)
+        return torch.cat([candidates.pool, candidates.typed.index_select(0, candidates.group).flatten()])
 
     def for_the_pool(self, lookup: Lookup, model: Model, step: int) -> Negatives | None:
         """What another sampler draws for the pool."""

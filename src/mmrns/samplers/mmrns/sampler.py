@@ -348,6 +348,10 @@ class Mmrns(CandidateSampler, name="mmrns"):
         vectors = model.relations(ids).detach()
         return vectors if self.guidance else torch.zeros_like(vectors)
 
+    def foretold(self, batch: Batch, step: int) -> Int[Tensor, " n"] | None:
+        """The candidates; None where it compares by structure, of which it keeps a summary of every entity."""
+        return super().foretold(batch, step) if self.modalities else None
+
     def given(self, model: Model, ids: Int[Tensor, " n"]) -> Given:
         """What is known of entities: their tokens, or the structural vectors where no modality is read."""
         if self.modalities:
