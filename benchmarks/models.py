@@ -32,7 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmrns.data.datasets import load_dataset
 from mmrns.memory import freed_memory_kept
 from mmrns.nn.embedders import Embedder
-from mmrns.nn.mixture import Mixture
+from mmrns.nn.mixtures import Mixture
 from mmrns.nn.scorers import Scorer
 from mmrns.runs.build import build_dataset, build_trainer
 from mmrns.runs.config import apply_settings, make_config, takes

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mmrns.data.datasets import Dataset, load_dataset
     from mmrns.nn.embedders import Embedder
     from mmrns.nn.losses import Loss
-    from mmrns.nn.mixture import Mixture
+    from mmrns.nn.mixtures import Mixture
     from mmrns.nn.scorers import Scorer
     from mmrns.registry import register
     from mmrns.runs.run import Run, load_run
@@ -48,7 +48,7 @@ _HOMES = {
     "Dataset": "mmrns.data.datasets",
     "Embedder": "mmrns.nn.embedders",
     "Loss": "mmrns.nn.losses",
-    "Mixture": "mmrns.nn.mixture",
+    "Mixture": "mmrns.nn.mixtures",
     "Run": "mmrns.runs.run",
     "Sampler": "mmrns.samplers.base",
     "Scorer": "mmrns.nn.scorers",

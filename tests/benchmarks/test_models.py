@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from mmrns.data.datasets import load_dataset
-from mmrns.nn.mixture import Mixture
+from mmrns.nn.mixtures import Mixture
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import apply_settings, make_config
 

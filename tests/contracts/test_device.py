@@ -26,7 +26,7 @@ from mmrns.evaluation.candidates import Candidates
 from mmrns.evaluation.ranking import Ranks, rank
 from mmrns.nn.embedders import Embedder
 from mmrns.nn.losses import Loss
-from mmrns.nn.mixture import Mixture
+from mmrns.nn.mixtures import Mixture
 from mmrns.nn.scorers import Scorer
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config

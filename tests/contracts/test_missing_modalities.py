@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 import mmrns
 from mmrns.data.datasets import Dataset, load_dataset
 from mmrns.evaluation.ranking import rank
-from mmrns.nn.mixture import Mixture
+from mmrns.nn.mixtures import Mixture
 from mmrns.runs.build import build_dataset, build_model, build_sampler
 from mmrns.runs.config import make_config
 from mmrns.types import Batch

@@ -14,7 +14,7 @@ from mmrns.data.datasets import Dataset
 from mmrns.data.features import Features, Modality
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.evaluation.ranking import rank
-from mmrns.nn.mixture import Mixture
+from mmrns.nn.mixtures import Mixture
 from mmrns.nn.model import Model
 from mmrns.nn.regularizers import Regularizer
 from mmrns.nn.scorers import Scorer

@@ -23,7 +23,7 @@ from mmrns.data.datasets import Dataset
 from mmrns.errors import UsageError
 from mmrns.nn.embedders import STRUCTURE, Embedder
 from mmrns.nn.losses import Loss
-from mmrns.nn.mixture import Mixture
+from mmrns.nn.mixtures import Mixture
 from mmrns.nn.scorers import Scorer
 from mmrns.runs.build import build_model, build_trainer
 from mmrns.runs.config import make_config, takes

@@ -12,7 +12,7 @@ import pytest
 
 from mmrns.nn.embedders import Embedder
 from mmrns.nn.losses import Loss
-from mmrns.nn.mixture import Mixture
+from mmrns.nn.mixtures import Mixture
 from mmrns.prepare.encoders import ENCODERS
 from mmrns.prepare.formats import LAYOUTS
 from mmrns.registry import Registry

@@ -10,7 +10,7 @@ from pathlib import Path
 import mmrns
 from mmrns.nn.embedders import Embedder
 from mmrns.nn.losses import Loss
-from mmrns.nn.mixture import Mixture
+from mmrns.nn.mixtures import Mixture
 from mmrns.nn.scorers import Scorer
 from mmrns.prepare.encoders import ENCODERS
 from mmrns.prepare.formats import LAYOUTS

@@ -32,7 +32,7 @@ from mmrns.cli import app, main
 from mmrns.data.folders import EMBEDDED
 from mmrns.nn.embedders import Embedder
 from mmrns.nn.losses import Loss
-from mmrns.nn.mixture import Mixture
+from mmrns.nn.mixtures import Mixture
 from mmrns.nn.scorers import Scorer
 from mmrns.prepare.encoders import ENCODERS, Encoder
 from mmrns.prepare.formats import LAYOUTS, convert

@@ -10,7 +10,7 @@ import torch
 from mmrns.data.datasets import Dataset
 from mmrns.inspection.parts import Part, candidates_of, parts_of, rank_among
 from mmrns.nn.embedders import Embedder, FusedEmbedder, TableEmbedder
-from mmrns.nn.mixture import Mixture, Residual
+from mmrns.nn.mixtures import Mixture, Residual
 from mmrns.nn.model import Model
 from mmrns.nn.scorers import TransE
 from mmrns.rng import seeded

@@ -18,7 +18,7 @@ from mmrns.errors import UsageError
 from mmrns.nn.embedders import FusedEmbedder
 from mmrns.nn.lookup import Scores
 from mmrns.nn.losses import CrossEntropyLoss, KvsAllLoss, Loss, SelfAdversarialLoss, SoftplusLoss
-from mmrns.nn.mixture import RSME, Cross, Gated, Joint, MeanProbability, Mixture, Residual, loss_of_view
+from mmrns.nn.mixtures import RSME, Cross, Gated, Joint, MeanProbability, Mixture, Residual, loss_of_view
 from mmrns.nn.model import Model
 from mmrns.nn.scorers import DistMult, Scorer
 from mmrns.runs.build import build_model, build_trainer

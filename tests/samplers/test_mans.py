@@ -10,7 +10,7 @@ from torch.nn.functional import logsigmoid
 
 from mmrns.data.datasets import Dataset
 from mmrns.errors import UsageError
-from mmrns.nn.mixture import loss_of_view
+from mmrns.nn.mixtures import loss_of_view
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
 from mmrns.runs.notes import said_before

@@ -19,7 +19,7 @@ from mmrns.errors import Note, UsageError
 from mmrns.nn.embedders import Embedder
 from mmrns.nn.lookup import Lookup
 from mmrns.nn.losses import Loss
-from mmrns.nn.mixture import Mixture
+from mmrns.nn.mixtures import Mixture
 from mmrns.nn.model import Model
 from mmrns.nn.scorers import Scorer
 from mmrns.rng import Step, Streams, among, generator, numpy_generator

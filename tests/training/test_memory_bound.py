@@ -17,7 +17,7 @@ from mmrns.data.graph import KnowledgeGraph
 from mmrns.data.vocabulary import Vocabulary
 from mmrns.evaluation.hardness import measure
 from mmrns.nn.losses import Loss
-from mmrns.nn.mixture import Mixture
+from mmrns.nn.mixtures import Mixture
 from mmrns.nn.scorers import Scorer
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config

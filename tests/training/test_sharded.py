@@ -23,7 +23,7 @@ from mmrns.errors import UsageError
 from mmrns.files import read_tensors
 from mmrns.nn.embedders import Embedder, TableEmbedder
 from mmrns.nn.losses import Loss
-from mmrns.nn.mixture import Gated, Mixture
+from mmrns.nn.mixtures import Gated, Mixture
 from mmrns.nn.scorers import Scorer
 from mmrns.rng import seeded
 from mmrns.runs.build import Parts, build_model

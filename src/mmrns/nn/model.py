@@ -16,7 +16,7 @@ from mmrns.errors import UsageError
 from mmrns.nn.embedders import STRUCTURE, Embedder, Table, TableEmbedder, on_host
 from mmrns.nn.lookup import Lookup, Query, Scores, common_views
 from mmrns.nn.losses import Loss
-from mmrns.nn.mixture import Gated, Mixture
+from mmrns.nn.mixtures import Gated, Mixture
 from mmrns.nn.numerics import full, summed
 from mmrns.nn.scorers import Scorer
 from mmrns.types import AllNegatives, Batch, Negatives, OwnNegatives, PoolNegatives, Views

@@ -14,7 +14,7 @@ from mmrns.data.datasets import Dataset, load_dataset
 from mmrns.errors import UsageError, note
 from mmrns.nn.embedders import Embedder, keep_on_host
 from mmrns.nn.losses import Loss
-from mmrns.nn.mixture import Mixture
+from mmrns.nn.mixtures import Mixture
 from mmrns.nn.model import Model
 from mmrns.nn.regularizers import Regularizer
 from mmrns.nn.scorers import Scorer

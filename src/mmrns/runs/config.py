@@ -24,7 +24,7 @@ from mmrns.data.features import Alteration
 from mmrns.errors import UsageError, nearest
 from mmrns.nn.embedders import Embedder
 from mmrns.nn.losses import Loss
-from mmrns.nn.mixture import Mixture
+from mmrns.nn.mixtures import Mixture
 from mmrns.nn.scorers import Scorer
 from mmrns.runs.methods import Method, method_of
 from mmrns.runs.places import PATHS, seen_from

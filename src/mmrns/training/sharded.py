@@ -16,7 +16,7 @@ from mmrns.launch import local_rank
 from mmrns.nn.embedders import Embedder
 from mmrns.nn.lookup import Lookup, Scores
 from mmrns.nn.losses import Loss
-from mmrns.nn.mixture import Mixture
+from mmrns.nn.mixtures import Mixture
 from mmrns.nn.model import Model
 from mmrns.nn.numerics import full
 from mmrns.nn.scorers import Scorer
