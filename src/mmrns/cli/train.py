@@ -28,7 +28,7 @@ def train(
         typer.Option(
             metavar="NAME",
             help="Settings by name, which all else goes before: best (structure at its best), fast (good within "
-            "minutes) or large (for very many entities).",
+            "minutes), multimodal (with all features of the dataset) or large (for very many entities).",
         ),
     ] = None,
     scorer: Annotated[str | None, typer.Option(help="Name of the scorer, e.g. TransE, ComplEx or RotatE.")] = None,

@@ -381,7 +381,8 @@ def refuse_unmixed(config: Config, views: int) -> None:
     if views == 1 and config.model.mixture != ModelConfig.model_fields["mixture"].default:
         raise UsageError(
             f"model.mixture: the embedder {config.model.embedder} has a single view, so that there is nothing to mix; "
-            "give model.modalities, or leave model.mixture out"
+            "give model.modalities of a dataset that has features (`mmrns encode` makes some), or leave model.mixture "
+            "and --preset multimodal out"
         )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
 from mmrns.nn.embedders.base import Embedder
+from mmrns.nn.embedders.hosted import on_host
 from mmrns.nn.embedders.table import EntityVectors
 from mmrns.nn.rows import row_of_any
 from mmrns.types import Views
@@ -66,8 +67,8 @@ class ComputedEmbedder(Embedder):
     def forward(self, ids: Int[Tensor, "*n"]) -> Views:
         if ids.is_cpu:
             distinct, place = torch.unique(ids, return_inverse=True)
-        elif ids.numel() < self.n_entities:
-            # How many are distinct would have to be asked of the device.
+        elif ids.numel() < self.n_entities or on_host(self):
+            # How many are distinct would have to be asked of the device; of tables on the host few rows are at hand.
             distinct, place = ids.flatten(), torch.arange(ids.numel(), device=ids.device).view(ids.shape)
         else:
             distinct, place = torch.arange(self.n_entities, device=ids.device), ids
