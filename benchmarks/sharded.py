@@ -24,6 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -62,13 +63,20 @@ def dataset_of(entities: int, relations: int, modalities: int = 0, triples: int 
 
 
 class Counted:
-    """Counts what the collectives of this process send."""
+    """Counts what the collectives of this process send until it is ended."""
 
     def __init__(self, size: int):
         self.size, self.bytes = size, 0.0
         self.all_reduce, self.all_to_all_single = dist.all_reduce, dist.all_to_all_single
+        self._put(self._reduced, self._exchanged)
+
+    def end(self) -> None:
+        """Let the collectives be as they were."""
+        self._put(self.all_reduce, self.all_to_all_single)
+
+    def _put(self, all_reduce: Any, all_to_all_single: Any) -> None:
         patched: Any = dist
-        patched.all_reduce, patched.all_to_all_single = self._reduced, self._exchanged
+        patched.all_reduce, patched.all_to_all_single = all_reduce, all_to_all_single
 
     def _reduced(self, values: Tensor, *given: Any) -> Any:
         self.bytes += 2 * (self.size - 1) / self.size * values.nbytes
@@ -101,11 +109,18 @@ def held(trainer: Trainer) -> float:
     return sum(tensor.nbytes for tensor in (table, table.grad, *moments) if isinstance(tensor, Tensor)) / 2**20
 
 
-def process(rank: int, size: int, port: int, settings: dict[str, Any], answer: Connection) -> None:
-    """One of so many processes of a training of a few steps."""
+def process(rank: int, size: int, port: int, cases: Sequence[dict[str, Any]], answer: Connection) -> None:
+    """One of so many processes of trainings of a few steps, one after the other."""
     told = {"RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({key: str(value) for key, value in told.items()})
     torch.set_num_threads(1)
+    with world_of().started() as world:
+        for settings in cases:
+            answer.send(measured(trainer_of(settings, world), world))
+
+
+def trainer_of(settings: dict[str, Any], world: World) -> Trainer:
+    """A training of random triples, of which this process has its part."""
     modalities: int = settings.get("modalities", 0)
     dataset = dataset_of(settings["entities"], settings["relations"], modalities)
     views = {"modalities": [*dataset.features], "mixture": "residual"} if modalities else {}
@@ -116,9 +131,7 @@ def process(rank: int, size: int, port: int, settings: dict[str, Any], answer: C
         "training": {"batch_size": settings["batch"]},
         "device": "cpu",
     }
-    config = make_config(values)
-    with world_of().started() as world:
-        answer.send(measured(build_trainer(config, dataset, world=world), world))
+    return build_trainer(make_config(values), dataset, world=world)
 
 
 def measured(trainer: Trainer, world: World) -> dict[str, float]:
@@ -130,6 +143,7 @@ def measured(trainer: Trainer, world: World) -> dict[str, float]:
         started = time.perf_counter()
         trainer.step(step)
         seconds.append(time.perf_counter() - started)
+    counted.end()
     return {
         "counted": counted.bytes / TIMED,
         "formula": formula(trainer),
@@ -139,19 +153,19 @@ def measured(trainer: Trainer, world: World) -> dict[str, float]:
     }
 
 
-def together(size: int, settings: dict[str, Any]) -> list[dict[str, float]]:
-    """What each of so many processes has measured."""
+def together(size: int, *cases: dict[str, Any]) -> list[list[dict[str, float]]]:
+    """What each of so many processes has measured, case by case. What it holds at most is that of the cases so far."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     context = multiprocessing.get_context("spawn")
     pipes = [context.Pipe(duplex=False) for _ in range(size)]
-    given = [(rank, size, port, settings, pipe[1]) for rank, pipe in enumerate(pipes)]
+    given = [(rank, size, port, cases, pipe[1]) for rank, pipe in enumerate(pipes)]
     processes = [context.Process(target=process, args=each) for each in given]
     for each, (_, sends) in zip(processes, pipes, strict=True):
         each.start()
         sends.close()  # So that one that ends without an answer is noticed.
-    answers = [pipe[0].recv() for pipe in pipes]
+    answers = [[pipe[0].recv() for pipe in pipes] for _ in cases]
     for each in processes:
         each.join()
     return answers
@@ -253,7 +267,7 @@ def main() -> None:
         answer = {"setting": settings, "limit_mb": limit, "processes": limited(limit, settings)}
         print(json.dumps(answer, indent=None if as_json else 2))
         return
-    found = {str(size): together(size, settings) for size in SIZES}
+    found = {str(size): together(size, settings)[0] for size in SIZES}
 
     def mean(size: str, key: str) -> float:
         return statistics.mean(answer[key] for answer in found[size])
