@@ -13,6 +13,8 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mmrns.data.datasets import Dataset
 
 # Without a GPU the kernels for one are interpreted, which Triton asks for when it is imported. Nothing else runs by it.
@@ -26,6 +28,29 @@ import_module("shapes").enforce("mmrns")
 # How long an example takes depends on the machine and on what else it does.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick() -> Iterator[None]:
+    """Trainings draw no pictures, which take longer than their steps, but in tests that ask for `pictures`; and nobody
+    waits for the disk, whose power no test cuts.
+    """
+    from undrawn import draw_nothing
+
+    draw_nothing()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        patch.setattr(os, "sync", lambda: None, raising=False)
+        yield
+
+
+@pytest.fixture
+def pictures() -> Iterator[None]:
+    """Trainings of this test draw their pictures."""
+    from undrawn import drawing
+
+    with drawing():
+        yield
 
 
 @pytest.fixture(scope="session")

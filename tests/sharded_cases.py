@@ -26,8 +26,6 @@ from mmrns.training.world import Parting, World, world_of
 from mmrns.types import Batch, Negatives
 
 STEPS = 5
-PRELOADED = ["mmrns.runs.train", "mmrns.cli", "numba", "torch._dynamo"]
-"""What a training imports at some time: once for all processes."""
 
 
 def run_all(rank: int, size: int, port: int, folder: Path, cases: Mapping[str, Any], out: Path) -> None:

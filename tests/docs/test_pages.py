@@ -28,6 +28,7 @@ import typer.main
 import yaml
 
 import mmrns.runs.train
+from forked import torchrun
 from mmrns.cli import app, main
 from mmrns.data.folders import EMBEDDED
 from mmrns.nn.embedders import Embedder
@@ -37,7 +38,6 @@ from mmrns.nn.scorers import Scorer
 from mmrns.prepare.encoders import ENCODERS, Encoder
 from mmrns.prepare.formats import LAYOUTS, convert
 from mmrns.runs.config import Config, apply_settings, make_config
-from mmrns.runs.stored import StoredRun
 from mmrns.samplers.base import Sampler
 from mmrns.studies.compare import Comparison
 from mmrns.training.callbacks import Callback
@@ -66,8 +66,6 @@ ELSEWHERE = {
     r"python scripts/docs_tables": "rewrites the pages; test_tables.py compares",
 }
 """Lines of shell blocks that are not run, by how they begin."""
-
-DRAW = StoredRun.draw
 
 PLACEHOLDERS = {
     "RUN": "runs/r",
@@ -266,10 +264,7 @@ def page_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr(mmrns.runs.train, "make_config", lambda values: shortened(make_config(values)))
-    # The pictures of so short a training take longer than its steps. They have tests of their own, and the commands of
-    # the readme draw them.
-    monkeypatch.setattr(StoredRun, "draw", lambda run, folder: folder.mkdir(exist_ok=True))
-    # Nor is the tree of commands made anew for each.
+    # The tree of commands is not made anew for each.
     monkeypatch.setattr(typer.main, "get_command", cache(typer.main.get_command))
     registries = [Sampler.registry, Scorer.registry, Embedder.registry, Loss.registry, Callback.registry]
     registries += [Mixture.registry, Tracker.registry, LAYOUTS, ENCODERS]
@@ -328,9 +323,11 @@ def run_shell(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
         run_command(words[1:], monkeypatch)
     elif words[0] == "torchrun":
         short = ["training.steps=4", "training.evaluate_every=2", "model.dim=4"]
-        new = "train" in words and "--resume" not in words
-        further = [word for each in short for word in ("--set", each)] if new else []
-        command = [sys.executable, "-m", "torch.distributed.run", *words[1:], *further]
+        if "train" not in words or "--resume" in words:
+            torchrun(*words[1:])
+            return
+        # What begins a run begins as a user's shell would have it begin.
+        command = [sys.executable, "-m", "torch.distributed.run", *words[1:], *(f"--set={each}" for each in short)]
         done = subprocess.run(command, env=os.environ, timeout=300, capture_output=True, text=True)
         assert not done.returncode, done.stderr
     else:
@@ -401,8 +398,7 @@ def test_commands_in_running_text_parse(page: Path) -> None:
             make_config(apply_settings(method, options["settings"]))
 
 
-def test_the_commands_of_the_readme(page_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(StoredRun, "draw", DRAW)
+def test_the_commands_of_the_readme(page_folder: Path, pictures: None, monkeypatch: pytest.MonkeyPatch) -> None:
     for write in FILES["README.md"]:
         write(page_folder)
     run_command(["train", "--dataset", "countries", "--out", "runs/r"], monkeypatch)

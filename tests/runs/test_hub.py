@@ -18,6 +18,7 @@ import mmrns
 from hub_server import Hub, Repository, serving
 from mmrns.errors import DataError, Note, UsageError
 from mmrns.runs.hub import located
+from undrawn import drawing
 
 TOKEN = "hf_of_the_test"
 QUERY = {"head": "e04", "relation": "likes"}
@@ -56,7 +57,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, mmrns.Run]:
     (data / "dataset.json").write_text(about)
     given: dict[str, Any] = {"dataset": data, "device": "cpu"}
     few = SHORT | {"training.steps": 4, "training.evaluate_every": 2}
-    plain = mmrns.train(**given, method="mmrns", settings=few, out=folder / "plain")
+    with drawing():
+        plain = mmrns.train(**given, method="mmrns", settings=few, out=folder / "plain")
     reading = few | {"model.modalities": ["text"], "evaluation.test": False}
     return {
         "plain": plain,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import random
 import time
 from pathlib import Path
 from typing import Any
 
 import mmrns
+from forked import forking
 from mmrns.training.checkpoint import Checkpoint
 
 CONFIG: dict[str, Any] = {
@@ -53,9 +53,7 @@ def _made(path: Path) -> tuple[int, int] | None:
 def test_a_training_killed_at_any_moment_ends_in_the_same_bytes(toy_folder: Path, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     mmrns.train(CONFIG, dataset=toy_folder, out=whole, plots=False)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mmrns.runs.train"])
-    moments = random.Random(0)
+    context, moments = forking(), random.Random(0)
     reached: list[int] = []
     for _ in range(KILLS):
         begun = (cut / "config.yaml").exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import resource
@@ -24,13 +23,14 @@ from torch import Tensor
 
 import mmrns
 from command import inside
+from forked import forking
 from mmrns.data.datasets import Dataset
 from mmrns.errors import UsageError
 from mmrns.files import read_json_lines, read_tensors, unwritable
 from mmrns.runs.build import build_trainer
 from mmrns.runs.config import make_config
 from mmrns.training.world import World
-from sharded_cases import PRELOADED, free_port
+from sharded_cases import free_port
 
 SETTINGS = [
     "model.scorer=DistMult",
@@ -57,13 +57,24 @@ def command(dataset: Path, out: Path, *more: str) -> list[str]:
 
 
 def process(
-    rank: int, size: int, port: int, words: list[str], said: Path, restarts: int, trouble: Callable[[], None] | None
+    rank: int,
+    size: int,
+    port: int,
+    words: list[str],
+    said: Path,
+    restarts: int,
+    draws: bool,
+    trouble: Callable[[], None] | None,
 ) -> None:
     """What `torchrun` starts, its standard error in a file."""
     told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({key: str(value) for key, value in told.items()} | {"TORCHELASTIC_RESTART_COUNT": str(restarts)})
     for stream in (1, 2):
         os.dup2(os.open(said.with_suffix(f".{rank}.{stream}"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+    if not draws:
+        from undrawn import draw_nothing
+
+        draw_nothing()
     if trouble is not None:
         trouble()
     sys.argv = ["mmrns", *words]
@@ -143,14 +154,13 @@ def start(
     said: Path,
     *,
     restarts: int = 0,
+    draws: bool = False,
     trouble: Callable[[], None] | None = None,
     of: Collection[int] = (),
 ) -> list[ForkServerProcess]:
     """So many processes of a command, of which some have trouble."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    port = free_port()
-    given = (size, port, words, said, restarts)
+    context, port = forking(), free_port()
+    given = (size, port, words, said, restarts, draws)
     troubles = [trouble if rank in of else None for rank in range(size)]
     found = [context.Process(target=process, args=(rank, *given, troubles[rank])) for rank in range(size)]
     for each in found:
@@ -170,7 +180,7 @@ def ended(processes: list[ForkServerProcess], said: Path, seconds: float = 100) 
     return codes, "".join(errors)
 
 
-def finish(size: int, words: list[str], said: Path, **given: int) -> None:
+def finish(size: int, words: list[str], said: Path, **given: Any) -> None:
     codes, errors = ended(start(size, words, said, **given), said)
     assert codes == [0] * size, errors
 
@@ -186,11 +196,11 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The undisturbed run of two processes."""
     folder = tmp_path_factory.mktemp("whole")
-    finish(2, command(dataset, folder / "run"), folder / "said")
+    finish(2, command(dataset, folder / "run"), folder / "said", draws=True)
     return folder / "run"
 
 
-def test_the_folder_is_that_of_one_process(whole: Path, dataset: Path, tmp_path: Path) -> None:
+def test_the_folder_is_that_of_one_process(whole: Path, dataset: Path, tmp_path: Path, pictures: None) -> None:
     alone = tmp_path / "alone"
     settings = dict(pair.split("=") for pair in SETTINGS)
     values: dict[str, Any] = {key: int(value) if value.isdecimal() else value for key, value in settings.items()}
@@ -342,7 +352,7 @@ def test_several_processes_use_a_run_as_one_does(calibrated: Path, tmp_path: Pat
     alone = [inside(*words) for words in commands]
     written = table.read_text()
     table.unlink()
-    context, port = multiprocessing.get_context("forkserver"), free_port()
+    context, port = forking(), free_port()
     processes = [context.Process(target=use, args=(rank, size, port, commands, said)) for rank in range(size)]
     for each in processes:
         each.start()

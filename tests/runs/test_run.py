@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from mmrns.runs.config import apply_settings, dump_config, make_config
 from mmrns.runs.train import _config_of
 from mmrns.training.callbacks import Callback, Training
 from mmrns.types import Batch
+from toy import write_toy
+from undrawn import drawing
 
 SMALL: dict[str, Any] = {
     "model": {"dim": 12},
@@ -49,10 +53,9 @@ def _config(folder: Path, **sections: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> mmrns.Run:
-    from toy import write_toy
-
     folder = tmp_path_factory.mktemp("run")
-    return mmrns.train(_config(write_toy(folder / "toy")), out=folder / "run")
+    with drawing():
+        return mmrns.train(_config(write_toy(folder / "toy")), out=folder / "run")
 
 
 def test_the_folder_holds_what_it_should(run: mmrns.Run) -> None:
@@ -341,12 +344,26 @@ def test_it_says_that_there_is_no_modality_to_compare() -> None:
     assert not any("features" in note for note in quiet.notes)
 
 
+@pytest.fixture(scope="module")
+def in_one_go(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[dict[str, Any], mmrns.Run]]:
+    """The configuration of a method, and its run that nothing stopped."""
+    folder = tmp_path_factory.mktemp("in-one-go")
+    dataset = write_toy(folder / "toy")
+
+    @cache
+    def trained(method: str) -> tuple[dict[str, Any], mmrns.Run]:
+        config = _config(dataset, method=method, sampler={"negatives": 6})
+        return config, mmrns.train(config, out=folder / method, plots=False)
+
+    return trained
+
+
 @pytest.mark.parametrize("method", ["mmrns", "self-adversarial"])
 @pytest.mark.parametrize("at", [3, 20, 33, 55, 60])
-def test_an_abandoned_run_resumes_to_the_same_bytes(toy_folder: Path, tmp_path: Path, method: str, at: int) -> None:
-    config = _config(toy_folder, method=method, sampler={"negatives": 6})
-    whole = mmrns.train(config, out=tmp_path / "whole", plots=False)
-
+def test_an_abandoned_run_resumes_to_the_same_bytes(
+    in_one_go: Callable[[str], tuple[dict[str, Any], mmrns.Run]], tmp_path: Path, method: str, at: int
+) -> None:
+    config, whole = in_one_go(method)
     with pytest.raises(_Stop):
         mmrns.train(config, out=tmp_path / "cut", callbacks=[_Abandon(at)])
     with pytest.raises(DataError, match="holds no finished run; continue it with"):

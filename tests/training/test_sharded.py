@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from forked import forking
 from forms import form_of
 from mmrns.data.datasets import Dataset, load_dataset
 from mmrns.data.features import Features
@@ -31,7 +31,7 @@ from mmrns.runs.config import make_config
 from mmrns.samplers.base import Sampler
 from mmrns.training.sharded import undivided
 from mmrns.training.world import ALONE, Parting, World
-from sharded_cases import PRELOADED, come_to, free_port, run_all
+from sharded_cases import come_to, free_port, run_all
 from toy import write_toy
 
 
@@ -122,9 +122,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Ten
 
 def together(size: int, dataset: Path, cases: Mapping[str, Any], out: Path) -> dict[str, Tensor]:
     """What so many processes come to."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    port = free_port()
+    context, port = forking(), free_port()
     processes = [context.Process(target=run_all, args=(rank, size, port, dataset, cases, out)) for rank in range(size)]
     for process in processes:
         process.start()

@@ -21,6 +21,7 @@ from mmrns.training.trackers.base import Tracked, Tracker
 from mmrns.training.trackers.mlflow import MLflow
 from mmrns.training.trackers.tensorboard import TensorBoard
 from mmrns.training.trackers.wandb import WeightsAndBiases
+from undrawn import drawing
 
 NAMES = ["tensorboard", "wandb", "mlflow"]
 SETTINGS: dict[str, Any] = {
@@ -59,7 +60,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[mmrns.Run]:
         patch.setenv("HOME", str(folder))
         with pytest.raises(OSError, match="taken away"):
             mmrns.train(**given, settings=settings, callbacks=[Crash()], group="a study")
-        yield mmrns.train(out=given["out"], resume=True, group="a study")
+        with drawing():
+            run = mmrns.train(out=given["out"], resume=True, group="a study")
+        yield run
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +217,7 @@ class Grow(Callback):
 MEMORY = SETTINGS | {"training.track": ["memory of test_trackers"], "training.hardness": False}
 
 
-def test_a_run_in_memory_is_tracked_with_pictures_and_what_callbacks_add(toy_folder: Path) -> None:
+def test_a_run_in_memory_is_tracked_with_pictures_and_what_callbacks_add(toy_folder: Path, pictures: None) -> None:
     run = mmrns.train(dataset=toy_folder, method="uniform", device="cpu", settings=MEMORY, callbacks=[Grow()])
     loss = ["length", "loss", "model_loss", "seconds"]
     valid = ["length", "seconds", "valid_mrr"]
