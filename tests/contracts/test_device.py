@@ -117,8 +117,8 @@ def _on_meta(toy: Dataset, monkeypatch: pytest.MonkeyPatch, values: dict[str, An
     return trainer
 
 
-def _waits(toy: Dataset, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], steps: int = 4) -> list[str]:
-    """What no step may do, in the second and later steps; the first copies the indexes to the device."""
+def _waits(toy: Dataset, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], steps: int = 3) -> list[str]:
+    """What no step may do, in the second and later steps, of both sides; the first copies the indexes to the device."""
     trainer = _on_meta(toy, monkeypatch, values, steps)
     trainer.step(0)
     with Watch() as watch:
@@ -129,7 +129,7 @@ def _waits(toy: Dataset, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]
 
 @pytest.mark.parametrize("name", FORMS)
 def test_a_step_with_any_sampler(toy: Dataset, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    assert _waits(toy, monkeypatch, {"model": model_of(name), "sampler": form_of(name, 5)}) == []
+    assert _waits(toy, monkeypatch, {"model": model_of(name), "sampler": form_of(name, 5)}, steps=4) == []
 
 
 @pytest.mark.parametrize("name", [*Sampler.registry.names(), "mmrns with attention", "file with nscaching"])
@@ -137,13 +137,15 @@ def test_a_recorded_step_takes_nothing_from_the_host(toy: Dataset, monkeypatch: 
     model = {"dim": 6, "modalities": ["image", "text"], "structure_dropout": 0.3}
     often = {"refresh": 4} if FORMS[name]["name"] == "mmrns" else {}
     values = {"model": model, "sampler": form_of(name, 5) | often, "training": {"batch_size": 24, "sides": "alternate"}}
-    trainer, inside = _on_meta(toy, monkeypatch, values, 12), Inside()
+    # Each kind of step, of which there are more where encodings are refreshed, is recorded on its third time.
+    steps = 12 if often else 8
+    trainer, inside = _on_meta(toy, monkeypatch, values, steps), Inside()
     if trainer.sampler.kind(0) is None:
         pytest.skip("it cannot be recorded")
     trainer.record(True, inside)
-    for step in range(12):
+    for step in range(steps):
         trainer.step(step)
-    assert inside.runs == (4 if often else 8)
+    assert inside.runs == 4
     assert inside.found == []
 
 
@@ -203,10 +205,11 @@ def test_ranking_waits_once_whatever_the_number_of_chunks(
 
     monkeypatch.setattr(ranking, "_ranks", ranks)
     waits: list[list[str]] = []
+    # Operations take their time on this device.
+    few, known = toy.graph.test[:6], toy.graph.known_index
     for size in (1e3, 1e-3):
         with Watch() as watch:
-            known = toy.graph.known_index
-            rank(model, toy.graph.test, known, candidates=candidates, memory_mb=size, device=META)
+            rank(model, few, known, candidates=candidates, memory_mb=size, device=META)
         waits.append(watch.found)
     assert chunks[2] > chunks[0]
     # The index is copied there.
@@ -225,7 +228,7 @@ def test_what_waits_is_found(toy: Dataset, monkeypatch: pytest.MonkeyPatch) -> N
 
     with monkeypatch.context() as patch:
         patch.setattr(Uniform, "draw_blind", blocking)
-        assert len(_waits(toy, patch, values)) == 3
+        assert len(_waits(toy, patch, values)) == 2
 
     def doubling(self: Uniform, batch: Any, *given: Any) -> Any:
         batch.weight.double()
@@ -233,7 +236,7 @@ def test_what_waits_is_found(toy: Dataset, monkeypatch: pytest.MonkeyPatch) -> N
 
     with monkeypatch.context() as patch:
         patch.setattr(Uniform, "draw_blind", doubling)
-        assert _waits(toy, patch, values) == ["aten._to_copy.default gives torch.float64"] * 3
+        assert _waits(toy, patch, values) == ["aten._to_copy.default gives torch.float64"] * 2
 
     def writing(self: Uniform, batch: Any, *given: Any) -> Any:
         weight = batch.weight.clone()
@@ -242,7 +245,7 @@ def test_what_waits_is_found(toy: Dataset, monkeypatch: pytest.MonkeyPatch) -> N
 
     with monkeypatch.context() as patch:
         patch.setattr(Uniform, "draw_blind", writing)
-        assert _waits(toy, patch, values) == ["aten.index_put_.default by a number"] * 3
+        assert _waits(toy, patch, values) == ["aten.index_put_.default by a number"] * 2
 
     def choosing(self: Uniform, batch: Any, *given: Any) -> Any:
         batch.weight[torch.zeros(1, dtype=torch.int64)]
@@ -250,7 +253,7 @@ def test_what_waits_is_found(toy: Dataset, monkeypatch: pytest.MonkeyPatch) -> N
 
     with monkeypatch.context() as patch:
         patch.setattr(Uniform, "draw_blind", choosing)
-        assert _waits(toy, patch, values) == ["aten.index.Tensor by [1] of cpu"] * 3
+        assert _waits(toy, patch, values) == ["aten.index.Tensor by [1] of cpu"] * 2
 
     def reading(self: Uniform, batch: Any, *given: Any) -> Any:
         batch.weight.nonzero()
