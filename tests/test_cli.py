@@ -185,7 +185,7 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
     folder = tmp_path_factory.mktemp("long")
     settings = [*SMALL, "--set=training.steps=200", "--set=training.checkpoint_every=10"]
     train = ["train", "--dataset", str(write_toy(folder / "toy")), *settings]
-    process(*train, "--out", folder / "whole")
+    mmrns(*train, "--out", folder / "whole")
     return train, folder / "whole"
 
 
@@ -207,7 +207,7 @@ def test_a_stopped_run_resumes_to_the_same_bytes(
     assert "interrupted at step" in stderr
     assert "Traceback" not in stderr
     assert not (cut / "results.json").exists()
-    process("train", "--resume", "--out", cut)
+    mmrns("train", "--resume", "--out", cut)
     for file in ("model.safetensors", "sampler.safetensors"):
         assert (cut / file).read_bytes() == (whole / file).read_bytes()
 
