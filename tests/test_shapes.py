@@ -11,7 +11,7 @@ import pytest
 import torch
 from beartype import beartype
 from beartype.roar import BeartypeCallHintViolation
-from jaxtyping import Float, Int, TypeCheckError
+from jaxtyping import AbstractArray, Bool, Complex, Float, Int, Shaped, TypeCheckError
 from torch import Tensor
 
 from mmrns.nn.scorers import TransE
@@ -111,6 +111,17 @@ def test_what_fits_passes() -> None:
 def test_what_does_not_fit_is_refused(call: Callable[[], Any]) -> None:
     with pytest.raises((BeartypeCallHintViolation, TypeCheckError)):
         call()
+
+
+def test_tensors_fit_as_jaxtyping_says() -> None:
+    said = type(AbstractArray).__instancecheck__.replaced
+    dtypes = torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.int32, torch.bool, torch.complex64
+    tensors = [torch.zeros(shape, dtype=dtype) for shape in ((), (2,), (2, 2), (2, 3), (1, 2, 3)) for dtype in dtypes]
+    tensors.append(torch.nn.Parameter(torch.zeros(2, 3)))
+    for kind in (Float, Int, Bool, Complex, Shaped):
+        for axes in ("", "n", "3", "_ 3", "n n", "n m", "#n m", "*n m", "... m", "n n+1", "1 n m"):
+            annotation = kind[Tensor, axes]
+            assert [isinstance(x, annotation) for x in tensors] == [said(annotation, x) for x in tensors]
 
 
 def test_functions_look_as_they_are_written() -> None:
