@@ -36,12 +36,12 @@ def forking() -> ForkServerContext:
 def torchrun(*words: str) -> None:
     """What `torchrun` would do after such words, its own part in this process."""
     from torch.distributed import run
+    from torch.distributed.launcher.api import elastic_launch
 
     forking()
-    launch = run.elastic_launch
 
     def launch_forked(config: Any, entrypoint: object) -> Callable[..., Any]:
-        begin = launch(config, _one_of_several)
+        begin = elastic_launch(config, _one_of_several)
         return lambda *given: begin(given[given.index("mmrns") + 1 :], dict(os.environ), Path.cwd())
 
     handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from mmrns.runs.stored import StoredRun
@@ -16,7 +16,7 @@ def draw_nothing() -> None:
 
 
 @contextmanager
-def drawing() -> Iterator[None]:
+def drawing() -> Generator[None]:
     """Inside they draw them."""
     before, StoredRun.draw = StoredRun.draw, _DRAW
     try:
