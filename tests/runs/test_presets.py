@@ -47,7 +47,9 @@ def test_whatever_is_given_goes_before(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_offers_the_nearest() -> None:
-    with pytest.raises(UsageError, match=r"^unknown preset 'fsat'; did you mean 'fast'\? known: best, fast, multimodal, large$"):
+    with pytest.raises(
+        UsageError, match=r"^unknown preset 'fsat'; did you mean 'fast'\? known: best, fast, multimodal, large$"
+    ):
         mmrns.train(preset="fsat", dataset="countries")
 
 
