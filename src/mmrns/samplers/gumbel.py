@@ -121,7 +121,9 @@ class _StraightThroughVectors(FullPrecision):
         for some, of_some in zip(perturbed.split(size), g.transpose(0, 1).split(size), strict=True):
             soft = torch.softmax(some, dim=2)
             of_soft = of_some.contiguous() @ vectors.T
-            of_logits += torch.ops.aten._softmax_backward_data(of_soft, soft, 2, soft.dtype).sum(0)
+            found = torch.ops.aten._softmax_backward_data(of_soft, soft, 2, soft.dtype)
+            # The sum of one would be two passes more.
+            of_logits += found.squeeze(0) if size == 1 else found.sum(0)
         return of_logits, None, None, g
 
 
