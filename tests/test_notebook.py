@@ -15,6 +15,7 @@ from PIL import Image as Pictures
 import mmrns
 from mmrns.errors import UsageError
 from mmrns.notebook import Image, Table, html
+from undrawn import drawing
 
 EVIL = '<script>alert("x")</script> & <img src=x onerror=y>'
 
@@ -86,7 +87,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> mmrns.Run:
     (folder / "entities.tsv").write_text("\n".join(["entity\tname\timage", *about]) + "\n")
     settings = {"model.dim": 4, "training.steps": 4, "training.evaluate_every": 2, "sampler.negatives": 2}
     given: dict[str, Any] = {"dataset": folder, "method": "uniform", "device": "cpu", "settings": settings}
-    return mmrns.train(**given, out=folder.parent / "run")
+    with drawing():
+        return mmrns.train(**given, out=folder.parent / "run")
 
 
 def test_a_dataset_shows_its_sizes_and_first_triples(run: mmrns.Run, toy: mmrns.Dataset) -> None:

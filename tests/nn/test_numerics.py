@@ -10,6 +10,7 @@ from torch import Tensor
 
 import mmrns
 from mmrns.nn.blocks import _InBlocks
+from mmrns.nn.embedders.hosted import _Handed
 from mmrns.nn.numerics import FullPrecision, full, logsumexp, masked
 
 
@@ -65,9 +66,9 @@ def test_every_function_of_its_own_gradient_is_one_of_these() -> None:
 
     ours = [cls for cls in below(torch.autograd.Function) if cls.__module__.startswith("mmrns.")]
     assert len(ours) >= 5
-    # What goes block by block has no arithmetic of its own.
-    others = [cls for cls in ours if not issubclass(cls, FullPrecision)]
-    assert others == [_InBlocks], "derive it from FullPrecision, so that autocast is off"
+    # What goes block by block, or hands rows on, has no arithmetic of its own.
+    others = {cls for cls in ours if not issubclass(cls, FullPrecision)}
+    assert others == {_InBlocks, _Handed}, "derive it from FullPrecision, so that autocast is off"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
