@@ -55,7 +55,7 @@ ELSEWHERE = {
     r"mmrns data get": "needs the network",
     r"mmrns encode wordnet": "needs what the network gives, and half an hour",
     r"mmrns train --dataset (FB15k-237|MKG-W|WN9|DB15K)": "needs a published dataset",
-    r"mmrns (train experiments/(WN9|MKG-W)|sees runs/(wn9|mkg-w))": "needs a published dataset",
+    r"mmrns (train experiments/(DB15K|WN9|MKG-W)|sees runs/(db15k|wn9|mkg-w))": "needs a published dataset",
     r"git clone": "needs the network",
     r"torchrun --nnodes": "needs several machines",
     r"mmrns data (convert|split) ((data|MyGO/data)/)?(MKG-W|DB15K|triples DB15K)": "needs published files",

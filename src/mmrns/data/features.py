@@ -215,8 +215,7 @@ class Modality:
         rows = rows.clamp(min=0)
         mask = self.mask.index_select(0, rows) & found[:, None]
         values = self.values.index_select(0, rows).to(torch.float32)
-        # A processor knows at once whether anything is absent, for whose sake all would be passed over.
-        if fill and not (mask.is_cpu and mask.all()):
+        if fill:
             values.masked_fill_(~mask[..., None], 0.0)
         return values.to(ids.device), mask.to(ids.device)
 

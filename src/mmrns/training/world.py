@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributed import PrefixStore, Store, rendezvous  # pyright: ignore[reportPrivateImportUsage]
 
-from mmrns.errors import MmrnsError, memory_told
+from mmrns.errors import MmrnsError, OutOfMemory, memory_told
 from mmrns.launch import launched, local_rank, restarts
 from mmrns.nn.numerics import FullPrecision
 from mmrns.nn.rows import shared_rows
@@ -269,11 +269,13 @@ class World:
         if isinstance(error, Ended) or alone or self._store is None:
             return
         text = str(error) or type(error).__name__
+        # How much more was needed differs where memory ends at another moment.
+        what = type(error).__name__ if isinstance(error, OutOfMemory) else text
         with suppress(Exception):
-            self._store.set(f"ended/{self.rank}", text)
+            self._store.set(f"ended/{self.rank}", what)
             if self.rank:
                 self._store.wait(["ended/0"], timedelta(seconds=_WAIT))
-        if isinstance(error, MmrnsError) and self.rank and self._said(0) != text:
+        if isinstance(error, MmrnsError) and self.rank and self._said(0) != what:
             error.rank = self.rank
             error.args = (f"rank {self.rank}: {text}",)
 
