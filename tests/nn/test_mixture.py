@@ -450,7 +450,7 @@ def test_gated_is_what_it_was_before_there_were_others(toy: Dataset, scorer: str
 def test_the_configuration_has_its_options(toy: Dataset) -> None:
     assert make_config({}).model.mixture == "gated"
     found = make_config(config_of(mixture="residual", scale=0.5)).model.model_extra
-    of_embedder = {"structure_dropout": 0.0, "hidden": None, "concatenate": False}
+    of_embedder = {"structure_dropout": 0.0, "modality_dropout": 0.0, "hidden": None, "concatenate": False}
     assert found == {**of_embedder, "scale": 0.5, "structure_loss": 0.5, "view_loss": 0.05}
     model = build_model(make_config(config_of(mixture="residual", scale=0.5)), toy)
     assert isinstance(model.mixture, Residual)

@@ -90,7 +90,7 @@ CASES: dict[str, dict[str, Any]] = {
         model={"reciprocal": True, "batch_norm": True, "query_dropout": 0.2, "matrix_dropout": 0.1},
     ),
     "fused": views("self-adversarial", drop_modality=0.2),
-    "fused, estimated": views("1-vs-all", "ComplEx", structure_dropout=0.3, hidden=5, **FEW),
+    "fused, estimated": views("1-vs-all", "ComplEx", structure_dropout=0.3, modality_dropout=0.2, hidden=5, **FEW),
     "fused, in one": views("hard", concatenate=True, sampler={"pool": 20}, training={"sparse": True, "batch_size": 16}),
     "gated": views("shared-pool", "DistMult", mixture="gated", objective={"loss": "cross-entropy", "n3": 0.1}),
     "residual": views("self-adversarial", "RotatE", mixture="residual", altered={"text": "shuffled"}),

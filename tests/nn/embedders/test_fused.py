@@ -182,6 +182,33 @@ def test_structure_dropout_estimates_the_structural_vectors_of_other_entities_in
     assert (others - 120).abs().max() < 4.5 * (300 * 0.4 * 0.6) ** 0.5
 
 
+def test_modality_dropout_has_other_entities_lack_each_modality_in_each_step(toy: Dataset) -> None:
+    model = model_of(toy, modality_dropout=0.3)
+    embedder, ids = model.entity, torch.arange(40)
+    outside = embedder(ids)
+    lacked, together = torch.zeros(40, 2), 0
+    for step in range(300):
+        model.begin(step)
+        found = embedder(ids)
+        assert torch.equal(embedder(ids[3:8]).present, found.present[3:8])
+        assert torch.equal(found.vectors, outside.vectors)
+        # Structure stays as it is, but for who has nothing else.
+        alone = ~found.present[:, 1:].any(1)
+        assert torch.equal(found.present[:, 0], outside.present[:, 0] | alone)
+        assert not (found.present[:, 1:] & ~outside.present[:, 1:]).any()
+        out = outside.present[:, 1:] & ~found.present[:, 1:]
+        lacked += out
+        together += int(out.all(1).sum())
+        model.constrain()
+    assert torch.equal(embedder(ids).present, outside.present)
+    there = outside.present[:, 1:]
+    share = lacked[there] / 300
+    assert torch.all((share - 0.3).abs() < 5 * (0.3 * 0.7 / 300) ** 0.5)
+    # The modalities are chosen one by one.
+    n = 300 * int(there.all(1).sum())
+    assert abs(together / n - 0.09) < 5 * (0.09 * 0.91 / n) ** 0.5
+
+
 def test_what_is_estimated_follows_the_seed_of_the_run(toy: Dataset) -> None:
     def estimated(seed: int) -> Tensor:
         embedder = build_model(make_config(config_of(structure_dropout=0.4) | {"seed": seed}), toy).entity

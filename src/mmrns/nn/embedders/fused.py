@@ -74,12 +74,17 @@ class FusedEmbedder(ComputedEmbedder, name="fused"):
     none in common, by its initial value, which says nothing. An entity without any modality has its own structural
     vector always.
 
+    With `modality_dropout` a share of the entities lacks each modality, chosen anew in each step and for each modality,
+    as entities will lack it that the graph has not yet: so what a missing view is worth is trained where nearly every
+    entity has it (Neverova et al., "ModDrop: Adaptive Multi-Modal Gesture Recognition", 2016).
+
     Args:
         graph: whose entities they are.
         features: where the modalities are.
         width, init_range, sparse: see `EntityVectors`.
         modalities: names of the modalities, in the order of the views; all of them by default.
         structure_dropout: the share of the entities whose structural vectors are estimated in a step; 0 = no estimate.
+        modality_dropout: the share of the entities that lack a modality in a step.
         hidden: width of a hidden layer of rectified units between a modality's tokens and its vector; none by default.
         concatenate: all modalities are one view, in which each has its part of the vector; 0 where it is missing.
     """
@@ -96,6 +101,7 @@ class FusedEmbedder(ComputedEmbedder, name="fused"):
         sparse: bool = False,
         modalities: Sequence[str] | None = None,
         structure_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        modality_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         hidden: PositiveInt | None = None,
         concatenate: bool = False,
     ):
@@ -112,13 +118,14 @@ class FusedEmbedder(ComputedEmbedder, name="fused"):
             AttentionPool(m.width, own + estimated, init_range, hidden)
             for own, m in zip(self.widths, self.modalities.values(), strict=False)
         )
-        self.structure_dropout = structure_dropout
+        self.structure_dropout, self.modality_dropout = structure_dropout, modality_dropout
 
     def views_of(self, ids: Int[Tensor, " n"]) -> Views:
         structure, known = self.structure(ids), self.seen[ids]
+        tokens = (modality.gather(ids) for modality in self.modalities.values())
         found = [
-            (pool(values.to(structure.dtype), mask), mask.any(1))
-            for pool, (values, mask) in zip(self.pools, (m.gather(ids) for m in self.modalities.values()), strict=True)
+            (pool(values.to(structure.dtype), mask), self._has(name, ids, mask))
+            for name, pool, (values, mask) in zip(self.modalities, self.pools, tokens, strict=True)
         ]
         there = self.known(ids, [has for _, has in found])
         if self.structure_dropout:
@@ -136,3 +143,10 @@ class FusedEmbedder(ComputedEmbedder, name="fused"):
             whole = torch.cat([pooled * has[:, None] for pooled, has in found], dim=1)
             return Views.apart([structure, whole], torch.stack([there[:, 0], there[:, 1:].any(1)], dim=1))
         return Views.apart([structure, *(pooled for pooled, _ in found)], there)
+
+    def _has(self, modality: str, ids: Int[Tensor, " n"], mask: Bool[Tensor, "n L"]) -> Bool[Tensor, " n"]:
+        """Which entities have a modality in this step, of those that have tokens of it."""
+        there = mask.any(1)
+        if not self.modality_dropout or self.at is None:
+            return there
+        return there & ~among(self.numbers(ids), self.modality_dropout, self.seed, f"no {modality}", self.at)
