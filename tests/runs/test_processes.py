@@ -311,8 +311,9 @@ def test_memory_that_cannot_be_had_is_one_line(dataset: Path, tmp_path: Path, of
     words = command(dataset, tmp_path / "run", "--set", "model.dim=4000000")
     codes, errors = ended(start(2, words, tmp_path / "said", trouble=allow_little_memory, of=of), tmp_path / "said")
     assert codes == [1, 1], errors
-    (line,) = [line for line in errors.splitlines() if line.startswith("mmrns:")]
-    assert line.startswith(told)
+    lines = [line for line in errors.splitlines() if line.startswith("mmrns:")]
+    assert len(lines) == 1, errors
+    assert lines[0].startswith(told)
     assert "Traceback" not in errors
 
 

@@ -37,6 +37,9 @@ _PATIENCE = 5.0
 _WAIT = 2.0
 """Seconds in which all processes fail that fail alike."""
 
+_ASKED = 0.5
+"""Seconds in which those who have failed ask what the first one says."""
+
 
 @dataclass(frozen=True)
 class Parting:
@@ -275,9 +278,18 @@ class World:
             self._store.set(f"ended/{self.rank}", what)
             if self.rank:
                 self._store.wait(["ended/0"], timedelta(seconds=_WAIT))
+            elif isinstance(error, MmrnsError):
+                self._be_asked(self._store)
         if isinstance(error, MmrnsError) and self.rank and self._said(0) != what:
             error.rank = self.rank
             error.args = (f"rank {self.rank}: {text}",)
+
+    def _be_asked(self, store: Store) -> None:
+        """Wait for those that fail as the first process does and ask what it says: the store may go with it."""
+        deadline, others = time.monotonic() + _WAIT, [f"ended/{rank}" for rank in range(1, self.size)]
+        while time.monotonic() < deadline and not store.check(others):
+            time.sleep(0.05)
+        time.sleep(_ASKED)
 
 
 class Ended(MmrnsError):
