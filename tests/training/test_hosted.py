@@ -129,12 +129,16 @@ def test_the_table_stays_when_the_model_goes() -> None:
     assert embedder.double().weight is before
     assert before.dtype == torch.float64
     assert [name for name, _ in embedder.named_parameters()] == ["weight"]
+    # Gradients of another kind would come back than its optimizer takes.
+    dense = TableEmbedder.of(5, 4, 1.0)
+    keep_on_host(dense)
+    assert not on_host(dense)
 
 
 def test_what_is_not_at_hand_is_refused() -> None:
     weight = torch.nn.Parameter(torch.arange(12.0).view(6, 2))
     ids = torch.tensor([1, 3, 4])
-    rows = RowsAtHand(weight, ids, (ids, weight.detach()[ids]))
+    rows = RowsAtHand(weight, ids, ids, weight.detach()[ids])
     found = rows.look_up(torch.tensor([[4, 1], [1, 3]]))
     assert found.tolist() == [[[8, 9], [2, 3]], [[2, 3], [6, 7]]]
     (found * torch.tensor([1.0, 10.0])).sum().backward()
@@ -142,7 +146,7 @@ def test_what_is_not_at_hand_is_refused() -> None:
     assert weight.grad.is_sparse
     assert weight.grad.to_dense().tolist() == [[0, 0], [2, 20], [0, 0], [1, 10], [1, 10], [0, 0]]
     weight.grad = None
-    rows = RowsAtHand(weight, ids, (ids, weight.detach()[ids]))
+    rows = RowsAtHand(weight, ids, ids, weight.detach()[ids])
     with torch.no_grad():
         rows.look_up(ids)
     rows.look_up(torch.tensor([3])).mul(0).sum().backward()

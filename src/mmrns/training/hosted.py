@@ -1,6 +1,4 @@
-"""What a step looks up in tables that stay in the machine's memory, brought to the device while it works on the step
-before.
-"""
+"""The rows that a step looks up in tables on the host, brought to the device while it works on the step before."""
 
 from __future__ import annotations
 
@@ -34,11 +32,9 @@ class _Fetched:
 
         Args:
             tables: the tables.
-            moved: entities, ascending.
+            moved: entities, ascending, one at least.
         """
-        place = torch.searchsorted(moved, self.ids).clamp(max=max(len(moved) - 1, 0))
-        if not len(moved):
-            return
+        place = torch.searchsorted(moved, self.ids).clamp(max=len(moved) - 1)
         stale = (moved[place] == self.ids).nonzero().squeeze(1)
         for table, rows in zip(tables, self.rows, strict=True):
             rows.index_copy_(0, stale, table.weight.detach().index_select(0, self.ids[stale]))
@@ -79,8 +75,8 @@ class Foretold:
                 fetched.refresh(self.tables, self._moved)
             ids = fetched.ids.to(self.device, non_blocking=True)
             for table, rows in zip(self.tables, fetched.rows, strict=True):
-                found = ids, rows.to(self.device, non_blocking=True)
-                table.at_hand = RowsAtHand(table.weight, fetched.ids, found)
+                there = rows.to(self.device, non_blocking=True)
+                table.at_hand = RowsAtHand(table.weight, fetched.ids, ids, there)
             self._moved = fetched.ids
         self._next = self._begun(step + 1)
         return batch

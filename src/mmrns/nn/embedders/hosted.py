@@ -59,13 +59,18 @@ class RowsAtHand:
     Args:
         weight: in the machine's memory.
         ids: of the rows, ascending, where the weight is.
-        found: the same on the device, and the rows there.
+        there: the same on the device.
+        rows: copies of the rows, on the device.
     """
 
     def __init__(
-        self, weight: nn.Parameter, ids: Int[Tensor, " n"], found: tuple[Int[Tensor, " n"], Float[Tensor, "n width"]]
+        self,
+        weight: nn.Parameter,
+        ids: Int[Tensor, " n"],
+        there: Int[Tensor, " n"],
+        rows: Float[Tensor, "n width"],
     ):
-        self._ids, rows = found
+        self._ids = there
         # An optimizer also moves rows whose gradient is 0, but none that only the sampler has looked at.
         self._trained = torch.zeros(len(ids), dtype=torch.bool, device=rows.device)
         self._rows = handed(weight, ids, rows, self._trained)

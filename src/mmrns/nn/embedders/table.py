@@ -133,7 +133,7 @@ class TableEmbedder(Rows, Embedder, name="table"):
 
 
 def keep_on_host(embedder: Embedder) -> None:
-    """Have the tables of an embedder whose rows are entities stay in the machine's memory, wherever it goes."""
+    """Have the sparse tables of an embedder whose rows are entities stay in the machine's memory, wherever it goes."""
     for module in embedder.modules():
-        if isinstance(module, TableEmbedder | EntityVectors):
+        if isinstance(module, TableEmbedder | EntityVectors) and module.sparse:
             module.on_host = True
