@@ -14,6 +14,7 @@ from mmrns.inspection.parts import candidates_of, parts_of
 from mmrns.nn.embedders import STRUCTURE, ComputedEmbedder, Embedder
 from mmrns.nn.losses import CrossEntropyLoss
 from mmrns.nn.model import Model
+from mmrns.nn.regularizers import Regularizer
 from mmrns.nn.scorers import Scorer
 from mmrns.rng import seeded
 from mmrns.runs.build import build_model, build_trainer
@@ -154,15 +155,17 @@ def test_a_prediction_is_explained(toy: Dataset, name: str) -> None:
 
 
 @EVERY
-def test_the_structural_vectors_are_those_that_regularizers_see(toy: Dataset, name: str) -> None:
+def test_penalties_are_on_vectors_of_entities_and_relations(toy: Dataset, name: str) -> None:
     model = model_of(toy, name)
     lookup = model.lookup(Batch.of(toy.graph.train[:5], torch.arange(5) > 2))
-    found = model.structure(lookup)
-    assert (found is None) == (STRUCTURE not in model.views)
-    if found is not None:
-        anchor, relation, target = found
-        assert anchor.shape == target.shape == (5, model.scorer.entity_width)
-        assert relation.shape == (5, model.scorer.relation_width)
+    anchor, relation, target = model.factors(lookup)
+    assert anchor.shape == target.shape == (5, model.scorer.entity_width)
+    assert relation.shape == (5, model.scorer.relation_width)
+    penalty = Regularizer(n3=1.0)(model, lookup)
+    assert isinstance(penalty, torch.Tensor)
+    penalty.backward()
+    # Whatever an entity's own vector is called, it is kept short.
+    assert all(model.get_parameter(f"entity.{row}").grad is not None for row in model.entity.rows[:1])
 
 
 @EVERY

@@ -158,7 +158,27 @@ def test_training_moves_every_parameter_and_lowers_the_loss(
     assert all(not torch.equal(before[n], p) for n, p in trainer.model.named_parameters())
 
 
-@EVERY
+JOINS = {name for name in Mixture.registry.names() if Mixture.registry.get(name).factors is not Mixture.factors}
+"""What joins the views before they are scored."""
+
+
+@pytest.mark.parametrize("name", sorted(JOINS))
+@torch.no_grad()
+def test_regularizers_see_what_is_joined(toy: Dataset, name: str) -> None:
+    """A mean of the views that the entity has, which that of an entity of one view is."""
+    model, batch = model_of(toy, name), batch_of(toy)
+    lookup = model.lookup(batch)
+    anchor, _, target = model.factors(lookup)
+    for found, views in ((anchor, lookup.anchor), (target, lookup.target)):
+        missing = ~views.present[..., None]
+        low = views.vectors.masked_fill(missing, torch.inf).amin(1)
+        high = views.vectors.masked_fill(missing, -torch.inf).amax(1)
+        assert ((low - 1e-9 <= found) & (found <= high + 1e-9)).all()
+        assert (views.present.sum(1) == 1).any()
+        assert (views.present.sum(1) == 3).any()
+
+
+@pytest.mark.parametrize("name", sorted({*Mixture.registry.names()} - JOINS))
 def test_regularizers_see_structure_alone(toy: Dataset, name: str) -> None:
     """N3 is of the moduli of structural vectors: of no features, and of no number that the mixture takes."""
     model = model_of(toy, name)

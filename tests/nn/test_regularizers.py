@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from mmrns.data.datasets import Dataset
-from mmrns.nn.embedders import FusedEmbedder
+from mmrns.errors import UsageError
+from mmrns.nn.embedders import Embedder, FusedEmbedder
 from mmrns.nn.model import Model
 from mmrns.nn.regularizers import Regularizer
 from mmrns.nn.scorers import BiQUE, ComplEx, DistMult
 from mmrns.runs.build import build_model
 from mmrns.runs.config import make_config
-from mmrns.types import Batch
+from mmrns.types import Batch, Views
 
 
 @pytest.fixture
@@ -98,6 +99,55 @@ def test_of_several_views_only_the_structural_one_is_penalised(toy: Dataset) -> 
     assert not any(p.grad is not None and p.grad.any() for p in embedder.pools.parameters())
     assert model.relation.weight.grad is not None
     assert not model.relation.weight.grad[:, 6:].any()
+
+
+@pytest.mark.parametrize("choice", [{"mixture": "joint"}, {"mixture": "rsme"}, {"embedder": "adamf"}])
+def test_vectors_joined_before_they_are_scored_are_penalised_as_they_are_scored(
+    toy: Dataset, choice: dict[str, str]
+) -> None:
+    own = {"scorer": "ComplEx", "dim": 3, "modalities": ["image", "text"], "reciprocal": True, **choice}
+    model = build_model(make_config({"model": own, "device": "cpu"}), toy)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, generator=torch.Generator().manual_seed(len(p)))
+    batch = Batch.of(toy.graph.train[:7], False)
+    lookup = model.lookup(batch)
+    anchor, relation, target = model.factors(lookup)
+    if choice != {"mixture": "rsme"}:
+        # Their product is the score.
+        score = model.scorer.compare(model.scorer.query(anchor, relation, False), target[:, None])
+        torch.testing.assert_close(score.squeeze(1), model.score(lookup))
+    else:
+        views = model.entity(batch.h)
+        shares = torch.tensor([0.3, 0.35, 0.35]) * views.present
+        joint = torch.einsum("bv,bvw->bw", shares / shares.sum(-1, keepdim=True), views.vectors)
+        torch.testing.assert_close(anchor, joint)
+    cubes = sum((v.unflatten(-1, (2, 3)).square().sum(-2) ** 1.5).sum() for v in (anchor, relation, target))
+    penalty = Regularizer(n3=1.0)(model, lookup)
+    torch.testing.assert_close(penalty, cubes / 7)
+
+
+class _Halves(Embedder):
+    """Two views of which none is structural."""
+
+    views = ("left", "right")
+
+    def __init__(self, n: int, width: int):
+        super().__init__(n)
+        self.weight = torch.nn.Parameter(torch.randn(n, 2, width))
+
+    def forward(self, ids: torch.Tensor) -> Views:
+        return Views(self.weight[ids], torch.ones(*ids.shape, 2, dtype=torch.bool))
+
+    def all(self) -> Views:
+        return self(torch.arange(self.n_entities))
+
+
+def test_of_several_views_without_structure_a_penalty_is_refused() -> None:
+    model = Model(DistMult(2, 1.0), 3, 2, embedder=_Halves(3, 2))
+    lookup = model.lookup(BATCH)
+    assert Regularizer()(model, lookup) == 0.0
+    with pytest.raises(UsageError, match="there are left, right; leave them at 0"):
+        Regularizer(n3=0.1)(model, lookup)
 
 
 def test_where_a_head_is_asked_for_the_inverse_is_penalised() -> None:

@@ -338,18 +338,26 @@ class Model(nn.Module):
         """How many losses of a single view's scores a step has."""
         return self.mixture.n_losses if self.mixture else 0
 
-    def structure(self, lookup: Lookup) -> tuple[Tensor, Tensor, Tensor] | None:
-        """The free vectors of a batch, those of anchors, relations and targets that are trained as they are.
+    def factors(self, lookup: Lookup) -> tuple[Tensor, Tensor, Tensor]:
+        """The vectors of a batch that penalties are on: of anchors, relations and targets.
 
-        They are the vectors of the structural view, and the relation's for that view; None for an embedder without one.
+        They are those of the only view, or what the mixture says of several (`Mixture.factors`), and the relation's.
+
+        Raises:
+            UsageError: there are several views, and none is structural.
         """
-        if STRUCTURE not in self.views:
-            return None
-        view = self.views.index(STRUCTURE)
         width = self.scorer.relation_width
         own = lookup.relation[:, : self._relation_width].split(width, dim=-1)
-        relation = own[0] if len(own) == 1 else own[view]
-        return lookup.anchor.by_view[view], relation, lookup.target.by_view[view]
+        if self.mixture is None:
+            return lookup.anchor.by_view[0], own[0], lookup.target.by_view[0]
+        if STRUCTURE not in self.views:
+            raise UsageError(
+                f"objective.l2, l3 and n3 are on the view {STRUCTURE}, and there are {', '.join(self.views)}; leave "
+                "them at 0"
+            )
+        relation = own[0] if self.mixture.one_relation else own[self.views.index(STRUCTURE)]
+        anchor, target = (self.mixture.factors(views, lookup.query) for views in (lookup.anchor, lookup.target))
+        return anchor, relation, target
 
     def begin(self, step: int) -> None:
         """What precedes a step of the training, until `constrain`: what embedder and scorer leave out in it."""

@@ -10,7 +10,7 @@ from mmrns.nn.model import Model
 
 
 class Regularizer(nn.Module):
-    """Penalties on the batch's own vectors of structure:
+    """Penalties on the batch's own vectors:
 
         mean_b sum_{v in (h, r, t)} ( l2 ||v||_2^2 + l3 ||v||_3^3 + n3 || |v| ||_3^3 )
 
@@ -19,8 +19,10 @@ class Regularizer(nn.Module):
     codes penalise the whole tables at times; the batch's vectors are what the step touches, so this form costs nothing
     that grows with the number of entities.
 
-    With several views only the structural one is penalised, entities and relations alike: what is computed from
-    features is bounded by them, and the logits of the mixture are no factors of a tensor.
+    They are on what is a factor of the score. With several views that is the structural one, entities and relations
+    alike: the others are bounded by the features that they are computed from, and a mixture's logits are no factors.
+    What joins the views before they are scored (`joint`, `rsme`, and embedders whose only view is computed) is
+    penalised as it is scored.
 
     Args:
         l2, l3, n3: weights; 0 switches a term off.
@@ -34,10 +36,7 @@ class Regularizer(nn.Module):
         """Scalar penalty."""
         if not (self.l2 or self.l3 or self.n3):
             return 0.0
-        vectors = model.structure(lookup)
-        if vectors is None:
-            return 0.0
-        return sum(self._penalty(v, model.scorer.components) for v in vectors) / len(lookup.batch)
+        return sum(self._penalty(v, model.scorer.components) for v in model.factors(lookup)) / len(lookup.batch)
 
     def _penalty(self, v: Float[Tensor, "B width"], components: int) -> Float[Tensor, ""] | float:
         total: Tensor | float = 0.0

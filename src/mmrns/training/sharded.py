@@ -118,8 +118,8 @@ class ShardedModel(Model):
         target = both[n:].placed(rows, len(batch))
         return self.looked_up(batch, anchor, target, self.relations(self.relation_ids(batch)))
 
-    def structure(self, lookup: Lookup) -> tuple[Tensor, Tensor, Tensor] | None:
-        return super().structure(replace(lookup, target=self.entities(lookup.batch.target)))
+    def factors(self, lookup: Lookup) -> tuple[Tensor, Tensor, Tensor]:
+        return super().factors(replace(lookup, target=self.entities(lookup.batch.target)))
 
     def shown(self, negatives: Negatives) -> Negatives:
         """Those negatives that this process has, by their rows in its part.

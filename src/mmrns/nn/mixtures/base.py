@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from mmrns.nn.embedders.base import STRUCTURE
 from mmrns.nn.lookup import Query, Scores, common_views
 from mmrns.nn.losses import Loss, candidates_of
 from mmrns.nn.numerics import full
@@ -108,6 +109,16 @@ class Mixture(Named, nn.Module, ABC):
         """How much the score of each view counts in that of these candidates; by default `weights`."""
         assert query.gate is not None, "of several views"
         return self.weights(query.gate, query.present, candidates.present)
+
+    def factors(self, views: Views, query: Query) -> Float[Tensor, "B width"]:
+        """The vectors of a row's entity that penalties such as N3 are on: those of structure, unless views are joined
+        before they are scored.
+
+        Args:
+            views: of the entities, one for each row.
+            query: of the rows.
+        """
+        return views.by_view[self.views.index(STRUCTURE)]
 
     def weights(
         self, gate: Float[Tensor, "B N"], own: Bool[Tensor, "B V"], candidates: Bool[Tensor, "*K V"]

@@ -90,6 +90,10 @@ class Joint(Mixture, name="joint"):
         assert query.gate is not None, "of several views"
         return self._weights(candidates, query.gate[:, None])
 
+    def factors(self, views: Views, query: Query) -> Float[Tensor, "B width"]:
+        assert query.gate is not None, "of several views"
+        return joined(self._weights(views, query.gate), views.vectors)
+
     def _weights(self, views: Views, temperature: Float[Tensor, "*#n 1"]) -> Float[Tensor, "*n V"]:
         assert self.attention is not None, "made by `start`"
         return joint_weights(views, self.attention, temperature)

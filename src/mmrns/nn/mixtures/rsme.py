@@ -84,6 +84,9 @@ class RSME(Mixture, name="rsme"):
         weights = self.balance * self._weights(candidates.present)
         return weights if weights.ndim == 3 else weights.expand(len(query.present), -1, -1)
 
+    def factors(self, views: Views, query: Query) -> Float[Tensor, "B width"]:
+        return joined(self._weights(views.present), views.vectors)
+
     def _weights(self, present: Bool[Tensor, "*n V"]) -> Float[Tensor, "*n V"]:
         there = self.base * present
         return there / there.sum(-1, keepdim=True).clamp(min=1e-9)
