@@ -14,8 +14,10 @@ $(VENV)/demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable .
 	touch $@
 
+# pip would compile on one core. What does not compile are files of packages for another Python, which nobody imports.
 $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) --editable '.[dev]'
+	$(PIP) --no-compile --editable '.[dev]'
+	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true
 	touch $@ $(VENV)/demo.stamp
 
 # Train, evaluate and predict on the embedded dataset of countries and their flags.
@@ -24,10 +26,18 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/mmrns train experiments/countries/mmrns.yaml --out runs/demo
 	$(BIN)/mmrns predict runs/demo --queries experiments/countries/queries.tsv --top 5
 
-# Format, lint, spelling, types, layers, documentation, tests.
-test: check
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/site
+# Format, lint, spelling, types, layers, documentation, tests. Type checking takes one core for as long as the kernels
+# that all tests share take another to be compiled.
+test: $(VENV)/dev.stamp
+	$(MAKE) --no-print-directory --jobs=2 --output-sync check site kernels
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
+
+.PHONY: site kernels
+site: $(VENV)/dev.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/site
+
+kernels: $(VENV)/dev.stamp
+	$(BIN)/python tests/compile_kernels.py
 
 # The tests with the lowest versions that pyproject.toml allows.
 test-oldest: $(OLDEST)/stamp

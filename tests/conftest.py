@@ -37,6 +37,8 @@ def quick() -> Iterator[None]:
     """
     from undrawn import draw_nothing
 
+    # A console that is made while a test sets COLUMNS would keep that width.
+    import_module("mmrns.cli.show")
     draw_nothing()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda file: None)

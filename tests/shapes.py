@@ -12,19 +12,19 @@ import inspect
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
-from typing import Any, get_args, get_type_hints
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 import jaxtyping
 import torch
 from beartype import beartype
-from jaxtyping._array_types import _anonymous_dim, _any_dtype, _FixedDim, _NamedDim
+from jaxtyping._array_types import _anonymous_dim, _anonymous_variadic_dim, _any_dtype, _FixedDim, _NamedDim
 from jaxtyping._storage import get_shape_memo
 from torch import Tensor
 from torch.nn import Parameter
 
 # A second time this module is imported where its doctests are looked for.
 _jaxtyped = getattr(jaxtyping.jaxtyped, "replaced", jaxtyping.jaxtyped)
-_same_axes = _jaxtyped("context")
+same_axes = _jaxtyped("context")
 """Inside, axes of the same name have the same size. It keeps nothing itself: calls may nest."""
 
 
@@ -69,7 +69,7 @@ def _checked_once(function: types.FunctionType) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def with_axes(*args: Any, **kwargs: Any) -> Any:
-        with _same_axes:
+        with same_axes:
             return inner(*args, **kwargs)
 
     return with_axes
@@ -101,7 +101,7 @@ def quicken() -> None:
     """
     kind: Any = type(jaxtyping.AbstractArray)
     asked = getattr(kind.__instancecheck__, "replaced", kind.__instancecheck__)
-    plans: dict[Any, tuple[frozenset[torch.dtype], tuple[str | int | None, ...]] | None] = {}
+    plans: dict[Any, _Plan | None] = {}
 
     def fits(array: Any, given: Any) -> bool:
         if array not in plans:
@@ -109,34 +109,73 @@ def quicken() -> None:
         plan = plans[array]
         if plan is None or type(given) not in (Tensor, Parameter):
             return asked(array, given)
-        dtypes, axes = plan
-        shape = given.shape
-        if given.dtype not in dtypes or len(shape) != len(axes):
+        dtypes, axes, place, name = plan
+        shape, several, memo = given.shape, (), get_shape_memo()
+        if given.dtype not in dtypes:
             return False
-        sizes, new = get_shape_memo()[0], list[str]()
+        if place is not None:
+            # What stands for any number of axes, between the others.
+            end = len(shape) - len(axes) + place
+            if end < place:
+                return False
+            several, shape = shape[place:end], (*shape[:place], *shape[end:])
+            if name is not None:
+                broadcastable, known = memo[1].get(name, (False, several))
+                if broadcastable:
+                    return asked(array, given)
+                if known != several:
+                    return False
+        elif len(shape) != len(axes):
+            return False
+        sizes, new = memo[0], list[str]()
         for axis, size in zip(axes, shape, strict=True):
             if axis is None or size == (axis if isinstance(axis, int) else sizes.get(axis)):
                 continue
             if isinstance(axis, int) or axis in sizes:
-                for name in new:
-                    del sizes[name]
+                for known_now in new:
+                    del sizes[known_now]
                 return False
             sizes[axis] = size
             new.append(axis)
+        if name is not None:
+            memo[1][name] = False, several
         return True
 
     fits.replaced = asked
     kind.__instancecheck__ = fits
 
 
-def _plan(array: Any) -> tuple[frozenset[torch.dtype], tuple[str | int | None, ...]] | None:
-    """The dtypes and axes that a tensor has to have, as names, sizes or None for any; nothing where there is more."""
-    if array.array_type is not Tensor or array.index_variadic is not None:
+class _Plan(NamedTuple):
+    """What a tensor has to have.
+
+    Attributes:
+        dtypes: one of these.
+        axes: names, sizes or None for any.
+        place: where among them any number of further axes stands; None for nowhere.
+        name: of these; None where they may be whatever they are.
+    """
+
+    dtypes: frozenset[torch.dtype]
+    axes: tuple[str | int | None, ...]
+    place: int | None
+    name: str | None
+
+
+def _plan(array: Any) -> _Plan | None:
+    """What a tensor has to have; None where there is more to it."""
+    if array.array_type is not Tensor:
         return None
     if array.dtypes is not _any_dtype and not all(isinstance(dtype, str) for dtype in array.dtypes):
         return None
     axes: list[str | int | None] = []
-    for axis in array.dims:
+    place, name = array.index_variadic, None
+    if place is not None and (several := array.dims[place]) is not _anonymous_variadic_dim:
+        if several.broadcastable or several.treepath:
+            return None
+        name = several.name
+    for number, axis in enumerate(array.dims):
+        if number == place:
+            continue
         if axis is _anonymous_dim:
             axes.append(None)
         elif type(axis) is _FixedDim and not axis.broadcastable:
@@ -147,7 +186,7 @@ def _plan(array: Any) -> tuple[frozenset[torch.dtype], tuple[str | int | None, .
             return None
     every = [dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)]
     named = [dtype for dtype in every if array.dtypes is _any_dtype or str(dtype).rsplit(".", 1)[-1] in array.dtypes]
-    return frozenset(named), tuple(axes)
+    return _Plan(frozenset(named), tuple(axes), place, name)
 
 
 def has_arrays(hint: Any) -> bool:

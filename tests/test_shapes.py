@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import pytest
@@ -12,11 +13,12 @@ import torch
 from beartype import beartype
 from beartype.roar import BeartypeCallHintViolation
 from jaxtyping import AbstractArray, Bool, Complex, Float, Int, Shaped, TypeCheckError
+from jaxtyping._storage import get_shape_memo
 from torch import Tensor
 
 from mmrns.nn.scorers import TransE
 from mmrns.types import OwnNegatives, Views
-from shapes import checked, has_arrays
+from shapes import checked, has_arrays, same_axes
 
 check = checked(typechecker=beartype)
 
@@ -122,6 +124,20 @@ def test_tensors_fit_as_jaxtyping_says() -> None:
         for axes in ("", "n", "3", "_ 3", "n n", "n m", "#n m", "*n m", "... m", "n n+1", "1 n m"):
             annotation = kind[Tensor, axes]
             assert [isinstance(x, annotation) for x in tensors] == [said(annotation, x) for x in tensors]
+
+
+def test_axes_agree_as_jaxtyping_says() -> None:
+    """Two arguments of a call, one after the other: what is refused, and which axes are known then."""
+    quick = type(AbstractArray).__instancecheck__
+    shapes = (2,), (3,), (2, 3), (3, 3), (1, 3), (2, 2, 3), (2, 3, 3)
+    annotations = [Float[Tensor, axes] for axes in ("n", "*n", "*n m", "n *n", "n ... m", "*#n m", "#n m", "*n 3 m")]
+    for first, second in product(product(annotations, shapes), repeat=2):
+        found: list[Any] = []
+        for fits in (quick, quick.replaced):
+            with same_axes:
+                told = [fits(annotation, torch.empty(shape)) for annotation, shape in (first, second)]
+                found.append((told, get_shape_memo()[0].copy(), get_shape_memo()[1].copy()))
+        assert found[0] == found[1], (first, second)
 
 
 def test_functions_look_as_they_are_written() -> None:
