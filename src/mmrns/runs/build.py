@@ -13,6 +13,7 @@ import torch
 from mmrns.data.datasets import Dataset, load_dataset
 from mmrns.errors import UsageError, note
 from mmrns.nn.embedders import Embedder, keep_on_host
+from mmrns.nn.kernels import comparisons
 from mmrns.nn.losses import Loss
 from mmrns.nn.mixtures import Mixture
 from mmrns.nn.model import Model
@@ -244,6 +245,8 @@ def build_trainer(config: Config, dataset: Dataset, parts: Parts | None = None, 
 
 def compile_formulas(model: Model, objective: Loss) -> None:
     """Have torch compile the scorer's and the loss's formulas, which are what has many small operations."""
+    # What the formulas load at their first use the compiler would go through line by line, and warn of.
+    comparisons.form_on(next(model.parameters()).device)
     # The stubs do not know that methods may be replaced on an instance.
     scorers: Any = dict.fromkeys(model.scorers)
     for scorer in scorers:
