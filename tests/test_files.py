@@ -283,7 +283,7 @@ def test_rows_of_a_file_are_those_of_its_tensor(
     path, tensors = stored
     ids = torch.tensor(rows, dtype=torch.int64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "_BLOCK", block)
+        patch.setattr(files.tensors, "_BLOCK", block)
         found = StoredTensors(path)
         assert torch.equal(found.rows("values", ids), tensors["values"][ids])
         for name in tensors:
