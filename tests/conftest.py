@@ -35,6 +35,7 @@ def quick() -> Iterator[None]:
     """Trainings draw no pictures, which take longer than their steps, but in tests that ask for `pictures`; and nobody
     waits for the disk, whose power no test cuts.
     """
+    from forked import forking
     from undrawn import draw_nothing
 
     # A console that is made while a test sets COLUMNS would keep that width.
@@ -43,6 +44,8 @@ def quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda file: None)
         patch.setattr(os, "sync", lambda: None, raising=False)
+        # A worker of a comparison would import everything anew.
+        patch.setattr("mmrns.studies.workers._context", forking)
         yield
 
 

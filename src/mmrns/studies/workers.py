@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.context import BaseContext
 from multiprocessing.synchronize import Event
 from typing import Any, TypeVar
 
@@ -23,6 +24,11 @@ _asked: list[Event] = []
 """In a worker: what is set when it is to stop."""
 
 
+def _context() -> BaseContext:
+    """How workers are started: with nothing of this process, whose threads a fork would lose."""
+    return multiprocessing.get_context("spawn")
+
+
 class Workers:
     """A pool of processes, each with its own model.
 
@@ -34,7 +40,7 @@ class Workers:
     """
 
     def __init__(self, jobs: int, threads: int):
-        context = multiprocessing.get_context("spawn")
+        context = _context()
         self._stop = context.Event()
         self._others = {process.pid for process in multiprocessing.active_children()}
         self._pool = ProcessPoolExecutor(jobs, context, _begin, (threads, self._stop))
