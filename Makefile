@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OLDEST := .venv-oldest
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-oldest oldest fuzz mutants check docs dist clean
+.PHONY: demo test test-oldest oldest fuzz mutants check site kernels docs dist clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -29,10 +29,9 @@ demo: $(VENV)/demo.stamp
 # Format, lint, spelling, types, layers, documentation, tests. Type checking takes one core for as long as the kernels
 # that all tests share take another to be compiled.
 test: $(VENV)/dev.stamp
-	$(MAKE) --no-print-directory --jobs=2 --output-sync check site kernels
+	$(MAKE) --no-print-directory --jobs=2 check site kernels
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 
-.PHONY: site kernels
 site: $(VENV)/dev.stamp
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/site
 

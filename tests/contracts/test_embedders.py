@@ -165,7 +165,9 @@ def test_penalties_are_on_vectors_of_entities_and_relations(toy: Dataset, name: 
     assert isinstance(penalty, torch.Tensor)
     penalty.backward()
     # Whatever an entity's own vector is called, it is kept short.
-    assert all(model.get_parameter(f"entity.{row}").grad is not None for row in model.entity.rows[:1])
+    gradient = model.get_parameter(f"entity.{model.entity.rows[0]}").grad
+    assert gradient is not None
+    assert gradient.any()
 
 
 @EVERY

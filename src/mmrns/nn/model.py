@@ -350,13 +350,9 @@ class Model(nn.Module):
         own = lookup.relation[:, : self._relation_width].split(width, dim=-1)
         if self.mixture is None:
             return lookup.anchor.by_view[0], own[0], lookup.target.by_view[0]
-        if STRUCTURE not in self.views:
-            raise UsageError(
-                f"objective.l2, l3 and n3 are on the view {STRUCTURE}, and there are {', '.join(self.views)}; leave "
-                "them at 0"
-            )
+        assert lookup.query.gate is not None, "of several views"
+        anchor, target = (self.mixture.factors(views, lookup.query.gate) for views in (lookup.anchor, lookup.target))
         relation = own[0] if self.mixture.one_relation else own[self.views.index(STRUCTURE)]
-        anchor, target = (self.mixture.factors(views, lookup.query) for views in (lookup.anchor, lookup.target))
         return anchor, relation, target
 
     def begin(self, step: int) -> None:

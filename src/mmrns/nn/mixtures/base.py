@@ -2,7 +2,7 @@
 
 A mixture takes the scores of the views and some numbers of the relation. To add one: subclass `Mixture` with a `name`
 and define `weights`. What mixes vectors before they are scored, or scores other pairs of views, overrides `queries` and
-`compare`.
+`compare`, and the first of them `factors`, too.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from mmrns.errors import UsageError
 from mmrns.nn.embedders.base import STRUCTURE
 from mmrns.nn.lookup import Query, Scores, common_views
 from mmrns.nn.losses import Loss, candidates_of
@@ -110,14 +111,22 @@ class Mixture(Named, nn.Module, ABC):
         assert query.gate is not None, "of several views"
         return self.weights(query.gate, query.present, candidates.present)
 
-    def factors(self, views: Views, query: Query) -> Float[Tensor, "B width"]:
+    def factors(self, views: Views, gate: Float[Tensor, "B N"]) -> Float[Tensor, "B width"]:
         """The vectors of a row's entity that penalties such as N3 are on: those of structure, unless views are joined
         before they are scored.
 
         Args:
             views: of the entities, one for each row.
-            query: of the rows.
+            gate: of the relation.
+
+        Raises:
+            UsageError: none of the views is structural.
         """
+        if STRUCTURE not in self.views:
+            raise UsageError(
+                f"objective.l2, l3 and n3 are on the view {STRUCTURE}, and there are {', '.join(self.views)}; leave "
+                "them at 0"
+            )
         return views.by_view[self.views.index(STRUCTURE)]
 
     def weights(

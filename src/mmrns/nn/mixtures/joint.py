@@ -61,7 +61,7 @@ class Joint(Mixture, name="joint"):
     def queries(
         self, asks: Sequence[Ask], anchor: Views, relation: Float[Tensor, "B n"], gate: Float[Tensor, "B 1"]
     ) -> tuple[Tensor, ...]:
-        return (asks[0](joined(self._weights(anchor, gate), anchor.vectors), relation),)
+        return (asks[0](self.factors(anchor, gate), relation),)
 
     def compare(self, scorers: Sequence[Scorer], query: Query, candidates: Views) -> Scores:
         if not scorers[0].linear:
@@ -90,9 +90,8 @@ class Joint(Mixture, name="joint"):
         assert query.gate is not None, "of several views"
         return self._weights(candidates, query.gate[:, None])
 
-    def factors(self, views: Views, query: Query) -> Float[Tensor, "B width"]:
-        assert query.gate is not None, "of several views"
-        return joined(self._weights(views, query.gate), views.vectors)
+    def factors(self, views: Views, gate: Float[Tensor, "B 1"]) -> Float[Tensor, "B width"]:
+        return joined(self._weights(views, gate), views.vectors)
 
     def _weights(self, views: Views, temperature: Float[Tensor, "*#n 1"]) -> Float[Tensor, "*n V"]:
         assert self.attention is not None, "made by `start`"

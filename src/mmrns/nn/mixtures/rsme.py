@@ -62,7 +62,7 @@ class RSME(Mixture, name="rsme"):
     def queries(
         self, asks: Sequence[Ask], anchor: Views, relation: Float[Tensor, "B n"], gate: Float[Tensor, "B 1"]
     ) -> tuple[Tensor, ...]:
-        query = asks[0](joined(self._weights(anchor.present), anchor.vectors), relation)
+        query = asks[0](self.factors(anchor, gate), relation)
         return query, *(normalize(anchor.by_view[m], dim=-1) for m in self.modalities)
 
     def compare(self, scorers: Sequence[Scorer], query: Query, candidates: Views) -> Scores:
@@ -84,7 +84,7 @@ class RSME(Mixture, name="rsme"):
         weights = self.balance * self._weights(candidates.present)
         return weights if weights.ndim == 3 else weights.expand(len(query.present), -1, -1)
 
-    def factors(self, views: Views, query: Query) -> Float[Tensor, "B width"]:
+    def factors(self, views: Views, gate: Float[Tensor, "B 1"]) -> Float[Tensor, "B width"]:
         return joined(self._weights(views.present), views.vectors)
 
     def _weights(self, present: Bool[Tensor, "*n V"]) -> Float[Tensor, "*n V"]:
