@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrns.types import AllNegatives, Batch, Negatives, OwnNegatives, PoolNegatives, Views
+from mmrns.types import AllNegatives, Batch, Negatives, OwnNegatives, PoolNegatives, Projected, Views
 
 ROWS = st.lists(
     st.tuples(st.integers(0, 9), st.integers(0, 4), st.integers(0, 9), st.booleans(), st.integers(1, 50)), max_size=20
@@ -159,3 +159,36 @@ def test_views_that_lie_apart_are_the_same_views() -> None:
         )
         for own, expected in zip(*gradients, strict=True):
             assert torch.equal(own, expected)
+
+
+def test_projected_views_are_made_when_they_are_asked_for() -> None:
+    g = torch.Generator().manual_seed(0)
+    structure = torch.randn(3, 4, generator=g)
+    projected = Projected(torch.randn(3, 2, generator=g), torch.randn(4, 2, generator=g), torch.randn(4, generator=g))
+    vectors = projected.inner @ projected.weight.T + projected.bias
+    torch.testing.assert_close(projected.vectors, vectors)
+    query = torch.randn(5, 4, generator=g)
+    torch.testing.assert_close(projected.products(query), query @ vectors.T)
+    present = torch.tensor([[True, False], [True, True], [False, True]])
+    views = Views.apart([structure, projected], present)
+    assert views.unmade[0] is structure
+    assert views.unmade[1] is projected
+    for made in (views, views.made()):
+        torch.testing.assert_close(made.vectors, torch.stack([structure, vectors], dim=1))
+        torch.testing.assert_close(made.by_view[1], vectors)
+        assert torch.equal(made.present, present)
+    assert all(isinstance(part, torch.Tensor) for part in views.made().unmade)
+    whole = Views(torch.stack([structure, vectors], dim=1), present)
+    assert whole.made() is whole
+    assert all(isinstance(part, torch.Tensor) for part in whole.unmade)
+
+
+def test_a_projection_spares_what_the_counts_say() -> None:
+    """Many entities, wide vectors of few numbers: yes; vectors that are no wider than what they are made of: no."""
+    inner, narrow = torch.zeros(1000, 8), torch.zeros(1000, 64)
+    wide = Projected(inner, torch.zeros(64, 8), torch.zeros(64))
+    assert wide.spares(1)
+    assert wide.spares(10_000)
+    square = Projected(narrow, torch.zeros(64, 64), torch.zeros(64))
+    assert square.spares(10)
+    assert not square.spares(10_000)

@@ -120,6 +120,33 @@ def test_training_moves_every_parameter_and_lowers_the_loss(toy: Dataset, name: 
 
 
 @EVERY
+@pytest.mark.parametrize("method", ["1-vs-all", "k-vs-all"])
+def test_lookups_beside_every_entity_have_the_gradient_that_they_have_alone(
+    toy: Dataset, name: str, method: str
+) -> None:
+    """Where every step compares all entities, what is looked up adds its own rows to the gradient of the tables."""
+
+    def gradients(whole: bool) -> dict[str, torch.Tensor]:
+        scorer = "ComplEx" if "ComplEx" in scorers_of(name) else scorers_of(name)[0]
+        values = {"embedder": name, "scorer": scorer, "dim": 6}
+        config = {"model": values, "objective": {"n3": 0.01}, "method": method, "device": "cpu"}
+        # Penalties are on structure: of what is looked up, and of no entity besides.
+        trainer = build_trainer(make_config(config), toy)
+        trainer.model.double()
+        trainer.model.entity.compared_whole(whole)
+        with torch.enable_grad():
+            trainer.step(0)
+        named = trainer.model.named_parameters()
+        return {parameter: own.grad for parameter, own in named if own.grad is not None}
+
+    beside, alone = gradients(True), gradients(False)
+    assert beside.keys() == alone.keys()
+    for parameter, gradient in beside.items():
+        assert not gradient.is_sparse, parameter
+        torch.testing.assert_close(gradient, alone[parameter])
+
+
+@EVERY
 def test_what_a_step_leaves_out_is_back_after_it(toy: Dataset, name: str) -> None:
     embedder, ids = model_of(toy, name).entity, torch.arange(40)
     before = embedder(ids)

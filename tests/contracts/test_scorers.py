@@ -16,7 +16,7 @@ from live_memory import LiveMemory
 from mmrns.nn.kernels import comparisons
 from mmrns.nn.model import Model
 from mmrns.nn.scorers import Scorer
-from mmrns.types import AllNegatives, Batch, OwnNegatives, PoolNegatives
+from mmrns.types import AllNegatives, Batch, OwnNegatives, PoolNegatives, Projected
 
 Options = dict[str, Any]
 E, R, DIM = 11, 4, 6
@@ -135,6 +135,31 @@ def test_gradients(name: str, options: Options, pooled: bool, head: bool) -> Non
     assert torch.autograd.gradcheck(scores, inputs)
     gradients = torch.autograd.grad(scores(*inputs).sum(), inputs)
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
+
+
+@EVERY
+@pytest.mark.parametrize("n_queries", [2, 40])
+def test_projected_candidates_have_the_scores_and_gradients_of_their_vectors(
+    name: str, options: Options, n_queries: int
+) -> None:
+    """Whether a product goes through the map, as it does for few queries, or not."""
+    scorer = build(name, options).double()
+    g = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape, dtype=torch.float64, generator=g)
+
+    width = scorer.entity_width
+    projected = Projected(drawn(E, 5), drawn(width, 5), drawn(width))
+    assert projected.spares(2) and not projected.spares(40) if width < E else projected.spares(40)
+    parts = [x.requires_grad_() for x in (projected.inner, projected.weight, projected.bias)]
+    query = scorer.query(drawn(n_queries, width), drawn(n_queries, scorer.relation_width), False).detach()
+    parts.append(query.requires_grad_())
+    found, expected = scorer.compare_projected(query, projected), scorer.compare(query, projected.vectors)
+    torch.testing.assert_close(found, expected)
+    outer = drawn(n_queries, E)
+    for one, other in zip(*(torch.autograd.grad((x * outer).sum(), parts) for x in (found, expected)), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @SIDES

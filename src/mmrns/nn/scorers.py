@@ -22,6 +22,7 @@ from torch.nn.functional import embedding, normalize
 from mmrns.nn.kernels import comparisons
 from mmrns.registry import Named, Registry
 from mmrns.rng import generator, stream_seed
+from mmrns.types import Projected
 
 Queries = Float[Tensor, "B width"]
 Candidates = Float[Tensor, "B K width"] | Float[Tensor, "P width"]
@@ -101,6 +102,16 @@ class Scorer(Named, nn.Module, ABC):
             raise TypeError(f"{type(self).__name__} names no `comparison` and does not override `compare`")
         found = comparisons.compare(self.comparison, query, candidates)
         return found if self.comparison == "dot" else -found
+
+    def compare_projected(self, query: Float[Tensor, "B query_width"], candidates: Projected) -> Scores:
+        """Scores of one pool whose vectors are a linear map of others: of products through the map if that is cheaper.
+
+        What overrides `compare` of a product should override this, too; otherwise the vectors are made.
+        """
+        product = self.comparison == "dot" and type(self).compare is Scorer.compare
+        if product and candidates.spares(len(query)):
+            return candidates.products(query)
+        return self.compare(query, candidates.vectors)
 
     def compare_rows(
         self, query: Float[Tensor, "B query_width"], table: Float[Tensor, "E width"], ids: Int[Tensor, "B K"]
@@ -365,6 +376,11 @@ class BiQUE(Scorer, name="BiQUE"):
 
     def compare(self, query: Float[Tensor, "B query_width"], candidates: Candidates) -> Scores:
         return super().compare(query[:, :-1], candidates) + query[:, -1:]
+
+    def compare_projected(self, query: Float[Tensor, "B query_width"], candidates: Projected) -> Scores:
+        if candidates.spares(len(query)):
+            return candidates.products(query[:, :-1]) + query[:, -1:]
+        return self.compare(query, candidates.vectors)
 
     def compare_rows(
         self, query: Float[Tensor, "B query_width"], table: Float[Tensor, "E width"], ids: Int[Tensor, "B K"]

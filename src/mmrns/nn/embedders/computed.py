@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -44,6 +44,9 @@ class ComputedEmbedder(Embedder):
         seed: of what is left out in a step.
     """
 
+    takes_tables_whole: ClassVar[bool] = False
+    """True where `views_of` reads its tables of entities by `rows_of`."""
+
     seen: Tensor
     _order: Tensor | None
 
@@ -59,6 +62,7 @@ class ComputedEmbedder(Embedder):
         self.at: int | None = None
         self.seed = torch.initial_seed()
         self._all: tuple[list[int], Views] | None = None
+        self._everyone: Tensor | None = None
 
     @abstractmethod
     def views_of(self, ids: Int[Tensor, " n"]) -> Views:
@@ -79,7 +83,9 @@ class ComputedEmbedder(Embedder):
 
     def all(self) -> Views:
         """The views of every entity. Without gradients they are kept until a parameter changes or `constrain`."""
-        ids = torch.arange(self.n_entities, device=self.seen.device)
+        if self._everyone is None or self._everyone.device != self.seen.device:
+            self._everyone = torch.arange(self.n_entities, device=self.seen.device)
+        ids = self._everyone
         if torch.is_grad_enabled():
             return self.views_of(ids)
         state = [
@@ -90,6 +96,19 @@ class ComputedEmbedder(Embedder):
             # In parts, so that the tokens of all entities are never in memory at once.
             self._all = state, Views.concatenate([self.views_of(part) for part in ids.split(4096)])
         return self._all[1]
+
+    def rows_of(self, table: EntityVectors, ids: Int[Tensor, " n"]) -> Float[Tensor, "n width"]:
+        """Rows of a table of entities; for `all` the table itself, so that neither it nor its gradient is copied."""
+        return table.weight if self.asks_all(ids) and not table.sparse else table(ids)
+
+    def asks_all(self, ids: Int[Tensor, " n"]) -> bool:
+        """Whether these are the entities that `all` asks for."""
+        return ids is self._everyone
+
+    def compared_whole(self, whole: bool) -> None:
+        for module in self.modules():
+            if self.takes_tables_whole and isinstance(module, EntityVectors):
+                module.all_too = whole and not module.sparse
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -106,7 +125,8 @@ class ComputedEmbedder(Embedder):
         made = deepcopy(self, others)
         for module in made.modules():
             if isinstance(module, ComputedEmbedder):
-                module.n_entities, module.ids, module._order, module._all = len(ids), ids, torch.argsort(ids), None
+                module.n_entities, module.ids, module._order = len(ids), ids, torch.argsort(ids)
+                module._all = module._everyone = None
         return made
 
     def numbers(self, ids: Int[Tensor, " n"]) -> Int[Tensor, " n"]:

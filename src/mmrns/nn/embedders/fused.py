@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Iterable, Sequence
+from typing import Annotated, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm
 
 from mmrns.data.features import Features
 from mmrns.data.graph import KnowledgeGraph
@@ -17,7 +18,7 @@ from mmrns.nn.embedders.computed import ComputedEmbedder
 from mmrns.nn.embedders.table import EntityVectors
 from mmrns.nn.numerics import masked
 from mmrns.rng import among
-from mmrns.types import Views
+from mmrns.types import Projected, Views
 
 
 class AttentionPool(nn.Module):
@@ -50,14 +51,31 @@ class AttentionPool(nn.Module):
 
     def forward(self, values: Float[Tensor, "n L D"], mask: Bool[Tensor, "n L"]) -> Float[Tensor, "n width"]:
         """The pooled vectors; of an entity without tokens, a constant."""
+        return self.projected(values, mask).vectors
+
+    def projected(
+        self, values: Float[Tensor, "n L D"], mask: Bool[Tensor, "n L"], *, folded: bool = False
+    ) -> Projected:
+        """The same, not made yet: normalised tokens, or units of the hidden layer, and the map that follows.
+
+        Args:
+            values, mask: as in `forward`.
+            folded: what scales and shifts normalised tokens is made part of the map. That takes some operations more;
+                but of a single token, which is not trained, nothing has a gradient then but the map.
+        """
         if values.shape[1] == 1:
             # Its weight is 1, whatever the attention.
             found = values.squeeze(1) * mask
         else:
             weights = torch.softmax(masked(values @ self.attention, mask), dim=1) * mask
             found = (weights[:, None] @ values).squeeze(1)
-        pooled = self.norm(found)
-        return self.projection(pooled if self.hidden is None else torch.relu(self.hidden(pooled)))
+        weight, bias = self.projection.weight, self.projection.bias
+        if self.hidden is not None:
+            return Projected(torch.relu(self.hidden(self.norm(found))), weight, bias)
+        if not folded:
+            return Projected(self.norm(found), weight, bias)
+        normalised = layer_norm(found, found.shape[1:], eps=self.norm.eps)
+        return Projected(normalised, weight * self.norm.weight, bias + weight @ self.norm.bias)
 
 
 class FusedEmbedder(ComputedEmbedder, name="fused"):
@@ -90,6 +108,7 @@ class FusedEmbedder(ComputedEmbedder, name="fused"):
     """
 
     undivided = ""
+    takes_tables_whole = True
 
     def __init__(
         self,
@@ -121,28 +140,33 @@ class FusedEmbedder(ComputedEmbedder, name="fused"):
         self.structure_dropout, self.modality_dropout = structure_dropout, modality_dropout
 
     def views_of(self, ids: Int[Tensor, " n"]) -> Views:
-        structure, known = self.structure(ids), self.seen[ids]
+        structure, known = self.rows_of(self.structure, ids), self.seen[ids]
         tokens = (modality.gather(ids) for modality in self.modalities.values())
         found = [
-            (pool(values.to(structure.dtype), mask), self._has(name, ids, mask))
-            for name, pool, (values, mask) in zip(self.modalities, self.pools, tokens, strict=True)
+            (pool.projected(values.to(structure.dtype), mask, folded=self.asks_all(ids)), self._has(name, ids, mask))
+            for name, pool, (values, mask) in zip(
+                self.modalities, cast("Iterable[AttentionPool]", self.pools), tokens, strict=True
+            )
         ]
         there = self.known(ids, [has for _, has in found])
+        if not self.structure_dropout and not self.concatenate:
+            return Views.apart([structure, *(pooled for pooled, _ in found)], there)
+        made = [(pooled.vectors, has) for pooled, has in found]
         if self.structure_dropout:
             if self.at is not None:
                 known = known & ~among(
                     self.numbers(ids), self.structure_dropout, self.seed, "structure dropout", self.at
                 )
             n = there[:, 1:].sum(1)
-            estimates = sum(has[:, None] * pooled[:, -structure.shape[1] :] for pooled, has in found)
+            estimates = sum(has[:, None] * pooled[:, -structure.shape[1] :] for pooled, has in made)
             estimated = ~known & (n > 0)
             structure = torch.where(estimated[:, None], estimates / n.clamp(min=1)[:, None], structure)
-            found = [(pooled[:, :own], has) for own, (pooled, has) in zip(self.widths, found, strict=False)]
+            made = [(pooled[:, :own], has) for own, (pooled, has) in zip(self.widths, made, strict=False)]
             there[:, 0] |= estimated
         if self.concatenate:
-            whole = torch.cat([pooled * has[:, None] for pooled, has in found], dim=1)
+            whole = torch.cat([pooled * has[:, None] for pooled, has in made], dim=1)
             return Views.apart([structure, whole], torch.stack([there[:, 0], there[:, 1:].any(1)], dim=1))
-        return Views.apart([structure, *(pooled for pooled, _ in found)], there)
+        return Views.apart([structure, *(pooled for pooled, _ in made)], there)
 
     def _has(self, modality: str, ids: Int[Tensor, " n"], mask: Bool[Tensor, "n L"]) -> Bool[Tensor, " n"]:
         """Which entities have a modality in this step, of those that have tokens of it."""

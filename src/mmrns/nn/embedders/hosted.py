@@ -20,19 +20,22 @@ class Rows(nn.Module):
         sparse: gradients hold only the rows that were looked up, for a row-wise optimizer.
         on_host: the weight does not go where the module goes, and neither do its gradients; needs `sparse`.
         at_hand: those of its rows that the device has in this step (`RowsAtHand`); None = none.
+        all_too: every step takes all rows besides, so that the gradient of rows that are looked up, which is added to a
+            dense one, need hold no others.
     """
 
     weight: nn.Parameter
     sparse: bool
     on_host: bool = False
     at_hand: RowsAtHand | None = None
+    all_too: bool = False
 
     def look_up(self, ids: Int[Tensor, "*n"]) -> Float[Tensor, "*n width"]:
         """The rows of some ids, where the ids are."""
         if self.at_hand is not None:
             return self.at_hand.look_up(ids)
         if self._within_reach(ids):
-            return nn.functional.embedding(ids, self.weight, sparse=self.sparse)
+            return nn.functional.embedding(ids, self.weight, sparse=self.sparse or self.all_too)
         wanted = ids.flatten().to(self.weight.device)
         found = self.weight.detach().index_select(0, wanted).to(ids.device)
         return handed(self.weight, wanted, found).unflatten(0, ids.shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -91,6 +91,7 @@ class HyperEmbedder(ComputedEmbedder, name="m-hyper"):
     """
 
     undivided = ""
+    takes_tables_whole = True
     views = (STRUCTURE,)
     scorer = BiQUE
     has_traits = True
@@ -212,10 +213,9 @@ class HyperEmbedder(ComputedEmbedder, name="m-hyper"):
     ) -> tuple[Float[Tensor, "n V part"], Bool[Tensor, "n V"]]:
         """The vectors of structure and of each modality, 0 where an entity lacks it, and who has it."""
         there = self.known(ids, [has for _, has in features])
-        of_features = (
-            network(x) + table(ids) for network, table, (x, _) in zip(self.networks, self.own, features, strict=True)
-        )
-        return torch.stack([self.structure(ids), *of_features], dim=1) * there[..., None], there
+        own = (self.rows_of(cast("EntityVectors", table), ids) for table in self.own)
+        of_features = (network(x) + rows for network, rows, (x, _) in zip(self.networks, own, features, strict=True))
+        return torch.stack([self.rows_of(self.structure, ids), *of_features], dim=1) * there[..., None], there
 
     def _logits(self, parts: Float[Tensor, "n V part"], there: Bool[Tensor, "n V"]) -> Float[Tensor, "n V"]:
         return masked((parts * self.gate).sum(-1), there)

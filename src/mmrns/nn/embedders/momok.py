@@ -57,6 +57,7 @@ class ExpertsEmbedder(ComputedEmbedder, name="momok"):
     """
 
     undivided = "the noise of its experts is drawn for all entities of a step in one go"
+    takes_tables_whole = True
     has_traits = True
 
     def __init__(
@@ -98,7 +99,7 @@ class ExpertsEmbedder(ComputedEmbedder, name="momok"):
     def views_of(self, ids: Int[Tensor, " n"]) -> Views:
         found = self.means(ids)
         seen = [projection(x) for projection, (x, _) in zip(self.projections, found, strict=True)]
-        x = torch.stack([self.structure(ids), *seen])
+        x = torch.stack([self.rows_of(self.structure, ids), *seen])
         there = self.known(ids, [has for _, has in found])
         vectors = self._seen(x, there, None)
         # What the experts of anchors see once more is handed on.

@@ -132,6 +132,7 @@ class MyGOEmbedder(ComputedEmbedder, name="mygo"):
     """
 
     undivided = ""
+    takes_tables_whole = True
     views = ("joint",)
 
     def __init__(
@@ -181,7 +182,7 @@ class MyGOEmbedder(ComputedEmbedder, name="mygo"):
         """
         found = [m.gather(ids) for m in self.modalities.values()]
         sizes = tuple(mask.shape[1] for _, mask in found)
-        structure = self.structure(ids)
+        structure = self.rows_of(self.structure, ids)
         known = self.seen[ids] | ~torch.cat([mask for _, mask in found], dim=1).any(1)
         kinds = [(self.norms[0](structure)[:, None], known[:, None], self.structure_noise, STRUCTURE)]
         for name, norm, project, (values, mask) in zip(

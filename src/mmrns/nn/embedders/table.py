@@ -123,6 +123,9 @@ class TableEmbedder(Rows, Embedder, name="table"):
             return self(torch.arange(len(self.weight), device=self.here.device))
         return Views(self.weight.unsqueeze(-2), self._present(self.weight.shape[:1]))
 
+    def compared_whole(self, whole: bool) -> None:
+        self.all_too = whole and not self.sparse
+
     @property
     def table(self) -> Float[Tensor, "E width"] | None:
         # Kernels that read rows give the table a dense gradient.

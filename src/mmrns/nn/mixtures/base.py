@@ -24,7 +24,7 @@ from mmrns.nn.numerics import full
 from mmrns.nn.rows import row_sum
 from mmrns.nn.scorers import Scorer
 from mmrns.registry import Named, Registry
-from mmrns.types import Negatives, OwnNegatives, Views
+from mmrns.types import Negatives, OwnNegatives, Projected, Views
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Ask = Callable[[Float[Tensor, "B width"], Float[Tensor, "B relation_width"]], Float[Tensor, "B query_width"]]
@@ -103,8 +103,8 @@ class Mixture(Named, nn.Module, ABC):
 
     def by_view(self, scorers: Sequence[Scorer], query: Query, candidates: Views) -> tuple[Float[Tensor, "B K"], ...]:
         """The scores of the candidates in each view."""
-        views = zip(scorers, query.vectors, candidates.by_view, strict=True)
-        return tuple(scorer.compare(of_query, of_candidates) for scorer, of_query, of_candidates in views)
+        views = zip(scorers, query.vectors, candidates.unmade, strict=True)
+        return tuple(compared(scorer, own, others) for scorer, own, others in views)
 
     def shares(self, query: Query, candidates: Views) -> Float[Tensor, "B K V"]:
         """How much the score of each view counts in that of these candidates; by default `weights`."""
@@ -178,6 +178,15 @@ class Mixture(Named, nn.Module, ABC):
     def reals_per_pair(self) -> int:
         """Reals that it holds for each pair: the views' scores and weights, and their sums."""
         return 2 * len(self.views) + 3
+
+
+def compared(
+    scorer: Scorer, query: Float[Tensor, "B query_width"], candidates: Float[Tensor, "*K width"] | Projected
+) -> Float[Tensor, "B K"]:
+    """The scores of candidates in one view, of those that are not made yet by what they are made of."""
+    if isinstance(candidates, Projected):
+        return scorer.compare_projected(query, candidates)
+    return scorer.compare(query, candidates)
 
 
 def views_that_count(own: Bool[Tensor, "B V"], candidates: Bool[Tensor, "*K V"]) -> Bool[Tensor, "B K V"]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmrns.nn.joint import joined
 from mmrns.nn.lookup import Query, Scores
-from mmrns.nn.mixtures.base import Ask, Mixture
+from mmrns.nn.mixtures.base import Ask, Mixture, compared
 from mmrns.nn.numerics import full
 from mmrns.nn.scorers import Scorer
 from mmrns.types import Views
@@ -51,9 +51,10 @@ class Cross(Mixture, name="cross"):
         return tuple(asks[0](of_view, relation) for of_view in vectors)
 
     def compare(self, scorers: Sequence[Scorer], query: Query, candidates: Views) -> Scores:
-        found = super().compare(scorers, query, candidates)
         if not self.sums:
-            return found
+            return super().compare(scorers, query, candidates)
+        candidates = candidates.made()
+        found = super().compare(scorers, query, candidates)
         return replace(found, given=found.mixed + full(scorers[0].compare(query.vectors[-1], _summed(candidates))))
 
     def by_view(self, scorers: Sequence[Scorer], query: Query, candidates: Views) -> tuple[Float[Tensor, "B K"], ...]:
@@ -64,7 +65,7 @@ class Cross(Mixture, name="cross"):
         if scorer.linear:
             # A sum of products is the product of the sum.
             total = sum((w[:, None] * q for w, q in pairs), torch.zeros_like(query.vectors[0]))
-            return tuple(scorer.compare(total, vectors) for vectors in candidates.by_view)
+            return tuple(compared(scorer, total, vectors) for vectors in candidates.unmade)
 
         def of_view(vectors: Tensor) -> Tensor:
             of_pairs = [w[:, None] * scorer.compare(q, vectors) for w, q in pairs]

@@ -67,6 +67,7 @@ class Joint(Mixture, name="joint"):
         if not scorers[0].linear:
             mixed = scorers[0].compare(query.vectors[0], joined(self.shares(query, candidates), candidates.vectors))
             return Scores((), query.present, candidates.present, full(mixed))
+        candidates = candidates.made()
         by_view, weights = self.by_view(scorers, query, candidates), self._by_view(query, candidates)
         mixed = sum((w * s for w, s in zip(weights, by_view, strict=True)), torch.zeros_like(by_view[0]))
         mixed = mixed / sum(weights, torch.zeros_like(weights[0]))

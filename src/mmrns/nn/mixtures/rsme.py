@@ -66,6 +66,7 @@ class RSME(Mixture, name="rsme"):
         return query, *(normalize(anchor.by_view[m], dim=-1) for m in self.modalities)
 
     def compare(self, scorers: Sequence[Scorer], query: Query, candidates: Views) -> Scores:
+        candidates = candidates.made()
         by_view, weights = (), self._weights(candidates.present)
         if scorers[0].linear:
             by_view = self.by_view(scorers, query, candidates)
