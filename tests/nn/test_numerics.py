@@ -11,7 +11,7 @@ from torch import Tensor
 import mmrns
 from mmrns.nn.blocks import _InBlocks
 from mmrns.nn.embedders.hosted import _Handed
-from mmrns.nn.numerics import FullPrecision, full, logsumexp, masked
+from mmrns.nn.numerics import FullPrecision, full, logsumexp, masked, ones_where
 
 
 class Product(FullPrecision):
@@ -105,3 +105,14 @@ def test_logsumexp_is_that_of_torch() -> None:
     single = logsumexp(half)
     torch.testing.assert_close(single, half.float().logsumexp(1))
     assert torch.autograd.grad(single.sum(), half)[0].dtype == torch.bfloat16
+
+
+def test_ones_where_something_is_true() -> None:
+    mask = torch.tensor([[True, False, True], [False, False, True]])
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        found = ones_where(mask, dtype)
+        assert found.dtype == dtype
+        assert found.tolist() == [[1, 0, 1], [0, 0, 1]]
+    # Of views of any strides, too.
+    assert ones_where(mask.T[1:]).tolist() == [[0, 0], [1, 1]]
+    assert ones_where(mask[:1].expand(2, 3)).tolist() == [[1, 0, 1], [1, 0, 1]]

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
-from mmrns.nn.numerics import masked
+from mmrns.nn.numerics import masked, ones_where
 from mmrns.nn.rows import row_count, row_logsumexp, row_mean, row_softmax, row_sum
 from mmrns.registry import Named, Registry
 
@@ -138,7 +138,7 @@ class SoftplusLoss(Loss, name="softplus"):
         mask: Bool[Tensor, "B K"] | None,
         log_weight: Float[Tensor, "B K"] | None,
     ) -> Float[Tensor, " B"]:
-        counts = torch.ones_like(s_neg) if mask is None else mask.to(s_neg.dtype)
+        counts = torch.ones_like(s_neg) if mask is None else ones_where(mask, s_neg.dtype)
         negative = row_sum(counts * softplus(self.gamma + s_neg))
         return (softplus(-self.gamma - s_pos) + negative) / (1 + row_sum(counts))
 
@@ -272,7 +272,7 @@ class BinaryCrossEntropyLoss(Loss, name="bce"):
         assert mask is not None, "the mask tells what is true"
         s, there = self.gamma + s_neg, None if log_weight is None else candidates_of(log_weight)
         n = row_count(s) if there is None else row_sum(there).clamp(min=1)
-        label = (1 - self.smoothing) * row_sum(s * (~mask if there is None else there & ~mask))
+        label = (1 - self.smoothing) * row_sum(s * ones_where(~mask if there is None else there & ~mask, s.dtype))
         if self.smoothing:
             label = label + self.smoothing * row_mean(s, there)
         return row_mean(softplus(s), there) - label / n

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mmrns.nn.numerics import logsumexp
+from mmrns.nn.numerics import logsumexp, ones_where
 
 
 @runtime_checkable
@@ -42,10 +42,8 @@ def shared_rows(shares: Shares) -> Generator[None]:
 
 def row_sum(values: Float[Tensor, "B K"] | Bool[Tensor, "B K"]) -> Tensor:
     """`sum_k x_bk`; of what is true or false, how many are true."""
-    shares = _SHARES.get()
-    if shares is None:
-        return values.sum(1)
-    return shares.sum(values.float().sum(1) if values.dtype == torch.bool else values.sum(1))
+    shares, own = _SHARES.get(), (ones_where(values) if values.dtype == torch.bool else values).sum(1)
+    return own if shares is None else shares.sum(own)
 
 
 def row_count(values: Float[Tensor, "B K"]) -> Tensor | int:
@@ -57,7 +55,8 @@ def row_mean(values: Float[Tensor, "B K"], some: Bool[Tensor, "#B K"] | None = N
     """The mean of each row, or of some of its values; 0 where there are none."""
     if some is not None:
         # As factors: a product with what is true or false converts it anew, in the backward pass too.
-        return row_sum(values * some.to(values.dtype)) / row_sum(some).clamp(min=1)
+        counts = ones_where(some, values.dtype)
+        return row_sum(values * counts) / row_sum(counts).clamp(min=1)
     return values.mean(1) if _SHARES.get() is None else row_sum(values) / row_count(values)
 
 

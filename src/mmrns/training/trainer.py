@@ -139,7 +139,7 @@ class Trainer:
         left_out = not unseen_negatives and bool(self.known_by_features.any())
         self.counted = ~self.known_by_features.to(device) if left_out else None
         sampler.foresee(batches.at)
-        model.entity.compared_whole(sampler.every and device.type == "cpu")
+        model.entity.compared_whole(sampler.every)
         self._refuse_unfit()
         self.capture: Capture | None = None
 

@@ -212,7 +212,7 @@ class Embedder(Named, nn.Module, ABC):
         return 0.0
 
     def compared_whole(self, whole: bool) -> None:
-        """Told by each trainer whether every step takes the views of `all`, on a processor. By default nothing."""
+        """Told by each trainer whether every step takes the views of `all`. By default nothing."""
 
     def begin(self, step: int) -> None:
         """What precedes a step of the training and lasts until `constrain`, such as a choice of what is left out in it.

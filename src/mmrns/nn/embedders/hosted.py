@@ -35,7 +35,9 @@ class Rows(nn.Module):
         if self.at_hand is not None:
             return self.at_hand.look_up(ids)
         if self._within_reach(ids):
-            return nn.functional.embedding(ids, self.weight, sparse=self.sparse or self.all_too)
+            # To add up what is sparse, a device would sort it first, and wait for how much it is.
+            beside = self.all_too and ids.is_cpu
+            return nn.functional.embedding(ids, self.weight, sparse=self.sparse or beside)
         wanted = ids.flatten().to(self.weight.device)
         found = self.weight.detach().index_select(0, wanted).to(ids.device)
         return handed(self.weight, wanted, found).unflatten(0, ids.shape)
