@@ -139,6 +139,41 @@ def test_the_peak_is_bounded_with_several_views(wide: Dataset, mixture: str, los
     assert peaks[1] < 4 + 2 * vectors
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("mixture", [None, "gated", "residual"])
+@pytest.mark.parametrize("scorer", ["DistMult", "TransE"])
+def test_a_batch_is_whole_where_its_loss_by_blocks_fits(
+    wide: Dataset, monkeypatch: pytest.MonkeyPatch, scorer: str, mixture: str | None, loss: str
+) -> None:
+    """Within the bound that is just enough, which is a fraction of what the loss of a part is counted with."""
+    g = torch.Generator().manual_seed(1)
+    features = {
+        name: Modality(torch.randn(4000, 1, 3, generator=g), torch.ones(4000, 1, dtype=torch.bool), torch.arange(4000))
+        for name in ("image", "text")
+    }
+    seen = replace(wide, features=Features(features if mixture else {}))
+    model = {"modalities": ["image", "text"], "mixture": mixture} if mixture else {}
+    trainer = trainer_of(seen, loss, scorer, model=model, training={"batch_size": 128})
+    trainer.memory_mb = 1
+    in_parts = trainer.rows_at_once
+    monkeypatch.setattr("mmrns.nn.blocks._PAIRS", 2**14)
+    bounds = [bound / 2 for bound in range(2, 200)]
+
+    def whole(bound: float) -> bool:
+        trainer.memory_mb = bound
+        return trainer.rows_at_once >= 128
+
+    needed = next(bound for bound in bounds if whole(bound))
+    assert needed < 0.7 * 128 / in_parts
+    trainer.memory_mb = needed
+    trainer.step(0)
+    with LiveMemory() as memory:
+        trainer.step(1)
+    tables = sum(p.numel() * p.element_size() for p in trainer.model.parameters()) / 2**20
+    vectors = len(trainer.model.views) * 4000 * 6 * 4 / 2**20
+    assert memory.peak / 2**20 < needed + 3 * tables + 2 * vectors
+
+
 def test_what_fits_is_one_part(toy: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = trainer_of(toy, "cross-entropy")
     assert trainer.rows_at_once > 32

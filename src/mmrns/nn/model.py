@@ -334,6 +334,11 @@ class Model(nn.Module):
         return summed(objective(*given), of_views)
 
     @property
+    def mixes_scores(self) -> bool:
+        """Whether a comparison holds the scores of the views and nothing more: they are mixed by whoever takes them."""
+        return self.mixture is None or type(self.mixture).compare is Mixture.compare
+
+    @property
     def n_view_losses(self) -> int:
         """How many losses of a single view's scores a step has."""
         return self.mixture.n_losses if self.mixture else 0

@@ -36,6 +36,8 @@ from mmrns.types import AllNegatives, Batch, Negatives, OwnNegatives, PoolNegati
 
 _REALS = 8
 """Reals that a loss and its gradient hold for each score, the score among them."""
+_REALS_IN_BLOCKS = 3
+"""Those of a view where losses are made block by block: its scores, their gradient, and what either is made from."""
 _REALS_OF_VIEW = 4
 """Those of a further loss, of the scores of one view, which are counted with what a comparison holds."""
 
@@ -352,10 +354,9 @@ class Trainer:
         self, weight: Float[Tensor, " B"], negatives: Negatives, true: Scores, false: Scores, *, again: bool
     ) -> Float[Tensor, ""]:
         """The loss of the scores; of those of every entity block by block, unless it is made again when descending."""
-        n_rows = rows_of_block(self.model.n_entities, weight.device)
-        whole = again or self.world.size > 1 or len(weight) <= n_rows
-        if whole or not isinstance(negatives, AllNegatives):
+        if again or not self._by_blocks(len(weight)) or not isinstance(negatives, AllNegatives):
             return self.model.loss(negatives, self.objective, weight, true, false)
+        n_rows = rows_of_block(self.model.n_entities, self.device)
         n, total = len(true.by_row), weight.sum()
 
         def of_block(rows: slice, numbers: Sequence[Tensor]) -> Tensor:
@@ -392,13 +393,28 @@ class Trainer:
 
     @property
     def rows_at_once(self) -> int:
-        """How many rows may be compared with every entity at once."""
+        """How many rows may be compared with every entity at once.
+
+        A loss that is made block by block holds little but scores and their gradients; that of parts of a batch is not.
+        """
         if not self.sampler.every:
             return sys.maxsize
-        of_losses = _REALS + _REALS_OF_VIEW * self.model.n_view_losses
-        reals = self.model.n_entities * (of_losses + 3 * self.model.reals_per_pair)
-        per_row = reals * self.model.relation.weight.element_size()
+        model, size = self.model, self.batches.size
+        if self._by_blocks(size) and model.mixes_scores:
+            of_view = _REALS_IN_BLOCKS + 3 * model.scorer.pair_width(self.device)
+            whole = self._rows_within(len(model.views) * of_view + 3 * model.entity.reals_per_pair)
+            if whole >= size:
+                return whole
+        return self._rows_within(_REALS + _REALS_OF_VIEW * model.n_view_losses + 3 * model.reals_per_pair)
+
+    def _rows_within(self, reals: int) -> int:
+        """How many rows `memory_mb` is enough for, by the reals of each pair of a row and an entity."""
+        per_row = self.model.n_entities * reals * self.model.relation.weight.element_size()
         return int(max(1, min(self.memory_mb * 2**20 / per_row, sys.maxsize)))
+
+    def _by_blocks(self, rows: int) -> bool:
+        """Whether the loss of so many rows and every entity is made block by block."""
+        return self.world.size == 1 and rows > rows_of_block(self.model.n_entities, self.device)
 
     def precision(self) -> AbstractContextManager[object]:
         """Inside, matrix products are of bfloat16 where that is asked for."""
