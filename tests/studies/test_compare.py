@@ -129,8 +129,9 @@ def test_a_record_that_was_cut_off_is_trained_again(toy_folder: Path, tmp_path: 
     assert found == whole == read_records(tmp_path)
 
 
-def test_jobs_find_the_same(toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many at a time as there are jobs: the seeds of an entry as well, which may be the last that is left."""
+@pytest.mark.parametrize("trials", [0, 2])
+def test_jobs_find_the_same(toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trials: int) -> None:
+    """As many at a time as there are jobs: trials and seeds of an entry as well, which may be the last that is left."""
     together = threading.Barrier(2)
 
     class Meeting(module.Workers):
@@ -139,11 +140,15 @@ def test_jobs_find_the_same(toy_folder: Path, tmp_path: Path, monkeypatch: pytes
             return super().run(task, argument)
 
     monkeypatch.setattr(module, "Workers", Meeting)
-    comparison = small(toy_folder, "uniform", seeds=2)
+    space = {"training.lr": [1e-2, 1e-3, 1e-4]}
+    comparison = small(toy_folder, "uniform", seeds=2, **({"trials": trials, "space": space} if trials else {}))
     one, two = compare(comparison, tmp_path / "one"), compare(comparison, tmp_path / "two", jobs=2)
     assert [r["test"] for r in one] == [r["test"] for r in two]
     assert [r["name"] for r in two] == ["uniform-seed-0", "uniform-seed-1"]
-    assert {r["name"] for r in read_records(tmp_path / "two")} == {r["name"] for r in one}
+    assert [r["settings"] for r in one] == [r["settings"] for r in two]
+    records = [{r["name"]: r["valid_mrr"] for r in read_records(tmp_path / folder)} for folder in ("one", "two")]
+    assert len(records[0]) == 2 + trials
+    assert records[0] == records[1]
 
 
 def table_of(records: list[dict[str, Any]], comparison: Comparison) -> dict[str, dict[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
@@ -133,17 +133,16 @@ def _here(comparison: Comparison, folder: Path, book: _Book) -> list[dict[str, A
 def _elsewhere(comparison: Comparison, folder: Path, book: _Book, jobs: int) -> list[dict[str, Any]]:
     """Train in other processes, several at a time."""
     threads = comparison.threads or _share(jobs)
-    # A thread an entry, since its trials depend on those before, and some for the seeds; the trainings are in the
-    # processes.
+    # A thread an entry, since its seeds depend on its trials, and some for either; the trainings are in the processes.
     with (
         ThreadPoolExecutor(len(comparison.entries)) as waiting,
-        ThreadPoolExecutor(jobs) as seeds,
+        ThreadPoolExecutor(jobs) as several,
         Workers(jobs, threads) as workers,
         Interruption(workers.stop) as interruption,
     ):
         run = partial(workers.run, train_once)
         asked = [
-            waiting.submit(_entry, comparison, label, folder, book, run, seeds.map) for label in comparison.entries
+            waiting.submit(_entry, comparison, label, folder, book, run, several.map) for label in comparison.entries
         ]
         try:
             return [record for entry in asked for record in entry.result()]
@@ -201,7 +200,7 @@ def _entry(
     run: Callable[[Training], dict[str, Any]],
     each: Callable[[Callable[[Training], dict[str, Any]], list[Training]], Iterable[dict[str, Any]]],
 ) -> list[dict[str, Any]]:
-    """Choose an entry's settings, then train them with every seed: `each` does so, one by one or at a time."""
+    """Choose an entry's settings, then train them with every seed: `each` trains several, one by one or at a time."""
     entry = comparison.entries[label]
 
     def training(name: str, settings: Settings, **more: Any) -> Training:
@@ -209,7 +208,7 @@ def _entry(
         given = own | comparison.given(entry, settings) | more
         return Training(label, f"{label}-{name}", settings, given, name.startswith("trial"), folder)
 
-    tried = _tried(comparison, label, folder, book, run, training)
+    tried = _tried(comparison, label, folder, book, run, each, training)
     ended = [(trial.settings, trial.mrr) for trial in tried if trial.mrr is not None and trial.pruned is None]
     cut = [(trial.settings, trial.mrr) for trial in tried if trial.mrr is not None and trial.pruned is not None]
     only = entry.listed[0] if entry.listed else first_of(entry.space)
@@ -233,26 +232,45 @@ def _tried(
     folder: Path,
     book: _Book,
     run: Callable[[Training], dict[str, Any]],
+    each: Callable[[Callable[[Training], dict[str, Any]], list[Training]], Iterable[dict[str, Any]]],
     training: Callable[..., Training],
 ) -> list[Trial]:
-    """Try settings of an entry, one after the other."""
+    """Try settings of an entry: `each` of those that are known beforehand, others one after the other."""
     entry = comparison.entries[label]
     names = [f"{label}-trial-{i}" for i in range(comparison.budget(entry))]
     search = comparison.search(label, folder)
     if not (folder / JOURNAL).exists() and all(book.records.get(name) is not None for name in names):
         search = None  # All has been tried, and whoever looks at it changes nothing.
-    tried: list[Trial] = []
-    for i, name in enumerate(names):
-        before = book.records.get(name)
-        settings = before["settings"] if before is not None else search.running(name) if search is not None else None
-        if settings is None:
-            settings = entry.listed[i] if entry.listed else propose(entry.space, tried, 0, label)
-        if search is not None and before is None:
-            search.begin(name, settings)
+
+    def settings_of(i: int, tried: Sequence[Trial]) -> Settings:
+        before = book.records.get(names[i])
+        settings = (
+            before["settings"] if before is not None else search.running(names[i]) if search is not None else None
+        )
+        if settings is not None:
+            return settings
+        return entry.listed[i] if entry.listed else propose(entry.space, tried, 0, label)
+
+    def trial_of(i: int, settings: Settings) -> Training:
         trial = training(f"trial-{i}", settings, **{"seed": 0, "evaluation.test": False})
-        record = book.of(replace(trial, search=search), run)
-        if search is not None:
-            search.settle(record)
+        return replace(trial, search=search)
+
+    tried: list[Trial] = []
+    if search is None:
+        for i in range(len(names)):
+            tried.append(Trial(settings_of(i, tried), None))
+        trials = [trial_of(i, trial.settings) for i, trial in enumerate(tried)]
+        records = each(lambda trial: book.of(trial, run), trials)
+        return [
+            Trial(trial.settings, record["valid_mrr"], record.get("pruned"))
+            for trial, record in zip(trials, records, strict=True)
+        ]
+    for i, name in enumerate(names):
+        settings = settings_of(i, tried)
+        if book.records.get(name) is None:
+            search.begin(name, settings)
+        record = book.of(trial_of(i, settings), run)
+        search.settle(record)
         tried.append(Trial(settings, record["valid_mrr"], record.get("pruned")))
     return tried
 
