@@ -48,6 +48,7 @@ class ComputedEmbedder(Embedder):
     """True where `views_of` reads its tables of entities by `rows_of`."""
 
     seen: Tensor
+    _everyone: Tensor
     _order: Tensor | None
 
     def __init__(self, graph: KnowledgeGraph, features: Features, modalities: Sequence[str] | None):
@@ -62,7 +63,8 @@ class ComputedEmbedder(Embedder):
         self.at: int | None = None
         self.seed = torch.initial_seed()
         self._all: tuple[list[int], Views] | None = None
-        self._everyone: Tensor | None = None
+        # By which `rows_of` knows who is asked for.
+        self.register_buffer("_everyone", torch.arange(self.n_entities), persistent=False)
 
     @abstractmethod
     def views_of(self, ids: Int[Tensor, " n"]) -> Views:
@@ -83,8 +85,6 @@ class ComputedEmbedder(Embedder):
 
     def all(self) -> Views:
         """The views of every entity. Without gradients they are kept until a parameter changes or `constrain`."""
-        if self._everyone is None or self._everyone.device != self.seen.device:
-            self._everyone = torch.arange(self.n_entities, device=self.seen.device)
         ids = self._everyone
         if torch.is_grad_enabled():
             return self.views_of(ids)
@@ -122,11 +122,11 @@ class ComputedEmbedder(Embedder):
             elif isinstance(module, ComputedEmbedder):
                 others |= {id(modality): modality.part(ids) for modality in module.modalities.values()}
                 others[id(module.seen)] = module.seen[ids]
+                others[id(module._everyone)] = torch.arange(len(ids), device=ids.device)
         made = deepcopy(self, others)
         for module in made.modules():
             if isinstance(module, ComputedEmbedder):
-                module.n_entities, module.ids, module._order = len(ids), ids, torch.argsort(ids)
-                module._all = module._everyone = None
+                module.n_entities, module.ids, module._order, module._all = len(ids), ids, torch.argsort(ids), None
         return made
 
     def numbers(self, ids: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
