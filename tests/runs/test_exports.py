@@ -70,7 +70,8 @@ def test_vectors_as_safetensors_are_features(fused: mmrns.Run, tmp_path: Path) -
     modality = Modality.open(tmp_path / "e.safetensors", fused.dataset.graph.entities)
     assert modality.provenance["views"] == "structure, text"
     assert modality.provenance["encoder"] == "TransE, uniform, kg"
-    views = fused.model.entity.all()
+    with torch.no_grad():
+        views = fused.model.entity.all()
     values, mask = modality.gather(torch.arange(40))
     assert torch.equal(mask, views.present)
     assert torch.equal(values[mask], views.vectors[views.present])

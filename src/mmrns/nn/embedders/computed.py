@@ -84,7 +84,10 @@ class ComputedEmbedder(Embedder):
         return Views(vectors, views.present[place], traits)
 
     def all(self) -> Views:
-        """The views of every entity. Without gradients they are kept until a parameter changes or `constrain`."""
+        """The views of every entity. Without gradients they are kept until a parameter changes or `constrain`.
+
+        With gradients they may be made otherwise, so that the last bits differ.
+        """
         ids = self._everyone
         if torch.is_grad_enabled():
             return self.views_of(ids)
