@@ -284,12 +284,16 @@ class _Apart(Views):
         object.__setattr__(self, "present", present)
         object.__setattr__(self, "traits", None)
 
-    # Not a data descriptor, unlike a property: so that it may stand for the field.
-    @cached_property
+    @property
     def vectors(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        # What is projected is made anew: a part of a step that the backward pass makes again has to make it again.
+        unmade = any(isinstance(part, Projected) for part in self._unmade)
+        return torch.stack(self.by_view, dim=-2) if unmade else self._put_together
+
+    @cached_property
+    def _put_together(self) -> Tensor:
         return torch.stack(self.by_view, dim=-2)
 
-    # Not kept: what is made in a part of a step that the backward pass makes again has to be made again there.
     @property
     def by_view(self) -> tuple[Tensor, ...]:
         return tuple(part.vectors if isinstance(part, Projected) else part for part in self._unmade)

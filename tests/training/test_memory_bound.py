@@ -73,6 +73,14 @@ def test_so_they_are_where_each_view_has_a_loss(toy: Dataset, loss: str) -> None
     alike(toy, 0.05, loss=loss, model={"modalities": ["image", "text"], "mixture": "residual"})
 
 
+@pytest.mark.parametrize("mixture", Mixture.registry.names())
+@pytest.mark.parametrize("scorer", ["TransE", "DistMult"])
+def test_so_they_are_of_every_mixture(toy: Dataset, mixture: str, scorer: str) -> None:
+    """Also where it makes vectors of views that are projected, in each part anew."""
+    model = {"modalities": ["image", "text"], "mixture": mixture}
+    alike(toy, 0.05, loss="cross-entropy", scorer=scorer, model=model)
+
+
 @pytest.mark.parametrize("scorer", Scorer.registry.names())
 def test_so_they_are_of_every_scorer_and_of_both_sides_at_once(toy: Dataset, scorer: str) -> None:
     alike(toy, 0.02, loss="cross-entropy", scorer=scorer, training={"sides": "bernoulli"})

@@ -66,6 +66,10 @@ class Training:
         return self.folder / "trained" / self.name
 
 
+Each = Callable[[Callable[[Training], dict[str, Any]], list[Training]], Iterable[dict[str, Any]]]
+"""Trains several, one by one or at a time, and gives their records in order, as `map` does."""
+
+
 def compare(
     comparison: Comparison,
     folder: str | Path,
@@ -198,7 +202,7 @@ def _entry(
     folder: Path,
     book: _Book,
     run: Callable[[Training], dict[str, Any]],
-    each: Callable[[Callable[[Training], dict[str, Any]], list[Training]], Iterable[dict[str, Any]]],
+    each: Each,
 ) -> list[dict[str, Any]]:
     """Choose an entry's settings, then train them with every seed: `each` trains several, one by one or at a time."""
     entry = comparison.entries[label]
@@ -232,7 +236,7 @@ def _tried(
     folder: Path,
     book: _Book,
     run: Callable[[Training], dict[str, Any]],
-    each: Callable[[Callable[[Training], dict[str, Any]], list[Training]], Iterable[dict[str, Any]]],
+    each: Each,
     training: Callable[..., Training],
 ) -> list[Trial]:
     """Try settings of an entry: `each` of those that are known beforehand, others one after the other."""
@@ -243,12 +247,10 @@ def _tried(
         search = None  # All has been tried, and whoever looks at it changes nothing.
 
     def settings_of(i: int, tried: Sequence[Trial]) -> Settings:
-        before = book.records.get(names[i])
-        settings = (
-            before["settings"] if before is not None else search.running(names[i]) if search is not None else None
-        )
-        if settings is not None:
-            return settings
+        if (before := book.records.get(names[i])) is not None:
+            return before["settings"]
+        if search is not None and (running := search.running(names[i])) is not None:
+            return running
         return entry.listed[i] if entry.listed else propose(entry.space, tried, 0, label)
 
     def trial_of(i: int, settings: Settings) -> Training:

@@ -64,6 +64,6 @@ class AdaMFEmbedder(ComputedEmbedder, name="adamf"):
         return joint_weights(self.parts.views_of(ids), self.attention)
 
     def views_of(self, ids: Int[Tensor, " n"]) -> Views:
-        parts = self.parts.views_of(ids)
+        parts = self.parts.views_of(ids).made()
         vectors = joined(joint_weights(parts, self.attention), parts.vectors)
         return Views(vectors[:, None], torch.ones_like(ids, dtype=torch.bool)[:, None])

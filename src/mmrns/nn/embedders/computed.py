@@ -24,7 +24,8 @@ class ComputedEmbedder(Embedder):
     """The views of the distinct entities among those asked for, from `views_of`, handed to each place.
 
     To add one: subclass it and define `views_of` in place of `forward`. What a step leaves out depends on the entity
-    and on `at`, so that all looks at an entity in a step are the same.
+    and on `at`, so that all looks at an entity in a step are the same. Where it reads all its tables by `rows_of`, and
+    says so by `takes_tables_whole`, comparisons with every entity copy none of them.
 
     It can be parted by entities, and says so by `undivided = ""`, where the views of an entity depend on no other one,
     its tables of entities are `EntityVectors`, random choices are of the entity's number among all (`numbers`), and a
@@ -79,7 +80,8 @@ class ComputedEmbedder(Embedder):
         else:
             distinct, place = torch.arange(self.n_entities, device=ids.device), ids
         views = self.views_of(distinct)
-        vectors = nn.functional.embedding(place, views.vectors.flatten(1)).unflatten(-1, views.vectors.shape[1:])
+        made = views.vectors
+        vectors = nn.functional.embedding(place, made.flatten(1)).unflatten(-1, made.shape[1:])
         traits = None if views.traits is None else nn.functional.embedding(place, views.traits)
         return Views(vectors, views.present[place], traits)
 

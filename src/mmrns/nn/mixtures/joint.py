@@ -64,10 +64,10 @@ class Joint(Mixture, name="joint"):
         return (asks[0](self.factors(anchor, gate), relation),)
 
     def compare(self, scorers: Sequence[Scorer], query: Query, candidates: Views) -> Scores:
+        candidates = candidates.made()
         if not scorers[0].linear:
             mixed = scorers[0].compare(query.vectors[0], joined(self.shares(query, candidates), candidates.vectors))
             return Scores((), query.present, candidates.present, full(mixed))
-        candidates = candidates.made()
         by_view, weights = self.by_view(scorers, query, candidates), self._by_view(query, candidates)
         mixed = sum((w * s for w, s in zip(weights, by_view, strict=True)), torch.zeros_like(by_view[0]))
         mixed = mixed / sum(weights, torch.zeros_like(weights[0]))
